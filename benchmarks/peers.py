@@ -1,0 +1,55 @@
+"""The environments of peers: each in a folder of its own, with exactly the versions that its requirements name."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+HERE = Path(__file__).parent
+CACHE = HERE / ".peers"
+_INSTALL_WITHIN_S = 300
+
+
+class PeerMissingError(Exception):
+    """A peer could not be installed; its row is reported as missing, with this reason."""
+
+
+def python_of(peer: str) -> str:
+    """Return the Python that has ``peer`` installed, installing it when it is not.
+
+    Raises:
+        PeerMissingError: it cannot be had.
+    """
+    requirements = HERE / "peers" / f"{peer}.txt"
+    digest = sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()[:8]
+    folder = CACHE / f"{peer}-{digest}"
+    python = folder / "bin" / "python"
+    done = folder / ".installed"
+    if not done.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        uv = _uv()
+        _run([uv, "venv", "--quiet", "--python", sys.executable, str(folder)], peer)
+        _run([uv, "pip", "install", "--quiet", "--no-deps", "--python", str(python), "-r", str(requirements)], peer)
+        _run([uv, "pip", "check", "--quiet", "--python", str(python)], peer)
+        done.touch()
+    return str(python)
+
+
+def _uv() -> str:
+    beside = Path(sys.executable).with_name("uv")
+    uv = str(beside) if beside.exists() else shutil.which("uv")
+    if uv is None:
+        raise PeerMissingError("uv is not installed; make setup brings it")
+    return uv
+
+
+def _run(command: list[str], peer: str) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_INSTALL_WITHIN_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise PeerMissingError(f"{peer}: {error}") from error
+    if done.returncode != 0:
+        raise PeerMissingError(f"{peer}: {' '.join(done.stderr.split())[-500:]}")

@@ -1,0 +1,28 @@
+"""Pillarbox: the reliability layer between a Python service's database and its message broker.
+
+Guarantee: an event is published if and only if its transaction commits; handled once in effect, or it is a dead letter.
+Not promised: exactly-once delivery; effects outside the consumer's database are at least once.
+Source: the design of the way of a message: outbox, relay, channel, consumer, holding, deadletter.
+"""
+
+from pillarbox.app import Pillarbox, Settings
+from pillarbox.consumer import Context, Handlers
+from pillarbox.deadletter import DeadLetterFilter
+from pillarbox.message import command, event
+from pillarbox.ordering import ByKey, Unordered
+from pillarbox.relay import RelaySettings
+from pillarbox.retry import Retry
+
+__all__ = [
+    "ByKey",
+    "Context",
+    "DeadLetterFilter",
+    "Handlers",
+    "Pillarbox",
+    "RelaySettings",
+    "Retry",
+    "Settings",
+    "Unordered",
+    "command",
+    "event",
+]

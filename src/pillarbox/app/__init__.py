@@ -1,0 +1,11 @@
+"""The box: stores, brokers and patterns put together.
+
+Guarantee: constructing one connects to nothing and registers nothing globally.
+Not promised: that two boxes share anything but their database and broker.
+Source: Seemann, *Composition Root*; the reading order is pillarbox, publishing, assembly, running, places.
+"""
+
+from pillarbox.app.pillarbox import Pillarbox, Settings
+from pillarbox.app.system_clock import SystemClock
+
+__all__ = ["Pillarbox", "Settings", "SystemClock"]

@@ -1,0 +1,211 @@
+"""Puts the parts of a running box together: relays, consumers, and the membership that says who lives."""
+
+from __future__ import annotations
+
+import random
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from pillarbox.channel import Broker, MessageReceiver, Subscription, is_queue
+from pillarbox.channel.wakeup import Wakeup
+from pillarbox.clock import Clock
+from pillarbox.consumer import Consumer, Providers
+from pillarbox.consumer.drainer import Drainer
+from pillarbox.consumer.intake import Accepts, Burials, ChannelIntake, HeldIntake
+from pillarbox.consumer.outside import Caller, OutsideProcess
+from pillarbox.consumer.process import Process
+from pillarbox.consumer.run import Run, RunRules
+from pillarbox.consumer.surroundings import Surroundings
+from pillarbox.consumer.transact import AsyncShell, SyncShell
+from pillarbox.consumer.worker import ConsumerWorker, Handles
+from pillarbox.errors import UnknownMessageTypeError
+from pillarbox.lease import LeaseKeeper, LeaseTerms
+from pillarbox.message import Message, Registry
+from pillarbox.observe import Observers
+from pillarbox.outbox import Outbox
+from pillarbox.relational import RelationalStore
+from pillarbox.relational.idempotency import WORKERS
+from pillarbox.relay import (
+    SCOPE,
+    PollingRelay,
+    Publication,
+    RelaySettings,
+    SendingPublication,
+    TransferPublication,
+)
+from pillarbox.retry import Classification
+from pillarbox.serialization import Codec, decode_message
+
+
+class Worker(Protocol):
+    """A loop of a running box."""
+
+    @abstractmethod
+    async def run(self) -> None:
+        """Work until ``stop``."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End ``run`` soon, with nothing left half done."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What every worker of a box is made of."""
+
+    store: RelationalStore
+    broker: Broker
+    outbox: Outbox
+    registry: Registry
+    codec: Codec
+    providers: Providers
+    classification: Classification
+    relay: RelaySettings
+    clock: Clock
+    observers: Observers
+    outbox_wakeup: Wakeup
+    worker: str
+    new_id: Callable[[], str]
+
+    def relay_worker(self) -> PollingRelay:
+        """Make a relay that publishes to the box's broker."""
+        terms = LeaseTerms(scope=SCOPE, ttl=self.relay.lease)
+        keeper = LeaseKeeper(terms, self.worker, store=self.store.leases, source=self.store, clock=self.clock)
+        return PollingRelay(
+            publication=self._publication(keeper),
+            keeper=keeper,
+            reader=self.store.slots,
+            settings=self.relay,
+            wakeup=self.outbox_wakeup,
+            observer=self.observers,
+        )
+
+    def membership(self) -> Membership:
+        """Make the heartbeat of this process."""
+        terms = LeaseTerms(scope=WORKERS, slots=0, ttl=self.relay.lease)
+        keeper = LeaseKeeper(terms, self.worker, store=self.store.leases, source=self.store, clock=self.clock)
+        return Membership(keeper, clock=self.clock)
+
+    def consumer_workers(self, consumer: Consumer) -> tuple[Worker, ...]:
+        """Make the two loops of ``consumer``: what its channels deliver, and what it holds."""
+        subscription = Subscription(consumer=consumer.identity, channels=consumer.channels)
+        receiver = self.broker.receiver(subscription, owner=self.worker)
+        around = self._surroundings()
+        process = self._process(consumer, Run(self._rules(consumer)), around)
+        burials = Burials(
+            consumer.identity,
+            dead_letters=self.store.dead_letters,
+            holding=self.store.holding,
+            blocks_key=consumer.options.blocks_key,
+        )
+        intake = ChannelIntake(
+            consumer.identity, holding=self.store.holding, burials=burials, accepts=self._accepts(receiver)
+        )
+        worker = ConsumerWorker(
+            consumer,
+            receiver=receiver,
+            process=process,
+            intake=intake,
+            around=around,
+        )
+        drainer = Drainer(
+            consumer.identity,
+            held=self.store.holding,
+            process=process,
+            intake_for=lambda token: HeldIntake(
+                consumer.identity,
+                held=self.store.holding,
+                dead_letters=self.store.dead_letters,
+                burials=burials,
+                token=token,
+            ),
+            around=around,
+        )
+        return (worker, drainer)
+
+    def _publication(self, keeper: LeaseKeeper) -> Publication:
+        if self.broker.capabilities.transactional:
+            return TransferPublication(
+                transfer=self.store.transfer,
+                keeper=keeper,
+                settings=self.relay,
+                observer=self.observers,
+            )
+        return SendingPublication(
+            sender=self.broker.sender(),
+            reader=self.store.slots,
+            keeper=keeper,
+            settings=self.relay,
+            observer=self.observers,
+        )
+
+    def _surroundings(self) -> Surroundings:
+        return Surroundings(
+            source=self.store,
+            clock=self.clock,
+            observer=self.observers,
+            worker=self.worker,
+            new_token=self.new_id,
+            on_published=self.outbox_wakeup.ring,
+        )
+
+    def _process(self, consumer: Consumer, run: Run, around: Surroundings) -> Handles:
+        if consumer.mode == "outside":
+            caller = Caller(consumer, providers=self.providers)
+            return OutsideProcess(run, caller=caller, claims=self.store.claims, around=around)
+        colour = AsyncShell if consumer.signature.is_async else SyncShell
+        shell = colour(consumer, source=self.store, providers=self.providers)
+        return Process(run, shell=shell, around=around)
+
+    def _accepts(self, receiver: MessageReceiver) -> Accepts | None:
+        return receiver if self.broker.capabilities.transactional else None  # type: ignore[return-value]
+
+    def _rules(self, consumer: Consumer) -> RunRules:
+        def handles(message: Message) -> bool:
+            return message.type in consumer.message_types or is_queue(message.destination)
+
+        def decode(message: Message) -> object:
+            if message.type not in consumer.message_types:
+                raise UnknownMessageTypeError(message_type=message.type, version=message.version)
+            return decode_message(message, self.registry, self.codec)
+
+        return RunRules(
+            consumer=consumer.identity,
+            handles=handles,
+            decode=decode,
+            retry=consumer.options.retry,
+            classification=self.classification,
+            deduplicates=consumer.deduplicates,
+            blocks_key=consumer.options.blocks_key,
+            inbox=self.store.inbox,
+            attempts=self.store.attempts,
+            outbox=self.outbox,
+            translate=self.store.translate,
+            now=self.clock.now,
+            dice=random.random,
+        )
+
+
+class Membership:
+    """Tells the other processes that this one lives, so that its messages under way are not taken for crashed."""
+
+    def __init__(self, keeper: LeaseKeeper, *, clock: Clock) -> None:
+        """Renew the membership of ``keeper``."""
+        self._keeper = keeper
+        self._clock = clock
+        self._stop = Wakeup()
+        self._stopping = False
+
+    def stop(self) -> None:
+        """End ``run``."""
+        self._stopping = True
+        self._stop.ring()
+
+    async def run(self) -> None:
+        """Renew until ``stop``, then sign off."""
+        while not self._stopping:
+            await self._keeper.keep()
+            await self._stop.wait(self._clock, self._keeper.terms.ttl / 6)
+        await self._keeper.leave()

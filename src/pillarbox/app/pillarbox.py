@@ -1,0 +1,350 @@
+"""The composition root: the one place that knows patterns and adapters both."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, TypeVar, Unpack, overload
+
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+from pillarbox.app.assembly import Parts, Worker
+from pillarbox.app.places import BrokerPlace, StorePlace, broker_at, store_at
+from pillarbox.app.publishing import Publisher
+from pillarbox.app.running import Running
+from pillarbox.app.system_clock import SystemClock
+from pillarbox.channel import Broker, Subscription
+from pillarbox.channel.wakeup import Wakeup
+from pillarbox.clock import Clock
+from pillarbox.consumer import Consumer, Handlers, HandlesMessage, Options, Provider, Providers, Scope
+from pillarbox.consumer.resolve import resolve
+from pillarbox.deadletter import DeadLetters
+from pillarbox.errors import ConfigurationError, InvalidSetupError, UnregisteredConsumerError
+from pillarbox.message import Limits, Registry, Upcaster, check_name, new_message_id
+from pillarbox.observe import Event, MessagesPublished, Observer, Observers
+from pillarbox.outbox import Outbox
+from pillarbox.relational import RelationalStore
+from pillarbox.relay import RelaySettings
+from pillarbox.retry import Classification
+from pillarbox.serialization import Codec, JsonCodec
+
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What can be set about a box beyond its places.
+
+    Attributes:
+        relay: how relays poll, and how many duplicates a crash may cause.
+        limits: what is refused at publish.
+        classification: which exceptions are transient, which permanent.
+        drain_within: how long a stopping box waits for handlers under way.
+        clock: real time, or a test's.
+        migrate_on_open: create missing tables when the box opens; ``None`` does so on SQLite only.
+    """
+
+    relay: RelaySettings = field(default_factory=RelaySettings)
+    limits: Limits = field(default_factory=Limits)
+    classification: Classification = field(default_factory=Classification)
+    drain_within: timedelta = timedelta(seconds=30)
+    clock: Clock = field(default_factory=SystemClock)
+    migrate_on_open: bool | None = None
+
+
+DEFAULTS = Settings()
+
+
+class Pillarbox(Publisher):
+    """One service's reliability layer: its outbox, its consumers, its dead letters.
+
+    Constructing connects to nothing. ``publish`` and its siblings need only the caller's transaction; everything else
+    needs the box open (``async with box``).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        store: StorePlace | None = None,
+        broker: BrokerPlace | None = None,
+        codec: Codec | None = None,
+        settings: Settings = DEFAULTS,
+    ) -> None:
+        """Name the service and its places.
+
+        Args:
+            name: the service; part of every consumer's identity.
+            store: a URL, or an engine of the caller's; left out: ``PILLARBOX_STORE``.
+            broker: a URL, or a broker object; left out: ``PILLARBOX_BROKER``, else the store carries the messages.
+            codec: how payloads are encoded; JSON unless another is given.
+            settings: everything else.
+
+        Raises:
+            ConfigurationError: a place is missing or of an unknown kind.
+        """
+        self.name = check_name(name, what="the service's name")
+        self.settings = settings
+        self.registry = Registry()
+        self.store: RelationalStore = store_at(store)
+        self.observers = Observers()
+        self._handlers = Handlers()
+        self._included: list[Handlers] = [self._handlers]
+        self._providers = Providers()
+        self._codec = codec if codec is not None else JsonCodec(limits=settings.limits)
+        self._outbox_wakeup = Wakeup()
+        self._queue_wakeup = Wakeup()
+        self.broker: Broker = broker_at(
+            broker, store=self.store, relay=settings.relay, clock=settings.clock, wakeup=self._queue_wakeup
+        )
+        self._outbox = Outbox(
+            service=name,
+            store=self.store.outbox,
+            codec=self._codec,
+            limits=settings.limits,
+            new_id=new_message_id,
+            now=settings.clock.now,
+        )
+        self.dead_letters = DeadLetters(store=self.store.dead_letters, holding=self.store.holding, source=self.store)
+        self._running: Running | None = None
+        self._is_open = False
+
+    # --- declaring ---
+
+    @overload
+    def on(self, a: type[A], /, **options: Unpack[Options]) -> HandlesMessage[A]: ...
+    @overload
+    def on(self, a: type[A], b: type[B], /, **options: Unpack[Options]) -> HandlesMessage[A | B]: ...
+    @overload
+    def on(self, a: type[A], b: type[B], c: type[C], /, **options: Unpack[Options]) -> HandlesMessage[A | B | C]: ...
+    @overload
+    def on(
+        self, a: type[A], b: type[B], c: type[C], d: type[D], /, **options: Unpack[Options]
+    ) -> HandlesMessage[A | B | C | D]: ...
+    def on(self, *types: type[Any], **options: Unpack[Options]) -> Any:
+        """Declare the decorated function as a consumer of ``types``; see ``Handlers.on``."""
+        declare: Callable[..., Any] = self._handlers.on
+        return declare(*types, **options)
+
+    def include(self, handlers: Handlers, /) -> None:
+        """Take over the handlers that a module has declared."""
+        if handlers not in self._included:
+            self._included.append(handlers)
+
+    def register(self, *types: type[object], upcasters: dict[int, Upcaster] | None = None) -> None:
+        """Make message types known that no handler names, or teach a type to read its older versions.
+
+        Raises:
+            DuplicateTypeError: another class bears the same name and version; nothing was registered.
+        """
+        self.registry.register(*types, upcasters=upcasters)
+
+    def provide(self, kind: type[T], factory: Callable[[], object], *, scope: Scope = "app") -> None:
+        """Let handlers ask for ``kind`` by annotation.
+
+        Args:
+            kind: the type they annotate with.
+            factory: makes one; may be asynchronous.
+            scope: ``app`` for one in the process, ``message`` for one at each invocation.
+        """
+        self._providers.provide(kind, Provider(factory=factory, scope=scope))
+
+    def override(self, kind: type[T], instance: T) -> None:
+        """Give ``instance`` to every handler that asks for ``kind``; for tests."""
+        self._providers.override(kind, instance)
+
+    def observe(self, observer: Observer, /) -> None:
+        """Tell ``observer`` of everything that happens from now on."""
+        self.observers.add(observer)
+
+    # --- transactions ---
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[AsyncConnection]:
+        """Begin a transaction of the store; leaving the block commits, an exception rolls back."""
+        async with self.store.begin() as transaction:
+            yield transaction.connection
+        self._outbox_wakeup.ring()
+
+    @contextmanager
+    def transaction_sync(self) -> Generator[Connection]:
+        """Begin a transaction of the store in this thread; leaving the block commits."""
+        with self.store.begin_sync() as transaction:
+            yield transaction.connection
+
+    @asynccontextmanager
+    async def session(self) -> AsyncGenerator[AsyncSession]:
+        """Begin a transaction with an ORM session; leaving the block flushes and commits."""
+        async with self.transaction() as connection:
+            session = AsyncSession(bind=connection, join_transaction_mode="rollback_only", expire_on_commit=False)
+            yield session
+            await session.flush()
+
+    # --- running ---
+
+    async def migrate(self) -> tuple[int, ...]:
+        """Bring the store's tables to this release; return the versions applied. Safe to run many times at once."""
+        return tuple(migration.version for migration in await self.store.migrate())
+
+    async def __aenter__(self) -> Pillarbox:
+        """Open the box: check its tables and connect its broker.
+
+        Raises:
+            SchemaVersionError: the tables are missing or of another release.
+            BrokerUnavailableError: the broker cannot be reached.
+        """
+        if not self._is_open:
+            single_file = self.store.traits.single_writer
+            if single_file if self.settings.migrate_on_open is None else self.settings.migrate_on_open:
+                await self.store.migrate()
+            await self.store.check_schema()
+            await self.broker.open()
+            self._is_open = True
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close pools and connections."""
+        self._is_open = False
+        await self.broker.close()
+        await self.store.close()
+
+    async def run(self, *, relay: bool = True, consumers: bool = True) -> None:
+        """Work until ``stop`` is called or this is cancelled; opens the box if it is not open.
+
+        Args:
+            relay: publish what the outbox holds.
+            consumers: handle messages.
+
+        Raises:
+            InvalidSetupError: lists everything that is wrong with the declarations; nothing was started.
+        """
+        if not self._is_open:
+            async with self:
+                return await self.run(relay=relay, consumers=consumers)
+        workers = await self._workers(relay=relay, consumers=consumers)
+        self._running = Running(workers, clock=self.settings.clock, observer=self.observers)
+        try:
+            await self._running.run()
+        finally:
+            self._running = None
+        return None
+
+    def stop(self) -> None:
+        """Let ``run`` end once the handlers under way are through; what only waits is left to others."""
+        if self._running is not None:
+            self._running.stop()
+
+    @asynccontextmanager
+    async def running(self, *, relay: bool = True, consumers: bool = True) -> AsyncGenerator[Pillarbox]:
+        """Run the workers for as long as the block lasts, then drain them; for a web framework's lifespan."""
+        async with self, asyncio.TaskGroup() as group:
+            workers = await self._workers(relay=relay, consumers=consumers)
+            running = self._running = Running(workers, clock=self.settings.clock, observer=self.observers)
+            task = group.create_task(running.run())
+            try:
+                yield self
+            finally:
+                running.stop()
+                await asyncio.wait({task}, timeout=self.settings.drain_within.total_seconds())
+                task.cancel()
+                self._running = None
+
+    def consumers(self) -> tuple[Consumer, ...]:
+        """Return the box's consumers, checked.
+
+        Raises:
+            InvalidSetupError: lists everything that is wrong with the declarations.
+        """
+        declarations = [declaration for part in self._included for declaration in part.declarations]
+        consumers = resolve(
+            declarations,
+            service=self.name,
+            provided=self._providers.by_type,
+            names_required=not self.store.traits.single_writer,
+        )
+        for declaration in declarations:
+            self.registry.register(*declaration.types)
+        self._check_codec()
+        return consumers
+
+    def _check_codec(self) -> None:
+        problems: list[ConfigurationError] = []
+        for declared in self.registry.types():
+            try:
+                self._codec.prepare(declared.python_type)
+            except ConfigurationError as error:
+                problems.append(error)
+        if missing := self.registry.missing_upcasters():
+            chains = ", ".join(f"{name} version {version}" for name, version in missing)
+            problems.append(ConfigurationError(f"upcasters are missing for {chains}; give them to register()"))
+        if problems:
+            raise InvalidSetupError(problems=problems)
+
+    async def _workers(self, *, relay: bool, consumers: bool) -> list[Worker]:
+        parts = self._parts()
+        workers: list[Worker] = []
+        if consumers:
+            checked = self.consumers()
+            await self._enlist(checked)
+            workers.append(parts.membership())
+            workers += [worker for consumer in checked for worker in parts.consumer_workers(consumer)]
+        if relay:
+            workers.append(parts.relay_worker())
+        return workers
+
+    async def _enlist(self, consumers: tuple[Consumer, ...]) -> None:
+        for consumer in consumers:
+            if consumer.options.renamed_from is not None:
+                old = f"{self.name}/{consumer.options.renamed_from}"
+                await self.store.run(self.store.consumers.rename(old, consumer.identity))
+        subscriptions = [Subscription(consumer=one.identity, channels=one.channels) for one in consumers]
+        stranded = await self.store.run(self.store.consumers.enlist(self.name, subscriptions))
+        if stranded:
+            raise InvalidSetupError(
+                problems=[
+                    UnregisteredConsumerError(consumer=consumer, pending=pending)
+                    for consumer, pending in stranded.items()
+                ]
+            )
+        await self.broker.declare(subscriptions)
+
+    def _parts(self) -> Parts:
+        identity = new_message_id()
+        return Parts(
+            store=self.store,
+            broker=self.broker,
+            outbox=self._outbox,
+            registry=self.registry,
+            codec=self._codec,
+            providers=self._providers,
+            classification=self.settings.classification,
+            relay=self.settings.relay,
+            clock=self.settings.clock,
+            observers=_with_wakeup(self.observers, self._queue_wakeup),
+            outbox_wakeup=self._outbox_wakeup,
+            worker=f"{self.name}-{os.getpid()}-{identity[-12:]}",
+            new_id=new_message_id,
+        )
+
+
+def _with_wakeup(observers: Observers, wakeup: Wakeup) -> Observers:
+    """Return observers that also wake the receivers of this process when something was published."""
+    return Observers([observers, _RingOnPublish(wakeup)])
+
+
+class _RingOnPublish(Observer):
+    def __init__(self, wakeup: Wakeup) -> None:
+        self._wakeup = wakeup
+
+    def notice(self, event: Event, /) -> None:
+        if isinstance(event, MessagesPublished):
+            self._wakeup.ring()

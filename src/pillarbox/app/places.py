@@ -1,0 +1,81 @@
+"""From what a program says about its store and broker to the adapters."""
+
+from __future__ import annotations
+
+import os
+from typing import TypeAlias
+
+from sqlalchemy import Engine
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from pillarbox.brokers.database import DatabaseBroker
+from pillarbox.brokers.memory import MemoryBroker
+from pillarbox.channel import Broker
+from pillarbox.channel.wakeup import Wakeup
+from pillarbox.clock import Clock
+from pillarbox.errors import ConfigurationError
+from pillarbox.relational import RelationalStore
+from pillarbox.relay import RelaySettings
+
+StorePlace: TypeAlias = str | URL | AsyncEngine | Engine | RelationalStore
+BrokerPlace: TypeAlias = str | Broker
+
+STORE_VARIABLE, BROKER_VARIABLE = "PILLARBOX_STORE", "PILLARBOX_BROKER"
+STORES = "memory://, sqlite:///FILE, postgresql+psycopg://… or postgresql+asyncpg://…"
+BROKERS = "database:// (the store carries the messages) or memory://"
+
+
+def store_at(place: StorePlace | None) -> RelationalStore:
+    """Return the store at ``place``; connects to nothing.
+
+    Raises:
+        ConfigurationError: no store is named, or none of that kind exists.
+    """
+    from pillarbox.stores.postgresql import postgresql_store  # a store is imported when one is wanted
+    from pillarbox.stores.sqlite import sqlite_store
+
+    if isinstance(place, RelationalStore):
+        return place
+    place = place if place is not None else os.environ.get(STORE_VARIABLE)
+    if place is None:
+        raise ConfigurationError(f"no store is named; give store=… or set {STORE_VARIABLE} ({STORES})")
+    url = _url(place) if isinstance(place, (str, URL)) else place.url
+    kind = url.get_backend_name()
+    if kind == "memory":
+        return sqlite_store(URL.create("sqlite"))
+    database = url if isinstance(place, (str, URL)) else place
+    if kind == "sqlite":
+        return sqlite_store(database)
+    if kind == "postgresql":
+        return postgresql_store(database)
+    raise ConfigurationError(f"there is no store of the kind {kind!r}; there are {STORES}")
+
+
+def broker_at(
+    place: BrokerPlace | None, *, store: RelationalStore, relay: RelaySettings, clock: Clock, wakeup: Wakeup
+) -> Broker:
+    """Return the broker at ``place``; connects to nothing.
+
+    Raises:
+        ConfigurationError: none of that kind exists.
+    """
+    if place is not None and not isinstance(place, str):
+        return place
+    place = place if place is not None else os.environ.get(BROKER_VARIABLE, "database://")
+    kind = place.partition(":")[0]
+    if kind == "database":
+        return DatabaseBroker(
+            queue=store.queue, leases=store.leases, source=store, clock=clock, wakeup=wakeup, lease=relay.lease
+        )
+    if kind == "memory":
+        return MemoryBroker(clock=clock)
+    raise ConfigurationError(f"there is no broker of the kind {kind!r}; there are {BROKERS}")
+
+
+def _url(place: str | URL) -> URL:
+    try:
+        return make_url(place)
+    except ArgumentError as error:
+        raise ConfigurationError(f"{place!r} is no URL of a store; there are {STORES}") from error

@@ -1,0 +1,115 @@
+"""How a box publishes on a transaction of the caller's, in either colour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+
+from pillarbox.channel.wakeup import Wakeup
+from pillarbox.errors import ConfigurationError
+from pillarbox.message import MessageType, message_type_of
+from pillarbox.outbox import Outbox, OutboxRecord, PublishOptions
+from pillarbox.transaction import AsyncTx, SyncTx, adopt, adopt_sync
+
+
+class Publisher:
+    """The part of a box that needs neither open pools nor workers: it writes into the caller's transaction."""
+
+    _outbox: Outbox
+    _outbox_wakeup: Wakeup
+
+    async def publish(
+        self,
+        event: object,
+        /,
+        *,
+        tx: AsyncTx,
+        key: str | None = None,
+        delay: timedelta | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Publish ``event`` when ``tx`` commits; every consumer subscribed to its topic gets it.
+
+        The order of a key is the order in which transactions publish to it: the key is locked until ``tx`` ends, so
+        publish last, or several at once with ``publish_all``.
+
+        Args:
+            event: an object of a class declared with ``@event``.
+            tx: the caller's open transaction; it stays the caller's to commit.
+            key: overrides the key that the class declares.
+            delay: holds the event back; its place in the key's order is its due time.
+            headers: headers of the caller's own.
+
+        Raises:
+            NoTransactionError: ``tx`` has no open transaction; nothing was written.
+            InvalidMessageError: the event cannot be published as it is; nothing was written.
+            MissingKeyError: its key is None; flush first, or give ``key=``; nothing was written.
+        """
+        record = self._prepare(event, "event", PublishOptions(key=key, delay=delay, headers=headers or {}))
+        await adopt(tx).run(self._outbox.append([record]))
+
+    async def send(
+        self,
+        command: object,
+        /,
+        *,
+        tx: AsyncTx,
+        key: str | None = None,
+        delay: timedelta | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Send ``command`` when ``tx`` commits; exactly one consumer group gets it. The rest is as with ``publish``."""
+        record = self._prepare(command, "command", PublishOptions(key=key, delay=delay, headers=headers or {}))
+        await adopt(tx).run(self._outbox.append([record]))
+
+    async def publish_all(self, messages: Sequence[object], /, *, tx: AsyncTx) -> None:
+        """Publish events and send commands, in this order, in few statements; keys are locked in sorted order.
+
+        Raises:
+            NoTransactionError, InvalidMessageError, MissingKeyError: as with ``publish``; none of them was written.
+        """
+        await adopt(tx).run(self._outbox.append(self._prepare_all(messages)))
+
+    def publish_sync(
+        self,
+        event: object,
+        /,
+        *,
+        tx: SyncTx,
+        key: str | None = None,
+        delay: timedelta | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Do what ``publish`` does, for a synchronous transaction."""
+        record = self._prepare(event, "event", PublishOptions(key=key, delay=delay, headers=headers or {}))
+        adopt_sync(tx).run(self._outbox.append([record]))
+
+    def send_sync(
+        self,
+        command: object,
+        /,
+        *,
+        tx: SyncTx,
+        key: str | None = None,
+        delay: timedelta | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Do what ``send`` does, for a synchronous transaction."""
+        record = self._prepare(command, "command", PublishOptions(key=key, delay=delay, headers=headers or {}))
+        adopt_sync(tx).run(self._outbox.append([record]))
+
+    def publish_all_sync(self, messages: Sequence[object], /, *, tx: SyncTx) -> None:
+        """Do what ``publish_all`` does, for a synchronous transaction."""
+        adopt_sync(tx).run(self._outbox.append(self._prepare_all(messages)))
+
+    def _prepare(self, payload: object, wanted: str, options: PublishOptions) -> OutboxRecord:
+        declared: MessageType = message_type_of(type(payload))
+        if declared.kind != wanted:
+            verb = "publish" if declared.kind == "event" else "send"
+            raise ConfigurationError(
+                f"{type(payload).__qualname__} is declared as {declared.kind} {declared.name!r}; use {verb}() for it"
+            )
+        return self._outbox.prepare(payload, options=options)
+
+    def _prepare_all(self, messages: Sequence[object]) -> list[OutboxRecord]:
+        return [self._outbox.prepare(message) for message in messages]

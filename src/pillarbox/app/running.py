@@ -1,0 +1,53 @@
+"""Runs the loops of a box side by side and ends them in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+
+from pillarbox.app.assembly import Worker
+from pillarbox.clock import Clock
+from pillarbox.observe import Observer, WorkerFaltered
+
+PAUSE_BEFORE_RESTART = timedelta(seconds=1)
+
+
+class Running:
+    """The workers of a box at work."""
+
+    def __init__(self, workers: Sequence[Worker], *, clock: Clock, observer: Observer) -> None:
+        """Run ``workers``."""
+        self._workers = workers
+        self._clock = clock
+        self._observer = observer
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Tell every worker to finish what it has in hand."""
+        self._stopping = True
+        for worker in self._workers:
+            worker.stop()
+
+    async def run(self) -> None:
+        """Run until ``stop``; a loop that ends in an error is reported and started again."""
+        async with asyncio.TaskGroup() as group:
+            for worker in self._workers:
+                group.create_task(self._supervise(worker))
+
+    async def _supervise(self, worker: Worker) -> None:
+        while True:
+            try:
+                await worker.run()
+            except Exception as error:
+                self._observer.notice(
+                    WorkerFaltered(
+                        worker=type(worker).__name__,
+                        error_type=type(error).__name__,
+                        error=str(error),
+                        retry_after=PAUSE_BEFORE_RESTART,
+                    )
+                )
+                await self._clock.sleep(PAUSE_BEFORE_RESTART)
+            if self._stopping:
+                return

@@ -1,0 +1,114 @@
+"""Receives from the queue tables: leased slots, read in position order from the oldest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from pillarbox.channel import Delivery, Outcome, Subscription, TransactionalReceiver
+from pillarbox.channel.wakeup import Pace
+from pillarbox.errors import LeaseLostError
+
+if TYPE_CHECKING:
+    from pillarbox.channel import QueueStore
+    from pillarbox.channel.wakeup import Wakeup
+    from pillarbox.lease import LeaseKeeper
+    from pillarbox.transaction import Program
+
+SHORTEST_POLL = timedelta(milliseconds=5)
+LONGEST_POLL = timedelta(milliseconds=100)
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Where a delivery lies, and under which lease it was read."""
+
+    position: int
+    slot: int
+    token: int
+
+
+class DatabaseReceiver(TransactionalReceiver):
+    """One instance's share of a consumer's messages."""
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        *,
+        queue: QueueStore,
+        keeper: LeaseKeeper,
+        wakeup: Wakeup,
+    ) -> None:
+        """Receive for ``subscription`` what lies in the slots of ``keeper``."""
+        self._subscription = subscription
+        self._queue = queue
+        self._source = keeper.source
+        self._clock = keeper.clock
+        self._wakeup = wakeup
+        self._keeper = keeper
+        self._pace = Pace(shortest=SHORTEST_POLL, longest=LONGEST_POLL)
+        self._unsettled: dict[int, int] = {}
+        """Position → slot of what was handed out."""
+
+    async def receive(self, limit: int, *, within: timedelta) -> Sequence[Delivery]:
+        """Renew the leases, then poll until something is there or the time is over."""
+        deadline = self._clock.monotonic() + within.total_seconds()
+        while True:
+            await self._keep_leases()
+            if limit and (deliveries := await self._read(limit)):
+                self._pace.found_work()
+                return deliveries
+            left = timedelta(seconds=deadline - self._clock.monotonic())
+            if left <= timedelta(0):
+                return ()
+            if await self._wakeup.wait(self._clock, min(left, self._pace.pause())):
+                self._pace.found_work()
+
+    async def settle(self, deliveries: Sequence[Delivery], outcome: Outcome) -> None:
+        """Forget what was accepted within its transaction, or hand out again what is returned."""
+        for delivery in deliveries:
+            self._unsettled.pop(_receipt(delivery).position, None)
+
+    def accept_within(self, deliveries: Sequence[Delivery]) -> Program[None]:
+        """Remove the rows, if their slots are still leased under the tokens they were read with."""
+        receipts = [_receipt(delivery) for delivery in deliveries]
+        tokens = sorted({receipt.token for receipt in receipts})
+        positions = [receipt.position for receipt in receipts]
+        removed = yield from self._queue.accept(self._keeper.terms.scope, tokens, positions)
+        if removed < len(positions):
+            raise LeaseLostError(lease=self._keeper.terms.scope, token=tokens[0])
+
+    async def close(self) -> None:
+        """Give the slots back."""
+        self._unsettled.clear()
+        await self._keeper.leave()
+
+    async def _keep_leases(self) -> None:
+        await self._keeper.keep()
+        drained = set(self._keeper.surplus) - set(self._unsettled.values())
+        await self._keeper.give_back(drained)
+
+    async def _read(self, limit: int) -> Sequence[Delivery]:
+        tokens = self._keeper.tokens
+        surplus = set(self._keeper.surplus)
+        slots = [slot for slot in sorted(tokens) if slot not in surplus]
+        if not slots:
+            return ()
+        program = self._queue.read(self._subscription, slots=slots, leave_out=sorted(self._unsettled), limit=limit)
+        messages = await self._source.run_single(program)
+        self._unsettled |= {message.position: message.slot for message in messages}
+        return [
+            Delivery(
+                message=message.message,
+                receipt=Receipt(position=message.position, slot=message.slot, token=tokens[message.slot]),
+            )
+            for message in messages
+        ]
+
+
+def _receipt(delivery: Delivery) -> Receipt:
+    receipt = delivery.receipt
+    assert isinstance(receipt, Receipt), receipt
+    return receipt

@@ -1,0 +1,56 @@
+"""The port through which a consumer gets messages and settles them.
+
+EIP: *Polling Consumer*, *Competing Consumers*, *Transactional Client*.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Protocol
+
+from pillarbox.channel.delivery import Delivery, Outcome
+from pillarbox.transaction import Program
+
+
+class MessageReceiver(Protocol):
+    """The receiving end of one subscription, for one instance of its consumer.
+
+    Every implementation must pass ``pillarbox.testing.contracts.ReceiverContract``.
+    """
+
+    @abstractmethod
+    async def receive(self, limit: int, *, within: timedelta) -> Sequence[Delivery]:
+        """Wait up to ``within`` for messages; return up to ``limit``, the order of each key kept.
+
+        A message that was handed out is not handed out again by this receiver until it is settled. May return
+        nothing. Called again and again also while the consumer is busy (with ``limit`` 0), so that leases live.
+
+        Raises:
+            TransientError: the broker is away; nothing was handed out.
+        """
+
+    @abstractmethod
+    async def settle(self, deliveries: Sequence[Delivery], outcome: Outcome) -> None:
+        """Tell the broker what became of ``deliveries``; stale receipts are ignored.
+
+        Raises:
+            TransientError: the broker is away; the messages will be delivered again.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Stop receiving and let go of what is not settled, so that others get it at once."""
+
+
+class TransactionalReceiver(MessageReceiver, Protocol):
+    """A receiver whose messages can be accepted in the transaction that holds their effects."""
+
+    @abstractmethod
+    def accept_within(self, deliveries: Sequence[Delivery]) -> Program[None]:
+        """Accept ``deliveries`` in the transaction that runs this program; ``settle`` must still follow its commit.
+
+        Raises:
+            LeaseLostError: another instance owns one of them by now; the transaction must be rolled back.
+        """

@@ -1,0 +1,77 @@
+"""The books of a worker: which messages may have ended a process, and telling what became of each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from pillarbox.consumer.item import Item
+from pillarbox.consumer.run import Run, RunReport
+from pillarbox.consumer.surroundings import Surroundings
+from pillarbox.errors import HandlerCrashedError
+from pillarbox.observe import (
+    AttemptFailed,
+    DuplicateSuppressed,
+    MessageDead,
+    MessageDiscarded,
+    MessageHandled,
+    MessageHeld,
+)
+from pillarbox.retry import GiveUp, RetryLater
+
+
+class Books:
+    """What one worker notes about the messages of one consumer."""
+
+    def __init__(self, run: Run, around: Surroundings) -> None:
+        """Note in the name of the process ``around``."""
+        self._run = run
+        self._source = around.source
+        self._observer = around.observer
+        self._worker = around.worker
+        self._name = run.rules.consumer
+
+    async def suspects(self, items: Sequence[Item]) -> Collection[str]:
+        """Note that all are about to be handled; return the ids that a dead process left behind."""
+        ids = sorted({item.message.id for item in items})
+        program = self._run.rules.attempts.start(self._name, ids, worker=self._worker)
+        return await self._source.run(program)
+
+    async def try_alone(self, item: Item) -> None:
+        """Count the crashes that were this message's own; too many, and it is given up."""
+        rules = self._run.rules
+        crashes = await self._source.run(rules.attempts.start_alone(self._name, item.message.id, worker=self._worker))
+        if crashes >= rules.retry.attempts:
+            item.attempts += crashes
+            self._run.give_up(item, "crashed", HandlerCrashedError(consumer=self._name, crashes=crashes))
+
+    def tell(self, report: RunReport) -> None:
+        """Tell the observer of everything in ``report``, which is durable now."""
+        notice = self._observer.notice
+        for item in report.handled:
+            notice(MessageHandled(consumer=self._name, message_id=item.message.id, attempts=item.attempts + 1))
+        for item in report.suppressed:
+            notice(DuplicateSuppressed(consumer=self._name, message_id=item.message.id))
+        for item in report.discarded:
+            notice(MessageDiscarded(consumer=self._name, message_id=item.message.id))
+        for item in report.behind:
+            notice(MessageHeld(consumer=self._name, message_id=item.message.id))
+        for item in [*report.retried, *report.dead]:
+            self._tell_failure(item)
+
+    def _tell_failure(self, item: Item) -> None:
+        message_id = item.message.id
+        self._observer.notice(
+            AttemptFailed(
+                consumer=self._name,
+                message_id=message_id,
+                attempt=item.attempts,
+                error_type=type(item.error).__qualname__,
+                retry_after=item.verdict.after if isinstance(item.verdict, RetryLater) else None,
+            )
+        )
+        if isinstance(item.verdict, GiveUp):
+            self._observer.notice(
+                MessageDead(
+                    consumer=self._name, message_id=message_id, reason=item.verdict.reason, attempts=item.attempts
+                )
+            )

@@ -1,0 +1,124 @@
+"""What a handler can know about its message, and how it publishes."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from datetime import timedelta
+
+from pillarbox.errors import ConfigurationError
+from pillarbox.message import Message, message_type_of
+from pillarbox.outbox import Origin, Outbox, OutboxRecord, PublishOptions
+
+
+class _Noted:
+    """What ``Context.publish`` returns: it may be awaited, and need not be."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        return
+        yield
+
+
+class Context:
+    """A message's envelope, and the outbox of the transaction that its handling is part of."""
+
+    def __init__(self, message: Message, *, consumer: str, attempt: int, outbox: Outbox) -> None:
+        """Publish through ``outbox`` when the handling commits."""
+        self._message = message
+        self._consumer = consumer
+        self._outbox = outbox
+        self._records: list[OutboxRecord] = []
+        self.attempt = attempt
+        """Which attempt this is, counted from 1."""
+
+    @property
+    def message_id(self) -> str:
+        """The id of the message; a redelivery has the same."""
+        return self._message.id
+
+    @property
+    def type(self) -> str:
+        """The logical name of the message's type."""
+        return self._message.type
+
+    @property
+    def key(self) -> str | None:
+        """The key whose order the message is part of."""
+        return self._message.key
+
+    @property
+    def channel(self) -> str:
+        """The address the message was sent to, such as ``topic:order``."""
+        return self._message.destination
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """All headers of the message."""
+        return self._message.headers
+
+    @property
+    def correlation_id(self) -> str:
+        """The id that every message of one process shares."""
+        return self._message.correlation_id or self._message.id
+
+    @property
+    def causation_id(self) -> str | None:
+        """The id of the message whose handling published this one."""
+        return self._message.causation_id
+
+    @property
+    def records(self) -> tuple[OutboxRecord, ...]:
+        """What the handler has published so far."""
+        return tuple(self._records)
+
+    def idempotency_key(self, name: str = "") -> str:
+        """Return a key for a call to the outside: the same at every attempt, redelivery and replay of the message.
+
+        Args:
+            name: tells several calls of one handler apart.
+        """
+        return f"{self._consumer}:{self._message.id}" + (f":{name}" if name else "")
+
+    def publish(
+        self,
+        event: object,
+        /,
+        *,
+        key: str | None = None,
+        delay: timedelta | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> _Noted:
+        """Publish an event when this handling commits; if it does not commit, nothing is published.
+
+        It may be awaited, but need not be, so that it serves plain functions too.
+
+        Raises:
+            InvalidMessageError: the event cannot be published as it is.
+        """
+        return self._note(event, "event", PublishOptions(key=key, delay=delay, headers=headers or {}))
+
+    def send(
+        self,
+        command: object,
+        /,
+        *,
+        key: str | None = None,
+        delay: timedelta | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> _Noted:
+        """Send a command when this handling commits; the rest is as with ``publish``."""
+        return self._note(command, "command", PublishOptions(key=key, delay=delay, headers=headers or {}))
+
+    def note(self, payload: object) -> None:
+        """Publish or send what a handler returned, as its type says."""
+        self._records.append(self._outbox.prepare(payload, origin=self._origin()))
+
+    def _note(self, payload: object, kind: str, options: PublishOptions) -> _Noted:
+        declared = message_type_of(type(payload)).kind
+        if declared != kind:
+            verb = "publish" if declared == "event" else "send"
+            raise ConfigurationError(f"{type(payload).__qualname__} is declared as a {declared}; use {verb}() for it")
+        self._records.append(self._outbox.prepare(payload, options=options, origin=self._origin()))
+        return _Noted()
+
+    def _origin(self) -> Origin:
+        return Origin(correlation_id=self.correlation_id, causation_id=self._message.id, hop=self._message.hop + 1)

@@ -1,0 +1,129 @@
+"""Drains the held keys of one consumer, each from its head."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+from pillarbox.channel.wakeup import Pace, Wakeup
+from pillarbox.consumer.intake import HeldIntake
+from pillarbox.consumer.item import Item
+from pillarbox.consumer.surroundings import Surroundings
+from pillarbox.consumer.worker import Handles
+from pillarbox.errors import ConflictError, TransientError
+from pillarbox.holding import HeldMessage, HeldQueue
+from pillarbox.observe import WorkerFaltered
+from pillarbox.ordering import RunSize
+
+LEASE = timedelta(seconds=15)
+KEYS_AT_ONCE = 100
+SHORTEST_POLL = timedelta(milliseconds=20)
+LONGEST_POLL = timedelta(milliseconds=250)
+
+
+class Drainer:
+    """Leases holds that are due, handles their messages in runs, and ends the holds that are empty."""
+
+    def __init__(
+        self,
+        identity: str,
+        *,
+        held: HeldQueue,
+        process: Handles,
+        intake_for: Callable[[str], HeldIntake],
+        around: Surroundings,
+    ) -> None:
+        """Drain the holds of the consumer ``identity``; each round leases under a token of its own."""
+        self._identity = identity
+        self._held = held
+        self._process = process
+        self._intake_for = intake_for
+        self._source = around.source
+        self._size = RunSize(largest=around.run_size)
+        self._clock = around.clock
+        self._observer = around.observer
+        self._new_token = around.new_token
+        self._on_published = around.on_published
+        self._wakeup = Wakeup()
+        self._stopping = False
+
+    def stop(self) -> None:
+        """End ``run`` after the round under way."""
+        self._stopping = True
+        self._wakeup.ring()
+
+    async def run(self) -> None:
+        """Drain until ``stop``."""
+        pace = Pace(shortest=SHORTEST_POLL, longest=LONGEST_POLL)
+        while not self._stopping:
+            try:
+                drained = await self.round()
+            except (TransientError, ConflictError) as error:
+                drained = False
+                self._observer.notice(
+                    WorkerFaltered(
+                        worker=f"{self._identity} (held)",
+                        error_type=type(error).__name__,
+                        error=str(error),
+                        retry_after=LONGEST_POLL,
+                    )
+                )
+            if drained:
+                pace.found_work()
+            else:
+                await self._wakeup.wait(self._clock, pace.pause())
+
+    async def round(self) -> bool:
+        """Lease, handle and finish once; return whether there was anything due.
+
+        Raises:
+            TransientError, ConflictError: the leases end by themselves, then any process may go on.
+        """
+        token = self._new_token()
+        lease = self._held.lease_due(self._identity, token=token, limit=KEYS_AT_ONCE, ttl=LEASE)
+        if not await self._source.run(lease):
+            return False
+        async with self._renewed(token):
+            heads = await self._source.run(self._held.heads(self._identity, token=token, per_key=self._size.size))
+            if await self._handle(heads, token):
+                self._on_published()
+        await self._source.run(self._held.finish(self._identity, token=token))
+        return True
+
+    async def _handle(self, heads: Sequence[HeldMessage], token: str) -> int:
+        published = 0
+        intake = self._intake_for(token)
+        items = [_item(one) for one in heads]
+        while items:
+            chunk, items = items[: self._size.size], items[self._size.size :]
+            published += await self._process.handle(chunk, intake=intake, size=self._size)
+            waiting = {item.hold_key for item in chunk if item.verdict is not None}
+            items = [item for item in items if item.hold_key not in waiting]
+        return published
+
+    @asynccontextmanager
+    async def _renewed(self, token: str) -> AsyncGenerator[None]:
+        """Keep the leases alive for as long as the handlers take."""
+        async with asyncio.TaskGroup() as group:
+            renewing = group.create_task(self._renew(token))
+            try:
+                yield
+            finally:
+                renewing.cancel()
+
+    async def _renew(self, token: str) -> None:
+        while True:
+            await self._clock.sleep(LEASE / 3)
+            await self._source.run(self._held.renew(self._identity, token=token, ttl=LEASE))
+
+
+def _item(held: HeldMessage) -> Item:
+    return Item(
+        message=held.message,
+        hold_key=held.hold_key,
+        state=held.state,
+        attempts=held.attempts,
+        history=held.history,
+    )

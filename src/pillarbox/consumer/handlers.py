@@ -1,0 +1,78 @@
+"""Declares handlers, without a box: each module of a program keeps its own and the box includes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, Concatenate, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
+
+from pillarbox.consumer.spec import ConsumerOptions, Declaration, Idempotency, WhenDead
+from pillarbox.ordering import Ordering
+from pillarbox.retry import Retry
+
+P = ParamSpec("P")
+R = TypeVar("R")
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
+M = TypeVar("M")
+
+
+class Options(TypedDict, total=False):
+    """What can be said about a consumer; see ``ConsumerOptions``."""
+
+    name: str | None
+    retry: Retry
+    ordering: Ordering
+    when_dead: WhenDead | None
+    idempotency: Idempotency | None
+    concurrency: int
+    timeout: timedelta | None
+    outside: bool
+    renamed_from: str | None
+
+
+class HandlesMessage(Protocol[M]):
+    """A decorator for handlers of one or more message types; it returns the handler as it is."""
+
+    def __call__(self, handler: Callable[Concatenate[M, P], R], /) -> Callable[Concatenate[M, P], R]:
+        """Declare ``handler``."""
+        ...
+
+
+class Handlers:
+    """Handlers with shared defaults.
+
+    EIP: *Service Activator*.
+    """
+
+    def __init__(self, **defaults: Unpack[Options]) -> None:
+        """Use ``defaults`` for every handler that does not say otherwise."""
+        self._defaults = ConsumerOptions(**defaults)
+        self.declarations: list[Declaration] = []
+
+    @overload
+    def on(self, a: type[A], /, **options: Unpack[Options]) -> HandlesMessage[A]: ...
+    @overload
+    def on(self, a: type[A], b: type[B], /, **options: Unpack[Options]) -> HandlesMessage[A | B]: ...
+    @overload
+    def on(self, a: type[A], b: type[B], c: type[C], /, **options: Unpack[Options]) -> HandlesMessage[A | B | C]: ...
+    @overload
+    def on(
+        self, a: type[A], b: type[B], c: type[C], d: type[D], /, **options: Unpack[Options]
+    ) -> HandlesMessage[A | B | C | D]: ...
+    def on(self, *types: type[Any], **options: Unpack[Options]) -> Any:
+        """Declare the decorated function as a consumer of ``types``.
+
+        The payload is its first argument; every other parameter is injected by its annotation. The function is
+        returned as it is and can be called as before.
+        """
+
+        def declare(handler: Callable[..., object]) -> Callable[..., object]:
+            said = replace(self._defaults, **options)
+            self.declarations.append(Declaration(handler=handler, types=types, options=said))
+            return handler
+
+        return declare

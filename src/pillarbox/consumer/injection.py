@@ -1,0 +1,124 @@
+"""Gives handlers what they ask for by annotation."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, get_type_hints
+
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.orm import Session
+
+from pillarbox.consumer.context import Context
+from pillarbox.errors import UnsatisfiedInjectionError
+
+Scope: TypeAlias = Literal["app", "message"]
+ASYNC_TRANSACTIONS = (AsyncConnection, AsyncSession)
+SYNC_TRANSACTIONS = (Connection, Session)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provider:
+    """How something that handlers ask for is made.
+
+    Attributes:
+        factory: called without arguments; may be asynchronous for handlers that are.
+        scope: ``app`` makes one for all, ``message`` one for each invocation.
+    """
+
+    factory: Callable[[], object]
+    scope: Scope
+
+
+@dataclass(slots=True)
+class Providers:
+    """What one box provides, by type; an override takes the place of what it overrides."""
+
+    by_type: dict[type[object], Provider] = field(default_factory=dict[type[object], Provider])
+    made: dict[type[object], object] = field(default_factory=dict[type[object], object])
+
+    def provide(self, kind: type[object], provider: Provider) -> None:
+        """Provide ``kind`` from now on."""
+        self.by_type[kind] = provider
+        self.made.pop(kind, None)
+
+    def override(self, kind: type[object], instance: object) -> None:
+        """Give ``instance`` to whoever asks for ``kind``."""
+        self.by_type[kind] = Provider(factory=lambda: instance, scope="app")
+        self.made[kind] = instance
+
+    async def get(self, kind: type[object]) -> object:
+        """Return what ``kind`` asks for, made now if need be."""
+        if kind in self.made:
+            return self.made[kind]
+        provider = self.by_type[kind]
+        made = provider.factory()
+        if inspect.isawaitable(made):
+            made = await made
+        if provider.scope == "app":
+            made = self.made.setdefault(kind, made)
+        return made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signature:
+    """What a handler asks for.
+
+    Attributes:
+        payload: the annotation of its first parameter.
+        wants: parameter → type, for all others.
+        is_async: it is declared with ``async def``.
+        transaction: the kind of transaction it asks for, if any.
+    """
+
+    payload: object
+    wants: Mapping[str, type[object]]
+    is_async: bool
+    transaction: type[object] | None
+
+    def missing(self, provided: Mapping[type[object], Provider]) -> list[str]:
+        """Return the parameters that nothing satisfies."""
+        known = {*provided, *ASYNC_TRANSACTIONS, *SYNC_TRANSACTIONS, Context}
+        return [f"{name}: {_name(kind)}" for name, kind in self.wants.items() if kind not in known]
+
+
+def signature_of(handler: Callable[..., object], *, owner: str) -> Signature:
+    """Read what ``handler`` asks for.
+
+    Raises:
+        UnsatisfiedInjectionError: it takes no payload, leaves a parameter without annotation, or asks for a
+            transaction of the wrong colour.
+    """
+    try:
+        hints: dict[str, Any] = get_type_hints(handler)
+    except NameError as error:
+        problem = f"{owner}: the annotation {error.name!r} cannot be resolved; import it where the handler is defined"
+        raise UnsatisfiedInjectionError(problems=[problem]) from error
+    parameters = list(inspect.signature(handler).parameters.values())
+    if not parameters:
+        raise UnsatisfiedInjectionError(problems=[f"{owner}: it takes no payload; the first parameter is the message"])
+    first, *others = parameters
+    untyped = [parameter.name for parameter in others if parameter.name not in hints]
+    if untyped:
+        raise UnsatisfiedInjectionError(problems=[f"{owner}: {', '.join(untyped)} has no annotation to inject by"])
+    wants = {parameter.name: hints[parameter.name] for parameter in others}
+    is_async = inspect.iscoroutinefunction(handler)
+    asked = [kind for kind in wants.values() if kind in (*ASYNC_TRANSACTIONS, *SYNC_TRANSACTIONS)]
+    wrong = [kind for kind in asked if kind not in (ASYNC_TRANSACTIONS if is_async else SYNC_TRANSACTIONS)]
+    if wrong:
+        right = "AsyncConnection or AsyncSession" if is_async else "Connection or Session"
+        colour = "async def" if is_async else "def"
+        problem = f"{owner}: it is an `{colour}` and asks for {_name(wrong[0])}; let it ask for {right}"
+        raise UnsatisfiedInjectionError(problems=[problem])
+    return Signature(
+        payload=hints.get(first.name), wants=wants, is_async=is_async, transaction=asked[0] if asked else None
+    )
+
+
+def _name(kind: object) -> str:
+    return getattr(kind, "__qualname__", str(kind))
+
+
+Handler: TypeAlias = Callable[..., object | Awaitable[object]]

@@ -1,0 +1,214 @@
+"""Where a run's messages come from, and where those go that it could not handle: a channel, or holding."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Protocol
+
+from pillarbox.channel import Delivery
+from pillarbox.consumer.item import Item
+from pillarbox.deadletter import Burial, DeadLetterStore, fingerprint_of, stack_of
+from pillarbox.errors import InternalError
+from pillarbox.holding import HeldMessage, HeldQueue, HeldState, Hold, HoldingStore, HoldState, own_hold_key
+from pillarbox.retry import GiveUp, RetryLater
+from pillarbox.transaction import Program
+
+
+class Accepts(Protocol):
+    """The end of a channel that can be told of accepted messages inside the run's transaction."""
+
+    @abstractmethod
+    def accept_within(self, deliveries: Sequence[Delivery]) -> Program[None]:
+        """Accept ``deliveries`` in the transaction that runs this program."""
+
+
+class Intake(Protocol):
+    """The source of a run's messages; every method is part of the run's transaction."""
+
+    @abstractmethod
+    def admit(self, items: Sequence[Item]) -> Program[Sequence[Item]]:
+        """Return the items that may run; put those behind a held key that may not."""
+
+    @abstractmethod
+    def retry_later(self, items: Sequence[Item]) -> Program[None]:
+        """Put items aside until their retry is due, and hold their keys."""
+
+    @abstractmethod
+    def bury(self, items: Sequence[Item]) -> Program[None]:
+        """Move items to the dead letters."""
+
+    @abstractmethod
+    def put_behind(self, items: Sequence[Item]) -> Program[None]:
+        """Put items behind an earlier one of their key that waits."""
+
+    @abstractmethod
+    def accept(self, items: Sequence[Item], done: Sequence[Item]) -> Program[None]:
+        """Close the run: ``items`` are all of them, ``done`` those that wait for nothing any more.
+
+        Raises:
+            LeaseLostError: the messages are another process's by now; the transaction must be rolled back.
+        """
+
+
+class Burials:
+    """How one consumer's dead messages are buried, and what they block."""
+
+    def __init__(
+        self, consumer: str, *, dead_letters: DeadLetterStore, holding: HoldingStore, blocks_key: bool
+    ) -> None:
+        """Block the message's key if ``blocks_key``, else the message alone, so that late duplicates do not run."""
+        self._consumer = consumer
+        self._dead_letters = dead_letters
+        self._holding = holding
+        self._blocks_key = blocks_key
+
+    def bury(self, items: Sequence[Item]) -> Program[None]:
+        """Store the dead letters and the holds they are the reason of."""
+        burials = [self._burial(item) for item in items]
+        yield from self._dead_letters.bury(self._consumer, burials)
+        blocked = [Hold(hold_key=burial.hold_key, state=HoldState.BLOCKED) for burial in burials]
+        yield from self._holding.hold(self._consumer, blocked)
+
+    def _burial(self, item: Item) -> Burial:
+        if not isinstance(item.verdict, GiveUp) or item.error is None:
+            raise InternalError(f"message {item.message.id} is buried without a verdict")
+        return Burial(
+            hold_key=item.hold_key if self._blocks_key else own_hold_key(item.message.id),
+            message=item.message,
+            reason=item.verdict.reason,
+            attempts=item.attempts,
+            history=item.history,
+            stack=stack_of(item.error),
+            fingerprint=fingerprint_of(item.error, item.message.type),
+        )
+
+
+class ChannelIntake(Intake):
+    """Messages as a channel delivers them."""
+
+    def __init__(self, consumer: str, *, holding: HoldingStore, burials: Burials, accepts: Accepts | None) -> None:
+        """Accept within the transaction where the channel can (``accepts``), else after its commit."""
+        self._consumer = consumer
+        self._holding = holding
+        self._burials = burials
+        self._accepts = accepts
+
+    def admit(self, items: Sequence[Item]) -> Program[Sequence[Item]]:
+        """Look up the holds of the items' keys, and of the items themselves: a late duplicate of a dead one waits."""
+        own = {item.message.id: own_hold_key(item.message.id) for item in items}
+        asked = sorted({item.hold_key for item in items} | set(own.values()))
+        held = yield from self._holding.held_among(self._consumer, asked)
+        if not held:
+            return items
+        waiting = [
+            _held(item, hold_key=item.hold_key if item.hold_key in held else own[item.message.id])
+            for item in items
+            if item.hold_key in held or own[item.message.id] in held
+        ]
+        yield from self._holding.append(self._consumer, waiting)
+        return [item for item in items if item.hold_key not in held and own[item.message.id] not in held]
+
+    def retry_later(self, items: Sequence[Item]) -> Program[None]:
+        """Create the holds, each with its head."""
+        holds = [Hold(hold_key=item.hold_key, due_in=_wait_of(item)) for item in items]
+        yield from self._holding.hold(self._consumer, holds)
+        heads = [
+            HeldMessage(
+                hold_key=item.hold_key,
+                message=item.message,
+                state=HeldState.RETRYING,
+                attempts=item.attempts,
+                due_in=_wait_of(item),
+                history=item.history,
+            )
+            for item in items
+        ]
+        yield from self._holding.append(self._consumer, heads)
+
+    def bury(self, items: Sequence[Item]) -> Program[None]:
+        """Store the dead letters."""
+        return self._burials.bury(items)
+
+    def put_behind(self, items: Sequence[Item]) -> Program[None]:
+        """Append to the holds that this run has created or found."""
+        yield from self._holding.append(self._consumer, [_held(item, hold_key=item.hold_key) for item in items])
+
+    def accept(self, items: Sequence[Item], done: Sequence[Item]) -> Program[None]:
+        """Accept everything: what is not done lies in holding or the dead letters now."""
+        if self._accepts is not None:
+            deliveries = [item.delivery for item in items if item.delivery is not None]
+            yield from self._accepts.accept_within(deliveries)
+
+
+class HeldIntake(Intake):
+    """Messages at the head of held keys that this process has leased."""
+
+    def __init__(
+        self,
+        consumer: str,
+        *,
+        held: HeldQueue,
+        dead_letters: DeadLetterStore,
+        burials: Burials,
+        token: str,
+    ) -> None:
+        """Drain the holds leased under ``token``."""
+        self._consumer = consumer
+        self._held = held
+        self._dead_letters = dead_letters
+        self._burials = burials
+        self._token = token
+
+    def admit(self, items: Sequence[Item]) -> Program[Sequence[Item]]:
+        """Admit all: whoever leases the hold may run its head."""
+        yield from ()
+        return items
+
+    def retry_later(self, items: Sequence[Item]) -> Program[None]:
+        """Leave the items where they are, with a new due time."""
+        rescheduled = [
+            HeldMessage(
+                hold_key=item.hold_key,
+                message=item.message,
+                state=item.state or HeldState.RETRYING,
+                attempts=item.attempts,
+                due_in=_wait_of(item),
+                history=item.history,
+            )
+            for item in items
+        ]
+        yield from self._held.reschedule(self._consumer, rescheduled)
+
+    def bury(self, items: Sequence[Item]) -> Program[None]:
+        """Move from holding to the dead letters."""
+        yield from self._burials.bury(items)
+        yield from self._held.remove(self._consumer, [item.message.id for item in items])
+
+    def put_behind(self, items: Sequence[Item]) -> Program[None]:
+        """Do nothing: they stand behind the head already."""
+        yield from ()
+
+    def accept(self, items: Sequence[Item], done: Sequence[Item]) -> Program[None]:
+        """Remove what is done, if the holds are still ours."""
+        yield from self._held.fence(self._consumer, {item.hold_key for item in items}, token=self._token)
+        yield from self._held.remove(self._consumer, [item.message.id for item in done])
+        if replayed := [item.message.id for item in done if item.state is HeldState.REPLAYING]:
+            yield from self._dead_letters.resolve(self._consumer, replayed)
+
+
+def _held(item: Item, *, hold_key: str) -> HeldMessage:
+    return HeldMessage(
+        hold_key=hold_key,
+        message=item.message,
+        state=HeldState.HELD,
+        attempts=item.attempts,
+        history=item.history,
+    )
+
+
+def _wait_of(item: Item) -> timedelta:
+    if not isinstance(item.verdict, RetryLater):
+        raise InternalError(f"message {item.message.id} is put aside without a verdict")
+    return item.verdict.after

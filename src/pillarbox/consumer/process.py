@@ -1,0 +1,150 @@
+"""How a batch of messages is divided into runs, and what follows when one of them fails."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+from pillarbox.consumer.books import Books
+from pillarbox.consumer.intake import Intake
+from pillarbox.consumer.item import Item
+from pillarbox.consumer.run import Run, RunProgram, RunReport, RunSpoiled
+from pillarbox.consumer.surroundings import Surroundings
+from pillarbox.errors import ConflictError, LeaseLostError, TransientError
+from pillarbox.observe import RunRolledBack
+from pillarbox.ordering import RunSize
+from pillarbox.retry import RetryNow
+
+RERUNS_AS_BATCH = 2
+"""How often what is left of a spoiled run is tried as one before its messages are handled singly."""
+CONFLICTS_IN_A_ROW = 50
+
+
+class Shell(Protocol):
+    """Executes a run program in one transaction."""
+
+    @abstractmethod
+    async def transact(self, program: RunProgram) -> RunReport:
+        """Run ``program`` and commit; whatever it raises has rolled the transaction back."""
+
+
+class Process:
+    """Handles batches of one consumer: one transaction if all goes well, more if not."""
+
+    def __init__(self, run: Run, *, shell: Shell, around: Surroundings) -> None:
+        """Handle what ``shell`` can execute."""
+        self._run = run
+        self._shell = shell
+        self._source = around.source
+        self._observer = around.observer
+        self._name = run.rules.consumer
+        self._books = Books(run, around)
+
+    async def handle(self, items: Sequence[Item], *, intake: Intake, size: RunSize) -> int:
+        """Bring every one of ``items`` to a durable outcome; return how many messages were published.
+
+        Raises:
+            LeaseLostError: the messages belong to another process by now; those not committed are its to handle.
+            TransientError: the database is away; those not committed must be delivered again.
+        """
+        published = 0
+        stopped = frozenset[str]()
+        suspects = await self._books.suspects(items)
+        work = deque(_divide(items, suspects))
+        while work:
+            batch = work.popleft()
+            if len(batch) == 1 and batch[0].message.id in suspects:
+                await self._books.try_alone(batch[0])
+            report = await self._batch(batch, work, intake=intake, size=size, stopped=stopped)
+            if report is not None:
+                stopped |= self._run.stopped_by(report)
+                published += report.published
+                self._books.tell(report)
+        return published
+
+    async def _batch(
+        self,
+        batch: list[Item],
+        work: deque[list[Item]],
+        *,
+        intake: Intake,
+        size: RunSize,
+        stopped: frozenset[str],
+    ) -> RunReport | None:
+        """Run ``batch``; if it is spoiled, put what is left of it in front of ``work``."""
+        reruns = conflicts = 0
+        while conflicts <= CONFLICTS_IN_A_ROW:
+            try:
+                report = await self._shell.transact(self._run.program(batch, intake=intake, stopped=stopped))
+            except RunSpoiled as spoiled:
+                self._rolled_back(batch, "handler", size)
+                if spoiled.verdict is not None and self._settle_verdict(spoiled, batch, work):
+                    return None
+                conflicts += spoiled.verdict is None
+            except LeaseLostError:
+                raise
+            except Exception as error:
+                conflicts += self._is_conflict(error, batch)
+                self._rolled_back(batch, type(error).__name__, size)
+            else:
+                size.grow()
+                return report
+            reruns += 1
+            if len(batch) > 1 and (reruns > RERUNS_AS_BATCH or conflicts):
+                work.extendleft(reversed(_parts(batch, singly=reruns > RERUNS_AS_BATCH)))
+                return None
+        raise TransientError(f"{self._name}: the database keeps asking for the transaction again")
+
+    def _is_conflict(self, error: Exception, batch: list[Item]) -> bool:
+        """Tell whether the database asked for another try; if not, a message that was alone is to blame."""
+        translated = self._source.translate(error)
+        if isinstance(translated, TransientError):
+            raise translated from error
+        if isinstance(translated, ConflictError):
+            return True
+        if len(batch) == 1:
+            verdict = self._run.judge(batch[0], error)
+            if verdict is not None and not isinstance(verdict, RetryNow):
+                batch[0].verdict = verdict
+        return False
+
+    def _rolled_back(self, batch: list[Item], cause: str, size: RunSize) -> None:
+        size.shrink()
+        self._observer.notice(RunRolledBack(consumer=self._name, size=len(batch), cause=cause))
+
+    def _settle_verdict(self, spoiled: RunSpoiled, batch: list[Item], work: deque[list[Item]]) -> bool:
+        """Note what follows for the culprit; return whether the batch was put back into ``work`` in parts."""
+        culprit = spoiled.item
+        if not isinstance(spoiled.verdict, RetryNow):
+            culprit.verdict = spoiled.verdict
+            return False
+        if len(batch) == 1:
+            return False
+        others = [item for item in batch if item.hold_key != culprit.hold_key]
+        key = [item for item in batch if item.hold_key == culprit.hold_key]
+        place = key.index(culprit)
+        parts = [others, key[:place], [culprit], key[place + 1 :]]
+        work.extendleft(reversed([part for part in parts if part]))
+        return True
+
+
+def _divide(items: Sequence[Item], suspects: Collection[str]) -> list[list[Item]]:
+    """Take what may have ended a process before, and what is behind it in its key, apart from the rest."""
+    together: list[Item] = []
+    apart: dict[str, list[Item]] = {}
+    for item in items:
+        if item.hold_key in apart or item.message.id in suspects:
+            apart.setdefault(item.hold_key, []).append(item)
+        else:
+            together.append(item)
+    singly = [[item] for key in apart.values() for item in key]
+    return [together, *singly] if together else singly
+
+
+def _parts(batch: list[Item], *, singly: bool) -> list[list[Item]]:
+    if singly:
+        return [[item] for item in batch]
+    middle = len(batch) // 2
+    return [batch[:middle], batch[middle:]]

@@ -1,0 +1,26 @@
+"""The port that remembers which consumers a service has had, so that none is forgotten with work pending."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from pillarbox.channel import Subscription
+from pillarbox.transaction import Program
+
+
+class ConsumerRegistry(Protocol):
+    """The consumers of a service as the database remembers them."""
+
+    @abstractmethod
+    def rename(self, old: str, new: str) -> Program[None]:
+        """Let the consumer ``new`` take over everything of ``old``: subscriptions, inbox, held and dead messages."""
+
+    @abstractmethod
+    def enlist(self, service: str, subscriptions: Sequence[Subscription]) -> Program[Mapping[str, int]]:
+        """Remember the consumers of ``subscriptions``; forget those of ``service`` that are gone and have no work.
+
+        Returns:
+            Consumer → pending messages, for those that are gone and have work pending; they are not forgotten.
+        """

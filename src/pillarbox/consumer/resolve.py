@@ -1,0 +1,116 @@
+"""From declarations to consumers: everything that can be wrong is found here, before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pillarbox.consumer.injection import Provider, signature_of
+from pillarbox.consumer.spec import Consumer, Declaration
+from pillarbox.errors import (
+    ConfigurationError,
+    DuplicateConsumerError,
+    InvalidSetupError,
+    UnsatisfiedInjectionError,
+)
+from pillarbox.message import MessageType, check_name, message_type_of
+
+
+def resolve(
+    declarations: Sequence[Declaration],
+    *,
+    service: str,
+    provided: Mapping[type[object], Provider],
+    names_required: bool,
+) -> tuple[Consumer, ...]:
+    """Check ``declarations`` and return the consumers they mean.
+
+    Raises:
+        InvalidSetupError: lists every problem found.
+    """
+    problems: list[ConfigurationError] = []
+    consumers: list[Consumer] = []
+    for declaration in declarations:
+        try:
+            consumers.append(_consumer(declaration, service, provided, names_required=names_required))
+        except ConfigurationError as error:
+            problems.append(error)
+    problems += _clashes(consumers)
+    if problems:
+        raise InvalidSetupError(problems=problems)
+    return tuple(consumers)
+
+
+def _consumer(
+    declaration: Declaration, service: str, provided: Mapping[type[object], Provider], *, names_required: bool
+) -> Consumer:
+    options, handler = declaration.options, declaration.handler
+    where = _place(declaration)
+    if options.name is None and names_required:
+        raise ConfigurationError(
+            f"{where}: give it name=…; on this store the name is its identity, which a renamed function must not lose"
+        )
+    name = check_name(options.name or _name_from(handler), what=f"the name of consumer {where}")
+    types = [message_type_of(kind) for kind in declaration.types]
+    if not types:
+        raise ConfigurationError(f"{where}: name the message types that it handles, as in on(OrderPlaced)")
+    signature = signature_of(handler, owner=where)
+    if missing := signature.missing(provided):
+        raise UnsatisfiedInjectionError(
+            problems=[f"{where}: nothing provides {parameter}; use box.provide" for parameter in missing]
+        )
+    consumer = Consumer(
+        identity=f"{service}/{name}",
+        handler=handler,
+        signature=signature,
+        options=options,
+        channels=tuple(dict.fromkeys(kind.destination for kind in types)),
+        message_types=frozenset(kind.name for kind in types),
+    )
+    _check_options(consumer, where)
+    return consumer
+
+
+def _check_options(consumer: Consumer, where: str) -> None:
+    options = consumer.options
+    if consumer.mode == "outside" and options.idempotency == "inbox" and not options.outside:
+        raise ConfigurationError(
+            f"{where}: idempotency='inbox' without a transaction cannot cover its effects; "
+            "ask for a transaction, or say outside=True"
+        )
+    if options.concurrency < 1:
+        raise ConfigurationError(f"{where}: concurrency={options.concurrency}; at least one lane is needed")
+    if options.when_dead == "hold-key" and not options.is_ordered:
+        raise ConfigurationError(f"{where}: when_dead='hold-key' needs an order to keep; use ByKey(), or 'skip'")
+    if options.timeout is not None and not consumer.signature.is_async:
+        raise ConfigurationError(f"{where}: timeout= cannot stop a plain function; make it an `async def`")
+
+
+def _clashes(consumers: Sequence[Consumer]) -> list[ConfigurationError]:
+    """Find consumers of one name, and commands with more than one consumer."""
+    taken: dict[str, Consumer] = {}
+    problems: list[ConfigurationError] = []
+    for consumer in consumers:
+        queues = [channel for channel in consumer.channels if channel.startswith("queue:")]
+        for claimed in [consumer.identity, *queues]:
+            other = taken.setdefault(claimed, consumer)
+            if other is not consumer:
+                first, second = _function(other.handler), _function(consumer.handler)
+                problems.append(DuplicateConsumerError(consumer=claimed, first=first, second=second))
+    return problems
+
+
+def _name_from(handler: object) -> str:
+    return str(getattr(handler, "__name__", "handler")).replace("_", "-").strip("-").lower()
+
+
+def _place(declaration: Declaration) -> str:
+    return declaration.options.name or _function(declaration.handler)
+
+
+def _function(handler: object) -> str:
+    return f"{getattr(handler, '__module__', '?')}.{getattr(handler, '__qualname__', repr(handler))}"
+
+
+def declared_types(declarations: Sequence[Declaration]) -> list[MessageType]:
+    """Return the message types that ``declarations`` name."""
+    return [message_type_of(kind) for declaration in declarations for kind in declaration.types]

@@ -1,0 +1,268 @@
+"""A run: messages of many keys handled in one transaction, written once for both colours of handler.
+
+The run is a generator. It yields what it wants done (a statement, or a handler's invocation) and is told what came of
+it; the shells in ``transact`` do the waiting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, TypeAlias, assert_never, cast
+
+from pillarbox.consumer.context import Context
+from pillarbox.consumer.intake import Intake
+from pillarbox.consumer.item import Item
+from pillarbox.errors import DecodeError, InvalidReturnError, UnknownMessageTypeError
+from pillarbox.holding import FailedAttempt
+from pillarbox.idempotency import AttemptStore, InboxStore
+from pillarbox.message import Message
+from pillarbox.outbox import Outbox, OutboxRecord
+from pillarbox.retry import Classification, GiveUp, Retry, RetryLater, RetryNow, Verdict, decide
+from pillarbox.transaction import Execute
+
+MAX_ERROR_CHARS = 2_000
+PLAIN_VALUES: tuple[type[object], ...] = (str, bytes, int, float, dict, set)
+"""What a handler may return by mistake and nobody could receive."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invoke:
+    """The wish to have the handler invoked."""
+
+    payload: object
+    context: Context
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """The handler returned."""
+
+    value: object
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """The handler raised; ``touched`` when it had executed a statement in the run's transaction by then."""
+
+    error: Exception
+    touched: bool
+
+
+Effect: TypeAlias = Execute | Invoke
+RunProgram: TypeAlias = Generator[Effect, Any, "RunReport"]
+
+
+@dataclass(slots=True)
+class RunReport:
+    """What a run did, item by item; true once its transaction commits."""
+
+    handled: list[Item] = field(default_factory=list[Item])
+    suppressed: list[Item] = field(default_factory=list[Item])
+    discarded: list[Item] = field(default_factory=list[Item])
+    retried: list[Item] = field(default_factory=list[Item])
+    dead: list[Item] = field(default_factory=list[Item])
+    behind: list[Item] = field(default_factory=list[Item])
+    published: int = 0
+
+
+class RunSpoiled(Exception):  # noqa: N818  # not an error of anybody's: the transaction must be done again
+    """A handler failed after it had written: the run must be rolled back and divided.
+
+    Attributes:
+        item: whose handler it was.
+        verdict: what follows for the item; ``None`` when the database asked for the transaction again.
+    """
+
+    def __init__(self, item: Item, verdict: Verdict | None) -> None:
+        """Name the item."""
+        super().__init__(f"message {item.message.id} spoiled its run")
+        self.item = item
+        self.verdict = verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRules:
+    """How one consumer's runs go.
+
+    Attributes:
+        consumer: its durable identity.
+        handles: tells whether it has a handler for a message's type.
+        decode: turns a message into the payload of its handler.
+        deduplicates: whether processed ids are recorded in the inbox.
+        blocks_key: whether a dead message holds its key.
+        translate: names a driver's error in the library's words.
+    """
+
+    consumer: str
+    handles: Callable[[Message], bool]
+    decode: Callable[[Message], object]
+    retry: Retry
+    classification: Classification
+    deduplicates: bool
+    blocks_key: bool
+    inbox: InboxStore
+    attempts: AttemptStore
+    outbox: Outbox
+    translate: Callable[[Exception], Exception]
+    now: Callable[[], datetime]
+    dice: Callable[[], float]
+
+
+class Run:
+    """The course of one consumer's runs."""
+
+    def __init__(self, rules: RunRules) -> None:
+        """Follow ``rules``."""
+        self.rules = rules
+
+    def program(self, items: Sequence[Item], *, intake: Intake, stopped: frozenset[str]) -> RunProgram:
+        """Handle ``items`` in order; keys in ``stopped`` have an earlier message that waits.
+
+        Raises:
+            RunSpoiled: roll back, then run again as its verdict says.
+        """
+        report = RunReport()
+        admitted = yield from intake.admit(items)
+        wanted = [item for item in admitted if self.rules.handles(item.message)]
+        fresh = yield from self._fresh(wanted)
+        records: list[OutboxRecord] = []
+        waiting = set(stopped)
+        for item in admitted:
+            if item.hold_key in waiting:
+                report.behind.append(item)
+            elif item.message.id not in fresh and self.rules.handles(item.message):
+                report.suppressed.append(item)
+            elif not self.rules.handles(item.message):
+                report.discarded.append(item)
+            else:
+                fresh.discard(item.message.id)  # a second copy in the same run is a duplicate
+                records += yield from self._one(item, report)
+                if item in report.retried or (item in report.dead and self.rules.blocks_key):
+                    waiting.add(item.hold_key)
+        yield from self.close(items, intake, report, records)
+        return report
+
+    def stopped_by(self, report: RunReport) -> frozenset[str]:
+        """Return the keys of which nothing more may run now."""
+        waiting = [*report.retried, *report.behind, *(report.dead if self.rules.blocks_key else ())]
+        return frozenset(item.hold_key for item in waiting)
+
+    def judge(self, item: Item, error: Exception) -> Verdict | None:
+        """Count a failed attempt and decide what follows; ``None`` if the failure is not the handler's."""
+        translated = self.rules.translate(error)
+        failure = self.rules.classification.classify(translated)
+        if failure.kind == "conflict":
+            return None
+        item.error = error
+        item.attempts += 1
+        item.history = (*item.history, self._failed_attempt(item.attempts, error))
+        return decide(self.rules.retry, failure, attempt=item.attempts, dice=self.rules.dice())
+
+    def give_up(self, item: Item, reason: str, error: Exception) -> None:
+        """Decide that ``item`` is dead without an attempt of its handler."""
+        item.error = error
+        item.history = (*item.history, self._failed_attempt(item.attempts, error))
+        item.verdict = GiveUp(reason)
+
+    def _fresh(self, items: Sequence[Item]) -> Generator[Execute, Any, set[str]]:
+        ids = {item.message.id for item in items}
+        if not ids or not self.rules.deduplicates:
+            return ids
+        return set((yield from self.rules.inbox.record(self.rules.consumer, sorted(ids))))
+
+    def _one(self, item: Item, report: RunReport) -> Generator[Effect, Any, Sequence[OutboxRecord]]:
+        if item.verdict is None:
+            records = yield from self._attempt(item)
+            if records is not None:
+                report.handled.append(item)
+                return records
+        self.put_aside(item, report)
+        return ()
+
+    def put_aside(self, item: Item, report: RunReport) -> None:
+        """Note that ``item`` waits for its retry, or is dead."""
+        (report.retried if isinstance(item.verdict, RetryLater) else report.dead).append(item)
+
+    def _attempt(self, item: Item) -> Generator[Effect, Any, Sequence[OutboxRecord] | None]:
+        """Invoke the handler until it returns or its immediate attempts are over; ``None`` if the item must wait."""
+        while (wish := self.wish(item)) is not None:
+            answer: Returned | Raised = yield wish
+            if isinstance(answer, Returned):
+                answer = self.noted(wish.context, answer)
+            if isinstance(answer, Returned):
+                return wish.context.records
+            verdict = self.judge(item, answer.error)
+            if answer.touched or verdict is None:
+                raise RunSpoiled(item, verdict) from answer.error
+            match verdict:
+                case RetryNow():
+                    continue
+                case RetryLater() | GiveUp():
+                    item.verdict = verdict
+                    return None
+                case _:
+                    assert_never(verdict)
+        return None
+
+    def wish(self, item: Item) -> Invoke | None:
+        """Return the next invocation for ``item``; ``None`` if it cannot be decoded and is given up."""
+        try:
+            payload = self.rules.decode(item.message)
+        except (DecodeError, UnknownMessageTypeError) as error:
+            self.give_up(item, "undecodable", error)
+            return None
+        context = Context(
+            item.message, consumer=self.rules.consumer, attempt=item.attempts + 1, outbox=self.rules.outbox
+        )
+        return Invoke(payload=payload, context=context)
+
+    def noted(self, context: Context, answer: Returned) -> Returned | Raised:
+        """Publish what the handler returned; a value that is no message fails the attempt for good."""
+        try:
+            for payload in _flat(answer.value, consumer=self.rules.consumer):
+                context.note(payload)
+        except Exception as error:
+            return Raised(error, touched=True)
+        return answer
+
+    def close(
+        self, items: Sequence[Item], intake: Intake, report: RunReport, records: Sequence[OutboxRecord]
+    ) -> Generator[Execute, Any, None]:
+        """Write what becomes of ``items`` and what was published; the last part of a run's transaction."""
+        undone = [*report.retried, *report.dead, *report.behind]
+        if undone and self.rules.deduplicates:
+            yield from self.rules.inbox.forget(self.rules.consumer, sorted({item.message.id for item in undone}))
+        if report.retried:
+            yield from intake.retry_later(report.retried)
+        if report.dead:
+            yield from intake.bury(report.dead)
+        if report.behind:
+            yield from intake.put_behind(report.behind)
+        if records:
+            yield from self.rules.outbox.append(records)
+        report.published = len(records)
+        yield from self.rules.attempts.clear(self.rules.consumer, [item.message.id for item in items])
+        yield from intake.accept(items, [*report.handled, *report.suppressed, *report.discarded])
+
+    def _failed_attempt(self, attempt: int, error: Exception) -> FailedAttempt:
+        return FailedAttempt(
+            attempt=attempt,
+            at=self.rules.now(),
+            error_type=type(error).__qualname__,
+            error=str(error)[:MAX_ERROR_CHARS],
+        )
+
+
+def _flat(value: object, *, consumer: str) -> Generator[object, None, None]:
+    """Return the messages in what a handler returned; tuples and lists flatten."""
+    if value is None:
+        return
+    if isinstance(value, (tuple, list)):
+        for part in cast("Sequence[object]", value):
+            yield from _flat(part, consumer=consumer)
+    elif isinstance(value, PLAIN_VALUES):
+        raise InvalidReturnError(consumer=consumer, returned=type(value).__qualname__)
+    else:
+        yield value

@@ -1,0 +1,93 @@
+"""A consumer as declared: one handler, its durable name, and how its messages are treated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Literal, TypeAlias
+
+from pillarbox.consumer.injection import Handler, Signature
+from pillarbox.ordering import ByKey, Ordering
+from pillarbox.retry import Retry
+
+WhenDead: TypeAlias = Literal["hold-key", "skip"]
+Idempotency: TypeAlias = Literal["inbox", "natural"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerOptions:
+    """What can be said about a consumer.
+
+    Attributes:
+        name: its durable identity within the service.
+        retry: how failures are retried.
+        ordering: whether messages of a key wait for each other.
+        when_dead: whether a dead message holds its key until someone decides, or later ones go on; ``None`` holds
+            the key where order is kept.
+        idempotency: ``natural`` keeps no inbox: the handler can be run again without harm.
+        concurrency: how many lanes of keys are handled side by side in one process.
+        timeout: how long an asynchronous handler may take for one message.
+        renamed_from: the name it had before; its inbox, held and dead messages and subscriptions are taken over.
+        outside: the handler talks to the outside world and asks for no transaction; needed to say so with an inbox.
+    """
+
+    name: str | None = None
+    retry: Retry = field(default_factory=Retry)
+    ordering: Ordering = field(default_factory=ByKey)
+    when_dead: WhenDead | None = None
+    idempotency: Idempotency | None = None
+    concurrency: int = 4
+    timeout: timedelta | None = None
+    outside: bool = False
+    renamed_from: str | None = None
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether messages of a key wait for each other."""
+        return isinstance(self.ordering, ByKey)
+
+    @property
+    def blocks_key(self) -> bool:
+        """Whether a dead message holds its key."""
+        return (self.when_dead or ("hold-key" if self.is_ordered else "skip")) == "hold-key"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declaration:
+    """A handler as it was declared.
+
+    Attributes:
+        types: the message classes it handles.
+    """
+
+    handler: Handler
+    types: tuple[type[object], ...]
+    options: ConsumerOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consumer:
+    """A consumer of one box, checked and ready.
+
+    Attributes:
+        identity: ``<service>/<name>``.
+        channels: the addresses it receives from.
+        message_types: the logical names it handles.
+    """
+
+    identity: str
+    handler: Handler
+    signature: Signature
+    options: ConsumerOptions
+    channels: tuple[str, ...]
+    message_types: frozenset[str]
+
+    @property
+    def mode(self) -> str:
+        """How its effects are kept: ``transaction``, or ``outside`` at least once under a claim."""
+        return "outside" if self.signature.transaction is None else "transaction"
+
+    @property
+    def deduplicates(self) -> bool:
+        """Whether its processed ids are recorded."""
+        return self.options.idempotency != "natural"

@@ -1,0 +1,203 @@
+"""The shells around a run: they execute its statements and invoke its handlers, awaited or in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator
+from typing import Any
+
+from sqlalchemy import Connection, event
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.orm import Session
+
+from pillarbox.consumer.context import Context
+from pillarbox.consumer.injection import Providers
+from pillarbox.consumer.run import Effect, Invoke, Raised, Returned, RunProgram, RunReport
+from pillarbox.consumer.spec import Consumer
+from pillarbox.errors import TransactionEndedError
+from pillarbox.transaction import (
+    Execute,
+    OpenSyncTransaction,
+    OpenTransaction,
+    Program,
+    Rows,
+    TransactionSource,
+)
+
+
+class StatementCount:
+    """How many statements a connection has executed; tells whether a handler has touched the transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        """Count from now on."""
+        self.value = 0
+        event.listen(connection, "before_cursor_execute", self._count)
+
+    def _count(self, *_: object) -> None:
+        self.value += 1
+
+
+class AsyncShell:
+    """Runs on an asynchronous connection, for handlers declared with ``async def``."""
+
+    def __init__(self, consumer: Consumer, *, source: TransactionSource, providers: Providers) -> None:
+        """Invoke the handler of ``consumer``."""
+        self._consumer = consumer
+        self._source = source
+        self._providers = providers
+
+    async def transact(self, program: RunProgram) -> RunReport:
+        """Run ``program`` in one transaction and commit it."""
+        async with self._source.begin() as transaction:
+            count = StatementCount(_sync_side(transaction.connection))
+            wanted = advance(program, None)
+            while not isinstance(wanted, RunReport):
+                if isinstance(wanted, Invoke):
+                    answer: Any = await self._invoke(wanted, transaction, count)
+                else:
+                    answer = await transaction.run(single(wanted))
+                wanted = advance(program, answer)
+        return wanted
+
+    async def _invoke(self, wish: Invoke, transaction: OpenTransaction, count: StatementCount) -> Returned | Raised:
+        before, began = count.value, transaction.connection.get_transaction()
+        try:
+            async with asyncio.timeout(_seconds(self._consumer)):
+                value = await self._call(wish, transaction.connection)
+        except Exception as error:
+            if isinstance(error, TimeoutError):
+                await transaction.connection.invalidate()  # it may have been cut off in mid-statement
+                return Raised(error, touched=True)
+            return Raised(error, touched=count.value > before or not _is_active(began))
+        if transaction.connection.get_transaction() is not began or not _is_active(began):
+            return Raised(TransactionEndedError(consumer=self._consumer.identity), touched=True)
+        return Returned(value)
+
+    async def _call(self, wish: Invoke, connection: AsyncConnection) -> object:
+        wants = self._consumer.signature.wants
+        given: dict[str, object] = {}
+        session: AsyncSession | None = None
+        for name, kind in wants.items():
+            if kind is AsyncConnection:
+                given[name] = connection
+            elif kind is AsyncSession:
+                session = session or AsyncSession(
+                    bind=connection, join_transaction_mode="rollback_only", expire_on_commit=False
+                )
+                given[name] = session
+            else:
+                given[name] = wish.context if kind is Context else await self._providers.get(kind)
+        try:
+            value: Any = self._consumer.handler(wish.payload, **given)
+            value = await value
+            if session is not None:
+                await session.flush()
+        finally:
+            if session is not None:
+                session.expunge_all()
+        return value
+
+
+class SyncShell:
+    """Runs in a thread on a connection of its own, for plain functions that ask for a transaction."""
+
+    def __init__(self, consumer: Consumer, *, source: TransactionSource, providers: Providers) -> None:
+        """Invoke the handler of ``consumer``."""
+        self._consumer = consumer
+        self._source = source
+        self._providers = providers
+
+    async def transact(self, program: RunProgram) -> RunReport:
+        """Run ``program`` in one transaction of a thread and commit it.
+
+        A thread cannot be stopped: when this is cancelled, the thread ends its run first.
+        """
+        provided = {
+            kind: await self._providers.get(kind)
+            for kind in self._consumer.signature.wants.values()
+            if kind not in (Connection, Session, Context)
+        }
+        return await asyncio.shield(asyncio.to_thread(self._in_thread, program, provided))
+
+    def _in_thread(self, program: RunProgram, provided: dict[type[object], object]) -> RunReport:
+        with self._source.begin_sync() as transaction:
+            count = StatementCount(transaction.connection)
+            wanted = advance(program, None)
+            while not isinstance(wanted, RunReport):
+                if isinstance(wanted, Invoke):
+                    answer: Any = self._invoke(wanted, transaction, count, provided)
+                else:
+                    answer = transaction.run(single(wanted))
+                wanted = advance(program, answer)
+        return wanted
+
+    def _invoke(
+        self,
+        wish: Invoke,
+        transaction: OpenSyncTransaction,
+        count: StatementCount,
+        provided: dict[type[object], object],
+    ) -> Returned | Raised:
+        before, began = count.value, transaction.connection.get_transaction()
+        try:
+            value = self._call(wish, transaction.connection, provided)
+        except Exception as error:
+            return Raised(error, touched=count.value > before or not _is_active(began))
+        if transaction.connection.get_transaction() is not began or not _is_active(began):
+            return Raised(TransactionEndedError(consumer=self._consumer.identity), touched=True)
+        return Returned(value)
+
+    def _call(self, wish: Invoke, connection: Connection, provided: dict[type[object], object]) -> object:
+        given: dict[str, object] = {}
+        session: Session | None = None
+        for name, kind in self._consumer.signature.wants.items():
+            if kind is Connection:
+                given[name] = connection
+            elif kind is Session:
+                session = session or Session(
+                    bind=connection, join_transaction_mode="rollback_only", expire_on_commit=False
+                )
+                given[name] = session
+            else:
+                given[name] = wish.context if kind is Context else provided[kind]
+        try:
+            value = self._consumer.handler(wish.payload, **given)
+            if session is not None:
+                session.flush()
+        finally:
+            if session is not None:
+                session.expunge_all()
+        return value
+
+
+def advance(program: RunProgram, answer: Any) -> Effect | RunReport:
+    """Tell ``program`` what came of its last wish; return the next one, or the report at its end."""
+    try:
+        return program.send(answer)
+    except StopIteration as end:
+        report: RunReport = end.value
+        return report
+
+
+def single(effect: Execute) -> Program[Rows]:
+    """Return a program of the one statement ``effect``."""
+
+    def program() -> Generator[Execute, Rows, Rows]:
+        return (yield effect)
+
+    return program()
+
+
+def _sync_side(connection: AsyncConnection) -> Connection:
+    inner = connection.sync_connection
+    assert inner is not None, "the transaction's connection was never started"
+    return inner
+
+
+def _is_active(transaction: Any) -> bool:
+    return transaction is not None and bool(transaction.is_active)
+
+
+def _seconds(consumer: Consumer) -> float | None:
+    timeout = consumer.options.timeout
+    return None if timeout is None else timeout.total_seconds()

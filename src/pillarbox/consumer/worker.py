@@ -1,0 +1,169 @@
+"""A consumer at work in one process: it receives, spreads keys over lanes, and drains what is held."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Protocol
+
+from pillarbox.channel import Delivery, MessageReceiver, Outcome
+from pillarbox.channel.wakeup import Wakeup
+from pillarbox.consumer.intake import Intake
+from pillarbox.consumer.item import Item
+from pillarbox.consumer.surroundings import Surroundings
+from pillarbox.errors import ConflictError, LeaseLostError, TransientError
+from pillarbox.holding import hold_key_of
+from pillarbox.observe import WorkerFaltered
+from pillarbox.ordering import RunSize, lane_of
+
+if TYPE_CHECKING:
+    from pillarbox.consumer.spec import Consumer
+
+RECEIVE_WITHIN = timedelta(seconds=1)
+PAUSE_AFTER_TROUBLE = timedelta(milliseconds=200)
+
+
+class Handles(Protocol):
+    """What a lane hands its messages to."""
+
+    @abstractmethod
+    async def handle(self, items: Sequence[Item], *, intake: Intake, size: RunSize) -> int:
+        """Bring ``items`` to a durable outcome; return how many messages were published."""
+
+
+@dataclass(slots=True)
+class Lane:
+    """The messages of a bucket of keys, in the order they came.
+
+    Attributes:
+        generation: rises whenever the lane has given its messages back; what was read before that is given back too.
+    """
+
+    size: RunSize
+    waiting: list[Item] = field(default_factory=list[Item])
+    wakeup: Wakeup = field(default_factory=Wakeup)
+    generation: int = 0
+
+
+class ConsumerWorker:
+    """Receives for one consumer and handles in lanes."""
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        *,
+        receiver: MessageReceiver,
+        process: Handles,
+        intake: Intake,
+        around: Surroundings,
+    ) -> None:
+        """Handle what ``receiver`` gives through ``process``."""
+        self._consumer = consumer
+        self._receiver = receiver
+        self._process = process
+        self._intake = intake
+        self._clock = around.clock
+        self._observer = around.observer
+        self._on_published = around.on_published
+        self._lanes = [Lane(RunSize(largest=around.run_size)) for _ in range(consumer.options.concurrency)]
+        self._capacity = around.run_size * 2 * len(self._lanes)
+        self._room = Wakeup()
+        self._in_hand = 0
+        self._stopping = False
+
+    def stop(self) -> None:
+        """End ``run`` when the runs under way have their outcome; what only waits is given back."""
+        self._stopping = True
+        self._room.ring()
+        for lane in self._lanes:
+            lane.wakeup.ring()
+
+    async def run(self) -> None:
+        """Receive and handle until ``stop``."""
+        async with asyncio.TaskGroup() as group:
+            for lane in self._lanes:
+                group.create_task(self._run_lane(lane))
+            await self._receive()
+        await self._receiver.close()
+
+    async def _receive(self) -> None:
+        while not self._stopping:
+            room = self._capacity - self._in_hand
+            generations = [lane.generation for lane in self._lanes]
+            try:
+                deliveries = await self._receiver.receive(max(room, 0), within=RECEIVE_WITHIN * (room > 0))
+                await self._spread(deliveries, generations)
+            except (TransientError, ConflictError) as error:
+                await self._falter(error)
+            if room <= 0:
+                await self._room.wait(self._clock, PAUSE_AFTER_TROUBLE)
+
+    async def _spread(self, deliveries: Sequence[Delivery], generations: Sequence[int]) -> None:
+        """Put deliveries into their lanes; those read before their lane gave everything back would come too early."""
+        early: list[Delivery] = []
+        for delivery in deliveries:
+            item = self._item(delivery)
+            number = lane_of(item.hold_key, len(self._lanes))
+            lane = self._lanes[number]
+            if lane.generation != generations[number] or self._stopping:
+                early.append(delivery)
+                continue
+            lane.waiting.append(item)
+            lane.wakeup.ring()
+            self._in_hand += 1
+        if early:
+            await self._receiver.settle(early, Outcome.RETURNED)
+
+    def _item(self, delivery: Delivery) -> Item:
+        hold_key = hold_key_of(delivery.message, ordered=self._consumer.options.is_ordered)
+        return Item(message=delivery.message, hold_key=hold_key, delivery=delivery)
+
+    async def _run_lane(self, lane: Lane) -> None:
+        while not self._stopping:
+            if not lane.waiting:
+                await lane.wakeup.wait(self._clock, RECEIVE_WITHIN)
+                continue
+            run, lane.waiting = lane.waiting[: lane.size.size], lane.waiting[lane.size.size :]
+            try:
+                published = await self._process.handle(run, intake=self._intake, size=lane.size)
+                await self._receiver.settle(_deliveries(run), Outcome.ACCEPTED)
+            except Exception as error:
+                await self._give_back(lane, run)
+                await self._falter(error)
+            else:
+                self._in_hand -= len(run)
+                self._room.ring()
+                if published:
+                    self._on_published()
+        await self._give_back(lane, [])
+
+    async def _give_back(self, lane: Lane, run: Sequence[Item]) -> None:
+        """Return everything the lane has, so that what comes again comes in order."""
+        items = [*run, *lane.waiting]
+        lane.waiting = []
+        lane.generation += 1
+        self._in_hand -= len(items)
+        self._room.ring()
+        try:
+            await self._receiver.settle(_deliveries(items), Outcome.RETURNED)
+        except TransientError as error:
+            await self._falter(error)
+
+    async def _falter(self, error: Exception) -> None:
+        pause = timedelta(0) if isinstance(error, LeaseLostError) else PAUSE_AFTER_TROUBLE
+        self._observer.notice(
+            WorkerFaltered(
+                worker=self._consumer.identity,
+                error_type=type(error).__name__,
+                error=str(error),
+                retry_after=pause,
+            )
+        )
+        await self._clock.sleep(pause)
+
+
+def _deliveries(items: Sequence[Item]) -> list[Delivery]:
+    return [item.delivery for item in items if item.delivery is not None]

@@ -1,0 +1,74 @@
+"""Dead letters as an operator and a program work with them."""
+
+from __future__ import annotations
+
+from pillarbox.deadletter.record import DeadLetter, DeadLetterState
+from pillarbox.deadletter.store import DeadLetterFilter, DeadLetterStore
+from pillarbox.errors import ConflictError, NotFoundError
+from pillarbox.holding import HeldMessage, HeldState, Hold, HoldingStore
+from pillarbox.transaction import Program, TransactionSource
+
+EVERYTHING_DEAD = DeadLetterFilter()
+
+
+class DeadLetters:
+    """The dead letter office of one database.
+
+    EIP: *Dead Letter Channel*.
+    """
+
+    def __init__(self, *, store: DeadLetterStore, holding: HoldingStore, source: TransactionSource) -> None:
+        """Work on the letters in ``store``; replays go into ``holding``."""
+        self._store = store
+        self._holding = holding
+        self._source = source
+
+    async def list(
+        self, where: DeadLetterFilter = EVERYTHING_DEAD, *, after: int = 0, limit: int = 100
+    ) -> tuple[DeadLetter, ...]:
+        """Return up to ``limit`` letters with an id above ``after``, oldest first."""
+        return tuple(await self._source.run(self._store.find(where, after=after, limit=limit)))
+
+    async def count(self, where: DeadLetterFilter = EVERYTHING_DEAD) -> int:
+        """Count letters."""
+        return await self._source.run(self._store.count(where))
+
+    async def get(self, letter_id: int) -> DeadLetter:
+        """Return one letter.
+
+        Raises:
+            NotFoundError: there is no such letter.
+        """
+        return await self._source.run(self._get(letter_id))
+
+    async def replay(self, letter_id: int, *, by: str) -> DeadLetter:
+        """Make a letter due again for the one consumer that could not handle it, at the head of its key.
+
+        It does not pass through the broker, so no other consumer sees it.
+
+        Args:
+            letter_id: the letter.
+            by: who asks for it.
+
+        Raises:
+            NotFoundError: there is no such letter.
+            ConflictError: the letter is not dead (any more); nothing was changed.
+        """
+        if not by:
+            raise ValueError("by= must say who replays the letter")
+        return await self._source.run(self._replay(letter_id))
+
+    def _get(self, letter_id: int) -> Program[DeadLetter]:
+        letter = yield from self._store.get(letter_id)
+        if letter is None:
+            raise NotFoundError(kind="dead letter", identifier=str(letter_id))
+        return letter
+
+    def _replay(self, letter_id: int) -> Program[DeadLetter]:
+        letter = yield from self._get(letter_id)
+        if not (yield from self._store.move(letter_id, to=DeadLetterState.REPLAYING)):
+            raise ConflictError(f"dead letter {letter_id} is {letter.state}; only a dead one can be replayed")
+        yield from self._holding.hold(letter.consumer, [Hold(hold_key=letter.hold_key)])
+        again = HeldMessage(hold_key=letter.hold_key, message=letter.message, state=HeldState.REPLAYING)
+        yield from self._holding.append(letter.consumer, [again])
+        return letter

@@ -1,0 +1,92 @@
+"""A message that a consumer could not handle, with everything needed to understand it and to try again."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import traceback
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from pillarbox.holding import FailedAttempt
+from pillarbox.message import Message
+
+MAX_STACK_CHARS = 8_000
+_NUMBERS = re.compile(r"0x[0-9a-f]+|\d+", re.IGNORECASE)
+
+
+class DeadLetterState(StrEnum):
+    """Where a dead letter stands: ``dead → replaying → resolved | dead``, or ``dead → discarded``."""
+
+    DEAD = "dead"
+    REPLAYING = "replaying"
+    RESOLVED = "resolved"
+    DISCARDED = "discarded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Burial:
+    """A message on its way into the dead letters.
+
+    Attributes:
+        hold_key: the hold that it blocks.
+        reason: ``permanent``, ``exhausted``, ``undecodable`` or ``crashed``.
+        attempts: how often the handler was invoked.
+        history: the failed attempts, the last one included.
+        stack: the last failure's stack, cut.
+        fingerprint: equal for failures of the same cause.
+    """
+
+    hold_key: str
+    message: Message
+    reason: str
+    attempts: int
+    history: tuple[FailedAttempt, ...]
+    stack: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """A dead letter as it is stored.
+
+    EIP: *Dead Letter Channel*; an undecodable message (*Invalid Message Channel*) carries that reason.
+
+    Attributes:
+        id: its number, in the order of arrival.
+        consumer: whose handling failed; a replay goes to this consumer only.
+        message: raw body and headers, identical to what was delivered.
+        error_type: the class of the last failure.
+        error: the text of the last failure.
+        replays: how often it has been replayed.
+    """
+
+    id: int
+    consumer: str
+    hold_key: str
+    message: Message
+    state: DeadLetterState
+    reason: str
+    attempts: int
+    error_type: str
+    error: str
+    history: tuple[FailedAttempt, ...]
+    stack: str
+    fingerprint: str
+    first_failed_at: datetime
+    last_failed_at: datetime
+    replays: int
+
+
+def stack_of(error: BaseException) -> str:
+    """Return the stack of ``error``, its end kept where it is too long."""
+    return "".join(traceback.format_exception(error))[-MAX_STACK_CHARS:]
+
+
+def fingerprint_of(error: BaseException, message_type: str) -> str:
+    """Return the same short text for failures of the same cause: type, frames and text without its numbers."""
+    frames = [f"{frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
+    text = _NUMBERS.sub("#", str(error))[:200]
+    cause = "\0".join([message_type, type(error).__qualname__, *frames[-5:], text])
+    return hashlib.sha256(cause.encode("utf-8", "replace")).hexdigest()[:16]

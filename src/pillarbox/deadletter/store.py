@@ -1,0 +1,61 @@
+"""The port where dead letters are kept."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pillarbox.deadletter.record import Burial, DeadLetter, DeadLetterState
+from pillarbox.transaction import Program
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetterFilter:
+    """Which dead letters; what is left out is not asked for.
+
+    Attributes:
+        type: the message's type name.
+        consumer: ``<service>/<name>``.
+        group: the fingerprint.
+        state: only letters in this state.
+        key: the message's key.
+    """
+
+    type: str | None = None
+    consumer: str | None = None
+    group: str | None = None
+    state: DeadLetterState | None = DeadLetterState.DEAD
+    key: str | None = None
+
+
+class DeadLetterStore(Protocol):
+    """Dead letters, each once per consumer and message.
+
+    Every implementation must pass ``pillarbox.testing.contracts.DeadLetterStoreContract``.
+    """
+
+    @abstractmethod
+    def bury(self, consumer: str, burials: Sequence[Burial]) -> Program[None]:
+        """Store dead messages; one that failed again is dead again, its attempts and history added."""
+
+    @abstractmethod
+    def resolve(self, consumer: str, message_ids: Sequence[str]) -> Program[None]:
+        """Note that replayed letters were handled."""
+
+    @abstractmethod
+    def find(self, where: DeadLetterFilter, *, after: int, limit: int) -> Program[Sequence[DeadLetter]]:
+        """Return up to ``limit`` letters with an id above ``after``, in the order of their ids."""
+
+    @abstractmethod
+    def get(self, letter_id: int) -> Program[DeadLetter | None]:
+        """Return one letter."""
+
+    @abstractmethod
+    def move(self, letter_id: int, *, to: DeadLetterState) -> Program[bool]:
+        """Move a letter from ``dead`` to ``to``; return whether it was dead. Moving to ``replaying`` counts."""
+
+    @abstractmethod
+    def count(self, where: DeadLetterFilter) -> Program[int]:
+        """Count letters."""

@@ -1,0 +1,31 @@
+"""Messages: what travels, how a class becomes one, and which names, keys and headers are let through.
+
+Guarantee: everything here is a pure value or a pure decision; nothing is registered outside a ``Registry`` you hold.
+Not promised: that a foreign producer keeps to the limits; they are checked when a message is made here.
+Source: EIP, *Message* and *Command/Event Message*; reading order: message, headers, names, declare, registry, limits.
+"""
+
+from pillarbox.message.declare import MessageType, command, event, key_of, message_type_of
+from pillarbox.message.ids import new_message_id
+from pillarbox.message.limits import Limits
+from pillarbox.message.message import Message
+from pillarbox.message.names import check_name, parse_destination, queue_destination, topic_destination, topic_of
+from pillarbox.message.registry import Registry, Upcaster
+
+__all__ = [
+    "Limits",
+    "Message",
+    "MessageType",
+    "Registry",
+    "Upcaster",
+    "check_name",
+    "command",
+    "event",
+    "key_of",
+    "message_type_of",
+    "new_message_id",
+    "parse_destination",
+    "queue_destination",
+    "topic_destination",
+    "topic_of",
+]

@@ -1,0 +1,43 @@
+"""Observation: one frozen event for each thing that happens, told to whoever asked.
+
+Guarantee: an event is told after what it tells of is durable.
+Not promised: that each is told once; a process may end between the commit and the telling.
+Source: Oban's telemetry events; the reading order is events, observer.
+"""
+
+from pillarbox.observe.events import (
+    AttemptFailed,
+    BrokerAway,
+    DestinationNotReady,
+    DuplicateSuppressed,
+    Event,
+    MessageDead,
+    MessageDiscarded,
+    MessageHandled,
+    MessageHeld,
+    MessagesPublished,
+    RecordParked,
+    RunRolledBack,
+    SettlementRefused,
+    WorkerFaltered,
+)
+from pillarbox.observe.observer import Observer, Observers
+
+__all__ = [
+    "AttemptFailed",
+    "BrokerAway",
+    "DestinationNotReady",
+    "DuplicateSuppressed",
+    "Event",
+    "MessageDead",
+    "MessageDiscarded",
+    "MessageHandled",
+    "MessageHeld",
+    "MessagesPublished",
+    "Observer",
+    "Observers",
+    "RecordParked",
+    "RunRolledBack",
+    "SettlementRefused",
+    "WorkerFaltered",
+]

@@ -1,0 +1,138 @@
+"""What happens, as typed events; their fields are the contract for logs, metrics and alerts.
+
+Bodies and keys of messages never appear here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessagesPublished:
+    """A relay handed messages to the broker and settled their records."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettlementRefused:
+    """Records that were published were not settled: the lease was lost. They will be published again."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordParked:
+    """The broker will not take a record; its key is held until an operator decides."""
+
+    message_id: str
+    destination: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DestinationNotReady:
+    """Nobody listens to a topic yet; its records wait in the outbox."""
+
+    destination: str
+    retry_after: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerAway:
+    """The broker cannot be reached; publishing pauses, no attempts are burnt."""
+
+    reason: str
+    retry_after: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageHandled:
+    """A consumer handled a message and its effects are durable."""
+
+    consumer: str
+    message_id: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DuplicateSuppressed:
+    """A consumer was given a message again that it had processed before."""
+
+    consumer: str
+    message_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageDiscarded:
+    """A consumer has no handler for a message of a topic that it listens to."""
+
+    consumer: str
+    message_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptFailed:
+    """A handler failed; ``retry_after`` is ``None`` when nothing follows."""
+
+    consumer: str
+    message_id: str
+    attempt: int
+    error_type: str
+    retry_after: timedelta | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageHeld:
+    """A message was put aside since its key is held."""
+
+    consumer: str
+    message_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageDead:
+    """A message is in the dead letters."""
+
+    consumer: str
+    message_id: str
+    reason: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRolledBack:
+    """A run of messages was rolled back and is done again in another division; no attempt is counted for it."""
+
+    consumer: str
+    size: int
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerFaltered:
+    """A loop met an error it cannot judge, and goes on after a pause."""
+
+    worker: str
+    error_type: str
+    error: str
+    retry_after: timedelta
+
+
+Event = (
+    MessagesPublished
+    | SettlementRefused
+    | RecordParked
+    | DestinationNotReady
+    | BrokerAway
+    | MessageHandled
+    | DuplicateSuppressed
+    | MessageDiscarded
+    | AttemptFailed
+    | MessageHeld
+    | MessageDead
+    | RunRolledBack
+    | WorkerFaltered
+)

@@ -1,0 +1,34 @@
+"""The port through which events leave: to logs, metrics, alerts, tests."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Protocol
+
+from pillarbox.observe.events import Event
+
+
+class Observer(Protocol):
+    """Someone who is told what happens, after it is durable."""
+
+    @abstractmethod
+    def notice(self, event: Event, /) -> None:
+        """Take note of ``event``; must return soon, and not raise."""
+
+
+class Observers(Observer):
+    """Tells every observer; the list may grow until the work starts."""
+
+    def __init__(self, observers: Sequence[Observer] = ()) -> None:
+        """Tell ``observers``, in this order."""
+        self._observers = list(observers)
+
+    def add(self, observer: Observer) -> None:
+        """Tell one more."""
+        self._observers.append(observer)
+
+    def notice(self, event: Event, /) -> None:
+        """Tell everyone."""
+        for observer in self._observers:
+            observer.notice(event)

@@ -1,0 +1,70 @@
+"""The registry of consumers in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import String, bindparam, delete, func, select, update
+
+from pillarbox.channel import Subscription
+from pillarbox.consumer.registry import ConsumerRegistry
+from pillarbox.relational.expressions import insert_into, now_us
+from pillarbox.relational.tables import (
+    attempts,
+    claims,
+    consumers,
+    dead_letters,
+    held,
+    holds,
+    inbox,
+    queue,
+    subscriptions,
+)
+from pillarbox.transaction import Execute, Program
+
+OLD, NEW = bindparam("old", type_=String), bindparam("new", type_=String)
+OWNED = (consumers, subscriptions, queue, inbox, attempts, claims, holds, held, dead_letters)
+RENAMES = tuple(update(table).where(table.c.consumer == OLD).values(consumer=NEW) for table in OWNED)
+
+KNOWN = select(consumers.c.consumer).where(
+    consumers.c.consumer.startswith(bindparam("prefix", type_=String), autoescape=False)
+)
+_enlist = insert_into(consumers).values(
+    consumer=NEW, channels=bindparam("channel_list", type_=String), registered_at=now_us()
+)
+ENLIST = _enlist.on_conflict_do_update(index_elements=["consumer"], set_={"channels": _enlist.excluded.channels})
+FORGET = delete(consumers).where(consumers.c.consumer == OLD)
+UNSUBSCRIBE = delete(subscriptions).where(subscriptions.c.consumer == OLD)
+PENDING = select(
+    select(func.count()).select_from(queue).where(queue.c.consumer == OLD).scalar_subquery()
+    + select(func.count()).select_from(held).where(held.c.consumer == OLD).scalar_subquery()
+)
+
+
+class RelationalConsumerRegistry(ConsumerRegistry):
+    """Consumers as rows."""
+
+    def rename(self, old: str, new: str) -> Program[None]:
+        """Rewrite the name in every table that bears it, if it is still there."""
+        if (yield Execute(KNOWN, {"prefix": old})):
+            for statement in RENAMES:
+                yield Execute(statement, {"old": old, "new": new})
+
+    def enlist(self, service: str, subscriptions: Sequence[Subscription]) -> Program[Mapping[str, int]]:
+        """Upsert those that are here, look at those that are not."""
+        here = {subscription.consumer for subscription in subscriptions}
+        stranded: dict[str, int] = {}
+        known_here: list[str] = [row[0] for row in (yield Execute(KNOWN, {"prefix": f"{service}/"}))]
+        for known in sorted(known_here):
+            if known in here:
+                continue
+            pending = int((yield Execute(PENDING, {"old": known}))[0][0])
+            if pending:
+                stranded[known] = pending
+            else:
+                yield Execute(UNSUBSCRIBE, {"old": known})
+                yield Execute(FORGET, {"old": known})
+        for subscription in sorted(subscriptions, key=lambda one: one.consumer):
+            channels = " ".join(subscription.channels)
+            yield Execute(ENLIST, {"new": subscription.consumer, "channel_list": channels})
+        return stranded

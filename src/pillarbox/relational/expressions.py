@@ -1,0 +1,155 @@
+"""SQL words that the databases spell differently, as SQLAlchemy constructs.
+
+A list travels as one bound value (an array on PostgreSQL, JSON text elsewhere), so that the text of a statement does
+not depend on how many values it is given and stays prepared.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import ARRAY, BigInteger, Dialect, Table, TableValuedAlias, Text, bindparam, column
+from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.elements import BindParameter
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import NullType, TypeDecorator, TypeEngine
+
+MICROSECONDS = 1_000_000
+
+
+def insert_into(table: Table) -> Insert:
+    """Return an INSERT that can say ON CONFLICT (PostgreSQL and SQLite spell it alike) and fetches nothing back."""
+    return insert(table).inline()
+
+
+class ListOf(TypeDecorator[Sequence[Any]]):
+    """A list bound as one value: an array where the database has arrays, else JSON text."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, item: TypeEngine[Any]) -> None:
+        """Bind lists of ``item``; only used for parameters, never for columns."""
+        super().__init__()
+        self.item = item
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Choose the array type on PostgreSQL."""
+        return dialect.type_descriptor(ARRAY(self.item) if dialect.name == "postgresql" else Text())
+
+    def process_bind_param(self, value: Sequence[Any] | None, dialect: Dialect) -> Any:
+        """Pass a list through on PostgreSQL and as JSON elsewhere."""
+        if value is None or dialect.name == "postgresql":
+            return None if value is None else list(value)
+        return json.dumps(list(value))
+
+
+def micros(duration: timedelta) -> int:
+    """Return ``duration`` in microseconds."""
+    return duration // timedelta(microseconds=1)
+
+
+def numbers(name: str) -> BindParameter[Sequence[Any]]:
+    """Return a parameter ``name`` that takes a sequence of integers."""
+    return bindparam(name, type_=ListOf(BigInteger()))
+
+
+def texts(name: str) -> BindParameter[Sequence[Any]]:
+    """Return a parameter ``name`` that takes a sequence of strings."""
+    return bindparam(name, type_=ListOf(Text()))
+
+
+class now_us(FunctionElement[int]):  # noqa: N801  # reads as an SQL function
+    """The database's clock, now and not when the transaction began, in microseconds since 1970 UTC."""
+
+    type = BigInteger()
+    inherit_cache = True
+    name = "now_us"
+
+
+@compiles(now_us, "postgresql")
+def _now_postgresql(element: now_us, compiler: SQLCompiler, **_: Any) -> str:
+    return "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)"
+
+
+@compiles(now_us, "sqlite")
+def _now_sqlite(element: now_us, compiler: SQLCompiler, **_: Any) -> str:
+    return "CAST(round((julianday('now') - 2440587.5) * 86400000000.0) AS INTEGER)"
+
+
+class any_of(FunctionElement[Any]):  # noqa: N801  # reads as an SQL operator
+    """``any_of(column, values)``: the column equals one of the values of a list parameter."""
+
+    type = NullType()  # a Boolean would be rendered as "… = 1" on SQLite, which defeats the index
+    inherit_cache = True
+    name = "any_of"
+
+
+class none_of(FunctionElement[Any]):  # noqa: N801  # reads as an SQL operator
+    """``none_of(column, values)``: the column equals none of the values of a list parameter."""
+
+    type = NullType()
+    inherit_cache = True
+    name = "none_of"
+
+
+class each_of(FunctionElement[Any]):  # noqa: N801  # reads as an SQL function
+    """The values of a list parameter as rows; use ``values_of``."""
+
+    inherit_cache = True
+    name = "each_of"
+
+
+def values_of(values: BindParameter[Sequence[Any]], kind: TypeEngine[Any]) -> TableValuedAlias:
+    """Return the list parameter ``values`` as a table with one column ``value``."""
+    return each_of(values).table_valued(
+        column("value", kind), name="value"
+    )  # PostgreSQL names the column after the table
+
+
+@compiles(any_of, "postgresql")
+def _any_postgresql(element: any_of, compiler: SQLCompiler, **options: Any) -> str:
+    compared, values = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"{compared} = ANY ({values})"
+
+
+@compiles(any_of, "sqlite")
+def _any_sqlite(element: any_of, compiler: SQLCompiler, **options: Any) -> str:
+    compared, values = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"{compared} IN (SELECT value FROM json_each({values}))"
+
+
+@compiles(none_of, "postgresql")
+def _none_postgresql(element: none_of, compiler: SQLCompiler, **options: Any) -> str:
+    compared, values = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"{compared} <> ALL ({values})"
+
+
+@compiles(none_of, "sqlite")
+def _none_sqlite(element: none_of, compiler: SQLCompiler, **options: Any) -> str:
+    compared, values = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"{compared} NOT IN (SELECT value FROM json_each({values}))"
+
+
+@compiles(each_of, "postgresql")
+def _each_postgresql(element: each_of, compiler: SQLCompiler, **options: Any) -> str:
+    return f"unnest({compiler.process(element.clauses, **options)})"
+
+
+@compiles(each_of, "sqlite")
+def _each_sqlite(element: each_of, compiler: SQLCompiler, **options: Any) -> str:
+    return f"json_each({compiler.process(element.clauses, **options)})"
+
+
+@compiles(now_us)
+@compiles(any_of)
+@compiles(none_of)
+@compiles(each_of)
+def _for_people(element: FunctionElement[Any], compiler: SQLCompiler, **options: Any) -> str:
+    """Render for ``str()``, as in an error's text; no database is asked to run this."""
+    return f"{element.name}({compiler.process(element.clauses, **options)})"

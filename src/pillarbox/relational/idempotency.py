@@ -1,0 +1,174 @@
+"""Inbox, attempts and claims in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
+
+from sqlalchemy import BigInteger, String, and_, bindparam, delete, exists, literal, or_, select, text, tuple_, update
+
+from pillarbox.idempotency import AttemptStore, ClaimStore, InboxStore, Suspect
+from pillarbox.relational.expressions import any_of, insert_into, micros, now_us, texts, values_of
+from pillarbox.relational.tables import attempts, claims, inbox, members
+from pillarbox.transaction import Execute, Program
+
+WORKERS = "workers"
+"""The lease scope whose members are the live worker processes."""
+
+BY = bindparam("by", type_=String)
+WORKER = bindparam("worker_name", type_=String)
+IDS = texts("ids")
+_id = values_of(IDS, String()).c.value
+
+RECORD = (  # the primary key decides; a concurrent transaction with the same id is waited for
+    insert_into(inbox)
+    .from_select(["consumer", "message_id", "processed_at"], select(BY, _id, now_us()).where(text("true")))
+    .on_conflict_do_nothing()
+    .returning(inbox.c.message_id)
+)
+FORGET = delete(inbox).where(inbox.c.consumer == BY, any_of(inbox.c.message_id, IDS))
+PROCESSED = select(inbox.c.message_id).where(inbox.c.consumer == BY, any_of(inbox.c.message_id, IDS))
+_oldest = (
+    select(inbox.c.consumer, inbox.c.message_id)
+    .where(inbox.c.processed_at < now_us() - bindparam("age_us", type_=BigInteger))
+    .order_by(inbox.c.processed_at)
+    .limit(bindparam("up_to", type_=BigInteger))
+    .cte("oldest")
+    .prefix_with("MATERIALIZED")  # or the limit might be applied more than once
+)
+PURGE = (  # index on processed_at
+    delete(inbox)
+    .where(tuple_(inbox.c.consumer, inbox.c.message_id).in_(select(_oldest.c.consumer, _oldest.c.message_id)))
+    .returning(inbox.c.message_id)
+)
+
+START = (
+    insert_into(attempts)
+    .from_select(
+        ["consumer", "message_id", "worker", "alone", "crashes", "started_at"],
+        select(BY, _id, WORKER, literal(0), literal(0), now_us()).where(text("true")),
+    )
+    .on_conflict_do_nothing()
+    .returning(attempts.c.message_id)
+)
+_lives = exists().where(
+    members.c.scope == WORKERS, members.c.owner == attempts.c.worker, members.c.expires_at > now_us()
+)
+LEFT_BEHIND = select(attempts.c.message_id, attempts.c.crashes).where(
+    attempts.c.consumer == BY, any_of(attempts.c.message_id, IDS), attempts.c.worker != WORKER, ~_lives
+)
+CRASHED_ALONE = (  # the dead worker handled this one alone: the crash is the message's own
+    update(attempts)
+    .where(
+        attempts.c.consumer == BY,
+        any_of(attempts.c.message_id, IDS),
+        attempts.c.alone == 1,
+        attempts.c.worker != WORKER,
+        ~_lives,
+    )
+    .values(crashes=attempts.c.crashes + 1)
+)
+TAKE_ALONE = (
+    update(attempts)
+    .where(attempts.c.consumer == BY, any_of(attempts.c.message_id, IDS))
+    .values(worker=WORKER, alone=1, started_at=now_us())
+    .returning(attempts.c.crashes)
+)
+CLEAR = delete(attempts).where(attempts.c.consumer == BY, any_of(attempts.c.message_id, IDS))
+
+_claim = insert_into(claims).from_select(
+    ["consumer", "message_id", "token", "expires_at"],
+    select(BY, _id, bindparam("by_token", type_=String), now_us() + bindparam("ttl_us", type_=BigInteger)).where(
+        ~exists().where(and_(inbox.c.consumer == BY, inbox.c.message_id == _id))
+    ),
+)
+CLAIM = _claim.on_conflict_do_update(
+    index_elements=["consumer", "message_id"],
+    set_={"token": _claim.excluded.token, "expires_at": _claim.excluded.expires_at},
+    where=or_(claims.c.expires_at <= now_us(), claims.c.token == _claim.excluded.token),
+).returning(claims.c.message_id)
+UNCLAIM_PROCESSED = (  # primary key; whoever held the claim that we waited for has recorded the message meanwhile
+    delete(claims)
+    .where(
+        claims.c.consumer == BY,
+        any_of(claims.c.message_id, IDS),
+        claims.c.token == bindparam("by_token", type_=String),
+        exists().where(inbox.c.consumer == claims.c.consumer, inbox.c.message_id == claims.c.message_id),
+    )
+    .returning(claims.c.message_id)
+)
+RELEASE = (
+    delete(claims)
+    .where(
+        claims.c.consumer == BY,
+        any_of(claims.c.message_id, IDS),
+        claims.c.token == bindparam("by_token", type_=String),
+    )
+    .returning(claims.c.message_id)
+)
+
+
+def _ids(rows: Sequence[Sequence[str]]) -> frozenset[str]:
+    return frozenset(row[0] for row in rows)
+
+
+class RelationalInboxStore(InboxStore):
+    """Processed ids, each a row whose primary key is (consumer, message id)."""
+
+    def record(self, consumer: str, message_ids: Sequence[str]) -> Program[Collection[str]]:
+        """Insert in sorted order, so that two runs with common ids cannot wait for each other."""
+        return _ids((yield Execute(RECORD, {"by": consumer, "ids": sorted(message_ids)})))
+
+    def forget(self, consumer: str, message_ids: Sequence[str]) -> Program[None]:
+        """Delete what this transaction inserted."""
+        yield Execute(FORGET, {"by": consumer, "ids": list(message_ids)})
+
+    def purge(self, older_than: timedelta, *, limit: int) -> Program[int]:
+        """Delete the oldest, a bounded number at a time."""
+        return len((yield Execute(PURGE, {"age_us": micros(older_than), "up_to": limit})))
+
+
+class RelationalAttemptStore(AttemptStore):
+    """Messages under way; a row of a worker that is no member any more is the trace of a crash."""
+
+    def start(self, consumer: str, message_ids: Sequence[str], *, worker: str) -> Program[Mapping[str, Suspect]]:
+        """Insert the new; look at the others only when there are any."""
+        who = {"by": consumer, "worker_name": worker}
+        new = _ids((yield Execute(START, {**who, "ids": sorted(message_ids)})))
+        old = [message_id for message_id in message_ids if message_id not in new]
+        left = (yield Execute(LEFT_BEHIND, {**who, "ids": old})) if old else ()
+        return {message_id: Suspect(message_id=message_id, crashes=crashes) for message_id, crashes in left}
+
+    def start_alone(self, consumer: str, message_id: str, *, worker: str) -> Program[int]:
+        """Count the crash that the last lone attempt ended in, then take the attempt over."""
+        who = {"by": consumer, "worker_name": worker, "ids": [message_id]}
+        yield Execute(CRASHED_ALONE, who)
+        yield Execute(START, who)
+        return int((yield Execute(TAKE_ALONE, who))[0][0])
+
+    def clear(self, consumer: str, message_ids: Sequence[str]) -> Program[None]:
+        """Delete the rows."""
+        yield Execute(CLEAR, {"by": consumer, "ids": list(message_ids)})
+
+
+class RelationalClaimStore(ClaimStore):
+    """Claims as rows with a token and an expiry by the database's clock."""
+
+    def claim(
+        self, consumer: str, message_ids: Sequence[str], *, token: str, ttl: timedelta
+    ) -> Program[Collection[str]]:
+        """Insert, or take over what has expired; then look into the inbox again, since the insert may have waited."""
+        wanted = {"by": consumer, "ids": sorted(message_ids), "by_token": token, "ttl_us": micros(ttl)}
+        claimed = _ids((yield Execute(CLAIM, wanted)))
+        if not claimed:
+            return claimed
+        mine = {"by": consumer, "ids": sorted(claimed), "by_token": token}
+        return claimed - _ids((yield Execute(UNCLAIM_PROCESSED, mine)))
+
+    def processed(self, consumer: str, message_ids: Sequence[str]) -> Program[Collection[str]]:
+        """Look the ids up in the inbox."""
+        return _ids((yield Execute(PROCESSED, {"by": consumer, "ids": list(message_ids)})))
+
+    def release(self, consumer: str, message_ids: Sequence[str], *, token: str) -> Program[int]:
+        """Delete claims held under ``token``."""
+        return len((yield Execute(RELEASE, {"by": consumer, "ids": list(message_ids), "by_token": token})))

@@ -1,0 +1,118 @@
+"""Leases in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import BigInteger, String, bindparam, delete, func, literal, or_, select, text, update
+from sqlalchemy.sql.selectable import CTE
+
+from pillarbox.lease import LeaseStore, LeaseTerms, Tenancy
+from pillarbox.relational.expressions import any_of, insert_into, micros, now_us, numbers, values_of
+from pillarbox.relational.tables import leases, members
+from pillarbox.transaction import Execute, Program, Rows
+
+LEASES_PER_EPOCH = 1024
+"""Tokens grow by this much, so that no two slots of a scope ever share one."""
+
+TTL = bindparam("ttl_us", type_=BigInteger)
+SCOPE = bindparam("in_scope", type_=String)
+OWNER = bindparam("by_owner", type_=String)
+
+RENEW_MEMBER = (  # primary key
+    update(members)
+    .where(members.c.scope == SCOPE, members.c.owner == OWNER)
+    .values(expires_at=now_us() + TTL)
+    .returning(members.c.owner)
+)
+JOIN = insert_into(members).values(scope=SCOPE, owner=OWNER, expires_at=now_us() + TTL)
+LEAVE = delete(members).where(members.c.scope == SCOPE, members.c.owner == OWNER)
+BURY_DEAD_MEMBERS = delete(members).where(members.c.scope == SCOPE, members.c.expires_at < now_us() - TTL * 20)
+COUNT_LIVE = select(func.count()).select_from(members).where(members.c.scope == SCOPE, members.c.expires_at > now_us())
+KNOWN_SLOTS = select(leases.c.slot).where(leases.c.scope == SCOPE)
+_slot = values_of(numbers("slots"), BigInteger()).c.value
+ADD_SLOTS = (  # another instance may be doing the same
+    insert_into(leases)
+    .from_select(
+        ["scope", "slot", "token", "expires_at"],
+        select(bindparam("in_scope", type_=String), _slot, _slot, literal(0)).where(text("true")),
+    )
+    .on_conflict_do_nothing()
+)
+RENEW = (  # primary key prefix
+    update(leases)
+    .where(leases.c.scope == SCOPE, leases.c.owner == OWNER)
+    .values(expires_at=now_us() + TTL)
+    .returning(leases.c.slot, leases.c.token)
+)
+FREE = (  # primary key prefix; locked so that two instances do not take the same slot
+    select(leases.c.slot)
+    .where(leases.c.scope == SCOPE, or_(leases.c.owner.is_(None), leases.c.expires_at <= now_us()))
+    .order_by(leases.c.slot)
+    .limit(bindparam("up_to", type_=BigInteger))
+    .with_for_update(skip_locked=True)
+)
+TAKE = (
+    update(leases)
+    .where(leases.c.scope == SCOPE, any_of(leases.c.slot, numbers("slots")))
+    .values(owner=OWNER, token=leases.c.token + LEASES_PER_EPOCH, expires_at=now_us() + TTL)
+    .returning(leases.c.slot, leases.c.token)
+)
+RELEASE = (
+    update(leases)
+    .where(leases.c.scope == SCOPE, leases.c.owner == OWNER, any_of(leases.c.slot, numbers("slots")))
+    .values(owner=None, expires_at=0)
+)
+RELEASE_ALL = update(leases).where(leases.c.scope == SCOPE, leases.c.owner == OWNER).values(owner=None, expires_at=0)
+
+
+def owned_slots(*, locked: bool) -> CTE:
+    """Return the slots leased under the parameters ``scope`` and ``tokens``, for a statement that must be fenced.
+
+    Args:
+        locked: also keep them leased until the transaction ends; needed where its other writes depend on it.
+    """
+    owned = select(leases.c.slot).where(
+        leases.c.scope == bindparam("scope", type_=String), any_of(leases.c.token, numbers("tokens"))
+    )
+    return (owned.with_for_update(read=True) if locked else owned).cte("owned")
+
+
+class RelationalLeaseStore(LeaseStore):
+    """Leases as rows; a token is the slot's number plus a multiple of ``LEASES_PER_EPOCH`` that only grows."""
+
+    def heartbeat(self, terms: LeaseTerms, owner: str) -> Program[Tenancy]:
+        """Renew, then take what is free up to the fair share."""
+        who = {"in_scope": terms.scope, "by_owner": owner}
+        renewal = {**who, "ttl_us": micros(terms.ttl)}
+        if not (yield Execute(RENEW_MEMBER, renewal)):
+            yield from self._join(terms, renewal)
+        held = _tokens((yield Execute(RENEW, renewal))) if terms.slots else {}
+        live = (yield Execute(COUNT_LIVE, {"in_scope": terms.scope}))[0][0]
+        share = -(-terms.slots // max(live, 1))
+        if len(held) < share:
+            free = yield Execute(FREE, {"in_scope": terms.scope, "up_to": share - len(held)})
+            if free:
+                taken = yield Execute(TAKE, {**renewal, "slots": [slot for (slot,) in free]})
+                held |= _tokens(taken)
+        return Tenancy(tokens=held, share=share)
+
+    def release(self, terms: LeaseTerms, owner: str, slots: Sequence[int]) -> Program[None]:
+        """Clear the owner of ``slots``."""
+        yield Execute(RELEASE, {"in_scope": terms.scope, "by_owner": owner, "slots": list(slots)})
+
+    def leave(self, terms: LeaseTerms, owner: str) -> Program[None]:
+        """Clear the owner of everything it holds and remove its membership."""
+        yield Execute(RELEASE_ALL, {"in_scope": terms.scope, "by_owner": owner})
+        yield Execute(LEAVE, {"in_scope": terms.scope, "by_owner": owner})
+
+    def _join(self, terms: LeaseTerms, renewal: Mapping[str, object]) -> Program[None]:
+        yield Execute(BURY_DEAD_MEMBERS, {"in_scope": terms.scope, "ttl_us": renewal["ttl_us"]})
+        yield Execute(JOIN, renewal)
+        known = {slot for (slot,) in (yield Execute(KNOWN_SLOTS, {"in_scope": terms.scope}))}
+        if missing := [slot for slot in range(terms.slots) if slot not in known]:
+            yield Execute(ADD_SLOTS, {"in_scope": terms.scope, "slots": missing})
+
+
+def _tokens(rows: Rows) -> dict[int, int]:
+    return {row[0]: row[1] for row in rows}

@@ -1,0 +1,116 @@
+"""Migrations: the tables of each schema version, applied once, by whoever comes first.
+
+Source: procrastinate's numbered migrations with a version table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import (
+    ClauseElement,
+    DDLElement,
+    Dialect,
+    Executable,
+    Integer,
+    Table,
+    bindparam,
+    exists,
+    func,
+    literal_column,
+    select,
+)
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from pillarbox.errors import SchemaVersionError
+from pillarbox.relational.expressions import insert_into, now_us
+from pillarbox.relational.tables import metadata, schema_version
+from pillarbox.transaction import Execute, Program
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration:
+    """One step of the schema.
+
+    Attributes:
+        version: its number; steps are applied in order, without holes.
+        title: what it does, in a few words.
+        tables: the tables that it creates.
+    """
+
+    version: int
+    title: str
+    tables: Sequence[Table]
+
+    def statements(self) -> Iterator[DDLElement]:
+        """Return the DDL of this step, safe to repeat."""
+        for table in self.tables:
+            yield CreateTable(table, if_not_exists=True)
+            for index in sorted(table.indexes, key=lambda index: str(index.name)):
+                yield CreateIndex(index, if_not_exists=True)
+
+
+MIGRATIONS = (Migration(version=1, title="first tables", tables=metadata.sorted_tables),)
+CURRENT_VERSION = MIGRATIONS[-1].version
+
+CREATE_VERSION_TABLE = CreateTable(schema_version, if_not_exists=True)
+APPLIED = select(func.max(schema_version.c.version))
+NOTE_APPLIED = insert_into(schema_version).values(version=bindparam("number"), applied_at=now_us())
+
+
+def migrate(lock: Executable | None) -> Program[tuple[Migration, ...]]:
+    """Apply what is missing, in one transaction; return the steps applied.
+
+    Args:
+        lock: taken first, so that of several runs at once one works and the others find nothing left to do;
+            ``None`` where the transaction itself excludes others.
+    """
+    if lock is not None:
+        yield Execute(lock)
+    yield Execute(CREATE_VERSION_TABLE)
+    found = (yield Execute(APPLIED))[0][0] or 0
+    missing = tuple(migration for migration in MIGRATIONS if migration.version > found)
+    for migration in missing:
+        for statement in migration.statements():
+            yield Execute(statement)
+        yield Execute(NOTE_APPLIED, {"number": migration.version})
+    return missing
+
+
+def check_version() -> Program[None]:
+    """Make sure that the database has the schema of this release.
+
+    Raises:
+        SchemaVersionError: it has another one, or none.
+    """
+    try:
+        found = (yield Execute(APPLIED))[0][0]
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise
+        raise SchemaVersionError(found=None, expected=CURRENT_VERSION) from error
+    if found != CURRENT_VERSION:
+        raise SchemaVersionError(found=found, expected=CURRENT_VERSION)
+
+
+def as_sql(dialect: Dialect) -> str:
+    """Return all migrations as an SQL script for people who apply their own."""
+    lines = [f"{_text(CREATE_VERSION_TABLE, dialect)};"]
+    for migration in MIGRATIONS:
+        lines.append(f"\n-- {migration.version}: {migration.title}")
+        lines += [f"{_text(statement, dialect)};" for statement in migration.statements()]
+        lines.append(f"{_text(_note_once(migration.version), dialect)};")
+    return "\n".join(lines) + "\n"
+
+
+def _note_once(version: int) -> ClauseElement:
+    """Return a statement that notes ``version`` as applied, safe to repeat."""
+    noted = exists().where(schema_version.c.version == literal_column(str(version), Integer))
+    values = select(literal_column(str(version), Integer), now_us()).where(~noted)
+    return insert_into(schema_version).from_select(["version", "applied_at"], values)
+
+
+def _text(statement: ClauseElement, dialect: Dialect) -> str:
+    return str(statement.compile(dialect=dialect)).strip()

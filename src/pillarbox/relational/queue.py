@@ -1,0 +1,99 @@
+"""The database as a broker, in SQL: a row for each message and consumer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from sqlalchemy import BigInteger, SmallInteger, String, bindparam, delete, select, text
+
+from pillarbox.channel import QueuedMessage, QueueStore, Subscription, is_queue
+from pillarbox.message import Message
+from pillarbox.outbox import SLOTS, bucket_of
+from pillarbox.relational.expressions import any_of, insert_into, none_of, now_us, numbers, texts, values_of
+from pillarbox.relational.leases import owned_slots
+from pillarbox.relational.rows import MESSAGE_COLUMNS, message_columns, message_of, message_values
+from pillarbox.relational.tables import queue, subscriptions
+from pillarbox.transaction import Execute, Program
+
+ANYONE = ""
+"""The consumer of a queue's messages: a queue has one consumer, which may not be known yet."""
+
+_channel = values_of(texts("channels"), String()).c.value
+SUBSCRIBE = (
+    insert_into(subscriptions)
+    .from_select(
+        ["channel", "consumer", "since"],
+        select(_channel, bindparam("by", type_=String), now_us()).where(text("true")),
+    )
+    .on_conflict_do_nothing()
+)
+SUBSCRIBERS = select(subscriptions.c.channel, subscriptions.c.consumer).where(
+    any_of(subscriptions.c.channel, texts("channels"))
+)
+ENQUEUE = insert_into(queue).values(
+    **{name: bindparam(name, type_=queue.c[name].type) for name in ("consumer", *MESSAGE_COLUMNS)},
+    slot=bindparam("slot", type_=SmallInteger),
+    created_at=now_us(),
+)
+READ = (  # index on (channel, consumer, position)
+    select(queue.c.position, queue.c.slot, *message_columns(queue))
+    .where(
+        any_of(queue.c.channel, texts("channels")),
+        queue.c.consumer.in_([bindparam("by", type_=String), bindparam("anyone", type_=String)]),
+        any_of(queue.c.slot, numbers("slots")),
+        none_of(queue.c.position, numbers("leave_out")),
+    )
+    .order_by(queue.c.position)
+    .limit(bindparam("up_to", type_=BigInteger))
+)
+ACCEPT = (  # primary key; fenced, the lease kept to the end of the transaction
+    delete(queue)
+    .where(any_of(queue.c.position, numbers("positions")), queue.c.slot.in_(select(owned_slots(locked=True).c.slot)))
+    .returning(queue.c.position)
+)
+
+
+class RelationalQueueStore(QueueStore):
+    """Queues and topics as rows; a topic's message is stored once for each consumer."""
+
+    def subscribe(self, subscription: Subscription) -> Program[None]:
+        """Remember the consumer for each of its topics."""
+        topics = [channel for channel in subscription.channels if not is_queue(channel)]
+        if topics:
+            yield Execute(SUBSCRIBE, {"channels": topics, "by": subscription.consumer})
+
+    def enqueue(self, messages: Sequence[Message]) -> Program[Collection[str]]:
+        """Fan out in the order given."""
+        topics = sorted({message.destination for message in messages if not is_queue(message.destination)})
+        heard: dict[str, list[str]] = {}
+        for channel, consumer in (yield Execute(SUBSCRIBERS, {"channels": topics})) if topics else ():
+            heard.setdefault(channel, []).append(consumer)
+        rows = [
+            {**message_values(message), "consumer": consumer, "slot": bucket_of(message) % SLOTS}
+            for message in messages
+            for consumer in ([ANYONE] if is_queue(message.destination) else heard.get(message.destination, ()))
+        ]
+        if rows:
+            yield Execute(ENQUEUE, rows)
+        return {topic for topic in topics if topic not in heard}
+
+    def read(
+        self, subscription: Subscription, *, slots: Sequence[int], leave_out: Sequence[int], limit: int
+    ) -> Program[Sequence[QueuedMessage]]:
+        """Read the oldest messages of the consumer's channels."""
+        wanted = {
+            "channels": list(subscription.channels),
+            "by": subscription.consumer,
+            "anyone": ANYONE,
+            "slots": slots,
+            "leave_out": leave_out,
+            "up_to": limit,
+        }
+        return [
+            QueuedMessage(position=row[0], slot=row[1], message=message_of(row[2:]))
+            for row in (yield Execute(READ, wanted))
+        ]
+
+    def accept(self, scope: str, tokens: Sequence[int], positions: Sequence[int]) -> Program[int]:
+        """Delete what was handled and is still ours."""
+        return len((yield Execute(ACCEPT, {"scope": scope, "tokens": tokens, "positions": positions})))

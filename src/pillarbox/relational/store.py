@@ -1,0 +1,229 @@
+"""An SQL database as the store of one box: transactions, and an adapter for each port."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
+from dataclasses import dataclass
+from typing import NoReturn, TypeVar
+
+from sqlalchemy import Connection, Engine, Executable
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from pillarbox.errors import ConflictError, StoreUnavailableError
+from pillarbox.relational.consumers import RelationalConsumerRegistry
+from pillarbox.relational.dead_letters import RelationalDeadLetterStore
+from pillarbox.relational.holding import RelationalHoldingStore
+from pillarbox.relational.idempotency import RelationalAttemptStore, RelationalClaimStore, RelationalInboxStore
+from pillarbox.relational.leases import RelationalLeaseStore
+from pillarbox.relational.migrations import Migration, as_sql, check_version, migrate
+from pillarbox.relational.outbox import KeyLocks, RelationalOutboxStore, RelationalSlotReader, RelationalTransfer
+from pillarbox.relational.queue import RelationalQueueStore
+from pillarbox.transaction import Execute, Program, TransactionSource
+from pillarbox.transaction.sqlalchemy_ import AsyncConnectionTransaction, ConnectionTransaction
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseTraits:
+    """What sets one kind of database apart.
+
+    Attributes:
+        name: how errors and people call it.
+        key_locks: how it locks message keys; ``None`` where there is one writer at a time anyway.
+        migration_lock: what excludes a second migration; ``None`` where a transaction does.
+        lock_wait: bounds how long a statement of the transaction waits for a lock; ``None`` where connecting says it.
+        single_writer: transactions of this process queue up for the database in order, instead of polling for it.
+        conflicts: tells whether a driver's error means that the transaction should be tried again.
+    """
+
+    name: str
+    conflicts: Callable[[BaseException], bool]
+    key_locks: KeyLocks | None = None
+    migration_lock: Executable | None = None
+    lock_wait: Executable | None = None
+    single_writer: bool = False
+
+
+class OwnTransaction(AsyncConnectionTransaction):
+    """A transaction begun here."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        """Run programs on ``connection``."""
+        super().__init__(connection)
+        self.connection = connection
+
+
+class OwnSyncTransaction(ConnectionTransaction):
+    """A transaction begun here, for a thread."""
+
+    def __init__(self, connection: Connection) -> None:
+        """Run programs on ``connection``."""
+        super().__init__(connection)
+        self.connection = connection
+
+
+class RelationalStore(TransactionSource):
+    """The store of a box on one SQL database."""
+
+    def __init__(
+        self, engine: AsyncEngine, *, sync_engine: Callable[[], Engine], traits: DatabaseTraits, owns_engine: bool
+    ) -> None:
+        """Use ``engine``; ``sync_engine`` makes the one for threads when it is first asked for."""
+        self.engine = engine
+        self.traits = traits
+        self.outbox = RelationalOutboxStore(traits.key_locks)
+        self.slots = RelationalSlotReader(traits.key_locks)
+        self.transfer = RelationalTransfer()
+        self.leases = RelationalLeaseStore()
+        self.queue = RelationalQueueStore()
+        self.inbox = RelationalInboxStore()
+        self.attempts = RelationalAttemptStore()
+        self.claims = RelationalClaimStore()
+        self.holding = RelationalHoldingStore()
+        self.dead_letters = RelationalDeadLetterStore()
+        self.consumers = RelationalConsumerRegistry()
+        self._make_sync_engine = sync_engine
+        self._sync_engine: Engine | None = None
+        self._owns_engine = owns_engine
+        self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._turn = asyncio.Lock() if traits.single_writer else None
+
+    @property
+    def name(self) -> str:
+        """Which kind of database this is, such as ``PostgreSQL``."""
+        return self.traits.name
+
+    @property
+    def sync_engine(self) -> Engine:
+        """The engine for handlers that run in a thread, made when it is first asked for."""
+        if self._sync_engine is None:
+            self._sync_engine = self._make_sync_engine()
+        return self._sync_engine
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncGenerator[OwnTransaction]:
+        """Begin a transaction; a cancellation inside it discards the connection, whose state is then unknown."""
+        async with self._my_turn(), self._connected(self.engine) as connection:
+            try:
+                await connection.begin()
+                if self.traits.lock_wait is not None:
+                    await connection.execute(self.traits.lock_wait)
+                yield OwnTransaction(connection)
+                await connection.commit()
+            except asyncio.CancelledError:
+                await connection.invalidate()
+                raise
+
+    @contextmanager
+    def begin_sync(self) -> Generator[OwnSyncTransaction]:
+        """Begin a transaction in this thread."""
+        with self._connected_sync() as connection, connection.begin():
+            if self.traits.lock_wait is not None:
+                connection.execute(self.traits.lock_wait)
+            yield OwnSyncTransaction(connection)
+
+    async def run(self, program: Program[T]) -> T:
+        """Run ``program`` in a short transaction of its own."""
+        try:
+            async with self.begin() as transaction:
+                return await transaction.run(program)
+        except DBAPIError as error:
+            self._raise(error)
+
+    async def run_single(self, program: Program[T]) -> T:
+        """Run a program of one statement, which commits by itself."""
+        try:
+            async with self._my_turn(), self._connected(self._autocommit) as connection:
+                return await connection.run_sync(_run_unbegun, program)
+        except DBAPIError as error:
+            self._raise(error)
+
+    def translate(self, error: Exception) -> Exception:
+        """Return the library's error for a driver's, where it means conflict or an absent server."""
+        if not isinstance(error, DBAPIError):
+            return error
+        if self.traits.conflicts(error.orig or error):
+            return ConflictError(f"{self.name} asks for the transaction again: {error.orig}")
+        if error.connection_invalidated or isinstance(error.orig, (ConnectionError, OSError)):
+            return self._unreachable(error)
+        return error
+
+    async def migrate(self) -> tuple[Migration, ...]:
+        """Bring the tables to this release's schema; return the steps applied. Safe to run many times at once."""
+        return await self.run(migrate(self.traits.migration_lock))
+
+    def migration_sql(self) -> str:
+        """Return the schema as an SQL script."""
+        return as_sql(self.engine.dialect)
+
+    async def check_schema(self) -> None:
+        """Make sure that the tables are there.
+
+        Raises:
+            SchemaVersionError: run ``pillarbox migrate`` first.
+        """
+        await self.run(check_version())
+
+    async def close(self) -> None:
+        """Close the engines that the store made."""
+        if self._owns_engine:
+            await self.engine.dispose()
+        if self._sync_engine is not None:
+            self._sync_engine.dispose()
+
+    @asynccontextmanager
+    async def _connected(self, engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
+        async with AsyncExitStack() as stack:
+            try:
+                connection = await stack.enter_async_context(engine.connect())
+            except (DBAPIError, OSError) as error:
+                raise self._unreachable(error) from error
+            yield connection
+
+    @contextmanager
+    def _connected_sync(self) -> Generator[Connection]:
+        with ExitStack() as stack:
+            try:
+                connection = stack.enter_context(self.sync_engine.connect())
+            except (DBAPIError, OSError) as error:
+                raise self._unreachable(error) from error
+            yield connection
+
+    def _unreachable(self, error: Exception) -> StoreUnavailableError:
+        reason = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+        return StoreUnavailableError(store=self.name, reason=str(reason))
+
+    def _raise(self, error: DBAPIError) -> NoReturn:
+        translated = self.translate(error)
+        if translated is error:
+            raise error
+        raise translated from error
+
+    def _my_turn(self) -> AbstractAsyncContextManager[object]:
+        return nullcontext() if self._turn is None else self._turn
+
+
+def _run_unbegun(connection: Connection, program: Program[T]) -> T:
+    """Run a program of one statement where each statement commits by itself."""
+    wanted = next(program)
+    try:
+        program.send(_rows(connection, wanted))
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]  # StopIteration carries its value untyped
+    raise RuntimeError("a program of a single statement wanted a second one")
+
+
+def _rows(connection: Connection, wanted: Execute) -> list[tuple[object, ...]]:
+    result = connection.execute(wanted.statement, wanted.parameters)
+    return [tuple(row) for row in result.all()] if result.returns_rows else []

@@ -1,0 +1,219 @@
+"""The tables of Pillarbox, once for every SQL database.
+
+Instants are microseconds since 1970 UTC by the database's own clock. Message ids, keys and names are compared byte by
+byte (RELIABILITY: a folding collation merges keys and drops messages). Each state column lists its states in a CHECK.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+PREFIX = "pillarbox_"
+metadata = MetaData()
+
+Position = BigInteger().with_variant(Integer(), "sqlite")  # SQLite's rowid alias must be spelled INTEGER
+Name = String(200, collation="C").with_variant(String(200), "sqlite")  # SQLite compares bytes unless told otherwise
+Key = String(600, collation="C").with_variant(String(600), "sqlite")
+
+
+def _table(name: str, *parts: Any) -> Table:
+    return Table(PREFIX + name, metadata, *parts, sqlite_autoincrement=True)
+
+
+def _position() -> Column[Any]:
+    """Return an identity taken one by one: CACHE above 1 would hand out positions out of order."""
+    return Column("position", Position, Identity(cache=1), primary_key=True)
+
+
+def _record_columns() -> tuple[Column[Any], ...]:
+    """Return the columns of an outbox record; Debezium's outbox event router can read them."""
+    return (
+        Column("id", Name, nullable=False),
+        Column("aggregate_type", Name, nullable=False),
+        Column("aggregate_id", Key, nullable=False),
+        Column("event_type", Name, nullable=False),
+        Column("payload", LargeBinary, nullable=False),
+        Column("content_type", String(100), nullable=False),
+        Column("headers", Text, nullable=False),
+        Column("destination", Name, nullable=False),
+        Column("message_key", Key),
+        Column("slot", SmallInteger, nullable=False),
+        Column("key_sequence", BigInteger),
+        Column("created_at", BigInteger, nullable=False),
+    )
+
+
+def _message_columns() -> tuple[Column[Any], ...]:
+    """Return the columns of a message as it was delivered: opaque bytes beside its envelope."""
+    return (
+        Column("message_id", Name, nullable=False),
+        Column("type", Name, nullable=False),
+        Column("channel", Name, nullable=False),
+        Column("message_key", Key),
+        Column("content_type", String(100), nullable=False),
+        Column("headers", Text, nullable=False),
+        Column("body", LargeBinary, nullable=False),
+    )
+
+
+schema_version = _table(
+    "schema_version",
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("applied_at", BigInteger, nullable=False),
+)
+
+# --- outbox -----------------------------------------------------------------------------------------------------------
+outbox = _table("outbox", _position(), *_record_columns(), Column("published_at", BigInteger))
+outbox_scheduled = _table(
+    "outbox_scheduled",
+    _position(),
+    *_record_columns(),
+    Column("due_at", BigInteger, nullable=False),
+    Index("pillarbox_outbox_scheduled_due", "due_at", "position"),
+)
+outbox_holds = _table(
+    "outbox_holds",
+    Column("destination", Name, primary_key=True),
+    Column("message_key", Key, primary_key=True),
+    Column("since", BigInteger, nullable=False),
+)
+outbox_held = _table(
+    "outbox_held",
+    Column("position", Position, primary_key=True, autoincrement=False),
+    *_record_columns(),
+    Column("state", String(10), nullable=False),
+    Column("reason", Text),
+    Column("parked_at", BigInteger, nullable=False),
+    CheckConstraint("state IN ('parked', 'held')", name="pillarbox_outbox_held_state"),
+    Index("pillarbox_outbox_held_key", "destination", "message_key", "position"),
+)
+
+# --- leases -----------------------------------------------------------------------------------------------------------
+members = _table(
+    "members",
+    Column("scope", Name, primary_key=True),
+    Column("owner", Name, primary_key=True),
+    Column("expires_at", BigInteger, nullable=False),
+)
+leases = _table(
+    "leases",
+    Column("scope", Name, primary_key=True),
+    Column("slot", SmallInteger, primary_key=True, autoincrement=False),
+    Column("owner", Name),
+    Column("token", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+)
+
+# --- the database as a channel ----------------------------------------------------------------------------------------
+subscriptions = _table(
+    "subscriptions",
+    Column("channel", Name, primary_key=True),
+    Column("consumer", Name, primary_key=True),
+    Column("since", BigInteger, nullable=False),
+)
+queue = _table(
+    "queue",
+    _position(),
+    Column("consumer", Name, nullable=False),
+    *_message_columns(),
+    Column("slot", SmallInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Index("pillarbox_queue_consumer", "channel", "consumer", "position"),
+)
+
+# --- idempotency ------------------------------------------------------------------------------------------------------
+consumers = _table(
+    "consumers",
+    Column("consumer", Name, primary_key=True),
+    Column("channels", Text, nullable=False),
+    Column("registered_at", BigInteger, nullable=False),
+)
+inbox = _table(
+    "inbox",
+    Column("consumer", Name, primary_key=True),
+    Column("message_id", Name, primary_key=True),
+    Column("processed_at", BigInteger, nullable=False),
+    Index("pillarbox_inbox_processed", "processed_at"),
+)
+attempts = _table(
+    "attempts",
+    Column("consumer", Name, primary_key=True),
+    Column("message_id", Name, primary_key=True),
+    Column("worker", Name, nullable=False),
+    Column("alone", SmallInteger, nullable=False),
+    Column("crashes", Integer, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+)
+claims = _table(
+    "claims",
+    Column("consumer", Name, primary_key=True),
+    Column("message_id", Name, primary_key=True),
+    Column("token", Name, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+)
+
+# --- holding ----------------------------------------------------------------------------------------------------------
+holds = _table(
+    "holds",
+    Column("consumer", Name, primary_key=True),
+    Column("hold_key", Key, primary_key=True),
+    Column("state", String(10), nullable=False),
+    Column("due_at", BigInteger, nullable=False),
+    Column("lease_token", Name),
+    Column("lease_until", BigInteger, nullable=False),
+    Column("since", BigInteger, nullable=False),
+    CheckConstraint("state IN ('waiting', 'blocked')", name="pillarbox_holds_state"),
+    Index("pillarbox_holds_due", "consumer", "due_at"),
+)
+held = _table(
+    "held",
+    _position(),
+    Column("consumer", Name, nullable=False),
+    Column("hold_key", Key, nullable=False),
+    *_message_columns(),
+    Column("state", String(10), nullable=False),
+    Column("rank", SmallInteger, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("due_at", BigInteger, nullable=False),
+    Column("history", Text, nullable=False),
+    CheckConstraint("state IN ('retrying', 'held', 'replaying')", name="pillarbox_held_state"),
+    UniqueConstraint("consumer", "message_id", name="pillarbox_held_message"),
+    Index("pillarbox_held_key", "consumer", "hold_key", "rank", "position"),
+)
+
+# --- dead letters -----------------------------------------------------------------------------------------------------
+dead_letters = _table(
+    "dead_letters",
+    _position(),
+    Column("consumer", Name, nullable=False),
+    Column("hold_key", Key, nullable=False),
+    *_message_columns(),
+    Column("state", String(10), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("reason", String(20), nullable=False),
+    Column("history", Text, nullable=False),
+    Column("stack", Text, nullable=False),
+    Column("fingerprint", Name, nullable=False),
+    Column("first_failed_at", BigInteger, nullable=False),
+    Column("last_failed_at", BigInteger, nullable=False),
+    Column("replays", Integer, nullable=False),
+    CheckConstraint("state IN ('dead', 'replaying', 'resolved', 'discarded')", name="pillarbox_dead_letters_state"),
+    UniqueConstraint("consumer", "message_id", name="pillarbox_dead_letters_message"),
+    Index("pillarbox_dead_letters_state_position", "state", "position"),
+)

@@ -1,0 +1,47 @@
+"""Which destinations take nothing now, and until when: pure book-keeping."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+
+@dataclass(slots=True)
+class _Pause:
+    until: float
+    next_s: float
+
+
+class Pauses:
+    """Pauses by name, each twice as long as the one before it until there is a success.
+
+    Times are seconds of one monotonic clock, which the caller reads.
+    """
+
+    def __init__(self, *, first: timedelta, longest: timedelta) -> None:
+        """Pause for ``first``, then for up to ``longest``."""
+        self._first_s = first.total_seconds()
+        self._longest_s = longest.total_seconds()
+        self._pauses: dict[str, _Pause] = {}
+
+    def pause(self, name: str, *, now: float) -> timedelta:
+        """Pause ``name``; return for how long."""
+        length_s = self._pauses[name].next_s if name in self._pauses else self._first_s
+        self._pauses[name] = _Pause(until=now + length_s, next_s=min(length_s * 2, self._longest_s))
+        return timedelta(seconds=length_s)
+
+    def succeeded(self, name: str) -> None:
+        """Forget that ``name`` ever failed."""
+        self._pauses.pop(name, None)
+
+    def active(self, *, now: float) -> list[str]:
+        """Return the names that are paused now."""
+        return sorted(name for name, pause in self._pauses.items() if pause.until > now)
+
+    def is_paused(self, name: str, *, now: float) -> bool:
+        """Tell whether ``name`` is paused now."""
+        return name in self._pauses and self._pauses[name].until > now
+
+    def has_failed(self, name: str) -> bool:
+        """Tell whether ``name`` has failed since its last success; the next try is a probe."""
+        return name in self._pauses

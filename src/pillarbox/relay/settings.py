@@ -1,0 +1,38 @@
+"""What can be set about a relay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from pillarbox.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelaySettings:
+    """Settings of a relay.
+
+    Attributes:
+        window: how many messages may have been published without being settled; the bound of duplicates per crash.
+            Three batches share it: one is read, one published, one settled.
+        lease: how long a relay that stops without a word keeps its slots from others.
+        shortest_poll: the pause after a pass that found nothing, right after there was work.
+        longest_poll: the pause when there has been no work for a while.
+        longest_backoff: the longest pause before a broker or destination that failed is tried again.
+    """
+
+    window: int = 1500
+    lease: timedelta = timedelta(seconds=15)
+    shortest_poll: timedelta = timedelta(milliseconds=5)
+    longest_poll: timedelta = timedelta(milliseconds=100)
+    longest_backoff: timedelta = timedelta(seconds=5)
+
+    def __post_init__(self) -> None:
+        """Refuse a window that holds no message."""
+        if self.window < 1:
+            raise ConfigurationError(f"a relay's window must be at least 1, got {self.window}")
+
+    @property
+    def batch(self) -> int:
+        """How many records one pass reads."""
+        return max(1, self.window // 3)

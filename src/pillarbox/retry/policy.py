@@ -1,0 +1,87 @@
+"""How often and when a failed handling is tried again: pure decisions.
+
+Source: Brooker, *Exponential Backoff and Jitter* (AWS Architecture Blog): full jitter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeAlias
+
+from pillarbox.errors import ConfigurationError
+from pillarbox.retry.classification import Failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """How a consumer retries.
+
+    Attributes:
+        attempts: how often the handler is invoked for a message, the first time and the immediate ones included.
+        immediate: how many of the attempts after the first follow at once, in place.
+        first: the longest wait before the first delayed attempt; each wait is drawn evenly from zero to its longest.
+        factor: what the longest wait is multiplied by from one delayed attempt to the next.
+        longest: the cap of the longest wait.
+    """
+
+    attempts: int = 5
+    immediate: int = 1
+    first: timedelta = timedelta(seconds=1)
+    factor: float = 4.0
+    longest: timedelta = timedelta(minutes=15)
+
+    def __post_init__(self) -> None:
+        """Refuse values that mean nothing."""
+        if self.attempts < 1 or self.immediate < 0:
+            raise ConfigurationError(f"Retry needs attempts >= 1 and immediate >= 0, got {self}")
+        if self.first < timedelta(0) or self.longest < timedelta(0) or self.factor < 1:
+            raise ConfigurationError(f"Retry needs first and longest >= 0 and factor >= 1, got {self}")
+
+
+@dataclass(frozen=True, slots=True)
+class RetryNow:
+    """Invoke the handler again at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryLater:
+    """Put the message aside for ``after``, its key held meanwhile."""
+
+    after: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """The message is dead."""
+
+    reason: str
+
+
+Verdict: TypeAlias = RetryNow | RetryLater | GiveUp
+
+
+def decide(policy: Retry, failure: Failure, *, attempt: int, dice: float) -> Verdict:
+    """Decide what follows the failure of attempt number ``attempt`` (counted from 1).
+
+    Args:
+        policy: the consumer's policy.
+        failure: what kind of failure it was.
+        attempt: how often the handler has been invoked for this message.
+        dice: a number drawn evenly from [0, 1).
+    """
+    if failure.kind == "permanent":
+        return GiveUp("permanent")
+    if attempt >= policy.attempts:
+        return GiveUp("exhausted")
+    if failure.retry_after is not None:
+        return RetryLater(failure.retry_after)
+    if attempt <= policy.immediate:
+        return RetryNow()
+    return RetryLater(backoff(policy, attempt - policy.immediate, dice=dice))
+
+
+def backoff(policy: Retry, delayed: int, *, dice: float) -> timedelta:
+    """Return the wait before delayed attempt number ``delayed`` (counted from 1), with full jitter."""
+    longest = policy.first * min(policy.factor ** (delayed - 1), 1e9)
+    return min(longest, policy.longest) * dice

@@ -1,0 +1,20 @@
+"""Serialization: objects to bytes and back, checked at publish so that no consumer meets what it cannot read.
+
+Guarantee: what ``encode_message`` accepts can be decoded as the class it was published with; the rest is refused.
+Not promised: that another service's class of the same name fits; upcasters are yours to write.
+Source: EIP, *Message Translator*; reading order: codec, json_, faults, shape, upcasting, envelope, cloudevents.
+"""
+
+from pillarbox.serialization.codec import Codec
+from pillarbox.serialization.envelope import EnvelopeFields, decode_message, encode_message
+from pillarbox.serialization.json_ import JsonCodec
+from pillarbox.serialization.upcasting import upcast
+
+__all__ = [
+    "Codec",
+    "EnvelopeFields",
+    "JsonCodec",
+    "decode_message",
+    "encode_message",
+    "upcast",
+]

@@ -1,0 +1,75 @@
+"""What PostgreSQL needs besides the shared statements: drivers, key locks, its errors."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from pillarbox.errors import MissingExtraError
+from pillarbox.relational import DatabaseTraits, KeyLocks, RelationalStore, numbers
+
+LOCK_SPACE = 0x50_42_4F_58
+"""The first half of the advisory locks that keys take; the second half is the key's bucket."""
+MIGRATION_LOCK = text(f"SELECT pg_advisory_xact_lock({LOCK_SPACE}, -1)")
+LOCK_WAIT = text("SET LOCAL lock_timeout = '10s'")
+LOCK_KEYS = text(  # a function scan returns the array in order, so every transaction locks in the same order
+    f"SELECT pg_advisory_xact_lock({LOCK_SPACE}, CAST(bucket AS integer)) FROM unnest(:buckets) AS bucket"
+).bindparams(numbers("buckets"))
+TRY_LOCK_KEYS = text(
+    "SELECT bucket FROM unnest(:buckets) AS bucket "
+    f"WHERE pg_try_advisory_xact_lock({LOCK_SPACE}, CAST(bucket AS integer))"
+).bindparams(numbers("buckets"))
+
+SERIALIZATION_FAILURE, DEADLOCK, LOCK_NOT_AVAILABLE = "40001", "40P01", "55P03"
+DRIVERS = {"psycopg": "psycopg", "asyncpg": "asyncpg"}
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Tell whether PostgreSQL asks for the whole transaction again."""
+    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    return state in (SERIALIZATION_FAILURE, DEADLOCK, LOCK_NOT_AVAILABLE)
+
+
+TRAITS = DatabaseTraits(
+    name="PostgreSQL",
+    key_locks=KeyLocks(lock=LOCK_KEYS, try_lock=TRY_LOCK_KEYS),
+    migration_lock=MIGRATION_LOCK,
+    lock_wait=LOCK_WAIT,
+    conflicts=is_conflict,
+)
+
+
+def postgresql_store(database: URL | AsyncEngine | Engine, *, pool_size: int = 10) -> RelationalStore:
+    """Make the store; connects to nothing.
+
+    Args:
+        database: a URL (``postgresql://``, ``postgresql+psycopg://`` or ``postgresql+asyncpg://``), or an engine of
+            the caller's, which stays the caller's to close. A synchronous engine lends its URL.
+        pool_size: connections kept of each engine made here.
+
+    Raises:
+        MissingExtraError: the driver is not installed.
+    """
+    url = database if isinstance(database, URL) else database.url
+    url = _with_driver(url)
+    options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": pool_size}
+    sync_url = url.set(drivername="postgresql+psycopg")
+    lent = database if isinstance(database, Engine) else None
+    return RelationalStore(
+        database if isinstance(database, AsyncEngine) else create_async_engine(url, **options),
+        sync_engine=lambda: lent or create_engine(sync_url, **options),
+        traits=TRAITS,
+        owns_engine=not isinstance(database, AsyncEngine),
+    )
+
+
+def _with_driver(url: URL) -> URL:
+    wanted = url.get_driver_name() if "+" in url.drivername else "psycopg"
+    driver = DRIVERS.get(wanted, "psycopg")
+    if find_spec(driver) is None:
+        raise MissingExtraError(module=driver, extra="postgres", needed_for="the PostgreSQL store")
+    return url.set(drivername=f"postgresql+{driver}")

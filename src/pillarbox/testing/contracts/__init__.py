@@ -1,0 +1,30 @@
+"""Contract suites: the rules of each store port as tests that any implementation can run.
+
+Guarantee: each rule is one test, and its name states the rule.
+Not promised: that a store which passes is fast, or survives what its server does not survive.
+Source: the conformance suites of Watermill and River; subclass one and supply ``harness``; read harness, outbox.
+"""
+
+from pillarbox.testing.contracts.dead_letters import DeadLetterStoreContract
+from pillarbox.testing.contracts.harness import StoreHarness
+from pillarbox.testing.contracts.holding import HoldingStoreContract
+from pillarbox.testing.contracts.idempotency import AttemptStoreContract, ClaimStoreContract, InboxStoreContract
+from pillarbox.testing.contracts.lease import LeaseStoreContract
+from pillarbox.testing.contracts.outbox import OutboxStoreContract
+from pillarbox.testing.contracts.queue import QueueStoreContract
+from pillarbox.testing.contracts.slot_reader import SlotReaderContract
+from pillarbox.testing.contracts.transaction_source import TransactionSourceContract
+
+__all__ = [
+    "AttemptStoreContract",
+    "ClaimStoreContract",
+    "DeadLetterStoreContract",
+    "HoldingStoreContract",
+    "InboxStoreContract",
+    "LeaseStoreContract",
+    "OutboxStoreContract",
+    "QueueStoreContract",
+    "SlotReaderContract",
+    "StoreHarness",
+    "TransactionSourceContract",
+]

@@ -1,0 +1,133 @@
+"""Fixtures that all tests share.
+
+Servers: a fixture that starts one is named ``…_server``, and every test that uses such a fixture, directly or through
+another, is marked ``server``; so is one that can look fixtures up by ``request`` and has a server's name in its
+parameters. ``-m "not server"`` leaves them out. A server that cannot be had fails in CI and is a loud skip elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+
+from tests.processes import PythonProcesses
+from tests.servers import KNOWN, PostgresServer, Server, ServerMissingError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+    from pathlib import Path
+
+_missing_servers = pytest.StashKey[list[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make a place for what is skipped."""
+    config.stash[_missing_servers] = []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that use a server."""
+    for item in items:
+        fixtures: list[str] = getattr(item, "fixturenames", [])
+        parameters = item.name.partition("[")[2]
+        named = any(kind.name in parameters for kind in KNOWN)
+        if any(name.endswith("_server") for name in fixtures) or (named and "request" in fixtures):
+            item.add_marker("server")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say aloud which servers were missing: a green run without them proves less."""
+    if missing := config.stash[_missing_servers]:
+        terminalreporter.section("SERVERS MISSING: their tests were skipped", sep="!", red=True, bold=True)
+        for reason in missing:
+            terminalreporter.line(reason)
+
+
+def skip_or_fail(missing: ServerMissingError, config: pytest.Config) -> NoReturn:
+    """End the test for want of a server: as a failure in CI, else as a skip that the summary repeats."""
+    if os.environ.get("CI", "").lower() not in {"", "0", "false"}:
+        pytest.fail(f"in CI every server must be there: {missing}", pytrace=False)
+    config.stash[_missing_servers].append(str(missing))
+    pytest.skip(str(missing))
+
+
+@contextmanager
+def _started(server: Server, config: pytest.Config) -> Generator[None]:
+    try:
+        server.start()
+        yield
+    except ServerMissingError as missing:
+        skip_or_fail(missing, config)
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def postgresql_server(pytestconfig: pytest.Config) -> Iterator[PostgresServer]:
+    """The PostgreSQL of the whole run. Do not kill or pause it: take ``private_postgresql_server`` for that."""
+    server = PostgresServer()
+    with _started(server, pytestconfig):
+        yield server
+
+
+@pytest.fixture(scope="module")
+def _module_postgresql_server(pytestconfig: pytest.Config) -> Iterator[PostgresServer]:
+    server = PostgresServer()
+    with _started(server, pytestconfig):
+        yield server
+
+
+@pytest.fixture
+def private_postgresql_server(_module_postgresql_server: PostgresServer) -> PostgresServer:
+    """A PostgreSQL of this module alone, to be killed, paused and restarted at will; each test finds it serving."""
+    _module_postgresql_server.start()
+    return _module_postgresql_server
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server: PostgresServer) -> Iterator[str]:
+    """A fresh, empty database of this test alone: ``postgresql://user@127.0.0.1:port/name``."""
+    url = postgresql_server.create_database()
+    yield url
+    postgresql_server.drop_database(url)
+
+
+@pytest.fixture(scope="module")
+def postgresql_module_url(postgresql_server: PostgresServer) -> Iterator[str]:
+    """A fresh database that the tests of one module share; also a template for ``create_database(template=…)``."""
+    url = postgresql_server.create_database()
+    yield url
+    postgresql_server.drop_database(url)
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """A database file of this test alone that does not exist yet: ``sqlite:////path/pillarbox.db``."""
+    return f"sqlite:///{tmp_path / 'pillarbox.db'}"
+
+
+@pytest.fixture
+def seed() -> int:
+    """The seed of this test's dice, printed with its failure; ``PILLARBOX_SEED`` replays it."""
+    chosen = int(os.environ.get("PILLARBOX_SEED") or secrets.randbits(32))
+    print(f"seed {chosen}: replay with PILLARBOX_SEED={chosen}")
+    return chosen
+
+
+@pytest.fixture
+def rng(seed: int) -> random.Random:
+    """Dice that can be replayed, see ``seed``."""
+    return random.Random(seed)
+
+
+@pytest.fixture
+def python_processes(tmp_path: Path) -> Iterator[PythonProcesses]:
+    """Starts ``python -m module`` workers that a test may kill, freeze and end; none of them outlives the test."""
+    processes = PythonProcesses(tmp_path)
+    yield processes
+    processes.end_all()

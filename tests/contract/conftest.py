@@ -1,0 +1,73 @@
+"""The stores under contract: memory, a SQLite file, PostgreSQL by either driver."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import make_url, text
+
+from pillarbox.relational import RelationalStore, metadata
+from pillarbox.stores.postgresql import postgresql_store
+from pillarbox.stores.sqlite import sqlite_store
+from pillarbox.testing.contracts import StoreHarness
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+STORES = [
+    "memory",
+    "sqlite",
+    pytest.param("postgresql+psycopg", marks=pytest.mark.server),
+    pytest.param("postgresql+asyncpg", marks=pytest.mark.server),
+]
+
+
+@pytest.fixture(params=STORES)
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[RelationalStore]:
+    """An open store with its tables, and nothing in them."""
+    made = _store(request)
+    await made.migrate()
+    if made.name == "PostgreSQL":
+        await _empty(made)  # the tests of a module share a database
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def harness(store: RelationalStore) -> StoreHarness:
+    """The store as the contracts want it."""
+    return StoreHarness(
+        source=store,
+        outbox=store.outbox,
+        slots=store.slots,
+        transfer=store.transfer,
+        leases=store.leases,
+        queue=store.queue,
+        inbox=store.inbox,
+        attempts=store.attempts,
+        claims=store.claims,
+        holding=store.holding,
+        held_queue=store.holding,
+        dead_letters=store.dead_letters,
+        concurrent_writers=not store.traits.single_writer,
+    )
+
+
+def _store(request: pytest.FixtureRequest) -> RelationalStore:
+    match request.param:
+        case "memory":
+            return sqlite_store(make_url("sqlite://"))
+        case "sqlite":
+            return sqlite_store(make_url(request.getfixturevalue("sqlite_url")))
+        case driver:
+            url = make_url(request.getfixturevalue("postgresql_module_url"))
+            return postgresql_store(url.set(drivername=driver))
+
+
+async def _empty(store: RelationalStore) -> None:
+    """Delete every row in one round trip."""
+    names = [table.name for table in metadata.sorted_tables if table.name != "pillarbox_schema_version"]
+    deletes = ", ".join(f"emptied_{number} AS (DELETE FROM {name})" for number, name in enumerate(names))
+    async with store.begin() as tx:
+        await tx.connection.execute(text(f"WITH {deletes} SELECT 1"))

@@ -1,0 +1,7 @@
+"""The outbox of every store keeps its contract."""
+
+from pillarbox.testing.contracts import OutboxStoreContract
+
+
+class TestOutboxStore(OutboxStoreContract):
+    """See the contract."""
