@@ -29,7 +29,7 @@ def show(bench: Bench, scores: Sequence[Score], *, count: int, console: Console)
     for score in scores:
         who = score.competitor.who
         if score.missing is not None:
-            table.add_row(who, "MISSING", score.missing[:60])
+            table.add_row(who, "MISSING")
             continue
         rate = median(score.rates)
         table.add_row(
@@ -42,6 +42,9 @@ def show(bench: Bench, scores: Sequence[Score], *, count: int, console: Console)
             f"{max(score.peak_mib):,.0f}",
         )
     console.print(table)
+    for score in scores:
+        if score.missing is not None:
+            console.print(f"MISSING: {score.competitor.who}: {score.missing}", markup=False)
     for goal in bench.goals:
         console.print(_verdict(goal, scores, ours))
 

@@ -42,6 +42,7 @@ def harness(store: RelationalStore) -> StoreHarness:
         outbox=store.outbox,
         slots=store.slots,
         transfer=store.transfer,
+        parked=store.parked,
         leases=store.leases,
         queue=store.queue,
         inbox=store.inbox,
@@ -50,6 +51,7 @@ def harness(store: RelationalStore) -> StoreHarness:
         holding=store.holding,
         held_queue=store.holding,
         dead_letters=store.dead_letters,
+        inspection=store.inspection,
         concurrent_writers=not store.traits.single_writer,
     )
 

@@ -10,6 +10,7 @@ from sqlalchemy import make_url
 
 from pillarbox.errors import StoreUnavailableError
 from pillarbox.stores.postgresql import postgresql_store
+from pillarbox.stores.sqlite import sqlite_store
 from tests.servers.ports import free_port
 
 if TYPE_CHECKING:
@@ -44,8 +45,6 @@ async def test_every_way_into_an_absent_database_says_that_it_is_unavailable(dri
 
 
 async def test_a_folder_that_is_not_there_is_an_unavailable_database(tmp_path_factory: pytest.TempPathFactory) -> None:
-    from pillarbox.stores.sqlite import sqlite_store
-
     missing = tmp_path_factory.mktemp("data") / "missing" / "pillarbox.db"
     store = sqlite_store(make_url(f"sqlite:///{missing}"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from pillarbox.channel import Broker, MessageReceiver, Subscription, is_queue
@@ -17,7 +17,8 @@ from pillarbox.consumer.intake import Accepts, Burials, ChannelIntake, HeldIntak
 from pillarbox.consumer.outside import Caller, OutsideProcess
 from pillarbox.consumer.process import Process
 from pillarbox.consumer.run import Run, RunRules
-from pillarbox.consumer.surroundings import Surroundings
+from pillarbox.consumer.solitude import Solitude
+from pillarbox.consumer.surroundings import LANES, Surroundings
 from pillarbox.consumer.transact import AsyncShell, SyncShell
 from pillarbox.consumer.worker import ConsumerWorker, Handles
 from pillarbox.errors import UnknownMessageTypeError
@@ -68,6 +69,7 @@ class Parts:
     outbox_wakeup: Wakeup
     worker: str
     new_id: Callable[[], str]
+    solitude: Solitude = field(default_factory=Solitude)
 
     def relay_worker(self) -> PollingRelay:
         """Make a relay that publishes to the box's broker."""
@@ -149,6 +151,9 @@ class Parts:
             worker=self.worker,
             new_token=self.new_id,
             on_published=self.outbox_wakeup.ring,
+            lease=self.relay.lease,
+            lanes=1 if self.store.traits.single_writer else LANES,
+            solitude=self.solitude,
         )
 
     def _process(self, consumer: Consumer, run: Run, around: Surroundings) -> Handles:
@@ -202,6 +207,10 @@ class Membership:
         """End ``run``."""
         self._stopping = True
         self._stop.ring()
+
+    async def join(self) -> None:
+        """Become a member before anything is handled."""
+        await self._keeper.keep()
 
     async def run(self) -> None:
         """Renew until ``stop``, then sign off."""

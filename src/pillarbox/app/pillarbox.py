@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from pillarbox.app.assembly import Parts, Worker
+from pillarbox.app.controlling import control_of
 from pillarbox.app.places import BrokerPlace, StorePlace, broker_at, store_at
 from pillarbox.app.publishing import Publisher
 from pillarbox.app.running import Running
@@ -23,6 +24,7 @@ from pillarbox.channel.wakeup import Wakeup
 from pillarbox.clock import Clock
 from pillarbox.consumer import Consumer, Handlers, HandlesMessage, Options, Provider, Providers, Scope
 from pillarbox.consumer.resolve import resolve
+from pillarbox.control import Health
 from pillarbox.deadletter import DeadLetters
 from pillarbox.errors import ConfigurationError, InvalidSetupError, UnregisteredConsumerError
 from pillarbox.message import Limits, Registry, Upcaster, check_name, new_message_id
@@ -100,7 +102,7 @@ class Pillarbox(Publisher):
         self._handlers = Handlers()
         self._included: list[Handlers] = [self._handlers]
         self._providers = Providers()
-        self._codec = codec if codec is not None else JsonCodec(limits=settings.limits)
+        self.codec = codec if codec is not None else JsonCodec(limits=settings.limits)
         self._outbox_wakeup = Wakeup()
         self._queue_wakeup = Wakeup()
         self.broker: Broker = broker_at(
@@ -109,7 +111,7 @@ class Pillarbox(Publisher):
         self._outbox = Outbox(
             service=name,
             store=self.store.outbox,
-            codec=self._codec,
+            codec=self.codec,
             limits=settings.limits,
             new_id=new_message_id,
             now=settings.clock.now,
@@ -148,7 +150,7 @@ class Pillarbox(Publisher):
         """
         self.registry.register(*types, upcasters=upcasters)
 
-    def provide(self, kind: type[T], factory: Callable[[], object], *, scope: Scope = "app") -> None:
+    def provide(self, kind: type[object], factory: Callable[[], object], *, scope: Scope = "app") -> None:
         """Let handlers ask for ``kind`` by annotation.
 
         Args:
@@ -165,6 +167,19 @@ class Pillarbox(Publisher):
     def observe(self, observer: Observer, /) -> None:
         """Tell ``observer`` of everything that happens from now on."""
         self.observers.add(observer)
+
+    def twin(self, *, store: StorePlace, broker: BrokerPlace = "database://", settings: Settings) -> Pillarbox:
+        """Return a box with the same handlers, providers, message types and codec in other places; for tests.
+
+        What is declared, provided or overridden on one of the two later holds for both. Observers of this box are told
+        of what the other one does.
+        """
+        other = Pillarbox(self.name, store=store, broker=broker, codec=self.codec, settings=settings)
+        other.registry = self.registry
+        other._handlers, other._included = self._handlers, self._included
+        other._providers = self._providers.twin()
+        other.observe(self.observers)
+        return other
 
     # --- transactions ---
 
@@ -190,6 +205,10 @@ class Pillarbox(Publisher):
             await session.flush()
 
     # --- running ---
+
+    async def health(self) -> Health:
+        """Return how the messages fare, from the tables alone: it is right also when no relay runs anywhere."""
+        return await control_of(self.store).health.check()
 
     async def migrate(self) -> tuple[int, ...]:
         """Bring the store's tables to this release; return the versions applied. Safe to run many times at once."""
@@ -238,6 +257,11 @@ class Pillarbox(Publisher):
             self._running = None
         return None
 
+    @property
+    def in_hand(self) -> int:
+        """How many messages this process has received from channels and not yet settled."""
+        return 0 if self._running is None else self._running.in_hand
+
     def stop(self) -> None:
         """Let ``run`` end once the handlers under way are through; what only waits is left to others."""
         if self._running is not None:
@@ -246,17 +270,23 @@ class Pillarbox(Publisher):
     @asynccontextmanager
     async def running(self, *, relay: bool = True, consumers: bool = True) -> AsyncGenerator[Pillarbox]:
         """Run the workers for as long as the block lasts, then drain them; for a web framework's lifespan."""
-        async with self, asyncio.TaskGroup() as group:
+        failed: Exception | None = None
+        async with self:
             workers = await self._workers(relay=relay, consumers=consumers)
             running = self._running = Running(workers, clock=self.settings.clock, observer=self.observers)
-            task = group.create_task(running.run())
-            try:
-                yield self
-            finally:
-                running.stop()
-                await asyncio.wait({task}, timeout=self.settings.drain_within.total_seconds())
-                task.cancel()
-                self._running = None
+            async with asyncio.TaskGroup() as group:
+                task = group.create_task(running.run())
+                try:
+                    yield self
+                except Exception as error:  # raised again outside of the group, which would wrap it
+                    failed = error
+                finally:
+                    running.stop()
+                    await asyncio.wait({task}, timeout=self.settings.drain_within.total_seconds())
+                    task.cancel()
+                    self._running = None
+        if failed is not None:
+            raise failed
 
     def consumers(self) -> tuple[Consumer, ...]:
         """Return the box's consumers, checked.
@@ -280,7 +310,7 @@ class Pillarbox(Publisher):
         problems: list[ConfigurationError] = []
         for declared in self.registry.types():
             try:
-                self._codec.prepare(declared.python_type)
+                self.codec.prepare(declared.python_type)
             except ConfigurationError as error:
                 problems.append(error)
         if missing := self.registry.missing_upcasters():
@@ -295,7 +325,9 @@ class Pillarbox(Publisher):
         if consumers:
             checked = self.consumers()
             await self._enlist(checked)
-            workers.append(parts.membership())
+            membership = parts.membership()
+            await membership.join()
+            workers.append(membership)
             workers += [worker for consumer in checked for worker in parts.consumer_workers(consumer)]
         if relay:
             workers.append(parts.relay_worker())
@@ -324,7 +356,7 @@ class Pillarbox(Publisher):
             broker=self.broker,
             outbox=self._outbox,
             registry=self.registry,
-            codec=self._codec,
+            codec=self.codec,
             providers=self._providers,
             classification=self.settings.classification,
             relay=self.settings.relay,

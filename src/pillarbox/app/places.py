@@ -77,5 +77,5 @@ def broker_at(
 def _url(place: str | URL) -> URL:
     try:
         return make_url(place)
-    except ArgumentError as error:
-        raise ConfigurationError(f"{place!r} is no URL of a store; there are {STORES}") from error
+    except (ArgumentError, ValueError):
+        raise ConfigurationError(f"what store= names is no URL; there are {STORES}") from None  # it may hold a password

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from pillarbox.app.assembly import Worker
 from pillarbox.clock import Clock
+from pillarbox.consumer.worker import ConsumerWorker
 from pillarbox.observe import Observer, WorkerFaltered
 
 PAUSE_BEFORE_RESTART = timedelta(seconds=1)
@@ -22,6 +23,11 @@ class Running:
         self._clock = clock
         self._observer = observer
         self._stopping = False
+
+    @property
+    def in_hand(self) -> int:
+        """How many messages the workers have received and not yet settled."""
+        return sum(worker.in_hand for worker in self._workers if isinstance(worker, ConsumerWorker))
 
     def stop(self) -> None:
         """Tell every worker to finish what it has in hand."""

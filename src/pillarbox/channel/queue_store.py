@@ -46,7 +46,10 @@ class QueueStore(Protocol):
     def read(
         self, subscription: Subscription, *, slots: Sequence[int], leave_out: Sequence[int], limit: int
     ) -> Program[Sequence[QueuedMessage]]:
-        """Return the oldest messages in ``slots``, in position order, without the positions to ``leave_out``."""
+        """Return the oldest messages in ``slots``, without the positions to ``leave_out``, in the order of each channel.
+
+        A single statement where the subscription is of topics only, or of one queue.
+        """
 
     @abstractmethod
     def accept(self, scope: str, tokens: Sequence[int], positions: Sequence[int]) -> Program[int]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
+from contextlib import asynccontextmanager
 
 from pillarbox.consumer.item import Item
 from pillarbox.consumer.run import Run, RunReport
@@ -28,6 +29,7 @@ class Books:
         self._source = around.source
         self._observer = around.observer
         self._worker = around.worker
+        self._solitude = around.solitude
         self._name = run.rules.consumer
 
     async def suspects(self, items: Sequence[Item]) -> Collection[str]:
@@ -36,7 +38,18 @@ class Books:
         program = self._run.rules.attempts.start(self._name, ids, worker=self._worker)
         return await self._source.run(program)
 
-    async def try_alone(self, item: Item) -> None:
+    @asynccontextmanager
+    async def trying(self, batch: Sequence[Item], suspects: Collection[str]) -> AsyncGenerator[None]:
+        """Handle ``batch`` in the block: a suspect by itself in the whole process, anything else beside others."""
+        if len(batch) == 1 and batch[0].message.id in suspects:
+            async with self._solitude.alone():
+                await self._count_crashes(batch[0])
+                yield
+        else:
+            async with self._solitude.shared():
+                yield
+
+    async def _count_crashes(self, item: Item) -> None:
         """Count the crashes that were this message's own; too many, and it is given up."""
         rules = self._run.rules
         crashes = await self._source.run(rules.attempts.start_alone(self._name, item.message.id, worker=self._worker))
@@ -53,7 +66,7 @@ class Books:
             notice(DuplicateSuppressed(consumer=self._name, message_id=item.message.id))
         for item in report.discarded:
             notice(MessageDiscarded(consumer=self._name, message_id=item.message.id))
-        for item in report.behind:
+        for item in [*report.held, *report.behind]:
             notice(MessageHeld(consumer=self._name, message_id=item.message.id))
         for item in [*report.retried, *report.dead]:
             self._tell_failure(item)

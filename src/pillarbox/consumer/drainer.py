@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 
 from pillarbox.channel.wakeup import Pace, Wakeup
 from pillarbox.consumer.intake import HeldIntake
@@ -14,10 +13,10 @@ from pillarbox.consumer.surroundings import Surroundings
 from pillarbox.consumer.worker import Handles
 from pillarbox.errors import ConflictError, TransientError
 from pillarbox.holding import HeldMessage, HeldQueue
+from pillarbox.lease import repeated
 from pillarbox.observe import WorkerFaltered
 from pillarbox.ordering import RunSize
 
-LEASE = timedelta(seconds=15)
 KEYS_AT_ONCE = 100
 SHORTEST_POLL = timedelta(milliseconds=20)
 LONGEST_POLL = timedelta(milliseconds=250)
@@ -43,6 +42,7 @@ class Drainer:
         self._source = around.source
         self._size = RunSize(largest=around.run_size)
         self._clock = around.clock
+        self._lease = around.lease
         self._observer = around.observer
         self._new_token = around.new_token
         self._on_published = around.on_published
@@ -82,15 +82,19 @@ class Drainer:
             TransientError, ConflictError: the leases end by themselves, then any process may go on.
         """
         token = self._new_token()
-        lease = self._held.lease_due(self._identity, token=token, limit=KEYS_AT_ONCE, ttl=LEASE)
+        lease = self._held.lease_due(self._identity, token=token, limit=KEYS_AT_ONCE, ttl=self._lease)
         if not await self._source.run(lease):
             return False
-        async with self._renewed(token):
+        renewal = partial(self._renew, token)
+        async with repeated(renewal, every=self._lease / 3, clock=self._clock):
             heads = await self._source.run(self._held.heads(self._identity, token=token, per_key=self._size.size))
             if await self._handle(heads, token):
                 self._on_published()
         await self._source.run(self._held.finish(self._identity, token=token))
         return True
+
+    async def _renew(self, token: str) -> None:
+        await self._source.run(self._held.renew(self._identity, token=token, ttl=self._lease))
 
     async def _handle(self, heads: Sequence[HeldMessage], token: str) -> int:
         published = 0
@@ -102,21 +106,6 @@ class Drainer:
             waiting = {item.hold_key for item in chunk if item.verdict is not None}
             items = [item for item in items if item.hold_key not in waiting]
         return published
-
-    @asynccontextmanager
-    async def _renewed(self, token: str) -> AsyncGenerator[None]:
-        """Keep the leases alive for as long as the handlers take."""
-        async with asyncio.TaskGroup() as group:
-            renewing = group.create_task(self._renew(token))
-            try:
-                yield
-            finally:
-                renewing.cancel()
-
-    async def _renew(self, token: str) -> None:
-        while True:
-            await self._clock.sleep(LEASE / 3)
-            await self._source.run(self._held.renew(self._identity, token=token, ttl=LEASE))
 
 
 def _item(held: HeldMessage) -> Item:

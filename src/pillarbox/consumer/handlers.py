@@ -28,7 +28,7 @@ class Options(TypedDict, total=False):
     ordering: Ordering
     when_dead: WhenDead | None
     idempotency: Idempotency | None
-    concurrency: int
+    concurrency: int | None
     timeout: timedelta | None
     outside: bool
     renamed_from: str | None

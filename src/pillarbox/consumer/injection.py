@@ -37,29 +37,41 @@ class Providers:
     """What one box provides, by type; an override takes the place of what it overrides."""
 
     by_type: dict[type[object], Provider] = field(default_factory=dict[type[object], Provider])
-    made: dict[type[object], object] = field(default_factory=dict[type[object], object])
+    made: dict[type[object], tuple[Provider, object]] = field(
+        default_factory=dict[type[object], tuple[Provider, object]]
+    )
+    """What was made once for all, and by which provider: it serves as long as that is the provider."""
 
     def provide(self, kind: type[object], provider: Provider) -> None:
         """Provide ``kind`` from now on."""
         self.by_type[kind] = provider
-        self.made.pop(kind, None)
 
     def override(self, kind: type[object], instance: object) -> None:
         """Give ``instance`` to whoever asks for ``kind``."""
         self.by_type[kind] = Provider(factory=lambda: instance, scope="app")
-        self.made[kind] = instance
+
+    def twin(self) -> Providers:
+        """Return the same providers, now and later, that have made nothing yet."""
+        return Providers(by_type=self.by_type)
 
     async def get(self, kind: type[object]) -> object:
         """Return what ``kind`` asks for, made now if need be."""
-        if kind in self.made:
-            return self.made[kind]
         provider = self.by_type[kind]
+        if (known := self._made_by(provider, kind)) is not None:
+            return known[1]
         made = provider.factory()
         if inspect.isawaitable(made):
             made = await made
-        if provider.scope == "app":
-            made = self.made.setdefault(kind, made)
-        return made
+        if provider.scope == "message":
+            return made
+        known = self._made_by(provider, kind)  # by somebody else, while the factory was awaited
+        if known is None:
+            known = self.made[kind] = (provider, made)
+        return known[1]
+
+    def _made_by(self, provider: Provider, kind: type[object]) -> tuple[Provider, object] | None:
+        known = self.made.get(kind)
+        return known if known is not None and known[0] is provider else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from pillarbox.consumer.books import Books
 from pillarbox.consumer.context import Context
@@ -20,6 +21,8 @@ from pillarbox.consumer.item import Item
 from pillarbox.consumer.run import Invoke, Raised, Returned, Run, RunReport
 from pillarbox.consumer.spec import Consumer
 from pillarbox.consumer.surroundings import Surroundings
+from pillarbox.errors import PillarboxError
+from pillarbox.lease import repeated
 from pillarbox.outbox import OutboxRecord
 from pillarbox.retry import RetryNow
 from pillarbox.transaction import Program
@@ -28,11 +31,23 @@ if TYPE_CHECKING:
     from pillarbox.idempotency import ClaimStore
     from pillarbox.ordering import RunSize
 
-CLAIM_TTL = timedelta(seconds=30)
 LOOK_AGAIN = timedelta(milliseconds=50)
 """How often a claim that somebody else holds is looked at."""
 
-Entry: TypeAlias = Literal["claimed", "busy", "closed"]
+
+@dataclass(slots=True)
+class Entry:
+    """What one transaction found out about messages before their handlers are called.
+
+    Attributes:
+        report: those that need no handler.
+        claimed: those whose handlers may be called now, in order.
+        busy: those that somebody else has claimed, or that wait behind such a one.
+    """
+
+    report: RunReport = field(default_factory=RunReport)
+    claimed: list[Item] = field(default_factory=list[Item])
+    busy: list[Item] = field(default_factory=list[Item])
 
 
 class OutsideProcess:
@@ -53,6 +68,7 @@ class OutsideProcess:
         self._source = around.source
         self._books = Books(run, around)
         self._clock = around.clock
+        self._lease = around.lease
         self._new_token = around.new_token
         self._name = run.rules.consumer
 
@@ -65,30 +81,35 @@ class OutsideProcess:
         """
         published = 0
         stopped = frozenset[str]()
+        token = self._new_token()
         suspects = await self._books.suspects(items)
-        for item in items:
-            report = RunReport()
-            if item.hold_key in stopped:
-                report.behind.append(item)
-                await self._source.run(self._run.close([item], intake, report, ()))
-            else:
-                if item.message.id in suspects:
-                    await self._books.try_alone(item)
-                await self._one(item, intake, report)
-            stopped |= self._run.stopped_by(report)
-            published += report.published
-            self._books.tell(report)
+        waiting = list(items)
+        while waiting:
+            entry = await self._source.run(self._enter(waiting, intake, token))
+            stopped |= self._run.stopped_by(entry.report)
+            self._books.tell(entry.report)
+            async with self._kept(entry.claimed, token):
+                for item in entry.claimed:
+                    async with self._books.trying([item], suspects):
+                        report = await self._one(item, intake, token, waits=item.hold_key in stopped)
+                    stopped |= self._run.stopped_by(report)
+                    published += report.published
+                    self._books.tell(report)
+            waiting = entry.busy
+            if waiting:
+                await self._clock.sleep(LOOK_AGAIN)
         return published
 
-    async def _one(self, item: Item, intake: Intake, report: RunReport) -> None:
-        token = self._new_token()
-        while (entry := await self._source.run(self._enter(item, intake, report, token))) == "busy":
-            await self._clock.sleep(LOOK_AGAIN)
-        if entry == "closed":
-            return
-        async with self._kept(item, token):
-            records = await self._attempt(item)
+    async def _one(self, item: Item, intake: Intake, token: str, *, waits: bool) -> RunReport:
+        """Bring one claimed message to its outcome."""
+        report = RunReport()
+        records: Sequence[OutboxRecord] | None = None
+        if waits:
+            report.behind.append(item)
+        elif (records := await self._attempt(item)) is None:
+            self._run.put_aside(item, report)
         await self._source.run(self._leave(item, intake, report, records, token))
+        return report
 
     async def _attempt(self, item: Item) -> Sequence[OutboxRecord] | None:
         """Invoke until the handler returns or its immediate attempts are over; ``None`` if the item must wait."""
@@ -103,23 +124,35 @@ class OutsideProcess:
                 item.verdict = verdict
         return None
 
-    def _enter(self, item: Item, intake: Intake, report: RunReport, token: str) -> Program[Entry]:
-        """Claim the message, or close it if there is nothing to do."""
-        if not (yield from intake.admit([item])):
-            report.behind.append(item)
-            yield from self._run.rules.attempts.clear(self._name, [item.message.id])
-            yield from intake.accept([item], [])
-            return "closed"
-        if not self._run.rules.handles(item.message):
-            report.discarded.append(item)
-        elif (yield from self._claims.claim(self._name, [item.message.id], token=token, ttl=CLAIM_TTL)):
-            return "claimed"
-        elif (yield from self._claims.processed(self._name, [item.message.id])):
-            report.suppressed.append(item)
-        else:
-            return "busy"
-        yield from self._run.close([item], intake, report, ())
-        return "closed"
+    def _enter(self, items: Sequence[Item], intake: Intake, token: str) -> Program[Entry]:
+        """Claim what can be claimed, and close what needs no handler."""
+        rules = self._run.rules
+        entry = Entry()
+        admitted = yield from intake.admit(items)
+        entry.report.behind += [item for item in items if item not in admitted]
+        ids = sorted({item.message.id for item in admitted if rules.handles(item.message)})
+        claimed = set[str]()
+        if ids:
+            claimed |= set((yield from self._claims.claim(self._name, ids, token=token, ttl=self._lease)))
+        unclaimed = [message_id for message_id in ids if message_id not in claimed]
+        processed = (yield from self._claims.processed(self._name, unclaimed)) if unclaimed else ()
+        busy_keys = set[str]()
+        for item in admitted:
+            if not rules.handles(item.message):
+                entry.report.discarded.append(item)
+            elif item.message.id in processed:
+                entry.report.suppressed.append(item)
+            elif item.message.id in claimed and item.hold_key not in busy_keys:
+                claimed.discard(item.message.id)  # a second copy in the same batch waits for the first
+                entry.claimed.append(item)
+            else:
+                busy_keys.add(item.hold_key)
+                entry.busy.append(item)
+        closed = [*entry.report.behind, *entry.report.discarded, *entry.report.suppressed]
+        if closed:
+            yield from rules.attempts.clear(self._name, [item.message.id for item in closed])
+            yield from intake.accept(closed, [*entry.report.discarded, *entry.report.suppressed])
+        return entry
 
     def _leave(
         self,
@@ -131,29 +164,27 @@ class OutsideProcess:
     ) -> Program[None]:
         """Write the outcome and give the claim up, in one transaction."""
         rules = self._run.rules
-        if records is None:
-            self._run.put_aside(item, report)
-        elif not rules.deduplicates or (yield from rules.inbox.record(self._name, [item.message.id])):
-            report.handled.append(item)
-        else:
-            report.suppressed.append(item)
+        if records is not None:
+            is_first = not rules.deduplicates or (yield from rules.inbox.record(self._name, [item.message.id]))
+            (report.handled if is_first else report.suppressed).append(item)
         yield from self._run.close([item], intake, report, (records or ()) if report.handled else ())
         yield from self._claims.release(self._name, [item.message.id], token=token)
 
     @asynccontextmanager
-    async def _kept(self, item: Item, token: str) -> AsyncGenerator[None]:
-        """Extend the claim for as long as the handler takes."""
-        async with asyncio.TaskGroup() as group:
-            keeping = group.create_task(self._keep(item.message.id, token))
-            try:
-                yield
-            finally:
-                keeping.cancel()
+    async def _kept(self, items: Sequence[Item], token: str) -> AsyncGenerator[None]:
+        """Extend the claims for as long as the handlers take; what they leave behind in an error is given up."""
+        ids = [item.message.id for item in items]
 
-    async def _keep(self, message_id: str, token: str) -> None:
-        while True:
-            await self._clock.sleep(CLAIM_TTL / 3)
-            await self._source.run(self._claims.claim(self._name, [message_id], token=token, ttl=CLAIM_TTL))
+        async def renew() -> None:
+            await self._source.run(self._claims.renew(self._name, ids, token=token, ttl=self._lease))
+
+        try:
+            async with repeated(renew, every=self._lease / 3, clock=self._clock):
+                yield
+        except Exception:
+            with suppress(PillarboxError):
+                await self._source.run(self._claims.release(self._name, ids, token=token))
+            raise
 
 
 class Caller:

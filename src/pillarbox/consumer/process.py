@@ -55,9 +55,8 @@ class Process:
         work = deque(_divide(items, suspects))
         while work:
             batch = work.popleft()
-            if len(batch) == 1 and batch[0].message.id in suspects:
-                await self._books.try_alone(batch[0])
-            report = await self._batch(batch, work, intake=intake, size=size, stopped=stopped)
+            async with self._books.trying(batch, suspects):
+                report = await self._batch(batch, work, intake=intake, size=size, stopped=stopped)
             if report is not None:
                 stopped |= self._run.stopped_by(report)
                 published += report.published
@@ -105,6 +104,8 @@ class Process:
         if isinstance(translated, ConflictError):
             return True
         if len(batch) == 1:
+            if batch[0].verdict is not None:  # no handler ran: even putting it aside fails, which is not its fault
+                raise error
             verdict = self._run.judge(batch[0], error)
             if verdict is not None and not isinstance(verdict, RetryNow):
                 batch[0].verdict = verdict

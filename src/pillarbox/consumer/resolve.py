@@ -77,7 +77,7 @@ def _check_options(consumer: Consumer, where: str) -> None:
             f"{where}: idempotency='inbox' without a transaction cannot cover its effects; "
             "ask for a transaction, or say outside=True"
         )
-    if options.concurrency < 1:
+    if options.concurrency is not None and options.concurrency < 1:
         raise ConfigurationError(f"{where}: concurrency={options.concurrency}; at least one lane is needed")
     if options.when_dead == "hold-key" and not options.is_ordered:
         raise ConfigurationError(f"{where}: when_dead='hold-key' needs an order to keep; use ByKey(), or 'skip'")

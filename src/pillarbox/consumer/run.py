@@ -14,8 +14,8 @@ from typing import Any, TypeAlias, assert_never, cast
 from pillarbox.consumer.context import Context
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
-from pillarbox.errors import DecodeError, InvalidReturnError, UnknownMessageTypeError
-from pillarbox.holding import FailedAttempt
+from pillarbox.errors import ConfigurationError, DecodeError, InvalidReturnError, UnknownMessageTypeError
+from pillarbox.holding import FailedAttempt, storable
 from pillarbox.idempotency import AttemptStore, InboxStore
 from pillarbox.message import Message
 from pillarbox.outbox import Outbox, OutboxRecord
@@ -56,7 +56,12 @@ RunProgram: TypeAlias = Generator[Effect, Any, "RunReport"]
 
 @dataclass(slots=True)
 class RunReport:
-    """What a run did, item by item; true once its transaction commits."""
+    """What a run did, item by item; true once its transaction commits.
+
+    Attributes:
+        behind: put behind an earlier message of their key that began to wait in this run.
+        held: put behind a hold that was there before this run.
+    """
 
     handled: list[Item] = field(default_factory=list[Item])
     suppressed: list[Item] = field(default_factory=list[Item])
@@ -64,6 +69,7 @@ class RunReport:
     retried: list[Item] = field(default_factory=list[Item])
     dead: list[Item] = field(default_factory=list[Item])
     behind: list[Item] = field(default_factory=list[Item])
+    held: list[Item] = field(default_factory=list[Item])
     published: int = 0
 
 
@@ -125,15 +131,18 @@ class Run:
         """
         report = RunReport()
         admitted = yield from intake.admit(items)
+        if len(admitted) < len(items):
+            ready = {id(item) for item in admitted}
+            report.held = [item for item in items if id(item) not in ready]
         wanted = [item for item in admitted if self.rules.handles(item.message)]
         fresh = yield from self._fresh(wanted)
         records: list[OutboxRecord] = []
         waiting = set(stopped)
         for item in admitted:
-            if item.hold_key in waiting:
+            if item.message.id not in fresh and self.rules.handles(item.message):
+                report.suppressed.append(item)  # first of all: what was processed need not wait, nor be forgotten
+            elif item.hold_key in waiting:
                 report.behind.append(item)
-            elif item.message.id not in fresh and self.rules.handles(item.message):
-                report.suppressed.append(item)
             elif not self.rules.handles(item.message):
                 report.discarded.append(item)
             else:
@@ -141,6 +150,7 @@ class Run:
                 records += yield from self._one(item, report)
                 if item in report.retried or (item in report.dead and self.rules.blocks_key):
                     waiting.add(item.hold_key)
+        yield from self._forget([*report.retried, *report.dead, *report.behind])
         yield from self.close(items, intake, report, records)
         return report
 
@@ -171,6 +181,11 @@ class Run:
         if not ids or not self.rules.deduplicates:
             return ids
         return set((yield from self.rules.inbox.record(self.rules.consumer, sorted(ids))))
+
+    def _forget(self, undone: Sequence[Item]) -> Generator[Execute, Any, None]:
+        """Take back what ``_fresh`` recorded of messages that were not handled."""
+        if undone and self.rules.deduplicates:
+            yield from self.rules.inbox.forget(self.rules.consumer, sorted({item.message.id for item in undone}))
 
     def _one(self, item: Item, report: RunReport) -> Generator[Effect, Any, Sequence[OutboxRecord]]:
         if item.verdict is None:
@@ -223,6 +238,9 @@ class Run:
         try:
             for payload in _flat(answer.value, consumer=self.rules.consumer):
                 context.note(payload)
+        except ConfigurationError as error:  # no message, or one without its key: it will not be better next time
+            returned = f"what cannot be published ({error})"
+            return Raised(InvalidReturnError(consumer=self.rules.consumer, returned=returned), touched=True)
         except Exception as error:
             return Raised(error, touched=True)
         return answer
@@ -231,9 +249,6 @@ class Run:
         self, items: Sequence[Item], intake: Intake, report: RunReport, records: Sequence[OutboxRecord]
     ) -> Generator[Execute, Any, None]:
         """Write what becomes of ``items`` and what was published; the last part of a run's transaction."""
-        undone = [*report.retried, *report.dead, *report.behind]
-        if undone and self.rules.deduplicates:
-            yield from self.rules.inbox.forget(self.rules.consumer, sorted({item.message.id for item in undone}))
         if report.retried:
             yield from intake.retry_later(report.retried)
         if report.dead:
@@ -251,7 +266,7 @@ class Run:
             attempt=attempt,
             at=self.rules.now(),
             error_type=type(error).__qualname__,
-            error=str(error)[:MAX_ERROR_CHARS],
+            error=storable(str(error)[:MAX_ERROR_CHARS]),
         )
 
 

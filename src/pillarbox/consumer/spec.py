@@ -25,7 +25,8 @@ class ConsumerOptions:
         when_dead: whether a dead message holds its key until someone decides, or later ones go on; ``None`` holds
             the key where order is kept.
         idempotency: ``natural`` keeps no inbox: the handler can be run again without harm.
-        concurrency: how many lanes of keys are handled side by side in one process.
+        concurrency: how many lanes of keys are handled side by side in one process; ``None`` for four, or for one
+            where the store has a single writer.
         timeout: how long an asynchronous handler may take for one message.
         renamed_from: the name it had before; its inbox, held and dead messages and subscriptions are taken over.
         outside: the handler talks to the outside world and asks for no transaction; needed to say so with an inbox.
@@ -36,7 +37,7 @@ class ConsumerOptions:
     ordering: Ordering = field(default_factory=ByKey)
     when_dead: WhenDead | None = None
     idempotency: Idempotency | None = None
-    concurrency: int = 4
+    concurrency: int | None = None
     timeout: timedelta | None = None
     outside: bool = False
     renamed_from: str | None = None

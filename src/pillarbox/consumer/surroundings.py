@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 
 from pillarbox.clock import Clock
+from pillarbox.consumer.solitude import Solitude
 from pillarbox.observe import Observer
 from pillarbox.transaction import TransactionSource
 
 RUN_SIZE = 100
+LANES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +24,10 @@ class Surroundings:
         worker: this process, new for each start.
         new_token: makes a token that no other process makes.
         on_published: called after a commit that put messages into the outbox.
+        lease: how long what a process has claimed stays its own after it ends without a word.
+        lanes: how many lanes a consumer has that does not say.
         run_size: how many messages one transaction handles at most.
+        solitude: shared by all consumers of the process, so that a suspect can be alone in it.
     """
 
     source: TransactionSource
@@ -30,4 +36,7 @@ class Surroundings:
     worker: str
     new_token: Callable[[], str]
     on_published: Callable[[], None]
+    lease: timedelta = timedelta(seconds=15)
+    lanes: int = LANES
     run_size: int = RUN_SIZE
+    solitude: Solitude = field(default_factory=Solitude)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, event
@@ -25,16 +26,35 @@ from pillarbox.transaction import (
 )
 
 
-class StatementCount:
-    """How many statements a connection has executed; tells whether a handler has touched the transaction."""
+class HandlerWatch:
+    """Sees whether a handler touches the run's transaction, and does not let it commit.
 
-    def __init__(self, connection: Connection) -> None:
-        """Count from now on."""
-        self.value = 0
+    The transaction holds the inbox rows of the whole run: a commit in its midst would lose the messages behind it.
+    """
+
+    def __init__(self, connection: Connection, *, consumer: str) -> None:
+        """Watch ``connection`` from now on."""
+        self.statements = 0
+        self._consumer = consumer
+        self._lent = False
         event.listen(connection, "before_cursor_execute", self._count)
+        event.listen(connection, "commit", self._refuse)
+
+    @contextmanager
+    def lent(self) -> Generator[None]:
+        """Refuse to commit within the block."""
+        self._lent = True
+        try:
+            yield
+        finally:
+            self._lent = False
 
     def _count(self, *_: object) -> None:
-        self.value += 1
+        self.statements += 1
+
+    def _refuse(self, *_: object) -> None:
+        if self._lent:
+            raise TransactionEndedError(consumer=self._consumer)
 
 
 class AsyncShell:
@@ -49,26 +69,27 @@ class AsyncShell:
     async def transact(self, program: RunProgram) -> RunReport:
         """Run ``program`` in one transaction and commit it."""
         async with self._source.begin() as transaction:
-            count = StatementCount(_sync_side(transaction.connection))
+            watch = HandlerWatch(_sync_side(transaction.connection), consumer=self._consumer.identity)
             wanted = advance(program, None)
             while not isinstance(wanted, RunReport):
                 if isinstance(wanted, Invoke):
-                    answer: Any = await self._invoke(wanted, transaction, count)
+                    answer: Any = await self._invoke(wanted, transaction, watch)
                 else:
                     answer = await transaction.run(single(wanted))
                 wanted = advance(program, answer)
         return wanted
 
-    async def _invoke(self, wish: Invoke, transaction: OpenTransaction, count: StatementCount) -> Returned | Raised:
-        before, began = count.value, transaction.connection.get_transaction()
+    async def _invoke(self, wish: Invoke, transaction: OpenTransaction, watch: HandlerWatch) -> Returned | Raised:
+        before, began = watch.statements, transaction.connection.get_transaction()
         try:
-            async with asyncio.timeout(_seconds(self._consumer)):
-                value = await self._call(wish, transaction.connection)
+            with watch.lent():
+                async with asyncio.timeout(_seconds(self._consumer)):
+                    value = await self._call(wish, transaction.connection)
         except Exception as error:
             if isinstance(error, TimeoutError):
                 await transaction.connection.invalidate()  # it may have been cut off in mid-statement
                 return Raised(error, touched=True)
-            return Raised(error, touched=count.value > before or not _is_active(began))
+            return Raised(error, touched=watch.statements > before or not _is_active(began))
         if transaction.connection.get_transaction() is not began or not _is_active(began):
             return Raised(TransactionEndedError(consumer=self._consumer.identity), touched=True)
         return Returned(value)
@@ -121,11 +142,11 @@ class SyncShell:
 
     def _in_thread(self, program: RunProgram, provided: dict[type[object], object]) -> RunReport:
         with self._source.begin_sync() as transaction:
-            count = StatementCount(transaction.connection)
+            watch = HandlerWatch(transaction.connection, consumer=self._consumer.identity)
             wanted = advance(program, None)
             while not isinstance(wanted, RunReport):
                 if isinstance(wanted, Invoke):
-                    answer: Any = self._invoke(wanted, transaction, count, provided)
+                    answer: Any = self._invoke(wanted, transaction, watch, provided)
                 else:
                     answer = transaction.run(single(wanted))
                 wanted = advance(program, answer)
@@ -135,14 +156,15 @@ class SyncShell:
         self,
         wish: Invoke,
         transaction: OpenSyncTransaction,
-        count: StatementCount,
+        watch: HandlerWatch,
         provided: dict[type[object], object],
     ) -> Returned | Raised:
-        before, began = count.value, transaction.connection.get_transaction()
+        before, began = watch.statements, transaction.connection.get_transaction()
         try:
-            value = self._call(wish, transaction.connection, provided)
+            with watch.lent():
+                value = self._call(wish, transaction.connection, provided)
         except Exception as error:
-            return Raised(error, touched=count.value > before or not _is_active(began))
+            return Raised(error, touched=watch.statements > before or not _is_active(began))
         if transaction.connection.get_transaction() is not began or not _is_active(began):
             return Raised(TransactionEndedError(consumer=self._consumer.identity), touched=True)
         return Returned(value)

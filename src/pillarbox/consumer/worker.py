@@ -68,11 +68,18 @@ class ConsumerWorker:
         self._clock = around.clock
         self._observer = around.observer
         self._on_published = around.on_published
-        self._lanes = [Lane(RunSize(largest=around.run_size)) for _ in range(consumer.options.concurrency)]
+        self._lanes = [
+            Lane(RunSize(largest=around.run_size)) for _ in range(consumer.options.concurrency or around.lanes)
+        ]
         self._capacity = around.run_size * 2 * len(self._lanes)
         self._room = Wakeup()
         self._in_hand = 0
         self._stopping = False
+
+    @property
+    def in_hand(self) -> int:
+        """How many messages were received and are not settled."""
+        return self._in_hand
 
     def stop(self) -> None:
         """End ``run`` when the runs under way have their outcome; what only waits is given back."""

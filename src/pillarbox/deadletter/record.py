@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from pillarbox.holding import FailedAttempt
+from pillarbox.holding import FailedAttempt, storable
 from pillarbox.message import Message
 
 MAX_STACK_CHARS = 8_000
@@ -81,7 +81,7 @@ class DeadLetter:
 
 def stack_of(error: BaseException) -> str:
     """Return the stack of ``error``, its end kept where it is too long."""
-    return "".join(traceback.format_exception(error))[-MAX_STACK_CHARS:]
+    return storable("".join(traceback.format_exception(error)))[-MAX_STACK_CHARS:]
 
 
 def fingerprint_of(error: BaseException, message_type: str) -> str:

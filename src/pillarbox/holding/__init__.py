@@ -13,6 +13,7 @@ from pillarbox.holding.record import (
     HoldState,
     hold_key_of,
     own_hold_key,
+    storable,
 )
 from pillarbox.holding.store import HeldQueue, HoldingState, HoldingStore
 
@@ -27,4 +28,5 @@ __all__ = [
     "HoldingStore",
     "hold_key_of",
     "own_hold_key",
+    "storable",
 ]

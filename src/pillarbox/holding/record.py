@@ -77,6 +77,11 @@ class Hold:
     due_in: timedelta = timedelta(0)
 
 
+def storable(text: str) -> str:
+    """Return ``text`` without what no database or JSON text takes: NUL characters and lone surrogates."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+
+
 def hold_key_of(message: Message, *, ordered: bool) -> str:
     """Return what ``message`` is held under: its key where order counts, else itself."""
     if ordered and message.key is not None:

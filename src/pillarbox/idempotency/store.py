@@ -85,6 +85,10 @@ class ClaimStore(Protocol):
         """
 
     @abstractmethod
+    def renew(self, consumer: str, message_ids: Sequence[str], *, token: str, ttl: timedelta) -> Program[None]:
+        """Extend those claims that are still held under ``token``."""
+
+    @abstractmethod
     def processed(self, consumer: str, message_ids: Sequence[str]) -> Program[Collection[str]]:
         """Return which of ``message_ids`` the inbox knows."""
 

@@ -7,6 +7,7 @@ Source: Gray & Cheriton, *Leases* (1989); the reading order is lease, store, kee
 
 from pillarbox.lease.keeper import LeaseKeeper
 from pillarbox.lease.lease import LeaseTerms, Tenancy
+from pillarbox.lease.renewal import first_of, repeated
 from pillarbox.lease.store import LeaseStore
 
-__all__ = ["LeaseKeeper", "LeaseStore", "LeaseTerms", "Tenancy"]
+__all__ = ["LeaseKeeper", "LeaseStore", "LeaseTerms", "Tenancy", "first_of", "repeated"]

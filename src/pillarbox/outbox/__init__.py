@@ -2,10 +2,11 @@
 
 Guarantee: a record appended in a transaction that commits is published at least once; of a key, in commit order.
 Not promised: that it is published only once; pair it with the inbox.
-Source: microservices.io, *Transactional outbox*; the reading order is outbox, record, store.
+Source: microservices.io, *Transactional outbox*; the reading order is outbox, record, store, parked.
 """
 
 from pillarbox.outbox.outbox import DEFAULT_OPTIONS, NOWHERE, Origin, Outbox, PublishOptions
+from pillarbox.outbox.parked import ParkedRecord, ParkedRecords
 from pillarbox.outbox.record import LOCK_BUCKETS, SLOTS, OutboxRecord, bucket_for, bucket_of, record_of
 from pillarbox.outbox.store import OutboxState, OutboxStore
 
@@ -19,6 +20,8 @@ __all__ = [
     "OutboxRecord",
     "OutboxState",
     "OutboxStore",
+    "ParkedRecord",
+    "ParkedRecords",
     "PublishOptions",
     "bucket_for",
     "bucket_of",

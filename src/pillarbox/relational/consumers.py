@@ -26,8 +26,9 @@ OLD, NEW = bindparam("old", type_=String), bindparam("new", type_=String)
 OWNED = (consumers, subscriptions, queue, inbox, attempts, claims, holds, held, dead_letters)
 RENAMES = tuple(update(table).where(table.c.consumer == OLD).values(consumer=NEW) for table in OWNED)
 
-KNOWN = select(consumers.c.consumer).where(
-    consumers.c.consumer.startswith(bindparam("prefix", type_=String), autoescape=False)
+_prefix = bindparam("prefix", type_=String)
+KNOWN = select(consumers.c.consumer).where(  # not LIKE, which folds case on SQLite and takes "_" for any character
+    func.substr(consumers.c.consumer, 1, func.length(_prefix)) == _prefix
 )
 _enlist = insert_into(consumers).values(
     consumer=NEW, channels=bindparam("channel_list", type_=String), registered_at=now_us()

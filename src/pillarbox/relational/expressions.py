@@ -98,6 +98,18 @@ class none_of(FunctionElement[Any]):  # noqa: N801  # reads as an SQL operator
     name = "none_of"
 
 
+class among(FunctionElement[Any]):  # noqa: N801  # reads as an SQL operator
+    """``among(column, subquery)``: the column equals one of the values that the subquery returns.
+
+    The subquery runs once and is never joined: PostgreSQL plans a prepared statement without knowing how long the
+    lists in it are, and would run one side of the join again for every row of the other.
+    """
+
+    type = NullType()
+    inherit_cache = True
+    name = "among"
+
+
 class each_of(FunctionElement[Any]):  # noqa: N801  # reads as an SQL function
     """The values of a list parameter as rows; use ``values_of``."""
 
@@ -127,13 +139,25 @@ def _any_sqlite(element: any_of, compiler: SQLCompiler, **options: Any) -> str:
 @compiles(none_of, "postgresql")
 def _none_postgresql(element: none_of, compiler: SQLCompiler, **options: Any) -> str:
     compared, values = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"{compared} <> ALL ({values})"
+    return f"{compared} NOT IN (SELECT unnest({values}))"  # hashed; a prepared "<> ALL" compares one by one
 
 
 @compiles(none_of, "sqlite")
 def _none_sqlite(element: none_of, compiler: SQLCompiler, **options: Any) -> str:
     compared, values = (compiler.process(clause, **options) for clause in element.clauses)
     return f"{compared} NOT IN (SELECT value FROM json_each({values}))"
+
+
+@compiles(among, "postgresql")
+def _among_postgresql(element: among, compiler: SQLCompiler, **options: Any) -> str:
+    compared, subquery = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"{compared} = ANY (ARRAY{subquery})"
+
+
+@compiles(among, "sqlite")
+def _among_sqlite(element: among, compiler: SQLCompiler, **options: Any) -> str:
+    compared, subquery = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"{compared} IN {subquery}"
 
 
 @compiles(each_of, "postgresql")
@@ -149,6 +173,7 @@ def _each_sqlite(element: each_of, compiler: SQLCompiler, **options: Any) -> str
 @compiles(now_us)
 @compiles(any_of)
 @compiles(none_of)
+@compiles(among)
 @compiles(each_of)
 def _for_people(element: FunctionElement[Any], compiler: SQLCompiler, **options: Any) -> str:
     """Render for ``str()``, as in an error's text; no database is asked to run this."""

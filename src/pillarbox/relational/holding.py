@@ -83,7 +83,7 @@ MAKE_WAY = delete(held).where(
     held.c.consumer == BY, any_of(held.c.message_id, texts("ids")), held.c.state == HeldState.HELD
 )
 
-FREE = (  # index on (consumer, due_at); locked so that two processes do not lease the same hold
+FREE = (  # index on (consumer, state, due_at); locked so that two processes do not lease the same hold
     select(holds.c.hold_key)
     .where(
         holds.c.consumer == BY,

@@ -97,6 +97,15 @@ UNCLAIM_PROCESSED = (  # primary key; whoever held the claim that we waited for 
     )
     .returning(claims.c.message_id)
 )
+RENEW = (
+    update(claims)
+    .where(
+        claims.c.consumer == BY,
+        any_of(claims.c.message_id, IDS),
+        claims.c.token == bindparam("by_token", type_=String),
+    )
+    .values(expires_at=now_us() + bindparam("ttl_us", type_=BigInteger))
+)
 RELEASE = (
     delete(claims)
     .where(
@@ -164,6 +173,11 @@ class RelationalClaimStore(ClaimStore):
             return claimed
         mine = {"by": consumer, "ids": sorted(claimed), "by_token": token}
         return claimed - _ids((yield Execute(UNCLAIM_PROCESSED, mine)))
+
+    def renew(self, consumer: str, message_ids: Sequence[str], *, token: str, ttl: timedelta) -> Program[None]:
+        """Write a later end."""
+        mine = {"by": consumer, "ids": list(message_ids), "by_token": token, "ttl_us": micros(ttl)}
+        yield Execute(RENEW, mine)
 
     def processed(self, consumer: str, message_ids: Sequence[str]) -> Program[Collection[str]]:
         """Look the ids up in the inbox."""

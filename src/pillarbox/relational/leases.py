@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from sqlalchemy import BigInteger, String, bindparam, delete, func, literal, or_, select, text, update
-from sqlalchemy.sql.selectable import CTE
+from sqlalchemy import BigInteger, ColumnElement, String, bindparam, delete, func, literal, or_, select, text, update
 
 from pillarbox.lease import LeaseStore, LeaseTerms, Tenancy
-from pillarbox.relational.expressions import any_of, insert_into, micros, now_us, numbers, values_of
+from pillarbox.relational.expressions import among, any_of, insert_into, micros, now_us, numbers, values_of
 from pillarbox.relational.tables import leases, members
 from pillarbox.transaction import Execute, Program, Rows
 
@@ -66,16 +66,17 @@ RELEASE = (
 RELEASE_ALL = update(leases).where(leases.c.scope == SCOPE, leases.c.owner == OWNER).values(owner=None, expires_at=0)
 
 
-def owned_slots(*, locked: bool) -> CTE:
-    """Return the slots leased under the parameters ``scope`` and ``tokens``, for a statement that must be fenced.
+def is_owned(slot: ColumnElement[int], *, locked: bool) -> ColumnElement[Any]:
+    """Return the condition that ``slot`` is leased under the parameters ``scope`` and ``tokens``: the fence.
 
     Args:
-        locked: also keep them leased until the transaction ends; needed where its other writes depend on it.
+        slot: the column that holds the slot.
+        locked: also keep the slots leased until the transaction ends; needed where its other writes depend on it.
     """
     owned = select(leases.c.slot).where(
         leases.c.scope == bindparam("scope", type_=String), any_of(leases.c.token, numbers("tokens"))
     )
-    return (owned.with_for_update(read=True) if locked else owned).cte("owned")
+    return among(slot, (owned.with_for_update(read=True) if locked else owned).scalar_subquery())
 
 
 class RelationalLeaseStore(LeaseStore):

@@ -24,7 +24,7 @@ from pillarbox.channel import is_queue
 from pillarbox.channel.address import QUEUE
 from pillarbox.outbox import OutboxRecord, OutboxState, OutboxStore, bucket_for
 from pillarbox.relational.expressions import any_of, insert_into, micros, none_of, now_us, numbers, texts
-from pillarbox.relational.leases import owned_slots
+from pillarbox.relational.leases import is_owned
 from pillarbox.relational.rows import (
     RECORD_COLUMNS,
     columns,
@@ -59,9 +59,13 @@ SCHEDULE = insert_into(outbox_scheduled).values(
 KEY_IS_HELD = exists().where(
     outbox_holds.c.destination == outbox.c.destination, outbox_holds.c.message_key == outbox.c.message_key
 )
+IN_ANY_POSITION = outbox.c.position.between(  # a range, so that even a plan for unknown lists walks the primary key
+    bindparam("first_position", 0, type_=BigInteger), bindparam("last_position", 2**63 - 1, type_=BigInteger)
+)
 READ = (  # walks the primary key from the oldest position; the two lists are short
     select(outbox.c.position, outbox.c.slot, KEY_IS_HELD.label("held"), *record_message_columns(outbox))
     .where(
+        IN_ANY_POSITION,
         any_of(outbox.c.slot, numbers("slots")),
         none_of(outbox.c.position, numbers("in_flight")),
         none_of(outbox.c.destination, texts("paused")),
@@ -71,23 +75,22 @@ READ = (  # walks the primary key from the oldest position; the two lists are sh
 )
 SETTLE = (  # primary key; fenced
     delete(outbox)
-    .where(any_of(outbox.c.position, AT), outbox.c.slot.in_(select(owned_slots(locked=False).c.slot)))
+    .where(any_of(outbox.c.position, AT), is_owned(outbox.c.slot, locked=False))
     .returning(outbox.c.position)
 )
 
 # --- an unpublishable record and those behind it ----------------------------------------------------------------------
-_owned = owned_slots(locked=True)
 OWNED_AMONG = (  # primary key; fenced, and locked so that what follows in the transaction is still the owner's doing
     select(outbox.c.position, outbox.c.destination, outbox.c.message_key)
-    .where(any_of(outbox.c.position, AT), outbox.c.slot.in_(select(_owned.c.slot)))
+    .where(any_of(outbox.c.position, AT), is_owned(outbox.c.slot, locked=True))
     .order_by(outbox.c.position)
 )
-HOLD_KEY = (
+HOLD_KEY = (  # primary key; a hold that is there is locked, so that nobody releases the key before we are through
     insert_into(outbox_holds)
     .values(
         destination=bindparam("destination", type_=String), message_key=bindparam("key", type_=String), since=now_us()
     )
-    .on_conflict_do_nothing()
+    .on_conflict_do_update(index_elements=["destination", "message_key"], set_={"since": outbox_holds.c.since})
 )
 LOCK_HOLD = (  # primary key; a release of the key waits for us, or we find it gone
     select(outbox_holds.c.destination)
@@ -111,7 +114,7 @@ REMOVE = delete(outbox).where(any_of(outbox.c.position, AT))
 # --- scheduled records ------------------------------------------------------------------------------------------------
 DUE = (  # index on due_at
     select(*columns(outbox_scheduled, ("position", *RECORD_COLUMNS)))
-    .where(outbox_scheduled.c.due_at <= now_us(), outbox_scheduled.c.slot.in_(select(owned_slots(locked=True).c.slot)))
+    .where(outbox_scheduled.c.due_at <= now_us(), is_owned(outbox_scheduled.c.slot, locked=True))
     .order_by(outbox_scheduled.c.due_at, outbox_scheduled.c.position)
     .limit(bindparam("up_to", type_=BigInteger))
 )
@@ -121,16 +124,17 @@ UNSCHEDULE = delete(outbox_scheduled).where(any_of(outbox_scheduled.c.position, 
 TRANSFERABLE = (  # walks the primary key; fenced, and locked to the end of the transaction
     select(outbox.c.position, outbox.c.destination)
     .where(
+        IN_ANY_POSITION,
         ~KEY_IS_HELD,
         any_of(outbox.c.slot, numbers("slots")),
-        outbox.c.slot.in_(select(owned_slots(locked=True).c.slot)),
+        is_owned(outbox.c.slot, locked=True),
         none_of(outbox.c.destination, texts("paused")),
     )
     .order_by(outbox.c.position)
     .limit(bindparam("up_to", type_=BigInteger))
 )
 LISTENED_TO = select(subscriptions.c.channel).where(any_of(subscriptions.c.channel, texts("channels"))).distinct()
-_consumer = func.coalesce(subscriptions.c.consumer, literal("")).label("consumer")
+_mailbox = func.coalesce(subscriptions.c.consumer, outbox.c.destination).label("consumer")
 FAN_OUT = insert_into(queue).from_select(  # positions are taken in the order of the select
     [
         "consumer",
@@ -144,7 +148,7 @@ FAN_OUT = insert_into(queue).from_select(  # positions are taken in the order of
         "slot",
         "created_at",
     ],
-    select(_consumer, *record_message_columns(outbox), outbox.c.slot, outbox.c.created_at)
+    select(_mailbox, *record_message_columns(outbox), outbox.c.slot, outbox.c.created_at)
     .select_from(
         outbox.outerjoin(
             subscriptions,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy import BigInteger, SmallInteger, String, bindparam, delete, select, text
 
@@ -10,13 +10,10 @@ from pillarbox.channel import QueuedMessage, QueueStore, Subscription, is_queue
 from pillarbox.message import Message
 from pillarbox.outbox import SLOTS, bucket_of
 from pillarbox.relational.expressions import any_of, insert_into, none_of, now_us, numbers, texts, values_of
-from pillarbox.relational.leases import owned_slots
+from pillarbox.relational.leases import is_owned
 from pillarbox.relational.rows import MESSAGE_COLUMNS, message_columns, message_of, message_values
 from pillarbox.relational.tables import queue, subscriptions
 from pillarbox.transaction import Execute, Program
-
-ANYONE = ""
-"""The consumer of a queue's messages: a queue has one consumer, which may not be known yet."""
 
 _channel = values_of(texts("channels"), String()).c.value
 SUBSCRIBE = (
@@ -35,11 +32,10 @@ ENQUEUE = insert_into(queue).values(
     slot=bindparam("slot", type_=SmallInteger),
     created_at=now_us(),
 )
-READ = (  # index on (channel, consumer, position)
+READ = (  # walks the index on (consumer, position)
     select(queue.c.position, queue.c.slot, *message_columns(queue))
     .where(
-        any_of(queue.c.channel, texts("channels")),
-        queue.c.consumer.in_([bindparam("by", type_=String), bindparam("anyone", type_=String)]),
+        queue.c.consumer == bindparam("mailbox", type_=String),
         any_of(queue.c.slot, numbers("slots")),
         none_of(queue.c.position, numbers("leave_out")),
     )
@@ -48,7 +44,7 @@ READ = (  # index on (channel, consumer, position)
 )
 ACCEPT = (  # primary key; fenced, the lease kept to the end of the transaction
     delete(queue)
-    .where(any_of(queue.c.position, numbers("positions")), queue.c.slot.in_(select(owned_slots(locked=True).c.slot)))
+    .where(any_of(queue.c.position, numbers("positions")), is_owned(queue.c.slot, locked=True))
     .returning(queue.c.position)
 )
 
@@ -71,7 +67,7 @@ class RelationalQueueStore(QueueStore):
         rows = [
             {**message_values(message), "consumer": consumer, "slot": bucket_of(message) % SLOTS}
             for message in messages
-            for consumer in ([ANYONE] if is_queue(message.destination) else heard.get(message.destination, ()))
+            for consumer in mailboxes_of(message, heard)
         ]
         if rows:
             yield Execute(ENQUEUE, rows)
@@ -80,20 +76,31 @@ class RelationalQueueStore(QueueStore):
     def read(
         self, subscription: Subscription, *, slots: Sequence[int], leave_out: Sequence[int], limit: int
     ) -> Program[Sequence[QueuedMessage]]:
-        """Read the oldest messages of the consumer's channels."""
-        wanted = {
-            "channels": list(subscription.channels),
-            "by": subscription.consumer,
-            "anyone": ANYONE,
-            "slots": slots,
-            "leave_out": leave_out,
-            "up_to": limit,
-        }
-        return [
-            QueuedMessage(position=row[0], slot=row[1], message=message_of(row[2:]))
-            for row in (yield Execute(READ, wanted))
-        ]
+        """Read the oldest of each mailbox, and of these the oldest, so that none starves another."""
+        found: list[QueuedMessage] = []
+        for mailbox in mailboxes(subscription):
+            wanted = {"mailbox": mailbox, "slots": slots, "leave_out": leave_out, "up_to": limit}
+            found += [
+                QueuedMessage(position=row[0], slot=row[1], message=message_of(row[2:]))
+                for row in (yield Execute(READ, wanted))
+            ]
+        return sorted(found, key=lambda one: one.position)[:limit]
 
     def accept(self, scope: str, tokens: Sequence[int], positions: Sequence[int]) -> Program[int]:
         """Delete what was handled and is still ours."""
         return len((yield Execute(ACCEPT, {"scope": scope, "tokens": tokens, "positions": positions})))
+
+
+def mailboxes(subscription: Subscription) -> list[str]:
+    """Return the names under which a subscription's messages are stored.
+
+    A topic's copies bear the name of their consumer. A queue's messages bear the queue's own address, since its one
+    consumer may not be known yet.
+    """
+    queues = [channel for channel in subscription.channels if is_queue(channel)]
+    return [subscription.consumer, *queues] if len(queues) < len(subscription.channels) else queues
+
+
+def mailboxes_of(message: Message, heard: Mapping[str, Sequence[str]]) -> Sequence[str]:
+    """Return the names under which ``message`` is stored; ``heard`` holds the consumers of each topic."""
+    return [message.destination] if is_queue(message.destination) else heard.get(message.destination, ())

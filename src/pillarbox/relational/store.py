@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import (
-    AbstractAsyncContextManager,
     AsyncExitStack,
     ExitStack,
     asynccontextmanager,
     contextmanager,
-    nullcontext,
 )
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn, TypeVar
 
 from sqlalchemy import Connection, Engine, Executable
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from pillarbox.errors import ConflictError, StoreUnavailableError
@@ -24,14 +24,18 @@ from pillarbox.relational.consumers import RelationalConsumerRegistry
 from pillarbox.relational.dead_letters import RelationalDeadLetterStore
 from pillarbox.relational.holding import RelationalHoldingStore
 from pillarbox.relational.idempotency import RelationalAttemptStore, RelationalClaimStore, RelationalInboxStore
+from pillarbox.relational.inspection import RelationalInspection
 from pillarbox.relational.leases import RelationalLeaseStore
 from pillarbox.relational.migrations import Migration, as_sql, check_version, migrate
 from pillarbox.relational.outbox import KeyLocks, RelationalOutboxStore, RelationalSlotReader, RelationalTransfer
+from pillarbox.relational.outbox_held import RelationalParkedRecords
 from pillarbox.relational.queue import RelationalQueueStore
-from pillarbox.transaction import Execute, Program, TransactionSource
+from pillarbox.transaction import Execute, Program, Rows, TransactionSource, drive_sync, step
 from pillarbox.transaction.sqlalchemy_ import AsyncConnectionTransaction, ConnectionTransaction
 
 T = TypeVar("T")
+TURN_WITHIN_S = 30
+"""How long a transaction waits for another one of its process where there is a single writer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +89,7 @@ class RelationalStore(TransactionSource):
         self.outbox = RelationalOutboxStore(traits.key_locks)
         self.slots = RelationalSlotReader(traits.key_locks)
         self.transfer = RelationalTransfer()
+        self.parked = RelationalParkedRecords()
         self.leases = RelationalLeaseStore()
         self.queue = RelationalQueueStore()
         self.inbox = RelationalInboxStore()
@@ -93,6 +98,7 @@ class RelationalStore(TransactionSource):
         self.holding = RelationalHoldingStore()
         self.dead_letters = RelationalDeadLetterStore()
         self.consumers = RelationalConsumerRegistry()
+        self.inspection = RelationalInspection()
         self._make_sync_engine = sync_engine
         self._sync_engine: Engine | None = None
         self._owns_engine = owns_engine
@@ -124,6 +130,9 @@ class RelationalStore(TransactionSource):
             except asyncio.CancelledError:
                 await connection.invalidate()
                 raise
+            except Exception:
+                await connection.rollback()  # closing alone would lend it on as it is, were it the commit that failed
+                raise
 
     @contextmanager
     def begin_sync(self) -> Generator[OwnSyncTransaction]:
@@ -136,6 +145,9 @@ class RelationalStore(TransactionSource):
     async def run(self, program: Program[T]) -> T:
         """Run ``program`` in a short transaction of its own."""
         try:
+            if self.traits.single_writer:
+                async with self._my_turn():
+                    return await self._run_to_its_end(program)
             async with self.begin() as transaction:
                 return await transaction.run(program)
         except DBAPIError as error:
@@ -143,11 +155,29 @@ class RelationalStore(TransactionSource):
 
     async def run_single(self, program: Program[T]) -> T:
         """Run a program of one statement, which commits by itself."""
+        if self.traits.single_writer:
+            return await self.run(_single(program))
         try:
-            async with self._my_turn(), self._connected(self._autocommit) as connection:
+            async with self._connected(self._autocommit) as connection:
                 return await connection.run_sync(_run_unbegun, program)
         except DBAPIError as error:
             self._raise(error)
+
+    async def _run_to_its_end(self, program: Program[T]) -> T:
+        """Wait for the thread also when cancelled, so that its transaction does not outlive the call and its turn."""
+        running = asyncio.get_running_loop().run_in_executor(None, self._run_in_thread, program)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            await asyncio.wait({running})
+            if not running.cancelled():
+                running.exception()  # looked at, or the loop would complain; the cancellation is what is told
+            raise
+
+    def _run_in_thread(self, program: Program[T]) -> T:
+        """Run ``program`` as a whole in a thread: an embedded database answers sooner than a thread can be woken."""
+        with self.begin_sync() as transaction:
+            return transaction.run(program)
 
     def translate(self, error: Exception) -> Exception:
         """Return the library's error for a driver's, where it means conflict or an absent server."""
@@ -187,7 +217,7 @@ class RelationalStore(TransactionSource):
         async with AsyncExitStack() as stack:
             try:
                 connection = await stack.enter_async_context(engine.connect())
-            except (DBAPIError, OSError) as error:
+            except (DBAPIError, OSError, PoolTimeoutError) as error:
                 raise self._unreachable(error) from error
             yield connection
 
@@ -196,7 +226,7 @@ class RelationalStore(TransactionSource):
         with ExitStack() as stack:
             try:
                 connection = stack.enter_context(self.sync_engine.connect())
-            except (DBAPIError, OSError) as error:
+            except (DBAPIError, OSError, PoolTimeoutError) as error:
                 raise self._unreachable(error) from error
             yield connection
 
@@ -210,20 +240,41 @@ class RelationalStore(TransactionSource):
             raise error
         raise translated from error
 
-    def _my_turn(self) -> AbstractAsyncContextManager[object]:
-        return nullcontext() if self._turn is None else self._turn
+    @asynccontextmanager
+    async def _my_turn(self) -> AsyncGenerator[None]:
+        """Queue up where there is one writer, instead of letting the database's own polling choose the next."""
+        if self._turn is None:
+            yield
+            return
+        try:
+            async with asyncio.timeout(TURN_WITHIN_S):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise ConflictError(
+                f"another transaction of this process has kept {self.name} for {TURN_WITHIN_S} s; "
+                "do not wait inside a transaction for something that needs a transaction of its own"
+            ) from None
+        try:
+            yield
+        finally:
+            self._turn.release()
 
 
 def _run_unbegun(connection: Connection, program: Program[T]) -> T:
     """Run a program of one statement where each statement commits by itself."""
-    wanted = next(program)
-    try:
-        program.send(_rows(connection, wanted))
-    except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]  # StopIteration carries its value untyped
-    raise RuntimeError("a program of a single statement wanted a second one")
+    return drive_sync(_single(program), partial(_rows, connection))
 
 
-def _rows(connection: Connection, wanted: Execute) -> list[tuple[object, ...]]:
+def _single(program: Program[T]) -> Program[T]:
+    """Return ``program``, made to fail before a second statement."""
+    stepped = step(program)
+    if isinstance(stepped, Execute):
+        stepped = step(program, (yield stepped))
+    if isinstance(stepped, Execute):
+        raise RuntimeError("a program of a single statement wanted a second one")
+    return stepped.result
+
+
+def _rows(connection: Connection, wanted: Execute) -> Rows:
     result = connection.execute(wanted.statement, wanted.parameters)
-    return [tuple(row) for row in result.all()] if result.returns_rows else []
+    return result.all() if result.returns_rows else ()

@@ -100,7 +100,11 @@ outbox_held = _table(
     Column("state", String(10), nullable=False),
     Column("reason", Text),
     Column("parked_at", BigInteger, nullable=False),
-    CheckConstraint("state IN ('parked', 'held')", name="pillarbox_outbox_held_state"),
+    Column("skipped_at", BigInteger),
+    Column("skipped_by", Name),
+    Column("skipped_because", Text),
+    CheckConstraint("state IN ('parked', 'held', 'skipped')", name="pillarbox_outbox_held_state"),
+    Index("pillarbox_outbox_held_state_position", "state", "position"),
     Index("pillarbox_outbox_held_key", "destination", "message_key", "position"),
 )
 
@@ -134,7 +138,7 @@ queue = _table(
     *_message_columns(),
     Column("slot", SmallInteger, nullable=False),
     Column("created_at", BigInteger, nullable=False),
-    Index("pillarbox_queue_consumer", "channel", "consumer", "position"),
+    Index("pillarbox_queue_mailbox", "consumer", "position"),
 )
 
 # --- idempotency ------------------------------------------------------------------------------------------------------
@@ -179,7 +183,8 @@ holds = _table(
     Column("lease_until", BigInteger, nullable=False),
     Column("since", BigInteger, nullable=False),
     CheckConstraint("state IN ('waiting', 'blocked')", name="pillarbox_holds_state"),
-    Index("pillarbox_holds_due", "consumer", "due_at"),
+    Index("pillarbox_holds_due", "consumer", "state", "due_at"),  # the blocked ones, as many as dead letters, apart
+    Index("pillarbox_holds_lease", "consumer", "lease_token"),
 )
 held = _table(
     "held",

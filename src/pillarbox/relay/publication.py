@@ -17,6 +17,7 @@ from pillarbox.channel import (
     Unavailable,
     Unknown,
 )
+from pillarbox.lease import first_of
 from pillarbox.observe import (
     BrokerAway,
     DestinationNotReady,
@@ -139,8 +140,8 @@ class SendingPublication(Publication):
                 reading = group.create_task(self._read(batch, published))
                 group.create_task(self._settle(published))
                 publishing = group.create_task(self._publish(batch))
-        except* Exception as errors:
-            raise _first(errors) from errors
+        except BaseExceptionGroup as errors:
+            raise first_of(errors) from errors
         if publishing.result():
             self._batch = reading.result()
         return bool(self._batch or self._published)
@@ -180,17 +181,20 @@ class SendingPublication(Publication):
         sendable = [record for record in batch if not record.held]
         for wave in waves(sendable, ordered_prefix=self._sender.capabilities.ordered_prefix):
             tokens = self._keeper.tokens  # empty once the lease can no longer be trusted
-            wanted = [record for record in wave if key_of(record) not in stopped and record.slot in tokens]
+            wanted = [record for record in wave if record.slot in tokens]
+            if stopped:
+                wanted = [record for record in wanted if key_of(record) not in stopped]
             complete = complete and len(wanted) == len(wave)
-            results = await self._send(wanted)
-            for record, result in zip(wanted, results, strict=True):
+            is_away = False
+            for record, result in zip(wanted, await self._send(wanted), strict=True):
                 if isinstance(result, Confirmed):
                     self._published[record.position] = tokens[record.slot]
                     continue
                 complete = False
                 stopped.add(key_of(record))
+                is_away = is_away or isinstance(result, Unavailable)
                 await self._failed(record, result)
-            if any(isinstance(result, Unavailable) for result in results):
+            if is_away:
                 break
         return complete
 
@@ -237,9 +241,3 @@ class SendingPublication(Publication):
     async def _put_behind(self, held: Sequence[PendingRecord]) -> None:
         scope, tokens = self._keeper.terms.scope, sorted(self._keeper.tokens.values())
         await self._source.run(self._reader.put_behind(scope, tokens, [record.position for record in held]))
-
-
-def _first(errors: BaseExceptionGroup[Exception]) -> Exception:
-    """Return one of the errors that ended a step; the others happened beside it."""
-    first = errors.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first

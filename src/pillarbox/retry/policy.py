@@ -35,7 +35,7 @@ class Retry:
         """Refuse values that mean nothing."""
         if self.attempts < 1 or self.immediate < 0:
             raise ConfigurationError(f"Retry needs attempts >= 1 and immediate >= 0, got {self}")
-        if self.first < timedelta(0) or self.longest < timedelta(0) or self.factor < 1:
+        if self.first < timedelta(0) or self.longest < timedelta(0) or not self.factor >= 1:
             raise ConfigurationError(f"Retry needs first and longest >= 0 and factor >= 1, got {self}")
 
 
@@ -83,5 +83,8 @@ def decide(policy: Retry, failure: Failure, *, attempt: int, dice: float) -> Ver
 
 def backoff(policy: Retry, delayed: int, *, dice: float) -> timedelta:
     """Return the wait before delayed attempt number ``delayed`` (counted from 1), with full jitter."""
-    longest = policy.first * min(policy.factor ** (delayed - 1), 1e9)
-    return min(longest, policy.longest) * dice
+    try:
+        longest = min(policy.first * policy.factor ** (delayed - 1), policy.longest)
+    except OverflowError:  # beyond every number, and so beyond the cap
+        longest = policy.longest if policy.first else policy.first
+    return longest * dice

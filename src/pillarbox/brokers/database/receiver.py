@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from pillarbox.channel import Delivery, Outcome, Subscription, TransactionalReceiver
+from pillarbox.channel import Delivery, Outcome, Subscription, TransactionalReceiver, is_queue
 from pillarbox.channel.wakeup import Pace
 from pillarbox.errors import LeaseLostError
 
@@ -43,6 +43,7 @@ class DatabaseReceiver(TransactionalReceiver):
     ) -> None:
         """Receive for ``subscription`` what lies in the slots of ``keeper``."""
         self._subscription = subscription
+        self._one_place = len({channel if is_queue(channel) else "topics" for channel in subscription.channels}) == 1
         self._queue = queue
         self._source = keeper.source
         self._clock = keeper.clock
@@ -97,7 +98,7 @@ class DatabaseReceiver(TransactionalReceiver):
         if not slots:
             return ()
         program = self._queue.read(self._subscription, slots=slots, leave_out=sorted(self._unsettled), limit=limit)
-        messages = await self._source.run_single(program)
+        messages = await (self._source.run_single(program) if self._one_place else self._source.run(program))
         self._unsettled |= {message.position: message.slot for message in messages}
         return [
             Delivery(

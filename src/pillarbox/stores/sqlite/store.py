@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -22,6 +24,10 @@ def is_conflict(error: BaseException) -> bool:
     return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
 
 
+Now = Callable[[], datetime]
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH_JULIAN_DAY = 2440587.5
+
 TRAITS = DatabaseTraits(name="SQLite", single_writer=True, conflicts=is_conflict)
 
 
@@ -36,10 +42,14 @@ class _InMemory(RelationalStore):
         self.anchor.close()
 
 
-def sqlite_store(database: URL | AsyncEngine | Engine) -> RelationalStore:
+def sqlite_store(database: URL | AsyncEngine | Engine, *, now: Now | None = None) -> RelationalStore:
     """Make the store; connects to nothing (an in-memory database begins to exist).
 
     An engine of the caller's lends its URL: the store opens the same file with its own settings.
+
+    Args:
+        database: where it is.
+        now: what the database's clock shows instead of the machine's time; for tests.
 
     Raises:
         ConfigurationError: an engine on a database in memory was given, which no other engine can reach.
@@ -48,7 +58,7 @@ def sqlite_store(database: URL | AsyncEngine | Engine) -> RelationalStore:
     in_memory = url.database in (None, "", ":memory:")
     if not in_memory:
         return RelationalStore(
-            _async_engine(url), sync_engine=lambda: _sync_engine(url), traits=TRAITS, owns_engine=True
+            _async_engine(url, now), sync_engine=lambda: _sync_engine(url, now), traits=TRAITS, owns_engine=True
         )
     if not isinstance(database, URL):
         raise ConfigurationError(
@@ -56,25 +66,27 @@ def sqlite_store(database: URL | AsyncEngine | Engine) -> RelationalStore:
             "give the box store='memory://' and use its engine, or a file"
         )
     shared = URL.create("sqlite", database=f"file:/pillarbox-{uuid4().hex}", query={"vfs": "memdb", "uri": "true"})
-    store = _InMemory(_async_engine(shared), sync_engine=lambda: _sync_engine(shared), traits=TRAITS, owns_engine=True)
+    store = _InMemory(
+        _async_engine(shared, now), sync_engine=lambda: _sync_engine(shared, now), traits=TRAITS, owns_engine=True
+    )
     store.anchor = sqlite3.connect(f"{shared.database}?vfs=memdb", uri=True, check_same_thread=False)
     return store
 
 
-def _async_engine(url: URL) -> AsyncEngine:
+def _async_engine(url: URL, now: Now | None) -> AsyncEngine:
     engine = create_async_engine(url.set(drivername="sqlite+aiosqlite"))
-    _prepare(engine.sync_engine)
+    _prepare(engine.sync_engine, now)
     return engine
 
 
-def _sync_engine(url: URL) -> Engine:
+def _sync_engine(url: URL, now: Now | None) -> Engine:
     engine = create_engine(url.set(drivername="sqlite+pysqlite"))
-    _prepare(engine)
+    _prepare(engine, now)
     return engine
 
 
-def _prepare(engine: Engine) -> None:
-    """Set the pragmas on each new connection, and take the write lock when a transaction begins.
+def _prepare(engine: Engine, now: Now | None) -> None:
+    """Set the pragmas and the clock on each new connection, and take the write lock when a transaction begins.
 
     A transaction that reads first and writes later would fail at once instead of waiting for the lock.
     """
@@ -86,8 +98,24 @@ def _prepare(engine: Engine) -> None:
         for pragma in PRAGMAS:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
+        if now is not None:
+            connection.create_function("julianday", -1, _julianday_by(now))
 
     @event.listens_for(engine, "begin")
     def begin_immediate(connection: Connection) -> None:
         if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
             connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _julianday_by(now: Now) -> Callable[..., float | None]:
+    """Return SQLite's ``julianday`` with ``now`` as the time that it shows."""
+    builtin = sqlite3.connect(":memory:", check_same_thread=False)
+
+    def julianday(*arguments: str | float | None) -> float | None:
+        if arguments in ((), ("now",)):
+            return EPOCH_JULIAN_DAY + (now() - EPOCH) / timedelta(days=1)
+        marks = ", ".join("?" for _ in arguments)
+        found: float | None = builtin.execute(f"SELECT julianday({marks})", arguments).fetchone()[0]
+        return found
+
+    return julianday

@@ -5,25 +5,35 @@ Not promised: that a store which passes is fast, or survives what its server doe
 Source: the conformance suites of Watermill and River; subclass one and supply ``harness``; read harness, outbox.
 """
 
+from pillarbox.testing.contracts.broker_harness import BrokerHarness
 from pillarbox.testing.contracts.dead_letters import DeadLetterStoreContract
 from pillarbox.testing.contracts.harness import StoreHarness
 from pillarbox.testing.contracts.holding import HoldingStoreContract
 from pillarbox.testing.contracts.idempotency import AttemptStoreContract, ClaimStoreContract, InboxStoreContract
+from pillarbox.testing.contracts.inspection import InspectionContract
 from pillarbox.testing.contracts.lease import LeaseStoreContract
 from pillarbox.testing.contracts.outbox import OutboxStoreContract
+from pillarbox.testing.contracts.parked import ParkedRecordsContract
 from pillarbox.testing.contracts.queue import QueueStoreContract
+from pillarbox.testing.contracts.receiver import ReceiverContract
+from pillarbox.testing.contracts.sender import SenderContract
 from pillarbox.testing.contracts.slot_reader import SlotReaderContract
 from pillarbox.testing.contracts.transaction_source import TransactionSourceContract
 
 __all__ = [
     "AttemptStoreContract",
+    "BrokerHarness",
     "ClaimStoreContract",
     "DeadLetterStoreContract",
     "HoldingStoreContract",
     "InboxStoreContract",
+    "InspectionContract",
     "LeaseStoreContract",
     "OutboxStoreContract",
+    "ParkedRecordsContract",
     "QueueStoreContract",
+    "ReceiverContract",
+    "SenderContract",
     "SlotReaderContract",
     "StoreHarness",
     "TransactionSourceContract",

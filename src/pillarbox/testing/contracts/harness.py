@@ -11,12 +11,13 @@ from typing import TypeVar
 import pytest
 
 from pillarbox.channel import QueueStore
+from pillarbox.control import Inspection
 from pillarbox.deadletter import DeadLetterStore
 from pillarbox.holding import HeldQueue, HoldingStore
 from pillarbox.idempotency import AttemptStore, ClaimStore, InboxStore
 from pillarbox.lease import LeaseStore, LeaseTerms
 from pillarbox.message import Message
-from pillarbox.outbox import SLOTS, OutboxRecord, OutboxStore, bucket_for, record_of
+from pillarbox.outbox import SLOTS, OutboxRecord, OutboxStore, ParkedRecords, bucket_for, record_of
 from pillarbox.relay.reader import OutboxTransfer, PendingRecord, ReadPlan, SlotReader
 from pillarbox.testing.waiting import wait_until
 from pillarbox.transaction import Execute, OpenTransaction, Program, Rows, Transaction, TransactionSource, step
@@ -43,6 +44,7 @@ class StoreHarness:
     outbox: OutboxStore
     slots: SlotReader
     transfer: OutboxTransfer
+    parked: ParkedRecords
     leases: LeaseStore
     queue: QueueStore
     inbox: InboxStore
@@ -51,6 +53,7 @@ class StoreHarness:
     holding: HoldingStore
     held_queue: HeldQueue
     dead_letters: DeadLetterStore
+    inspection: Inspection
     concurrent_writers: bool
 
 

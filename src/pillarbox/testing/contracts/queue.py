@@ -74,6 +74,26 @@ class QueueStoreContract:
 
         assert await ids(harness, PAYMENTS) == ["m1"]
 
+    async def test_reading_topics_or_one_queue_is_a_single_statement(self, harness: StoreHarness) -> None:
+        """Receivers poll with it."""
+        topics = Subscription(consumer="shop/one", channels=(TOPIC, "topic:stock"))
+        await subscribe(harness, topics)
+        await enqueue(harness, make_message("m1"), make_message("m2", destination="queue:payments"))
+
+        for subscription, expected in ((topics, "m1"), (PAYMENTS, "m2")):
+            reading = harness.queue.read(subscription, slots=EVERY_SLOT, leave_out=(), limit=9)
+            (found,) = await harness.source.run_single(reading)
+            assert found.message.id == expected
+
+    async def test_no_channel_starves_another(self, harness: StoreHarness) -> None:
+        """What waits longest comes first, whatever its channel."""
+        both = Subscription(consumer="shop/one", channels=(TOPIC, "queue:payments"))
+        await subscribe(harness, both)
+        await enqueue(harness, make_message("waiting", destination="queue:payments"))
+        await enqueue(harness, *(make_message(f"m{number}") for number in range(20)))
+
+        assert (await read(harness, both, limit=5))[0].message.id == "waiting"
+
     async def test_messages_come_in_the_order_they_were_stored(self, harness: StoreHarness) -> None:
         """Over all channels of the consumer, up to the limit."""
         both = Subscription(consumer="shop/one", channels=(TOPIC, "queue:payments"))
@@ -92,7 +112,7 @@ class QueueStoreContract:
 
     async def test_only_the_channels_of_the_subscription_are_read(self, harness: StoreHarness) -> None:
         """Channels whose names differ in case are different."""
-        shouted = Subscription(consumer="shop/one", channels=("topic:ORDER",))
+        shouted = Subscription(consumer="shop/ONE", channels=("topic:ORDER", "queue:PAYMENTS"))
         await subscribe(harness, ONE, PAYMENTS, shouted)
         await enqueue(harness, make_message("m1"), make_message("m2", destination="queue:payments"))
 
@@ -246,7 +266,7 @@ async def read(
 ) -> tuple[QueuedMessage, ...]:
     """Read as a receiver does."""
     reading = harness.queue.read(subscription, slots=slots, leave_out=leave_out, limit=limit)
-    return tuple(await harness.source.run_single(reading))
+    return tuple(await harness.source.run(reading))
 
 
 async def ids(harness: StoreHarness, subscription: Subscription) -> list[str]:

@@ -1,0 +1,50 @@
+"""txoutbox on PostgreSQL: rows deleted when acknowledged, batches of 500, the order of keys kept as by default."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+from txoutbox import OutboxMessage, Relay, RelayConfig
+from txoutbox.adapters.postgres import PostgresStorage
+
+from benchmarks.measure import Stopwatch, task
+from benchmarks.order import BODY, KEYS
+
+
+async def main() -> None:
+    """Fill the outbox by its own insert, multiplied in the database, and drain it."""
+    todo = task()
+    pool = await asyncpg.create_pool(todo.url, min_size=2, max_size=4)
+    storage = PostgresStorage(pool, delete_on_ack=True, strict_ordering=todo.options.get("strict_ordering", True))
+    await storage.create_schema()
+    async with pool.acquire() as connection, connection.transaction():
+        await storage.insert(connection, "order", BODY, key="o-1", headers={"source": "shop"})
+    await pool.execute(
+        "INSERT INTO outbox (topic, key, payload, headers) SELECT topic, 'o-' || n % $2, payload, headers"
+        " FROM outbox, generate_series(2, $1::int) AS n ORDER BY n",
+        todo.count,
+        KEYS,
+    )
+    await pool.execute("VACUUM ANALYZE outbox")
+    await pool.execute("CHECKPOINT")
+    count = 0
+
+    async def publish(message: OutboxMessage) -> None:
+        nonlocal count
+        count += 1
+        if count >= todo.count:
+            relay.stop()
+
+    batch, concurrency = todo.options.get("batch", 500), todo.options.get("concurrency", 100)
+    config = RelayConfig(batch_size=batch, concurrency=concurrency)
+    relay = Relay(storage, publish, config=config)
+    stopwatch = Stopwatch(todo)
+    stopwatch.start()
+    await relay.run()
+    stopwatch.report(count)
+    assert await pool.fetchval("SELECT count(*) FROM outbox") == 0
+    await pool.close()
+
+
+asyncio.run(main())

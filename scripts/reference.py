@@ -1,0 +1,112 @@
+"""Write the generated pages of the reference: the schema from its tables, the events from their classes."""
+
+import dataclasses
+import re
+import sys
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+from sqlalchemy import CheckConstraint, Table, UniqueConstraint
+from sqlalchemy.dialects import postgresql, sqlite
+
+from pillarbox.observe import Event
+from pillarbox.relational.migrations import CURRENT_VERSION
+from pillarbox.relational.tables import metadata
+
+REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
+NOTE = "<!-- Written by scripts/reference.py; a test compares it with the code. -->"
+
+PURPOSE = {
+    "attempts": "Messages under way, noted before their handler starts, so that a crash leaves a trace.",
+    "claims": "Leased claims of handlers that run without a transaction.",
+    "consumers": "The consumers that each service has had, so that none is forgotten with work pending.",
+    "dead_letters": "What could not be handled: raw bytes, headers, attempts, failures; once per consumer and message.",
+    "held": "Messages that wait in a consumer's database: retries, what is behind them, replays.",
+    "holds": "The keys that wait, per consumer; `blocked` ones wait for somebody's decision about a dead letter.",
+    "inbox": "The ids of processed messages, per consumer.",
+    "leases": "Slots of work, who owns each, and under which fencing token.",
+    "members": "The live processes of each scope of leases.",
+    "outbox": "Records to be published, in position order. A relay removes what was published.",
+    "outbox_held": "Records that their broker refused (`parked`), and those behind them (`held`).",
+    "outbox_holds": "Keys of the outbox that are held by a parked record.",
+    "outbox_scheduled": "Delayed records; they enter the outbox, and take their position, when they are due.",
+    "queue": "Messages on their way to consumers, where the database is the broker.",
+    "schema_version": "The migrations that were applied.",
+    "subscriptions": "Which consumers listen to which channels.",
+}
+
+
+def schema_page() -> str:
+    """Return the page of the tables."""
+    parts = [
+        "# Database schema",
+        NOTE,
+        f"Version {CURRENT_VERSION}. Instants are microseconds since 1970 in UTC, by the database's own clock. Names, "
+        "ids and keys are compared byte by byte. `pillarbox migrate` creates the tables; many may run it at once.",
+    ]
+    for table in metadata.sorted_tables:
+        parts += [f"## `{table.name}`", PURPOSE[table.name.removeprefix("pillarbox_")], _columns(table)]
+        if further := _further(table):
+            parts.append(further)
+    return "\n\n".join(parts) + "\n"
+
+
+def _columns(table: Table) -> str:
+    rows = ["| column | PostgreSQL | SQLite | may be null |", "|---|---|---|---|"]
+    for column in table.columns:
+        kinds = [_plain(column.type.compile(dialect)) for dialect in (postgresql.dialect(), sqlite.dialect())]
+        name = f"**{column.name}**" if column.primary_key else column.name
+        rows.append(f"| {name} | {kinds[0]} | {kinds[1]} | {'yes' if column.nullable else ''} |")
+    return "\n".join(rows)
+
+
+def _plain(kind: str) -> str:
+    return kind.partition(" COLLATE")[0].lower()
+
+
+def _further(table: Table) -> str:
+    lines: list[str] = []
+    for constraint in sorted(table.constraints, key=lambda one: str(one.name)):
+        if isinstance(constraint, CheckConstraint):
+            lines.append(f"- check: `{constraint.sqltext}`")
+        elif isinstance(constraint, UniqueConstraint):
+            lines.append(f"- unique: {', '.join(column.name for column in constraint.columns)}")
+    for index in sorted(table.indexes, key=lambda one: str(one.name)):
+        lines.append(f"- index `{index.name}`: {', '.join(column.name for column in index.columns)}")
+    return "\n".join(lines)
+
+
+def events_page() -> str:
+    """Return the page of the events."""
+    parts = [
+        "# Events",
+        NOTE,
+        "What `box.observe(observer)` tells: one frozen dataclass of `pillarbox.observe` for each thing that happens, "
+        "after what it tells of is durable. An event may be missing when a process ends in between. Bodies and keys "
+        "of messages never appear.",
+    ]
+    for kind in get_args(Event):
+        hints = get_type_hints(kind)
+        rows = ["| field | type |", "|---|---|"]
+        rows += [f"| {field.name} | `{_type_name(hints[field.name])}` |" for field in dataclasses.fields(kind)]
+        parts += [f"## {kind.__name__}", re.sub(r"``(.*?)``", r"`\1`", kind.__doc__), "\n".join(rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _type_name(hint: object) -> str:
+    text = getattr(hint, "__name__", "") if isinstance(hint, type) else str(hint)
+    return text.replace("datetime.", "").replace(" | ", " or ")
+
+
+PAGES = {"schema.md": schema_page, "events.md": events_page}
+
+
+def main() -> int:
+    """Write every page."""
+    for name, page in PAGES.items():
+        (REFERENCE / name).write_text(page(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

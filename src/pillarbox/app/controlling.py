@@ -1,0 +1,24 @@
+"""Control over a store: its ports put behind what operators ask."""
+
+from __future__ import annotations
+
+from pillarbox.control import ConsumersControl, Control, HealthCheck, InboxControl, OutboxControl
+from pillarbox.deadletter import DeadLetters
+from pillarbox.relational import RelationalStore
+
+
+def control_of(store: RelationalStore) -> Control:
+    """Return control over the messages in ``store``; connects to nothing."""
+    return Control(
+        health=HealthCheck(
+            outbox=store.outbox,
+            holding=store.holding,
+            dead_letters=store.dead_letters,
+            inspection=store.inspection,
+            source=store,
+        ),
+        outbox=OutboxControl(outbox=store.outbox, parked=store.parked, source=store),
+        inbox=InboxControl(inbox=store.inbox, inspection=store.inspection, source=store),
+        consumers=ConsumersControl(inspection=store.inspection, source=store),
+        dead_letters=DeadLetters(store=store.dead_letters, holding=store.holding, source=store),
+    )

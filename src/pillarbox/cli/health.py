@@ -1,0 +1,61 @@
+"""``pillarbox health``: how the messages of a database fare."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import click
+
+from pillarbox.cli.durations import duration
+from pillarbox.cli.output import print_facts, print_json, print_line, wants_json
+from pillarbox.cli.places import Place, at_a_place
+from pillarbox.control import Health, HealthLimits, HealthStatus
+
+
+@click.command()
+@click.option("--strict", is_flag=True, help="Exit with 1 for degraded, too.")
+@click.option(
+    "--oldest-pending",
+    type=duration,
+    default="30s",
+    show_default=True,
+    help="How long a record may wait in the outbox.",
+)
+@at_a_place
+async def health(place: Place, strict: bool, oldest_pending: timedelta) -> None:  # noqa: FBT001  # click's signature
+    """Say whether messages flow; exit with 1 when they do not.
+
+    Computed from the tables alone: it is right also when no relay runs anywhere.
+    """
+    async with place.open() as control:
+        found = await control.health.check(HealthLimits(oldest_pending=oldest_pending))
+    _show(found)
+    bad = {HealthStatus.UNHEALTHY, HealthStatus.DEGRADED} if strict else {HealthStatus.UNHEALTHY}
+    if found.status in bad:
+        raise click.exceptions.Exit(1)
+
+
+def _show(found: Health) -> None:
+    vitals = found.vitals
+    if wants_json():
+        parts = {"outbox": vitals.outbox, "holding": vitals.holding}
+        rest = {"oldest_queued_for": vitals.oldest_queued_for, "dead": vitals.dead}
+        print_json({"status": found.status.value, "problems": found.problems, **parts, **rest})
+        return
+    print_line(found.status.value)
+    for problem in found.problems:
+        print_line(f"  {problem.status.value}: {problem.what}")
+    print_facts(
+        {
+            "pending": vitals.outbox.pending,
+            "oldest pending": vitals.outbox.oldest_for,
+            "scheduled": vitals.outbox.scheduled,
+            "parked": vitals.outbox.parked,
+            "oldest queued": vitals.oldest_queued_for,
+            "held keys": vitals.holding.keys,
+            "blocked keys": vitals.holding.blocked,
+            "held messages": vitals.holding.messages,
+            "oldest hold": vitals.holding.oldest_for,
+            "dead letters": vitals.dead,
+        }
+    )

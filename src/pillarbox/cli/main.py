@@ -1,0 +1,33 @@
+"""The command ``pillarbox`` and the list of its commands."""
+
+from __future__ import annotations
+
+import click
+
+from pillarbox.cli.consumers import consumers, held
+from pillarbox.cli.dead_letters import dead_letters
+from pillarbox.cli.demo import demo
+from pillarbox.cli.errors import Commands
+from pillarbox.cli.health import health
+from pillarbox.cli.inbox import inbox
+from pillarbox.cli.migrate import migrate
+from pillarbox.cli.outbox import outbox
+from pillarbox.cli.run import run
+
+
+@click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pillarbox", message="%(prog)s %(version)s")
+@click.pass_context
+def commands(context: click.Context) -> None:
+    """The reliability layer between a service's database and its message broker."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+for command in (demo, run, migrate, health, outbox, inbox, consumers, held, dead_letters):
+    commands.add_command(command)
+
+
+def main() -> None:
+    """Run the command line; the entry point of the script and of ``python -m pillarbox``."""
+    commands(prog_name="pillarbox")

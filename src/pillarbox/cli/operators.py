@@ -1,0 +1,24 @@
+"""Who gives an order on the command line."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+
+def by_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command ``--by``: who decides, by default the user of the machine."""
+    option = click.option(
+        "--by", metavar="WHO", default=_user, envvar="PILLARBOX_OPERATOR", help="Who decides; left out: your user name."
+    )
+    return option(command)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return "unknown"

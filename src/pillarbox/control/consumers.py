@@ -1,0 +1,64 @@
+"""Consumers as an operator sees them: what the program declares beside what the store remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pillarbox.consumer import Consumer
+from pillarbox.control.inspection import HeldKey, Inspection, KnownConsumer
+from pillarbox.transaction import TransactionSource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerView:
+    """One consumer.
+
+    Attributes:
+        identity: ``<service>/<name>``; empty for messages on queues that no known consumer receives from.
+        mode: ``transaction`` or ``outside``; ``None`` where the program does not declare it.
+        types: the message types that it handles, as far as the program declares them.
+        known: the store remembers it: it has been started at least once.
+        queued: messages that wait for it where the database is the broker.
+        held: messages in its holding.
+    """
+
+    identity: str
+    channels: tuple[str, ...]
+    mode: str | None
+    types: tuple[str, ...]
+    known: bool
+    queued: int
+    held: int
+
+
+class ConsumersControl:
+    """Looks at consumers and at the keys that they hold."""
+
+    def __init__(self, *, inspection: Inspection, source: TransactionSource) -> None:
+        """Ask through these ports."""
+        self._inspection = inspection
+        self._source = source
+
+    async def list(self, declared: Sequence[Consumer] = ()) -> tuple[ConsumerView, ...]:
+        """Return the consumers of the store and those ``declared``, by name."""
+        known = {one.identity: one for one in await self._source.run(self._inspection.consumers())}
+        by_name = {one.identity: one for one in declared}
+        return tuple(_view(name, by_name.get(name), known.get(name)) for name in sorted({*known, *by_name}))
+
+    async def held_keys(self, consumer: str | None = None, *, limit: int = 100) -> tuple[HeldKey, ...]:
+        """Return the keys held longest, of one consumer or of all."""
+        return tuple(await self._source.run(self._inspection.held_keys(consumer, limit=limit)))
+
+
+def _view(identity: str, declared: Consumer | None, known: KnownConsumer | None) -> ConsumerView:
+    channels = declared.channels if declared is not None else known.channels if known is not None else ()
+    return ConsumerView(
+        identity=identity,
+        channels=channels,
+        mode=None if declared is None else declared.mode,
+        types=() if declared is None else tuple(sorted(declared.message_types)),
+        known=known is not None,
+        queued=0 if known is None else known.queued,
+        held=0 if known is None else known.held,
+    )

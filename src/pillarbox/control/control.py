@@ -1,0 +1,25 @@
+"""Everything an operator can ask and decide, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pillarbox.control.consumers import ConsumersControl
+from pillarbox.control.health import HealthCheck
+from pillarbox.control.inbox import InboxControl
+from pillarbox.control.outbox import OutboxControl
+from pillarbox.deadletter import DeadLetters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """The control bus of one database.
+
+    EIP: *Control Bus*.
+    """
+
+    health: HealthCheck
+    outbox: OutboxControl
+    inbox: InboxControl
+    consumers: ConsumersControl
+    dead_letters: DeadLetters

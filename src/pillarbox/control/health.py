@@ -1,0 +1,145 @@
+"""Health: computed from the tables, so that any process can tell, above all when no relay runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+
+from pillarbox.control.inspection import Inspection
+from pillarbox.deadletter import DeadLetterFilter, DeadLetterStore
+from pillarbox.holding import HoldingState, HoldingStore
+from pillarbox.outbox import OutboxState, OutboxStore
+from pillarbox.transaction import Program, TransactionSource
+
+
+class HealthStatus(StrEnum):
+    """``unhealthy``: messages do not leave; ``degraded``: some wait for an operator, or longer than they should."""
+
+    OK = "ok"
+    DEGRADED = "degraded"
+    UNHEALTHY = "unhealthy"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthLimits:
+    """How long is too long.
+
+    Attributes:
+        oldest_pending: the oldest record of the outbox; beyond it no relay works, or its broker is away.
+        oldest_queued: the oldest message in the database's own queues; beyond it consumers do not keep up.
+        oldest_hold: the oldest hold of a key in a consumer.
+    """
+
+    oldest_pending: timedelta = timedelta(seconds=30)
+    oldest_queued: timedelta = timedelta(minutes=5)
+    oldest_hold: timedelta = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vitals:
+    """What health is judged by.
+
+    Attributes:
+        oldest_queued_for: how long ago the oldest message in the database's own queues was published.
+        dead: dead letters that nobody has decided about.
+    """
+
+    outbox: OutboxState
+    holding: HoldingState
+    oldest_queued_for: timedelta | None
+    dead: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Something that an operator should look at, and how bad it makes things."""
+
+    status: HealthStatus
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """How a service's messages fare.
+
+    Attributes:
+        problems: what keeps it from being ``ok``, worst first.
+    """
+
+    status: HealthStatus
+    problems: tuple[Problem, ...]
+    vitals: Vitals
+
+
+DEFAULT_LIMITS = HealthLimits()
+_SEVERITY = {HealthStatus.OK: 0, HealthStatus.DEGRADED: 1, HealthStatus.UNHEALTHY: 2}
+
+
+def judge(vitals: Vitals, limits: HealthLimits = DEFAULT_LIMITS) -> Health:
+    """Decide how things stand; a limit is kept while it is not exceeded."""
+    problems = sorted(_problems(vitals, limits), key=lambda problem: -_SEVERITY[problem.status])
+    return Health(status=problems[0].status if problems else HealthStatus.OK, problems=tuple(problems), vitals=vitals)
+
+
+def _problems(vitals: Vitals, limits: HealthLimits) -> Iterator[Problem]:
+    outbox, holding = vitals.outbox, vitals.holding
+    if _exceeds(outbox.oldest_for, limits.oldest_pending):
+        waited = _seconds(outbox.oldest_for)
+        what = f"the oldest pending record has waited for {waited}: is a relay running, is the broker there?"
+        yield Problem(status=HealthStatus.UNHEALTHY, what=what)
+    if outbox.parked:
+        what = f"{outbox.parked} records are parked, {outbox.held} held behind them: pillarbox outbox parked"
+        yield Problem(status=HealthStatus.DEGRADED, what=what)
+    if _exceeds(vitals.oldest_queued_for, limits.oldest_queued):
+        what = f"the oldest queued message was published {_seconds(vitals.oldest_queued_for)} ago: pillarbox consumers"
+        yield Problem(status=HealthStatus.DEGRADED, what=what)
+    if vitals.dead:
+        yield Problem(status=HealthStatus.DEGRADED, what=f"{vitals.dead} dead letters: pillarbox dead-letters list")
+    if holding.blocked:
+        what = f"{holding.blocked} keys are blocked by a dead letter: pillarbox held"
+        yield Problem(status=HealthStatus.DEGRADED, what=what)
+    if _exceeds(holding.oldest_for, limits.oldest_hold):
+        what = f"the oldest hold of a key has lasted for {_seconds(holding.oldest_for)}: pillarbox held"
+        yield Problem(status=HealthStatus.DEGRADED, what=what)
+
+
+def _exceeds(age: timedelta | None, limit: timedelta) -> bool:
+    return age is not None and age > limit
+
+
+def _seconds(age: timedelta | None) -> str:
+    return "0 s" if age is None else f"{age.total_seconds():.0f} s"
+
+
+class HealthCheck:
+    """Gathers the vitals of one database and judges them."""
+
+    def __init__(
+        self,
+        *,
+        outbox: OutboxStore,
+        holding: HoldingStore,
+        dead_letters: DeadLetterStore,
+        inspection: Inspection,
+        source: TransactionSource,
+    ) -> None:
+        """Read the tables behind these ports."""
+        self._outbox = outbox
+        self._holding = holding
+        self._dead_letters = dead_letters
+        self._inspection = inspection
+        self._source = source
+
+    async def check(self, limits: HealthLimits = DEFAULT_LIMITS) -> Health:
+        """Return how things stand now."""
+        return judge(await self._source.run(self._vitals()), limits)
+
+    def _vitals(self) -> Program[Vitals]:
+        return Vitals(
+            outbox=(yield from self._outbox.state()),
+            holding=(yield from self._holding.state()),
+            oldest_queued_for=(yield from self._inspection.oldest_queued_for()),
+            dead=(yield from self._dead_letters.count(DeadLetterFilter())),
+        )

@@ -1,0 +1,58 @@
+"""The payment service: charges cards, and gives the money back where an order cannot be fulfilled."""
+
+from sqlalchemy import BigInteger, Column, Integer, String, Table, func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from pillarbox import Handlers
+from pillarbox.demo.messages import OrderPlaced, PaymentCompleted, PaymentFailed, PaymentRefunded, RefundPayment
+from pillarbox.demo.services.defaults import RETRY, metadata
+
+payments = Table(
+    "demo_payments",
+    metadata,
+    Column("payment_id", Integer, primary_key=True, autoincrement=True),
+    Column("order_id", String(64), nullable=False, index=True),
+    Column("kind", String(10), nullable=False),
+    Column("amount_cents", BigInteger, nullable=False),
+    Column("card_holder", String(200), nullable=False),
+)
+
+CARD_LIMIT_CENTS = 200_000
+"""What a card of the demo can be charged at most for one order."""
+
+handlers = Handlers(retry=RETRY)
+
+
+@handlers.on(OrderPlaced, name="charge-payment")
+async def charge_payment(order: OrderPlaced, tx: AsyncConnection) -> PaymentCompleted | PaymentFailed:
+    """Charge the order's total, unless the card is not good for it."""
+    if order.total_cents > CARD_LIMIT_CENTS:
+        return PaymentFailed(order.order_id, "your card was declined")
+    await tx.execute(
+        payments.insert(),
+        {
+            "order_id": order.order_id,
+            "kind": "charge",
+            "amount_cents": order.total_cents,
+            "card_holder": order.customer,
+        },
+    )
+    return PaymentCompleted(order.order_id, order.sku, order.quantity, order.total_cents)
+
+
+@handlers.on(RefundPayment, name="refund-payment")
+async def refund_payment(refund: RefundPayment, tx: AsyncConnection) -> PaymentRefunded:
+    """Give back what this order was charged and has not been given back yet."""
+    of_order = payments.c.order_id == refund.order_id
+    charged = select(func.sum(payments.c.amount_cents), func.max(payments.c.card_holder)).where(of_order)
+    amount_cents, card_holder = (await tx.execute(charged)).one()
+    await tx.execute(
+        payments.insert(),
+        {
+            "order_id": refund.order_id,
+            "kind": "refund",
+            "amount_cents": -amount_cents,
+            "card_holder": card_holder,
+        },
+    )
+    return PaymentRefunded(refund.order_id, int(amount_cents))

@@ -1,0 +1,47 @@
+"""The box of the demo: five services, one store, one broker."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+from pillarbox import Handlers, Pillarbox, RelaySettings, Settings
+from pillarbox.demo.instrumented import BOX_NAME, instrumented
+from pillarbox.demo.mischief import Mischief, OnceOnly
+from pillarbox.demo.services import inventory, notification, orders, payment, shipping
+from pillarbox.demo.services.gateway import FileMailGateway
+from pillarbox.demo.services.notification import MailGateway
+from pillarbox.demo.tally import Tally
+
+SERVICES: tuple[Handlers, ...] = (
+    orders.handlers,
+    payment.handlers,
+    inventory.handlers,
+    shipping.handlers,
+    notification.handlers,
+)
+LEASE = timedelta(seconds=2)
+"""Short, so that a worker that was killed is replaced while somebody watches."""
+
+
+def open_shop(store: str, broker: str | None, *, folder: Path, mischief: Mischief) -> Pillarbox:
+    """Put the box together; connects to nothing.
+
+    Args:
+        store: a URL.
+        broker: a URL; ``None`` lets the store carry the messages.
+        folder: where the mails, the tally and the marks of what happens once are kept.
+        mischief: what is to go wrong.
+    """
+    box = Pillarbox(
+        BOX_NAME,
+        store=store,
+        broker=broker,
+        settings=Settings(relay=RelaySettings(lease=LEASE), migrate_on_open=True, drain_within=timedelta(seconds=10)),
+    )
+    once = OnceOnly(folder)
+    for service in SERVICES:
+        box.include(instrumented(service, mischief=mischief, once=once))
+    box.provide(MailGateway, lambda: FileMailGateway(folder / "mails.jsonl"))
+    box.observe(Tally(folder / "tally.jsonl"))
+    return box

@@ -1,0 +1,107 @@
+"""Operators' questions in SQL."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import BigInteger, String, bindparam, func, or_, select
+
+from pillarbox.channel import is_queue
+from pillarbox.control.inspection import HeldKey, InboxCount, Inspection, KnownConsumer
+from pillarbox.holding import HoldState
+from pillarbox.relational.expressions import now_us
+from pillarbox.relational.tables import consumers, held, holds, inbox, queue
+from pillarbox.transaction import Execute, Program
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+CONSUMERS = select(consumers.c.consumer, consumers.c.channels).order_by(consumers.c.consumer)
+QUEUED = select(queue.c.channel, queue.c.consumer, func.count()).group_by(  # index on (channel, consumer, position)
+    queue.c.channel, queue.c.consumer
+)
+HELD = select(held.c.consumer, func.count()).group_by(held.c.consumer)
+OLDEST_QUEUED = select(now_us() - queue.c.created_at).order_by(queue.c.position).limit(1)  # primary key
+_of_consumer = bindparam("of_consumer", type_=String)
+_messages = (  # index on (consumer, hold_key, rank, position)
+    select(func.count())
+    .where(held.c.consumer == holds.c.consumer, held.c.hold_key == holds.c.hold_key)
+    .scalar_subquery()
+)
+HELD_KEYS = (
+    select(holds.c.consumer, holds.c.hold_key, holds.c.state, _messages, holds.c.since, holds.c.due_at)
+    .where(or_(_of_consumer.is_(None), holds.c.consumer == _of_consumer))
+    .order_by(holds.c.since, holds.c.consumer, holds.c.hold_key)
+    .limit(bindparam("up_to", type_=BigInteger))
+)
+INBOX = (
+    select(inbox.c.consumer, func.count(), func.min(inbox.c.processed_at))
+    .group_by(inbox.c.consumer)
+    .order_by(inbox.c.consumer)
+)
+
+
+NOBODY = ""
+"""Whose a queue's messages are while no consumer of that queue is known."""
+
+
+class RelationalInspection(Inspection):
+    """Counts over the tables of the patterns."""
+
+    def consumers(self) -> Program[Sequence[KnownConsumer]]:
+        """Count by consumer; what lies in a queue belongs to the consumer that receives from it."""
+        known = {consumer: tuple(channels.split()) for consumer, channels in (yield Execute(CONSUMERS))}
+        of_queue = {
+            channel: consumer for consumer, channels in known.items() for channel in channels if is_queue(channel)
+        }
+        queued = Counter[str]()
+        unheard = dict[str, int]()
+        for channel, consumer, count in (yield Execute(QUEUED)):
+            whose = of_queue.get(consumer, NOBODY) if is_queue(consumer) else consumer
+            queued[whose] += count
+            if whose == NOBODY:
+                unheard[channel] = count
+        waiting = {row[0]: row[1] for row in (yield Execute(HELD))}
+        if unheard:
+            known[NOBODY] = tuple(sorted(unheard))
+        return [
+            KnownConsumer(
+                identity=identity,
+                channels=known.get(identity, ()),
+                queued=queued[identity],
+                held=waiting.get(identity, 0),
+            )
+            for identity in sorted({*known, *queued, *waiting})
+        ]
+
+    def oldest_queued_for(self) -> Program[timedelta | None]:
+        """Look at the row with the lowest position."""
+        rows = yield Execute(OLDEST_QUEUED)
+        return timedelta(microseconds=max(int(rows[0][0]), 0)) if rows else None
+
+    def held_keys(self, consumer: str | None, *, limit: int) -> Program[Sequence[HeldKey]]:
+        """Select the holds, each with the count of its messages."""
+        rows = yield Execute(HELD_KEYS, {"of_consumer": consumer, "up_to": limit})
+        return [
+            HeldKey(
+                consumer=whose,
+                hold_key=hold_key,
+                state=HoldState(state),
+                messages=messages,
+                since=_instant(since),
+                due_at=_instant(due_at),
+            )
+            for whose, hold_key, state, messages, since, due_at in rows
+        ]
+
+    def inbox(self) -> Program[Sequence[InboxCount]]:
+        """Group the inbox by consumer."""
+        return [
+            InboxCount(consumer=consumer, ids=ids, oldest_at=_instant(oldest))
+            for consumer, ids, oldest in (yield Execute(INBOX))
+        ]
+
+
+def _instant(micros_since_1970: int) -> datetime:
+    return EPOCH + timedelta(microseconds=micros_since_1970)

@@ -1,0 +1,76 @@
+"""Every broker keeps the contracts of both its ends."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import make_url
+
+from pillarbox.brokers.database import DatabaseBroker
+from pillarbox.brokers.memory import MemoryBroker
+from pillarbox.channel.wakeup import Wakeup
+from pillarbox.relational import metadata
+from pillarbox.stores.postgresql import postgresql_store
+from pillarbox.stores.sqlite import sqlite_store
+from pillarbox.testing import VirtualClock
+from pillarbox.testing.contracts import BrokerHarness, ReceiverContract, SenderContract
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from pillarbox.relational import RelationalStore
+
+LEASE = timedelta(seconds=15)
+BROKERS = [
+    "memory",
+    "database on memory",
+    "database on sqlite",
+    pytest.param("database on postgresql+psycopg", marks=pytest.mark.server),
+    pytest.param("database on postgresql+asyncpg", marks=pytest.mark.server),
+]
+
+
+@pytest.fixture(params=BROKERS)
+async def broker_harness(request: pytest.FixtureRequest) -> AsyncIterator[BrokerHarness]:
+    """An open broker that nobody else uses; SQLite's clock is the virtual one, too."""
+    clock = VirtualClock(autojump=True)
+    if request.param == "memory":
+        yield BrokerHarness(broker=MemoryBroker(clock=clock), again=lambda: MemoryBroker(clock=clock))
+        return
+    store = _store(request, clock)
+    await store.migrate()
+
+    def broker() -> DatabaseBroker:
+        return DatabaseBroker(queue=store.queue, leases=store.leases, source=store, clock=clock, wakeup=Wakeup())
+
+    if store.name == "PostgreSQL":
+        await _empty(store)
+    yield BrokerHarness(broker=broker(), again=broker, source=store, let_time_pass=lambda: clock.advance(LEASE / 3))
+    await store.close()
+
+
+class TestSender(SenderContract):
+    """See the contract."""
+
+
+class TestReceiver(ReceiverContract):
+    """See the contract."""
+
+
+def _store(request: pytest.FixtureRequest, clock: VirtualClock) -> RelationalStore:
+    kind = request.param.removeprefix("database on ")
+    if kind == "memory":
+        return sqlite_store(make_url("sqlite://"), now=clock.now)
+    if kind == "sqlite":
+        return sqlite_store(make_url(request.getfixturevalue("sqlite_url")), now=clock.now)
+    url = make_url(request.getfixturevalue("postgresql_module_url"))
+    return postgresql_store(url.set(drivername=kind))
+
+
+async def _empty(store: RelationalStore) -> None:
+    async with store.engine.begin() as connection:
+        for table in metadata.sorted_tables:
+            if table.name != "pillarbox_schema_version":
+                await connection.execute(table.delete())

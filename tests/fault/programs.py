@@ -1,0 +1,153 @@
+"""What the worker processes of the fault tests do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from pillarbox import Context, Retry
+from pillarbox.relay import OutboxTransfer
+from tests.fault.recording import Lines, Mark, NoticeLog, RecordingBroker
+from tests.fault.story import Entered, Setting, Writer, Writing, effects, pending, stay_open
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from pillarbox.relay import Transferred
+    from pillarbox.transaction import Program
+    from tests.fault.workers import Worker
+
+CONSUMERS = ("post", "mirror")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """How a writing process is driven.
+
+    Attributes:
+        writers: how many transactions are open side by side.
+        backlog: entries wait to be made while more than this wait in the outbox; ``None`` writes on.
+        commits: where the time of each commit is noted.
+        stop: the file whose appearance ends the writing early.
+    """
+
+    writers: int
+    commits: Path
+    stop: Path
+    backlog: int | None = None
+
+
+async def write(me: Worker, setting: Setting, plan: Writing, demand: Demand) -> None:
+    """Make entries until there are enough."""
+    box = setting.box()
+    notes = Lines(demand.commits)
+    left = [plan.events]
+
+    async def one(number: int) -> None:
+        writer = Writer(box, plan, f"{me.name}.{number}")
+        while left[0] > 0 and not demand.stop.exists():
+            if demand.backlog is not None:
+                await wait_until(_room(setting_box=box, backlog=demand.backlog, stop=demand.stop))
+            tokens = await writer.transaction()
+            left[0] -= len(tokens)
+            if tokens:
+                notes.append({"at": time.time(), "tokens": tokens})
+
+    async with box, asyncio.TaskGroup() as group:
+        for number in range(demand.writers):
+            group.create_task(one(number))
+
+
+def _room(*, setting_box, backlog, stop):  # type: ignore[no-untyped-def]
+    async def room() -> bool:
+        return stop.exists() or await pending(setting_box.store) < backlog
+
+    return room
+
+
+async def relay(me: Worker, setting: Setting, log: Path, per_message_ms: float = 0, gate: Path | None = None) -> None:
+    """Relay to a recording broker until killed.
+
+    Each message takes ``per_message_ms``, half of it before the broker has it; none is sent before ``gate`` exists.
+    """
+
+    async def half() -> None:
+        await stay_open(per_message_ms / 2)
+
+    async def before() -> None:
+        if gate is not None:
+            await wait_until(gate.exists)
+        await half()
+
+    broker = RecordingBroker(log, sender=me.name, mark=Mark(me.mark), before_each=before, after_each=half)
+    box = setting.box(broker)
+    box.observe(NoticeLog(me.notices))
+    async with box.running(consumers=False):
+        await asyncio.Event().wait()
+
+
+class MarkedTransfer(OutboxTransfer):
+    """A transfer that says when it is under way."""
+
+    def __init__(self, inner: OutboxTransfer, mark: Mark) -> None:
+        self._inner = inner
+        self._mark = mark
+
+    def transfer(self, *arguments, **options) -> Program[Transferred]:  # type: ignore[no-untyped-def, override]
+        with self._mark.busy():
+            return (yield from self._inner.transfer(*arguments, **options))
+
+
+async def relay_within(me: Worker, setting: Setting) -> None:
+    """Relay to the queues of the store until killed."""
+    box = setting.box()
+    box.store.transfer = MarkedTransfer(box.store.transfer, Mark(me.mark))  # type: ignore[assignment]
+    box.observe(NoticeLog(me.notices))
+    async with box.running(consumers=False):
+        await asyncio.Event().wait()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consuming:
+    """How a consuming process behaves.
+
+    Attributes:
+        handle_ms: the longest time that a handler takes.
+        killers: accounts whose entries end the process that handles them.
+        concurrency: how many lanes each consumer has.
+    """
+
+    retry: Retry = field(default_factory=Retry)
+    handle_ms: float = 0
+    killers: frozenset[str] = frozenset()
+    concurrency: int = 2
+    consumers: tuple[str, ...] = CONSUMERS
+
+
+async def consume(me: Worker, setting: Setting, how: Consuming) -> None:
+    """Apply entries for each consumer until killed."""
+    box = setting.box()
+    box.observe(NoticeLog(me.notices))
+    mark = Mark(me.mark)
+
+    def declare(consumer: str) -> None:
+        @box.on(Entered, name=consumer, retry=how.retry, concurrency=how.concurrency)
+        async def apply(entry: Entered, tx: AsyncConnection, ctx: Context) -> None:
+            with mark.busy():
+                row = {"consumer": consumer, "token": entry.token, "account": entry.account}
+                await tx.execute(insert(effects), row)
+                if entry.account in how.killers:
+                    os._exit(3)
+                await stay_open(how.handle_ms)
+
+    for consumer in how.consumers:
+        declare(consumer)
+    async with box.running(relay=False):
+        await asyncio.Event().wait()

@@ -1,0 +1,102 @@
+"""Consumers killed at random, and messages that kill: effects happen once, and only the killer is blamed."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pillarbox import Retry
+from tests.fault.killing import kill_again_and_again
+from tests.fault.programs import CONSUMERS, Consuming, Demand, consume, relay_within, write
+from tests.fault.story import Entered, Setting, Writing, applied, committed, count_effects, prepare
+from tests.history import check
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from pillarbox import Pillarbox
+    from pillarbox.relational import RelationalStore
+    from tests.fault.workers import Worker, Workers
+
+DRAIN = timedelta(seconds=90)
+ACCOUNTS = [f"account-{number}" for number in range(40)]
+KILLER = "killer"
+ATTEMPTS = 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "kills"), [("psycopg", 50), ("sqlite", 15)], indirect=["setting"], ids=["psycopg", "sqlite"]
+)
+async def test_killed_consumers_apply_each_entry_once_and_in_order(
+    setting: Setting, kills: int, box: Pillarbox, workers: Workers, rng: Random
+) -> None:
+    await prepare(setting, ACCOUNTS, consumers=CONSUMERS)
+    stop = workers.folder / "stop"
+    demand = Demand(writers=2, commits=workers.folder / "commits", stop=stop, backlog=60)
+    plan = Writing(accounts=ACCOUNTS, events=10**6, seed=rng.randrange(10**6))
+    writer = workers.start(write, setting, plan, demand)
+    workers.start(relay_within, setting)
+
+    in_handler = await kill_again_and_again(
+        lambda: workers.start(consume, setting, Consuming(handle_ms=3)), kills=kills, rng=rng
+    )
+    stop.touch()
+    assert await writer.ended(DRAIN) == 0
+    entries = await committed(box.store)
+    await wait_until(lambda: _all_applied(box.store, len(entries) * len(CONSUMERS)), DRAIN)
+
+    print(f"{kills} kills, {in_handler:.0%} in a handler, {len(entries)} entries, {len(CONSUMERS)} consumers")
+    check(entries, effects=await applied(box.store), consumers=CONSUMERS).assert_sound()
+    assert await box.dead_letters.list() == ()
+
+
+@pytest.mark.parametrize(
+    ("setting", "handle_ms"), [("psycopg", 0), ("asyncpg", 15)], indirect=["setting"], ids=["quick", "slow"]
+)
+async def test_only_the_message_that_kills_its_process_dies_of_it(
+    setting: Setting, handle_ms: float, box: Pillarbox, workers: Workers
+) -> None:
+    neighbours = [f"neighbour-{number}" for number in range(12)]
+    await prepare(setting, [*neighbours, KILLER], consumers=CONSUMERS)
+    async with box.transaction() as tx:
+        await box.publish_all([Entered(name, 1, name) for name in [*neighbours[:6], KILLER, *neighbours[6:]]], tx=tx)
+    workers.start(relay_within, setting)
+    how = Consuming(
+        retry=Retry(attempts=ATTEMPTS), handle_ms=handle_ms, killers=frozenset({KILLER}), concurrency=4
+    )
+
+    ended = await _restart_until_settled(setting, how, workers, box, messages=len(neighbours) + 1)
+
+    letters = await box.dead_letters.list()
+    print(f"{ended} processes ended")
+    assert {(letter.consumer, letter.message.key) for letter in letters} == {
+        (f"bank/{consumer}", KILLER) for consumer in CONSUMERS
+    }
+    assert {(letter.reason, letter.attempts) for letter in letters} == {("crashed", ATTEMPTS)}
+    assert await count_effects(box.store) == len(neighbours) * len(CONSUMERS)
+    assert ended >= ATTEMPTS
+
+
+async def _restart_until_settled(
+    setting: Setting, how: Consuming, workers: Workers, box: Pillarbox, *, messages: int
+) -> int:
+    """Start a consumer whenever it has ended, until every message has its effect or is dead; return how often."""
+    ended = 0
+    current: list[Worker] = [workers.start(consume, setting, how)]
+
+    async def settled() -> bool:
+        nonlocal ended
+        if current[0].exit_code is not None:
+            ended += 1
+            current[0] = workers.start(consume, setting, how)
+        return await count_effects(box.store) + await box.dead_letters.count() >= messages * len(CONSUMERS)
+
+    await wait_until(settled, DRAIN)
+    return ended
+
+
+async def _all_applied(store: RelationalStore, wanted: int) -> bool:
+    return await count_effects(store) >= wanted

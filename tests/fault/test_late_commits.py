@@ -1,0 +1,97 @@
+"""Transactions that commit late: what was numbered early and became visible late is neither lost nor overtaken."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import insert
+
+from pillarbox import RelaySettings
+from tests.fault.programs import Demand, relay, write
+from tests.fault.recording import lines, records
+from tests.fault.story import Setting, Writing, audit, committed, pending, prepare, stay_open
+from tests.history import check
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from random import Random
+
+    from pillarbox.relational import RelationalStore
+    from tests.fault.workers import Workers
+
+DRAIN = timedelta(seconds=120)
+ACCOUNTS = [f"account-{number}" for number in range(30)]
+EVENTS = 10_000
+LONG = timedelta(seconds=2)
+DELAY_S = 0.3
+
+
+@pytest.mark.parametrize("setting", ["asyncpg"], indirect=True)
+async def test_late_commits_are_neither_lost_nor_overtaken(
+    setting: Setting, store: RelationalStore, workers: Workers, rng: Random
+) -> None:
+    setting = replace(setting, relay=RelaySettings())
+    await prepare(setting, ACCOUNTS)
+    log = workers.folder / "broker.log"
+    for _ in range(2):
+        workers.start(relay, setting, log)
+
+    plan = Writing(accounts=ACCOUNTS, events=EVENTS // 2, hold_ms=12, rollbacks=0.1, together=4)
+    demand = Demand(writers=6, commits=workers.folder / "commits", stop=workers.folder / "stop")
+    writers = [
+        workers.start(write, setting, replace(plan, seed=rng.randrange(10**6)), demand) for _ in range(2)
+    ]
+    for writer in writers:
+        assert await writer.ended(DRAIN) == 0
+    await wait_until(lambda: _nothing_pending(store), DRAIN)
+
+    entries, copies = await committed(store), records(log)
+    shares = {name: sum(copy.sender == name for copy in copies) for name in {copy.sender for copy in copies}}
+    print(f"{len(entries)} entries by {shares}")
+    assert len(entries) >= EVENTS
+    assert len(shares) == 2
+    check(entries, [copy.event for copy in copies]).assert_sound(max_duplicates=0)
+
+
+@pytest.mark.parametrize("setting", ["asyncpg"], indirect=True)
+async def test_a_transaction_left_open_delays_nothing_of_others(
+    setting: Setting, store: RelationalStore, workers: Workers, rng: Random
+) -> None:
+    setting = replace(setting, relay=RelaySettings())
+    await prepare(setting, ACCOUNTS)
+    log, stop, commits = (workers.folder / name for name in ("broker.log", "stop", "commits"))
+    workers.start(relay, setting, log)
+    plan = Writing(accounts=ACCOUNTS, events=10**6, hold_ms=12, seed=rng.randrange(10**6))
+    writer = workers.start(write, setting, plan, Demand(writers=3, commits=commits, stop=stop))
+    await wait_until(lambda: len(records(log)) > 200, DRAIN)
+
+    async with store.begin() as unrelated:
+        await unrelated.connection.execute(insert(audit), {"token": "of another"})
+        opened_at = time.time()
+        await stay_open(LONG.total_seconds() * 1000)
+        closed_at = time.time()
+    stop.touch()
+    assert await writer.ended(DRAIN) == 0
+    await wait_until(lambda: _nothing_pending(store), DRAIN)
+
+    latencies = _latencies(commits, log)
+    before = max(late for at, late in latencies if at < opened_at)
+    during = max(late for at, late in latencies if opened_at <= at <= closed_at)
+    print(f"{len(latencies)} entries; at most {before * 1000:.0f} ms before, {during * 1000:.0f} ms meanwhile")
+    assert during <= before + DELAY_S
+
+
+def _latencies(commits: Path, log: Path) -> list[tuple[float, float]]:
+    """Return for each entry when its commit was known, and how long after that the broker had it."""
+    taken = {record.event.id: record.at for record in records(log)}
+    known = [(token, float(str(line["at"]))) for line in lines(commits) for token in line["tokens"]]  # type: ignore[attr-defined]
+    return [(at, taken[token] - at) for token, at in known]
+
+
+async def _nothing_pending(store: RelationalStore) -> bool:
+    return await pending(store) == 0

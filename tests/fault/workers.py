@@ -1,0 +1,117 @@
+"""Worker processes that are ready at once, so that a test can afford to kill fifty of them.
+
+They are forked from a server process that has imported everything; a killed one is replaced within milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+    from multiprocessing.context import ForkServerProcess
+
+Program = Callable[..., Coroutine[Any, Any, None]]
+
+
+class Worker:
+    """One process that a test may kill and freeze."""
+
+    def __init__(self, process: ForkServerProcess, *, name: str, folder: Path) -> None:
+        self._process = process
+        self.name = name
+        self.mark = folder / f"{name}.mark"
+        self.notices = folder / f"{name}.notices"
+        self.log = folder / f"{name}.log"
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code; ``None`` while it runs, negative for the signal that ended it."""
+        return self._process.exitcode
+
+    @property
+    def output(self) -> str:
+        """What it has printed."""
+        return self.log.read_text() if self.log.exists() else ""
+
+    def kill(self) -> None:
+        """End it as kill -9 does, frozen or not, and wait for its end."""
+        if self._process.exitcode is None:
+            self._process.kill()
+        self._process.join()
+
+    def freeze(self) -> None:
+        """Stop it in mid-step."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on where it was stopped."""
+        self._signal(signal.SIGCONT)
+
+    async def ended(self, within: timedelta) -> int:
+        """Wait for its end and return the exit code."""
+
+        def code() -> tuple[int] | None:
+            return None if self._process.exitcode is None else (self._process.exitcode,)
+
+        return (await wait_until(code, within, what=f"end of {self.name}"))[0]
+
+    def _signal(self, number: int) -> None:
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+
+class Workers:
+    """Starts workers and kills those that are left."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._context = get_context("forkserver")
+        self._context.set_forkserver_preload(["tests.fault.programs"])
+        self._started: list[Worker] = []
+
+    def start(self, program: Program, *arguments: object, name: str | None = None) -> Worker:
+        """Start ``program(worker's paths, *arguments)`` in a process of its own."""
+        name = f"{name or program.__name__}-{len(self._started) + 1}"
+        process = self._context.Process(target=_enter, args=(self.folder, name, program, arguments), name=name)
+        process.start()
+        worker = Worker(process, name=name, folder=self.folder)
+        self._started.append(worker)
+        return worker
+
+    def complaints(self) -> str:
+        """Return what the workers printed: nothing, if all went well."""
+        return "\n".join(f"--- {one.name}\n{one.output[-3000:]}" for one in self._started if one.output)
+
+    def end_all(self) -> None:
+        """Kill every worker and print what they said, which pytest shows when the test failed."""
+        for worker in self._started:
+            worker.kill()
+        print(self.complaints())
+
+
+def _enter(folder: Path, name: str, program: Program, arguments: tuple[object, ...]) -> None:
+    """Run in the worker: output into a file of its own; no life beyond the test's."""
+    descriptor = os.open(folder / f"{name}.log", os.O_APPEND | os.O_CREAT | os.O_WRONLY)
+    os.dup2(descriptor, sys.stdout.fileno())
+    os.dup2(descriptor, sys.stderr.fileno())
+    Thread(target=_die_with_parent, daemon=True).start()
+    asyncio.run(program(Worker(parent_process(), name=name, folder=folder), *arguments))  # type: ignore[arg-type]
+
+
+def _die_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)

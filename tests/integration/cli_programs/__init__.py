@@ -1,0 +1,1 @@
+"""Programs that the command line is pointed at."""

@@ -1,0 +1,203 @@
+"""Publishing in a transaction of the caller's: with it or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.orm import Session
+
+from pillarbox import Context, Pillarbox
+from pillarbox.errors import ConfigurationError, NoTransactionError
+from pillarbox.observe import MessageHandled
+from tests.integration.boxes import (
+    ChargePayment,
+    OrderPlaced,
+    create_tables,
+    make_box,
+    note,
+    noted,
+    publish,
+)
+
+
+class RolledBackError(Exception):
+    """Ends a transaction without its commit."""
+
+
+@asynccontextmanager
+async def _connection(box: Pillarbox) -> AsyncIterator[AsyncConnection]:
+    async with box.store.engine.begin() as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def _session(box: Pillarbox) -> AsyncIterator[AsyncSession]:
+    async with AsyncSession(box.store.engine) as session, session.begin():
+        yield session
+
+
+@asynccontextmanager
+async def _autobegun_session(box: Pillarbox) -> AsyncIterator[AsyncSession]:
+    async with AsyncSession(box.store.engine) as session:
+        yield session
+        await session.commit()
+
+
+async def _publish_in_thread(box: Pillarbox, kind: str, event: object, *, commit: bool) -> None:
+    def publish_sync() -> None:
+        if kind == "transaction_sync":
+            with box.transaction_sync() as connection:
+                box.publish_sync(event, tx=connection)
+                if not commit:
+                    raise RolledBackError
+        elif kind == "Connection":
+            with box.store.sync_engine.connect() as connection:
+                box.publish_sync(event, tx=connection)
+                (connection.commit if commit else connection.rollback)()
+        else:
+            with Session(box.store.sync_engine) as session:
+                box.publish_sync(event, tx=session)
+                (session.commit if commit else session.rollback)()
+
+    try:
+        await asyncio.to_thread(publish_sync)
+    except RolledBackError:
+        assert not commit
+
+
+AWAITED: dict[str, Callable[[Pillarbox], AbstractAsyncContextManager[AsyncConnection | AsyncSession]]] = {
+    "transaction": Pillarbox.transaction,
+    "session": Pillarbox.session,
+    "AsyncConnection": _connection,
+    "AsyncSession": _session,
+    "AsyncSession, autobegun": _autobegun_session,
+}
+
+
+@pytest.mark.parametrize("kind", AWAITED)
+async def test_an_event_is_published_if_and_only_if_its_transaction_commits(store_url: str, kind: str) -> None:
+    box, happenings = make_box(store_url)
+
+    @box.on(OrderPlaced, name="handle")
+    async def handle(order: OrderPlaced, tx: AsyncConnection) -> None:
+        await note(tx, order.order_id)
+
+    async with box.running():
+        await create_tables(box)
+        with pytest.raises(RolledBackError):
+            async with AWAITED[kind](box) as tx:
+                await box.publish(OrderPlaced("rolled back"), tx=tx)
+                raise RolledBackError
+        async with AWAITED[kind](box) as tx:
+            await box.publish(OrderPlaced("committed"), tx=tx)
+        await happenings.until(MessageHandled)
+
+        assert await noted(box) == ["committed"]
+
+
+@pytest.mark.parametrize("kind", ["transaction_sync", "Connection", "Session"])
+async def test_so_it_is_for_synchronous_callers(store_url: str, kind: str) -> None:
+    box, happenings = make_box(store_url)
+
+    @box.on(OrderPlaced, name="handle")
+    async def handle(order: OrderPlaced, tx: AsyncConnection) -> None:
+        await note(tx, order.order_id)
+
+    async with box.running():
+        await create_tables(box)
+        await _publish_in_thread(box, kind, OrderPlaced("rolled back"), commit=False)
+        await _publish_in_thread(box, kind, OrderPlaced("committed"), commit=True)
+        await happenings.until(MessageHandled)
+
+        assert await noted(box) == ["committed"]
+
+
+async def test_publishing_needs_no_running_box(store_url: str) -> None:
+    box, _ = make_box(store_url)
+    async with box:
+        await publish(box, OrderPlaced("a"))
+
+        state = await box.store.run(box.store.outbox.state())
+
+    assert state.pending == 1
+
+
+async def test_a_connection_without_a_transaction_is_refused(store_url: str) -> None:
+    box, _ = make_box(store_url)
+    async with box, box.store.engine.connect() as connection:
+        autocommit = await connection.execution_options(isolation_level="AUTOCOMMIT")
+
+        with pytest.raises(NoTransactionError):
+            await box.publish(OrderPlaced("a"), tx=autocommit)
+
+
+async def test_events_are_published_and_commands_are_sent(store_url: str) -> None:
+    box, _ = make_box(store_url)
+    async with box:
+        async with box.transaction() as tx:
+            with pytest.raises(ConfigurationError, match="send"):
+                await box.publish(ChargePayment("a"), tx=tx)
+            with pytest.raises(ConfigurationError, match="publish"):
+                await box.send(OrderPlaced("a"), tx=tx)
+
+        assert (await box.store.run(box.store.outbox.state())).pending == 0
+
+
+async def test_a_delayed_event_is_handled_when_it_is_due_and_not_before(store_url: str) -> None:
+    box, happenings = make_box(store_url)
+
+    @box.on(OrderPlaced, name="handle")
+    async def handle(order: OrderPlaced, tx: AsyncConnection) -> None:
+        await note(tx, order.order_id)
+
+    async with box.running():
+        await create_tables(box)
+        async with box.transaction() as tx:
+            await box.publish(OrderPlaced("far"), tx=tx, delay=timedelta(days=1))
+            await box.publish(OrderPlaced("near"), tx=tx, delay=timedelta(milliseconds=400))
+            await box.publish(OrderPlaced("now"), tx=tx)
+        await happenings.until(MessageHandled, 2)
+
+        assert await noted(box) == ["now", "near"]
+        assert (await box.store.run(box.store.outbox.state())).scheduled == 1
+
+
+async def test_messages_of_a_key_are_handled_in_the_order_of_their_transactions(store_url: str) -> None:
+    box, happenings = make_box(store_url)
+
+    @box.on(OrderPlaced, name="handle")
+    async def handle(order: OrderPlaced, tx: AsyncConnection) -> None:
+        await note(tx, f"{order.order_id} {order.number}")
+
+    async with box.running():
+        await create_tables(box)
+        for number in range(0, 40, 4):
+            orders = [OrderPlaced(key, number + place) for place in range(4) for key in "abc"]
+            await publish(box, *orders)
+        await happenings.until(MessageHandled, 120)
+
+        came = await noted(box)
+
+    for key in "abc":
+        assert [one for one in came if one.startswith(key)] == [f"{key} {number}" for number in range(40)]
+
+
+async def test_what_the_caller_says_about_a_message_reaches_the_handler(store_url: str) -> None:
+    box, happenings = make_box(store_url)
+    seen: list[tuple[str | None, str]] = []
+
+    @box.on(OrderPlaced, name="handle")
+    async def handle(order: OrderPlaced, ctx: Context) -> None:
+        seen.append((ctx.key, ctx.headers["mine"]))
+
+    async with box.running():
+        async with box.transaction() as tx:
+            await box.publish(OrderPlaced("a"), tx=tx, key="ключ", headers={"mine": "naïve ☃"})
+        await happenings.until(MessageHandled)
+
+    assert seen == [("ключ", "naïve ☃")]

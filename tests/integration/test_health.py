@@ -1,0 +1,37 @@
+"""``box.health()``: true also when no relay runs, which is when it matters."""
+
+from datetime import timedelta
+
+from pillarbox import Pillarbox
+from pillarbox.app.controlling import control_of
+from pillarbox.control import HealthLimits
+from tests.integration.cli_programs.orders import OrderPlaced
+
+IMPATIENT = HealthLimits(oldest_pending=timedelta(0))
+
+
+async def test_health_sees_a_backlog_without_any_relay(sqlite_url: str) -> None:
+    async with Pillarbox("shop", store=sqlite_url) as box:
+        assert (await box.health()).status == "ok"
+        async with box.transaction() as tx:
+            await box.publish(OrderPlaced("o-1"), tx=tx)
+
+        patient, impatient = await box.health(), await control_of(box.store).health.check(IMPATIENT)
+
+    assert (patient.status, patient.vitals.outbox.pending) == ("ok", 1)
+    assert impatient.status == "unhealthy"
+    assert "is a relay running" in impatient.problems[0].what
+
+
+async def test_health_is_told_by_a_process_that_never_opened_its_box(postgresql_url: str) -> None:
+    opened = Pillarbox("shop", store=postgresql_url)
+    await opened.migrate()
+    async with opened.transaction() as tx:
+        await opened.publish(OrderPlaced("o-1"), tx=tx)
+    stranger = Pillarbox("billing", store=postgresql_url)
+
+    found = await stranger.health()
+
+    assert found.vitals.outbox.pending == 1
+    for box in (opened, stranger):
+        await box.store.close()

@@ -1,0 +1,284 @@
+"""No dark states: every state that a row may be in is an enum's, a CHECK's, and found by a query that goes on from it.
+
+RELIABILITY I18: "every non-terminal row of every library table satisfies at least one recovery query".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeAlias
+
+import pytest
+from sqlalchemy import CheckConstraint, make_url
+
+from pillarbox.channel import Subscription
+from pillarbox.deadletter import Burial, DeadLetterFilter, DeadLetterState
+from pillarbox.holding import HeldMessage, HeldState, Hold, HoldState
+from pillarbox.lease import LeaseTerms
+from pillarbox.relational import metadata
+from pillarbox.relay.reader import ReadPlan
+from pillarbox.stores.sqlite import sqlite_store
+from pillarbox.testing.contracts.harness import EVERY_SLOT, LONG, SHORT, make_message, make_record
+from pillarbox.testing.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from pillarbox.relational import RelationalStore
+
+RELAY = LeaseTerms(scope="relay", ttl=LONG)
+WORKERS = LeaseTerms(scope="workers", slots=0, ttl=LONG)
+ONE = Subscription(consumer="shop/one", channels=("topic:order",))
+NOW = timedelta(0)
+
+OUTBOX_HELD_STATES = {"parked", "held", "skipped"}
+STATES = {
+    "pillarbox_outbox_held": OUTBOX_HELD_STATES,
+    "pillarbox_holds": {state.value for state in HoldState},
+    "pillarbox_held": {state.value for state in HeldState},
+    "pillarbox_dead_letters": {state.value for state in DeadLetterState},
+}
+TERMINAL = {
+    ("pillarbox_outbox_held", "skipped"),
+    ("pillarbox_dead_letters", "resolved"),
+    ("pillarbox_dead_letters", "discarded"),
+}
+WITHOUT_WORK = {
+    "pillarbox_schema_version": "notes the past",
+    "pillarbox_inbox": "only processed ids, removed by age",
+    "pillarbox_subscriptions": "who listens",
+    "pillarbox_consumers": "who is registered",
+    "pillarbox_members": "who lives; expires",
+    "pillarbox_outbox_holds": "a mark on keys whose rows are in outbox_held",
+}
+"""Tables whose rows wait for nothing, and why."""
+
+Check: TypeAlias = Callable[["RelationalStore"], Awaitable[None]]
+RECOVERED: dict[tuple[str, str], Check] = {}
+"""For each table and state a test that puts a row into it and finds it with the query that goes on from there."""
+
+
+def recovers(table: str, state: str = "") -> Callable[[Check], Check]:
+    """Register the proof for one state."""
+
+    def register(check: Check) -> Check:
+        RECOVERED[table, state] = check
+        return check
+
+    return register
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[RelationalStore]:
+    """A store in memory: the queries are the same for every database."""
+    made = sqlite_store(make_url("sqlite://"))
+    await made.migrate()
+    yield made
+    await made.close()
+
+
+def _checked_states() -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for table in metadata.tables.values():
+        for constraint in table.constraints:
+            if isinstance(constraint, CheckConstraint) and "state IN" in str(constraint.sqltext):
+                found[table.name] = set(re.findall(r"'(\w+)'", str(constraint.sqltext)))
+    return found
+
+
+def test_the_database_allows_the_states_of_the_enums_and_no_others() -> None:
+    assert _checked_states() == STATES
+
+
+def test_every_table_with_a_state_checks_it() -> None:
+    assert {name for name, table in metadata.tables.items() if "state" in table.columns} == set(STATES)
+
+
+def test_every_state_of_every_table_is_recovered_or_terminal() -> None:
+    stateful = {(table, state) for table, states in STATES.items() for state in states}
+    stateless = {(name, "") for name in metadata.tables if name not in STATES and name not in WITHOUT_WORK}
+
+    assert set(RECOVERED) | TERMINAL == stateful | stateless
+    assert not set(RECOVERED) & TERMINAL
+
+
+# --- the proofs ------------------------------------------------------------------------------------------------------
+
+
+@recovers("pillarbox_outbox")
+async def _pending(store: RelationalStore) -> None:
+    await store.run(store.outbox.append([make_record("m1")]))
+
+    assert len(await _read(store)) == 1
+
+
+@recovers("pillarbox_outbox_scheduled")
+async def _scheduled(store: RelationalStore) -> None:
+    await store.run(store.outbox.append([replace(make_record("m1"), due_in=SHORT)]))
+    tokens = await _tokens(store)
+
+    async def released() -> int:
+        return await store.run(store.slots.release_due(RELAY.scope, tokens, limit=10))
+
+    assert await wait_until(released) == 1
+    assert len(await _read(store)) == 1
+
+
+@recovers("pillarbox_outbox_held", "parked")
+async def _parked(store: RelationalStore) -> None:
+    await _park_first_of_two(store)
+
+    assert (await store.run(store.outbox.state())).parked == 1  # health names it until an operator decides
+    assert await store.run(store.parked.release("m1")) == 1
+
+
+@recovers("pillarbox_outbox_held", "held")
+async def _behind(store: RelationalStore) -> None:
+    tokens = await _park_first_of_two(store)
+    (behind,) = await _read(store)
+    assert await store.run(store.slots.put_behind(RELAY.scope, tokens, [behind])) == 1
+
+    assert (await store.run(store.outbox.state())).held == 1
+    assert await store.run(store.parked.release("m1")) == 2  # the decision about the parked one frees those behind it
+
+
+@recovers("pillarbox_leases")
+async def _leased_by_the_dead(store: RelationalStore) -> None:
+    await store.run(store.leases.heartbeat(replace(RELAY, ttl=SHORT), "dead"))
+
+    async def taken() -> bool:
+        return bool((await store.run(store.leases.heartbeat(RELAY, "living"))).tokens)
+
+    await wait_until(taken)
+
+
+@recovers("pillarbox_queue")
+async def _queued(store: RelationalStore) -> None:
+    await store.run(store.queue.subscribe(ONE))
+    await store.run(store.queue.enqueue([make_message("m1")]))
+
+    assert len(await store.run(store.queue.read(ONE, slots=EVERY_SLOT, leave_out=(), limit=9))) == 1
+
+
+@recovers("pillarbox_attempts")
+async def _attempted_by_the_dead(store: RelationalStore) -> None:
+    await store.run(store.attempts.start("shop/one", ["m1"], worker="dead"))
+    await store.run(store.leases.heartbeat(WORKERS, "living"))
+
+    assert set(await store.run(store.attempts.start("shop/one", ["m1"], worker="living"))) == {"m1"}
+
+
+@recovers("pillarbox_claims")
+async def _claimed_by_the_dead(store: RelationalStore) -> None:
+    await store.run(store.claims.claim("shop/one", ["m1"], token="dead", ttl=SHORT))
+
+    async def claimed() -> bool:
+        return bool(await store.run(store.claims.claim("shop/one", ["m1"], token="living", ttl=LONG)))
+
+    await wait_until(claimed)
+
+
+@recovers("pillarbox_holds", "waiting")
+async def _waiting(store: RelationalStore) -> None:
+    await store.run(store.holding.hold("shop/one", [Hold(hold_key="k:1")]))
+
+    assert await _lease(store, ttl=SHORT) == 1
+
+    async def taken_over() -> bool:
+        return await _lease(store, token="another") == 1
+
+    await wait_until(taken_over)
+
+
+@recovers("pillarbox_holds", "blocked")
+async def _blocked(store: RelationalStore) -> None:
+    await store.run(store.holding.hold("shop/one", [Hold(hold_key="k:1", state=HoldState.BLOCKED)]))
+
+    assert (await store.run(store.holding.state())).blocked == 1  # health names it until an operator decides
+    await store.run(store.holding.hold("shop/one", [Hold(hold_key="k:1")]))  # as a replay does
+    assert await _lease(store) == 1
+
+
+async def _found_at_the_head(store: RelationalStore, state: HeldState) -> None:
+    message = HeldMessage(hold_key="k:1", message=make_message("m1"), state=state)
+    await store.run(store.holding.hold("shop/one", [Hold(hold_key="k:1")]))
+    await store.run(store.holding.append("shop/one", [message]))
+    await _lease(store)
+
+    (found,) = await store.run(store.holding.heads("shop/one", token="t", per_key=9))
+    assert found.state == state
+
+
+@recovers("pillarbox_held", "retrying")
+async def _retrying(store: RelationalStore) -> None:
+    await _found_at_the_head(store, HeldState.RETRYING)
+
+
+@recovers("pillarbox_held", "held")
+async def _held(store: RelationalStore) -> None:
+    await _found_at_the_head(store, HeldState.HELD)
+
+
+@recovers("pillarbox_held", "replaying")
+async def _replaying(store: RelationalStore) -> None:
+    await _found_at_the_head(store, HeldState.REPLAYING)
+
+
+@recovers("pillarbox_dead_letters", "dead")
+async def _dead(store: RelationalStore) -> None:
+    await _bury(store)
+
+    (letter,) = await store.run(store.dead_letters.find(DeadLetterFilter(), after=0, limit=9))
+    assert await store.run(store.dead_letters.move(letter.id, to=DeadLetterState.REPLAYING))
+
+
+@recovers("pillarbox_dead_letters", "replaying")
+async def _letter_replaying(store: RelationalStore) -> None:
+    await _dead(store)  # a replay puts the message into holding, in the same transaction
+    await _found_at_the_head(store, HeldState.REPLAYING)
+
+    await store.run(store.dead_letters.resolve("shop/one", ["m1"]))
+    (letter,) = await store.run(store.dead_letters.find(DeadLetterFilter(state=None), after=0, limit=9))
+    assert letter.state == DeadLetterState.RESOLVED
+
+
+@pytest.mark.parametrize("state", sorted(RECOVERED), ids=" ".join)
+async def test_a_row_in_this_state_is_found_by_the_query_that_goes_on_from_there(
+    store: RelationalStore, state: tuple[str, str]
+) -> None:
+    await RECOVERED[state](store)
+
+
+# --- small verbs -----------------------------------------------------------------------------------------------------
+
+
+async def _tokens(store: RelationalStore) -> list[int]:
+    return list((await store.run(store.leases.heartbeat(RELAY, "relay"))).tokens.values())
+
+
+async def _read(store: RelationalStore) -> list[int]:
+    plan = ReadPlan(slots=EVERY_SLOT, in_flight=(), paused=(), limit=9)
+    return [one.position for one in await store.run(store.slots.read(plan))]
+
+
+async def _park_first_of_two(store: RelationalStore) -> list[int]:
+    await store.run(store.outbox.append([make_record("m1"), make_record("m2")]))
+    tokens = await _tokens(store)
+    position = (await _read(store))[0]
+    assert await store.run(store.slots.park(RELAY.scope, tokens, position, reason="refused"))
+    return tokens
+
+
+async def _lease(store: RelationalStore, *, token: str = "t", ttl: timedelta = LONG) -> int:
+    return await store.run(store.holding.lease_due("shop/one", token=token, limit=9, ttl=ttl))
+
+
+async def _bury(store: RelationalStore) -> None:
+    message = make_message("m1")
+    dead = Burial(
+        hold_key="k:1", message=message, reason="permanent", attempts=1, history=(), stack="", fingerprint="cause"
+    )
+    await store.run(store.dead_letters.bury("shop/one", [dead]))

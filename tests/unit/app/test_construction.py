@@ -1,0 +1,175 @@
+"""A box is constructed without connecting to anything, and says what is wrong with its places."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from sqlalchemy import create_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from pillarbox import Handlers, Pillarbox, Settings, event
+from pillarbox.brokers.memory import MemoryBroker
+from pillarbox.errors import ConfigurationError, DuplicateTypeError, InvalidSetupError
+from pillarbox.testing import VirtualClock
+
+SECRET = "s3cret-Pa55"
+
+
+@event("order.placed", key="order_id")
+@dataclass(frozen=True)
+class OrderPlaced:
+    """An event."""
+
+    order_id: str
+
+
+async def handle(order: OrderPlaced, tx: AsyncConnection) -> None: ...
+
+
+@pytest.fixture(autouse=True)
+def no_places_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PILLARBOX_STORE", raising=False)
+    monkeypatch.delenv("PILLARBOX_BROKER", raising=False)
+
+
+def test_without_a_store_the_error_says_how_to_name_one() -> None:
+    with pytest.raises(ConfigurationError, match=r"store=.* PILLARBOX_STORE"):
+        Pillarbox("shop")
+
+
+def test_the_environment_can_name_both_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PILLARBOX_STORE", "memory://")
+    monkeypatch.setenv("PILLARBOX_BROKER", "memory://")
+
+    box = Pillarbox("shop")
+
+    assert (box.store.name, type(box.broker)) == ("SQLite", MemoryBroker)
+
+
+@pytest.mark.parametrize("store", ["oracle://h/d", "redis://h", "kafka://h"])
+def test_a_store_of_an_unknown_kind_is_refused_and_the_known_ones_are_named(store: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"postgresql\+psycopg"):
+        Pillarbox("shop", store=store)
+
+
+def test_a_broker_of_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="carrier-pigeon"):
+        Pillarbox("shop", store="memory://", broker="carrier-pigeon://h")
+
+
+@pytest.mark.parametrize("name", ["", "Shop", "my shop", "shop/one", "ш"])
+def test_a_service_needs_a_name_that_every_broker_takes(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="service"):
+        Pillarbox(name, store="memory://")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        f"oracle://me:{SECRET}@h/d",
+        f"postgresql//me:{SECRET}@h/d",
+        f"postgresql+nothing://me:{SECRET}@h:no-port/d",
+        f"me:{SECRET}@h",
+    ],
+)
+@pytest.mark.parametrize("which", ["store", "broker"])
+def test_no_error_shows_a_password(place: str, which: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        Pillarbox("shop", **{"store": "memory://", which: place})  # type: ignore[arg-type]
+
+    error: BaseException | None = refused.value
+    while error is not None:
+        assert SECRET not in f"{error} {error!r}"
+        error = error.__cause__
+
+
+def test_neither_a_box_nor_its_parts_show_a_password() -> None:
+    box = Pillarbox("shop", store=f"postgresql+psycopg://me:{SECRET}@127.0.0.1:1/d")
+
+    shown = f"{box} {box!r} {box.store!r} {box.broker!r} {box.store.engine!r} {vars(box)}"
+
+    assert SECRET not in shown
+
+
+def test_engines_of_the_callers_are_taken(tmp_path: object) -> None:
+    file = f"{tmp_path}/shop.db"
+
+    assert Pillarbox("shop", store=create_engine(f"sqlite:///{file}")).store.name == "SQLite"
+    assert Pillarbox("shop", store=create_async_engine(f"sqlite+aiosqlite:///{file}")).store.name == "SQLite"
+    assert Pillarbox("shop", store=create_async_engine("postgresql+asyncpg://h/d")).store.name == "PostgreSQL"
+
+
+def test_an_engine_on_a_database_in_memory_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="memory"):
+        Pillarbox("shop", store=create_engine("sqlite://"))
+
+
+def test_boxes_share_nothing() -> None:
+    one, other = Pillarbox("one", store="memory://"), Pillarbox("other", store="memory://")
+    one.on(OrderPlaced)(handle)
+
+    assert (len(one.consumers()), other.consumers()) == (1, ())
+
+
+def test_handlers_are_included_once() -> None:
+    handlers = Handlers()
+    handlers.on(OrderPlaced)(handle)
+    box = Pillarbox("shop", store="memory://")
+    box.include(handlers)
+    box.include(handlers)
+
+    assert len(box.consumers()) == 1
+
+
+def test_two_classes_of_one_name_cannot_be_registered() -> None:
+    @event("order.placed", key="order_id")
+    @dataclass(frozen=True)
+    class Another:
+        order_id: str
+
+    box = Pillarbox("shop", store="memory://")
+    box.register(OrderPlaced)
+
+    with pytest.raises(DuplicateTypeError):
+        box.register(Another)
+
+
+def test_two_classes_of_one_name_among_the_handlers_are_a_start_up_error() -> None:
+    @event("order.placed", key="order_id")
+    @dataclass(frozen=True)
+    class Another:
+        order_id: str
+
+    box = Pillarbox("shop", store="memory://")
+    box.on(OrderPlaced, name="one")(handle)
+    box.on(Another, name="two")(handle)
+
+    with pytest.raises(ConfigurationError, match=r"order\.placed"):
+        box.consumers()
+
+
+def test_missing_upcasters_are_a_start_up_error() -> None:
+    @event("order.placed", key="order_id", version=3)
+    @dataclass(frozen=True)
+    class Third:
+        order_id: str
+
+    box = Pillarbox("shop", store="memory://")
+    box.register(Third, upcasters={1: lambda body: body})
+    box.on(Third, name="one")(handle)
+
+    with pytest.raises(InvalidSetupError, match=r"order\.placed version 2"):
+        box.consumers()
+
+
+def test_a_twin_has_the_same_declarations_in_another_place() -> None:
+    box = Pillarbox("shop", store="postgresql+psycopg://h/d", broker="memory://")
+    box.on(OrderPlaced, name="one")(handle)
+
+    twin = box.twin(store="memory://", settings=Settings(clock=VirtualClock()))
+    box.on(OrderPlaced, name="two")(handle)
+
+    assert [consumer.identity for consumer in twin.consumers()] == ["shop/one", "shop/two"]
+    assert twin.store.name == "SQLite"
+    assert twin.registry is box.registry

@@ -1,0 +1,213 @@
+"""Each command on a database file: what it prints and what it changes."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from pillarbox.outbox import record_of
+from tests.unit.cli.conftest import CONSUMER, Shell, message
+
+Put = Callable[..., None]
+
+
+def test_health_of_an_empty_database_is_ok(pillarbox: Shell) -> None:
+    assert pillarbox.text("health").startswith("ok\n")
+    assert pillarbox.json("health")["status"] == "ok"
+
+
+def test_health_exits_with_1_when_records_wait_for_too_long(pillarbox: Shell) -> None:
+    pillarbox.run(lambda store: store.outbox.append([record_of(message("m1"))]))
+
+    done = pillarbox("health", "--oldest-pending", "0s", "--json")
+
+    assert done.exit_code == 1
+    told = json.loads(done.stdout)
+    assert (told["status"], told["outbox"]["pending"]) == ("unhealthy", 1)
+    assert told["outbox"]["oldest_for_s"] > 0
+    assert pillarbox("health").exit_code == 0
+
+
+def test_degraded_health_exits_with_1_only_when_strict(pillarbox: Shell, bury: Put) -> None:
+    bury(message("m1"))
+
+    assert "degraded: 1 dead letters" in pillarbox.text("health")
+    assert pillarbox("health", "--strict").exit_code == 1
+
+
+def test_outbox_state_counts(pillarbox: Shell, park: Put) -> None:
+    park(message("bad"))
+    pillarbox.run(lambda store: store.outbox.append([record_of(message("m1"))]))
+
+    told = pillarbox.json("outbox", "state")
+
+    assert (told["pending"], told["parked"], told["held"]) == (1, 1, 0)
+    assert "parked" in pillarbox.text("outbox", "state")
+
+
+def test_parked_records_are_listed_without_bodies(pillarbox: Shell, park: Put) -> None:
+    park(message("bad", body=b"a secret body"))
+
+    (told,) = pillarbox.json("outbox", "parked")
+    text = pillarbox.text("outbox", "parked")
+
+    assert (told["message_id"], told["reason"], told["body_bytes"]) == ("bad", "too large", 13)
+    assert "bad" in text
+    assert "too large" in text
+    assert "a secret body" not in text + json.dumps(told)
+
+
+def test_a_parked_record_is_retried(pillarbox: Shell, park: Put) -> None:
+    park(message("bad"))
+
+    assert pillarbox.json("outbox", "retry", "bad") == {"retried": ["bad"], "released": 1}
+    assert pillarbox.json("outbox", "state")["pending"] == 1
+
+
+def test_all_parked_records_are_retried_a_key_at_a_time(pillarbox: Shell, park: Put) -> None:
+    park(message("a1", "a"), message("a2", "a"), message("b1", "b"), message("n1", None), message("n2", None))
+
+    told = pillarbox.json("outbox", "retry", "--all")
+
+    assert told == {"retried": ["a1", "b1", "n1", "n2"], "released": 5}
+    assert pillarbox.json("outbox", "parked") == []
+
+
+def test_retry_wants_to_know_what(pillarbox: Shell) -> None:
+    assert pillarbox("outbox", "retry").exit_code == 2
+    assert pillarbox("outbox", "retry", "m1", "--all").exit_code == 2
+
+
+def test_a_skipped_record_is_kept_with_who_and_why(pillarbox: Shell, park: Put) -> None:
+    park(message("bad"))
+
+    told = pillarbox.json("outbox", "skip", "bad", "--reason", "sent by hand", "--by", "ann")
+
+    assert told == {"skipped": "bad", "by": "ann", "reason": "sent by hand", "released": 0}
+    assert kept(pillarbox) == ("skipped", "ann", "sent by hand", b"{}")
+
+
+def test_skipping_without_a_reason_is_refused(pillarbox: Shell, park: Put) -> None:
+    park(message("bad"))
+
+    assert pillarbox("outbox", "skip", "bad").exit_code == 2
+    assert pillarbox("outbox", "skip", "bad", "--reason", " ").exit_code == 2
+    assert pillarbox.json("outbox", "state")["parked"] == 1
+
+
+@pytest.mark.parametrize("verb", [("retry", "gone"), ("skip", "gone", "--reason", "x")])
+def test_deciding_about_what_is_not_parked_is_an_error(pillarbox: Shell, verb: tuple[str, ...]) -> None:
+    done = pillarbox("outbox", *verb)
+
+    assert done.exit_code == 2
+    assert "there is no parked record 'gone'" in done.stderr
+
+
+def test_dead_letters_are_listed_by_filter(pillarbox: Shell, bury: Put) -> None:
+    bury(message("m1", "a"), message("m2", "b"))
+
+    assert [letter["message_id"] for letter in pillarbox.json("dead-letters", "list")] == ["m1", "m2"]
+    assert [letter["id"] for letter in pillarbox.json("dead-letters", "list", "--key", "b")] == [2]
+    assert pillarbox.json("dead-letters", "list", "--type", "other") == []
+    assert pillarbox.json("dead-letters", "list", "--state", "resolved") == []
+    assert len(pillarbox.json("dead-letters", "list", "--state", "any", "--limit", "1")) == 1
+    assert "m1" not in pillarbox.text("dead-letters", "list", "--consumer", "shop/other")
+
+
+def test_a_dead_letter_is_shown_its_body_only_when_asked_for(pillarbox: Shell, bury: Put) -> None:
+    bury(message("m1", body=b'{"a": "b"}'))
+
+    assert "body" not in pillarbox.json("dead-letters", "show", "1")
+    assert pillarbox.json("dead-letters", "show", "1", "--body")["body"] == '{"a": "b"}'
+    assert "Traceback" in pillarbox.text("dead-letters", "show", "1")
+
+
+def test_a_body_that_is_no_text_is_shown_as_base64(pillarbox: Shell, bury: Put) -> None:
+    bury(message("m1", body=b"\xff\x00"))
+
+    assert pillarbox.json("dead-letters", "show", "1", "--body")["body"] == "base64:/wA="
+
+
+def test_passwords_in_stacks_are_masked(pillarbox: Shell, bury: Put) -> None:
+    bury(message("m1"))
+
+    assert "s3cret" not in pillarbox.text("dead-letters", "show", "1")
+    assert "s3cret" not in json.dumps(pillarbox.json("dead-letters", "show", "1"))
+
+
+def test_control_characters_do_not_reach_the_terminal(pillarbox: Shell, bury: Put) -> None:
+    bury(message("m1", "k\x1b[2J"))
+
+    assert "\x1b" not in pillarbox.text("dead-letters", "list")
+    assert "\x1b" not in pillarbox.text("held")
+    assert "\x1b" not in pillarbox.text("dead-letters", "show", "1")
+
+
+def test_square_brackets_are_printed_as_they_are(pillarbox: Shell, bury: Put) -> None:
+    bury(message("m1", "[red]k[/red]"))
+
+    assert "[red]k[/red]" in pillarbox.text("dead-letters", "list")
+
+
+def test_a_replayed_letter_is_due_again_for_its_consumer(pillarbox: Shell, bury: Put) -> None:
+    bury(message("m1"))
+
+    assert pillarbox.json("dead-letters", "replay", "1", "--by", "ann") == {"replayed": [1], "by": "ann"}
+    assert pillarbox.json("held")[0] | {"since": "", "due_at": ""} == {
+        "consumer": CONSUMER,
+        "hold_key": "k:k",
+        "state": "waiting",
+        "messages": 1,
+        "since": "",
+        "due_at": "",
+    }
+    assert pillarbox("dead-letters", "replay", "1").exit_code == 2
+
+
+def test_held_keys_are_listed_by_consumer(pillarbox: Shell, bury: Put) -> None:
+    bury(message("m1"))
+
+    assert "blocked" in pillarbox.text("held", "--consumer", CONSUMER)
+    assert "no key is held" in pillarbox.text("held", "--consumer", "shop/other")
+
+
+def test_the_inbox_is_counted_and_purged(pillarbox: Shell) -> None:
+    pillarbox.run(lambda store: store.inbox.record(CONSUMER, ["m1", "m2"]))
+
+    assert pillarbox.json("inbox", "stats")[0]["ids"] == 2
+    assert CONSUMER in pillarbox.text("inbox", "stats")
+    assert pillarbox.json("inbox", "purge", "--older-than", "1d") == {"purged": 0}
+
+
+def test_young_ids_are_not_purged(pillarbox: Shell) -> None:
+    done = pillarbox("inbox", "purge", "--older-than", "23h")
+
+    assert done.exit_code == 2
+    assert "24 hours" in done.stderr
+
+
+def test_migrating_twice_changes_nothing(pillarbox: Shell) -> None:
+    told = pillarbox.json("migrate")
+
+    assert (told["applied"], told["version"]) == ([], 1)
+
+
+def test_the_schema_is_printed_and_nothing_is_connected_to(pillarbox: Shell) -> None:
+    script = pillarbox("migrate", "--sql", "--store", "postgresql://shop:hunter2@nowhere/shop", store=False)
+
+    assert script.exit_code == 0, script.output
+    assert "CREATE TABLE IF NOT EXISTS pillarbox_outbox" in script.output
+    assert "hunter2" not in script.output
+
+
+def kept(pillarbox: Shell) -> tuple[object, ...]:
+    """Return what the row of the only skipped record says."""
+    import sqlite3
+
+    connection = sqlite3.connect(pillarbox.url.removeprefix("sqlite:///"))
+    try:
+        query = "SELECT state, skipped_by, skipped_because, payload FROM pillarbox_outbox_held WHERE skipped_at > 0"
+        (row,) = connection.execute(query).fetchall()
+    finally:
+        connection.close()
+    return tuple(row)

@@ -1,0 +1,305 @@
+"""How a batch is divided when its transaction fails, and who is blamed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
+
+import pytest
+
+from pillarbox.consumer.item import Item
+from pillarbox.consumer.process import CONFLICTS_IN_A_ROW, Process
+from pillarbox.consumer.run import Run, RunProgram, RunReport
+from pillarbox.consumer.surroundings import Surroundings
+from pillarbox.errors import ConflictError, LeaseLostError, TransientError
+from pillarbox.idempotency import Suspect
+from pillarbox.observe import Event, Observer, RunRolledBack
+from pillarbox.ordering import RunSize
+from pillarbox.retry import GiveUp, Retry, RetryLater
+from pillarbox.testing import VirtualClock
+from pillarbox.transaction import TransactionSource
+from tests.unit.consumer.scripted import Script, Stage, fails, ids, item, returns, stage
+
+if TYPE_CHECKING:
+    from pillarbox.transaction import Program
+
+T = TypeVar("T")
+LATER = Retry(attempts=2, immediate=0, first=timedelta(seconds=2))
+
+
+class Steps(TransactionSource):
+    """Runs programs that need no database."""
+
+    async def run(self, program: Program[T]) -> T:
+        try:
+            next(program)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        raise AssertionError("a scripted store executes nothing")
+
+    async def run_single(self, program: Program[T]) -> T:
+        return await self.run(program)
+
+    def translate(self, error: Exception) -> Exception:
+        return error
+
+    def begin(self) -> object:  # type: ignore[override]
+        raise NotImplementedError
+
+    def begin_sync(self) -> object:  # type: ignore[override]
+        raise NotImplementedError
+
+
+class Batches(Observer):
+    """A shell that notes which messages each transaction was about, and can fail at the commit."""
+
+    def __init__(self, scene: Stage, script: Script, *, commit: Callable[[list[str]], None] = lambda _: None) -> None:
+        self._scene = scene
+        self._script = script
+        self._commit = commit
+        self.invoked: list[list[str]] = []
+        self.committed: list[RunReport] = []
+        self.rolled_back: list[RunRolledBack] = []
+
+    async def transact(self, program: RunProgram) -> RunReport:
+        before, start = set(self._scene.inbox.ids), len(self._scene.invoked)
+        try:
+            report = self._scene.step(program, self._script)
+            self._commit([identity for identity, _ in self._scene.invoked[start:]])
+        except Exception:
+            self._scene.inbox.ids = before
+            raise
+        finally:
+            self.invoked.append([identity for identity, _ in self._scene.invoked[start:]])
+        self.committed.append(report)
+        return report
+
+    def notice(self, event: Event, /) -> None:
+        if isinstance(event, RunRolledBack):
+            self.rolled_back.append(event)
+
+    @property
+    def handled(self) -> list[str]:
+        return [identity for report in self.committed for identity in ids(report.handled)]
+
+
+async def _handle(scene: Stage, batches: Batches, items: Sequence[Item], size: RunSize | None = None) -> int:
+    around = Surroundings(
+        source=Steps(),
+        clock=VirtualClock(),
+        observer=batches,
+        worker="w1",
+        new_token=lambda: "t1",
+        on_published=lambda: None,
+    )
+    process = Process(Run(scene.rules), shell=batches, around=around)
+    return await process.handle(items, intake=scene.intake, size=size or RunSize(largest=8))
+
+
+def _items(count: int, *, keys: str = "abcdefgh") -> list[Item]:
+    return [item(f"m{number}", key=keys[number % len(keys)]) for number in range(count)]
+
+
+async def test_all_goes_well_in_one_transaction() -> None:
+    scene = stage()
+    batches = Batches(scene, returns())
+
+    await _handle(scene, batches, _items(5))
+
+    assert batches.invoked == [["m0", "m1", "m2", "m3", "m4"]]
+
+
+async def test_a_failure_without_a_statement_rolls_nothing_back() -> None:
+    scene = stage(retry=LATER)
+    batches = Batches(scene, fails("m1"))
+
+    await _handle(scene, batches, _items(3))
+
+    assert (len(batches.invoked), batches.handled, scene.intake.retried) == (1, ["m0", "m2"], ["m1"])
+
+
+async def test_the_run_is_done_again_without_the_one_that_spoiled_it() -> None:
+    scene = stage(retry=LATER)
+    items = _items(3)
+    batches = Batches(scene, fails("m1", touched=True))
+
+    await _handle(scene, batches, items)
+
+    assert batches.invoked == [["m0", "m1"], ["m0", "m2"]]
+    assert (batches.handled, scene.intake.retried) == (["m0", "m2"], ["m1"])
+    assert [one.attempts for one in items] == [0, 1, 0]
+
+
+async def test_a_message_that_must_be_tried_at_once_is_tried_alone() -> None:
+    scene = stage(retry=Retry(attempts=3, immediate=2))
+    items = [item("m0", key="a"), item("m1", key="b"), item("m2", key="c"), item("m3", key="b"), item("m4", key="b")]
+    batches = Batches(scene, fails("m3", touched=True, times=1))
+
+    await _handle(scene, batches, items)
+
+    assert batches.invoked == [["m0", "m1", "m2", "m3"], ["m0", "m2"], ["m1"], ["m3"], ["m4"]]
+    assert [one.attempts for one in items] == [0, 0, 0, 1, 0]
+
+
+async def test_after_two_reruns_messages_are_handled_singly() -> None:
+    scene = stage(retry=LATER)
+    batches = Batches(scene, fails("m0", "m1", "m2", touched=True))
+
+    await _handle(scene, batches, _items(5))
+
+    assert batches.invoked[3:] == [[], [], [], ["m3"], ["m4"]]
+    assert (batches.handled, scene.intake.retried) == (["m3", "m4"], ["m0", "m1", "m2"])
+
+
+async def test_attempts_are_exact_however_often_a_run_is_rolled_back() -> None:
+    scene = stage(retry=Retry(attempts=3, immediate=1, first=timedelta(seconds=2)))
+    items = _items(6)
+    batches = Batches(scene, fails("m1", "m4", touched=True))
+
+    await _handle(scene, batches, items)
+
+    assert [one.attempts for one in items] == [0, 2, 0, 0, 2, 0]
+    assert [isinstance(one.verdict, RetryLater) for one in items] == [False, True, False, False, True, False]
+    assert sorted(batches.handled) == ["m0", "m2", "m3", "m5"]
+
+
+async def test_a_commit_that_fails_is_blamed_on_the_one_that_fails_alone() -> None:
+    """A deferred constraint, say: only alone can it be told whose it is."""
+    scene = stage(retry=LATER)
+    items = _items(4)
+
+    def commit(invoked: list[str]) -> None:
+        if "m2" in invoked:
+            raise ValueError("constraint violated at commit")
+
+    batches = Batches(scene, returns(), commit=commit)
+
+    await _handle(scene, batches, items)
+
+    assert sorted(batches.handled) == ["m0", "m1", "m3"]
+    assert [one.attempts for one in items] == [0, 0, 1, 0]
+    assert scene.intake.retried == ["m2"]
+
+
+async def test_a_conflict_halves_the_batch_and_is_nobodys_attempt() -> None:
+    scene = stage()
+    items = _items(4)
+    conflicts = iter([True, False, True])
+
+    def commit(_: list[str]) -> None:
+        if next(conflicts, False):
+            raise ConflictError("serialization failure")
+
+    batches = Batches(scene, returns(), commit=commit)
+
+    await _handle(scene, batches, items)
+
+    assert batches.invoked == [["m0", "m1", "m2", "m3"], ["m0", "m1"], ["m2", "m3"], ["m2"], ["m3"]]
+    assert [one.attempts for one in items] == [0, 0, 0, 0]
+
+
+async def test_a_database_that_asks_again_and_again_is_unavailable_in_the_end() -> None:
+    scene = stage()
+    message = item("m1")
+
+    def commit(_: list[str]) -> None:
+        raise ConflictError("serialization failure")
+
+    batches = Batches(scene, returns(), commit=commit)
+
+    with pytest.raises(TransientError, match="shop/reserve"):
+        await _handle(scene, batches, [message])
+
+    assert (len(batches.invoked), message.attempts) == (CONFLICTS_IN_A_ROW + 1, 0)
+
+
+@pytest.mark.parametrize("error", [TransientError("gone"), LeaseLostError(lease="l", token=1)])
+async def test_what_is_not_the_messages_fault_ends_the_batch(error: Exception) -> None:
+    scene = stage()
+    message = item("m1")
+
+    def commit(_: list[str]) -> None:
+        raise error
+
+    batches = Batches(scene, returns(), commit=commit)
+
+    with pytest.raises(type(error)):
+        await _handle(scene, batches, [message])
+
+    assert message.attempts == 0
+
+
+async def test_a_message_that_cannot_even_be_put_aside_does_not_spin() -> None:
+    scene = stage(retry=Retry(attempts=1))
+
+    def commit(_: list[str]) -> None:
+        raise ValueError("the dead letter table is full")
+
+    batches = Batches(scene, returns(), commit=commit)
+
+    with pytest.raises(ValueError, match="full"):
+        await _handle(scene, batches, [item("m1")])
+
+    assert batches.invoked == [["m1"], []]
+
+
+async def test_what_is_behind_a_waiting_message_waits_in_later_runs_of_the_batch_too() -> None:
+    scene = stage(retry=LATER)
+    items = [item("m0", key="a"), item("m1", key="a"), item("m2", key="b"), item("m3", key="b"), item("m4", key="b")]
+    batches = Batches(scene, fails("m0", "m2", "m3", touched=True))
+
+    await _handle(scene, batches, items)
+
+    assert scene.intake.retried == ["m0", "m2"]
+    assert sorted(scene.intake.behind) == ["m1", "m3", "m4"]
+    assert batches.handled == []
+
+
+async def test_suspects_run_alone_and_what_is_behind_them_after_them() -> None:
+    scene = stage()
+    scene.attempts.left_behind = {"m1": Suspect(message_id="m1", crashes=0)}
+    items = [item("m0", key="b"), item("m1", key="a"), item("m2", key="a"), item("m3", key="b")]
+    batches = Batches(scene, returns())
+
+    await _handle(scene, batches, items)
+
+    assert batches.invoked == [["m0", "m3"], ["m1"], ["m2"]]
+
+
+async def test_only_crashes_while_alone_count_and_too_many_are_the_end() -> None:
+    scene = stage(retry=Retry(attempts=3))
+    scene.attempts.left_behind = {one: Suspect(message_id=one, crashes=0) for one in ("m1", "m2")}
+    scene.attempts.crashes_alone = {"m1": 2, "m2": 3}
+    killer = item("m2", key="b")
+    batches = Batches(scene, returns())
+
+    await _handle(scene, batches, [item("m1", key="a"), killer])
+
+    assert (batches.handled, scene.intake.dead) == (["m1"], ["m2"])
+    assert (killer.verdict, killer.attempts) == (GiveUp("crashed"), 3)
+
+
+async def test_trouble_shrinks_runs_and_success_lets_them_grow() -> None:
+    scene = stage(retry=LATER)
+    size = RunSize(largest=8)
+
+    await _handle(scene, Batches(scene, fails("m0", touched=True)), _items(2), size)
+    after_trouble = size.size
+    await _handle(scene, Batches(scene, returns()), [item("m9")], size)
+
+    assert (after_trouble, size.size) == (8, 8)
+    size.shrink()
+    size.shrink()
+    await _handle(scene, Batches(scene, returns()), [item("m10")], size)
+    assert size.size == 4
+
+
+async def test_a_roll_back_is_told() -> None:
+    scene = stage(retry=LATER)
+    batches = Batches(scene, fails("m0", touched=True))
+
+    await _handle(scene, batches, _items(2))
+
+    assert batches.rolled_back == [RunRolledBack(consumer="shop/reserve", size=2, cause="handler")]

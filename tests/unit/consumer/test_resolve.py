@@ -1,0 +1,228 @@
+"""From declarations to consumers: everything that is wrong is found at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from pillarbox.consumer import Consumer, Handlers
+from pillarbox.consumer.resolve import resolve
+from pillarbox.errors import (
+    ConfigurationError,
+    DuplicateConsumerError,
+    InvalidSetupError,
+    UnsatisfiedInjectionError,
+)
+from pillarbox.message import command, event
+from pillarbox.ordering import ByKey, Unordered
+from pillarbox.retry import Retry
+
+
+@event("order.placed", key="order_id")
+@dataclass(frozen=True)
+class OrderPlaced:
+    """An event."""
+
+    order_id: str
+
+
+@event("order.shipped", key="order_id")
+@dataclass(frozen=True)
+class OrderShipped:
+    """Another of the same topic."""
+
+    order_id: str
+
+
+@event("stock.reserved", key="order_id")
+@dataclass(frozen=True)
+class StockReserved:
+    """One of another topic."""
+
+    order_id: str
+
+
+@command("payment.charge", queue="payments", key="order_id")
+@dataclass(frozen=True)
+class ChargePayment:
+    """A command."""
+
+    order_id: str
+
+
+async def handle(order: OrderPlaced, tx: AsyncConnection) -> None: ...
+async def handle_again(order: OrderPlaced, tx: AsyncConnection) -> None: ...
+async def call_outside(order: OrderPlaced) -> None: ...
+async def charge(order: ChargePayment, tx: AsyncConnection) -> None: ...
+async def charge_too(order: ChargePayment, tx: AsyncConnection) -> None: ...
+async def ask_for_the_moon(order: OrderPlaced, moon: Handlers) -> None: ...
+def in_a_thread(order: OrderPlaced, tx: Connection) -> None: ...
+
+
+def _resolve(handlers: Handlers, *, names_required: bool = False) -> tuple[Consumer, ...]:
+    return resolve(handlers.declarations, service="shop", provided={}, names_required=names_required)
+
+
+def _problems(handlers: Handlers, *, names_required: bool = False) -> tuple[ConfigurationError, ...]:
+    with pytest.raises(InvalidSetupError) as refused:
+        _resolve(handlers, names_required=names_required)
+    return refused.value.problems
+
+
+def test_a_consumer_has_a_durable_identity_and_its_channels() -> None:
+    handlers = Handlers()
+    handlers.on(OrderPlaced, OrderShipped, StockReserved, name="reserve-stock")(handle)
+
+    (consumer,) = _resolve(handlers, names_required=True)
+
+    assert consumer.identity == "shop/reserve-stock"
+    assert consumer.channels == ("topic:order", "topic:stock")
+    assert consumer.message_types == {"order.placed", "order.shipped", "stock.reserved"}
+    assert (consumer.mode, consumer.deduplicates) == ("transaction", True)
+
+
+def test_the_name_is_taken_from_the_function_where_that_is_allowed() -> None:
+    handlers = Handlers()
+    handlers.on(OrderPlaced)(handle_again)
+
+    assert [consumer.identity for consumer in _resolve(handlers)] == ["shop/handle-again"]
+
+
+def test_where_the_store_outlives_the_program_a_name_is_required() -> None:
+    handlers = Handlers()
+    handlers.on(OrderPlaced)(handle)
+
+    (problem,) = _problems(handlers, names_required=True)
+
+    assert "give it name=" in str(problem)
+    assert "handle" in str(problem)
+
+
+def test_two_consumers_of_one_name_are_refused() -> None:
+    handlers = Handlers()
+    handlers.on(OrderPlaced, name="same")(handle)
+    handlers.on(OrderShipped, name="same")(handle_again)
+
+    (problem,) = _problems(handlers)
+
+    assert isinstance(problem, DuplicateConsumerError)
+    assert problem.consumer == "shop/same"
+
+
+def test_a_second_consumer_of_a_command_is_refused() -> None:
+    handlers = Handlers()
+    handlers.on(ChargePayment, name="charge")(charge)
+    handlers.on(ChargePayment, name="charge-too")(charge_too)
+
+    (problem,) = _problems(handlers)
+
+    assert isinstance(problem, DuplicateConsumerError)
+    assert problem.consumer == "queue:payments"
+    assert "charge_too" in problem.second
+
+
+def test_several_consumers_of_an_event_are_welcome() -> None:
+    handlers = Handlers()
+    handlers.on(OrderPlaced, name="one")(handle)
+    handlers.on(OrderPlaced, name="two")(handle_again)
+
+    assert len(_resolve(handlers)) == 2
+
+
+def test_all_problems_are_reported_at_once() -> None:
+    handlers = Handlers()
+    handlers.on(OrderPlaced, name="Not A Name")(handle)
+    handlers.on(OrderPlaced, name="moon")(ask_for_the_moon)
+    handlers.on(str, name="undeclared")(handle)
+    handlers.on(ChargePayment, name="charge")(charge)
+    handlers.on(ChargePayment, name="charge-too")(charge_too)
+
+    problems = _problems(handlers)
+
+    assert len(problems) == 4
+    assert isinstance(problems[1], UnsatisfiedInjectionError)
+    assert "moon: nothing provides moon: Handlers" in str(problems[1])
+    text = str(InvalidSetupError(problems=problems))
+    assert all(str(problem) in text for problem in problems)
+
+
+def test_a_handler_of_nothing_is_refused() -> None:
+    handlers = Handlers()
+    handlers.on(name="nothing")(handle)  # type: ignore[call-overload]  # said at run time too
+
+    (problem,) = _problems(handlers)
+
+    assert "name the message types" in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("handler", "options", "says"),
+    [
+        (call_outside, {"idempotency": "inbox"}, "outside=True"),
+        (handle, {"concurrency": 0}, "concurrency=0"),
+        (handle, {"ordering": Unordered(), "when_dead": "hold-key"}, "when_dead='hold-key'"),
+        (in_a_thread, {"timeout": timedelta(seconds=1)}, "timeout="),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(
+    handler: object, options: dict[str, object], says: str
+) -> None:
+    handlers = Handlers()
+    handlers.on(OrderPlaced, name="here", **options)(handler)  # type: ignore[arg-type]
+
+    (problem,) = _problems(handlers)
+
+    assert str(problem).startswith("here: ")
+    assert says in str(problem)
+
+
+def test_an_inbox_without_transaction_can_be_said_to_be_meant() -> None:
+    handlers = Handlers()
+    handlers.on(OrderPlaced, name="here", idempotency="inbox", outside=True)(call_outside)
+
+    (consumer,) = _resolve(handlers)
+
+    assert consumer.mode == "outside"
+
+
+@pytest.mark.parametrize(
+    ("options", "blocks"),
+    [
+        ({}, True),
+        ({"ordering": ByKey()}, True),
+        ({"ordering": Unordered()}, False),
+        ({"when_dead": "skip"}, False),
+        ({"when_dead": "hold-key"}, True),
+    ],
+)
+def test_a_dead_message_holds_its_key_where_order_is_kept(options: dict[str, object], blocks: bool) -> None:
+    handlers = Handlers()
+    handlers.on(OrderPlaced, name="here", **options)(handle)  # type: ignore[arg-type]
+
+    assert _resolve(handlers)[0].options.blocks_key is blocks
+
+
+def test_shared_defaults_give_way_to_what_a_handler_says() -> None:
+    handlers = Handlers(retry=Retry(attempts=9), when_dead="skip")
+    handlers.on(OrderPlaced, name="one")(handle)
+    handlers.on(OrderPlaced, name="two", retry=Retry(attempts=2))(handle_again)
+
+    one, two = _resolve(handlers)
+
+    assert (one.options.retry.attempts, two.options.retry.attempts) == (9, 2)
+    assert one.options.when_dead == two.options.when_dead == "skip"
+
+
+def test_declaring_returns_the_function_as_it_is() -> None:
+    assert Handlers().on(OrderPlaced)(handle) is handle
+
+
+def test_natural_idempotency_keeps_no_inbox() -> None:
+    handlers = Handlers()
+    handlers.on(OrderPlaced, name="here", idempotency="natural")(handle)
+
+    assert not _resolve(handlers)[0].deduplicates

@@ -1,0 +1,68 @@
+"""How health is judged."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+from pillarbox.control import HealthLimits, HealthStatus, Vitals, judge
+from pillarbox.holding import HoldingState
+from pillarbox.outbox import OutboxState
+
+QUIET = Vitals(
+    outbox=OutboxState(pending=0, oldest_for=None, scheduled=0, parked=0, held=0),
+    holding=HoldingState(keys=0, blocked=0, messages=0, oldest_for=None),
+    oldest_queued_for=None,
+    dead=0,
+)
+LIMITS = HealthLimits()
+
+
+def status(vitals: Vitals) -> HealthStatus:
+    return judge(vitals).status
+
+
+def test_nothing_waiting_is_ok() -> None:
+    assert judge(QUIET).problems == ()
+    assert status(QUIET) is HealthStatus.OK
+
+
+def test_records_that_wait_no_longer_than_the_limit_are_ok() -> None:
+    busy = replace(QUIET.outbox, pending=10_000, oldest_for=LIMITS.oldest_pending, scheduled=5)
+
+    assert status(replace(QUIET, outbox=busy)) is HealthStatus.OK
+
+
+def test_a_record_that_waits_for_too_long_is_unhealthy() -> None:
+    stuck = replace(QUIET.outbox, pending=1, oldest_for=LIMITS.oldest_pending + timedelta(seconds=1))
+
+    assert status(replace(QUIET, outbox=stuck)) is HealthStatus.UNHEALTHY
+
+
+def test_the_limit_can_be_chosen() -> None:
+    waiting = replace(QUIET, outbox=replace(QUIET.outbox, pending=1, oldest_for=timedelta(seconds=2)))
+
+    assert judge(waiting, HealthLimits(oldest_pending=timedelta(seconds=1))).status is HealthStatus.UNHEALTHY
+
+
+def test_whatever_waits_for_an_operator_is_degraded() -> None:
+    waiting = [
+        replace(QUIET, outbox=replace(QUIET.outbox, parked=1)),
+        replace(QUIET, dead=1),
+        replace(QUIET, holding=replace(QUIET.holding, keys=1, blocked=1)),
+        replace(QUIET, holding=replace(QUIET.holding, keys=1, oldest_for=LIMITS.oldest_hold * 2)),
+        replace(QUIET, oldest_queued_for=LIMITS.oldest_queued * 2),
+    ]
+
+    assert [status(vitals) for vitals in waiting] == [HealthStatus.DEGRADED] * len(waiting)
+
+
+def test_the_worst_problem_comes_first_and_decides() -> None:
+    stuck = replace(QUIET.outbox, pending=1, oldest_for=timedelta(hours=9), parked=3)
+
+    found = judge(replace(QUIET, outbox=stuck, dead=2))
+
+    assert [problem.status for problem in found.problems] == [
+        HealthStatus.UNHEALTHY,
+        HealthStatus.DEGRADED,
+        HealthStatus.DEGRADED,
+    ]
+    assert found.status is HealthStatus.UNHEALTHY
