@@ -212,7 +212,10 @@ class Pillarbox(Publisher):
 
     async def migrate(self) -> tuple[int, ...]:
         """Bring the store's tables to this release; return the versions applied. Safe to run many times at once."""
-        return tuple(migration.version for migration in await self.store.migrate())
+        applied = await self.store.migrate()
+        if not self._is_open:
+            await self.store.let_go()
+        return tuple(migration.version for migration in applied)
 
     async def __aenter__(self) -> Pillarbox:
         """Open the box: check its tables and connect its broker.

@@ -46,7 +46,7 @@ class QueueStore(Protocol):
     def read(
         self, subscription: Subscription, *, slots: Sequence[int], leave_out: Sequence[int], limit: int
     ) -> Program[Sequence[QueuedMessage]]:
-        """Return the oldest messages in ``slots``, without the positions to ``leave_out``, in the order of each channel.
+        """Return the oldest messages in ``slots`` without the positions to ``leave_out``, each channel's in order.
 
         A single statement where the subscription is of topics only, or of one queue.
         """

@@ -75,7 +75,10 @@ class MessageDiscarded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptFailed:
-    """A handler failed; ``retry_after`` is ``None`` when nothing follows."""
+    """A handler failed and its immediate attempts are over; ``retry_after`` is ``None`` when nothing follows.
+
+    ``attempt`` counts the immediate ones too.
+    """
 
     consumer: str
     message_id: str

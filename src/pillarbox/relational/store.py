@@ -81,9 +81,14 @@ class RelationalStore(TransactionSource):
     """The store of a box on one SQL database."""
 
     def __init__(
-        self, engine: AsyncEngine, *, sync_engine: Callable[[], Engine], traits: DatabaseTraits, owns_engine: bool
+        self,
+        engine: AsyncEngine,
+        *,
+        sync_engine: Engine | Callable[[], Engine],
+        traits: DatabaseTraits,
+        owns_engine: bool,
     ) -> None:
-        """Use ``engine``; ``sync_engine`` makes the one for threads when it is first asked for."""
+        """Use ``engine``; ``sync_engine`` is the caller's, or makes one for threads when it is first asked for."""
         self.engine = engine
         self.traits = traits
         self.outbox = RelationalOutboxStore(traits.key_locks)
@@ -99,8 +104,9 @@ class RelationalStore(TransactionSource):
         self.dead_letters = RelationalDeadLetterStore()
         self.consumers = RelationalConsumerRegistry()
         self.inspection = RelationalInspection()
-        self._make_sync_engine = sync_engine
-        self._sync_engine: Engine | None = None
+        self._lent_sync_engine = sync_engine if isinstance(sync_engine, Engine) else None
+        self._make_sync_engine = None if isinstance(sync_engine, Engine) else sync_engine
+        self._sync_engine: Engine | None = self._lent_sync_engine
         self._owns_engine = owns_engine
         self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._turn = asyncio.Lock() if traits.single_writer else None
@@ -113,8 +119,9 @@ class RelationalStore(TransactionSource):
     @property
     def sync_engine(self) -> Engine:
         """The engine for handlers that run in a thread, made when it is first asked for."""
-        if self._sync_engine is None:
+        if self._sync_engine is None and self._make_sync_engine is not None:
             self._sync_engine = self._make_sync_engine()
+        assert self._sync_engine is not None, "a store has a synchronous engine, or can make one"
         return self._sync_engine
 
     @asynccontextmanager
@@ -206,10 +213,14 @@ class RelationalStore(TransactionSource):
         await self.run(check_version())
 
     async def close(self) -> None:
-        """Close the engines that the store made."""
+        """Close the engines that the store made; it cannot be used afterwards where it lives in memory."""
+        await self.let_go()
+
+    async def let_go(self) -> None:
+        """Close the connections of the engines that the store made; they are opened again when they are needed."""
         if self._owns_engine:
             await self.engine.dispose()
-        if self._sync_engine is not None:
+        if self._sync_engine is not None and self._sync_engine is not self._lent_sync_engine:
             self._sync_engine.dispose()
 
     @asynccontextmanager

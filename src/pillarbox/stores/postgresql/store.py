@@ -58,10 +58,9 @@ def postgresql_store(database: URL | AsyncEngine | Engine, *, pool_size: int = 1
     url = _with_driver(url)
     options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": pool_size}
     sync_url = url.set(drivername="postgresql+psycopg")
-    lent = database if isinstance(database, Engine) else None
     return RelationalStore(
         database if isinstance(database, AsyncEngine) else create_async_engine(url, **options),
-        sync_engine=lambda: lent or create_engine(sync_url, **options),
+        sync_engine=database if isinstance(database, Engine) else lambda: create_engine(sync_url, **options),
         traits=TRAITS,
         owns_engine=not isinstance(database, AsyncEngine),
     )
