@@ -8,9 +8,7 @@ from benchmarks.order import BODY, KEYS
 from pillarbox import Pillarbox
 from pillarbox.message import new_message_id
 
-_COLUMNS = (
-    "id, aggregate_type, aggregate_id, event_type, payload, content_type, headers, destination, message_key, slot, created_at"
-)
+_COLUMNS = "id, aggregate_type, aggregate_id, event_type, payload, content_type, headers, destination, message_key, slot, created_at"
 _VALUES = (
     "{id}, 'order', 'o-' || n % :keys, 'order.placed', :body, 'application/json',"
     ' \'{{"source":"shop","time":"2026-01-01T00:00:00.000000Z","schemaversion":"1","correlationid":"\' || {id} ||'

@@ -182,7 +182,7 @@ class UnregisteredConsumerError(ConfigurationError):
     def __init__(self, *, consumer: str, pending: int) -> None:
         super().__init__(
             f"consumer {consumer!r} is not registered any more, and {pending} messages wait for it; register it "
-            f"again, or name its successor with renamed_from={consumer!r}"
+            f"again, or name its successor with renamed_from={consumer.rpartition('/')[2]!r}"
         )
         self.consumer = consumer
         self.pending = pending

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test of this folder."""
     for item in items:
-        if "tests/fault/" in item.path.as_posix() or "tests/simulation/" in item.path.as_posix():
+        if "tests/fault/" in item.path.as_posix():
             item.add_marker("fault")
 
 

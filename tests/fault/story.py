@@ -108,14 +108,22 @@ class Writing:
 async def prepare(setting: Setting, names: Sequence[str], *, consumers: Sequence[str] = ()) -> None:
     """Create the tables and the accounts, and subscribe ``consumers``."""
     box = setting.box()
+    try:
+        await prepare_in(box, names, consumers=consumers)
+    finally:
+        await box.store.close()
+
+
+async def prepare_in(box: Pillarbox, names: Sequence[str] = (), *, consumers: Sequence[str] = ()) -> None:
+    """Create what ``prepare`` does, in the store of ``box``."""
     await box.migrate()
-    async with box:
-        async with box.transaction() as tx:
-            await tx.run_sync(metadata.create_all)
+    async with box.transaction() as tx:
+        await tx.run_sync(metadata.create_all)
+        if names:
             await tx.execute(insert(accounts), [{"id": name, "entries": 0} for name in names])
-        for consumer in consumers:
-            subscription = Subscription(consumer=f"{SERVICE}/{consumer}", channels=(TOPIC,))
-            await box.store.run(box.store.queue.subscribe(subscription))
+    for consumer in consumers:
+        subscription = Subscription(consumer=f"{SERVICE}/{consumer}", channels=(TOPIC,))
+        await box.store.run(box.store.queue.subscribe(subscription))
 
 
 class _RollBack(Exception):  # noqa: N818  # part of the story

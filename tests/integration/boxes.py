@@ -13,6 +13,8 @@ from pillarbox.observe import Event, MessageDead, MessageHandled, Observer
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -70,20 +72,19 @@ class Happenings(Observer):
 
     async def until(self, kind: type[T], count: int = 1, *, consumer: str | None = None) -> list[T]:
         """Wait for ``count`` events of ``kind``."""
-        await wait_until(
-            lambda: len(self.of(kind, consumer)) >= count,
-            timedelta(seconds=20),
-            what=f"{count} × {kind.__name__} of {consumer or 'anybody'}; {self.events[-10:]}",
-        )
+        await self._until(lambda: len(self.of(kind, consumer)) >= count)
         return self.of(kind, consumer)
 
-    async def until_settled(self, count: int, *, consumer: str | None = None) -> None:
+    async def until_settled(self, count: int) -> None:
         """Wait until ``count`` messages are handled or dead."""
-        await wait_until(
-            lambda: len(self.of(MessageHandled, consumer)) + len(self.of(MessageDead, consumer)) >= count,
-            timedelta(seconds=20),
-            what=f"{count} handled or dead; {self.events[-10:]}",
-        )
+        await self._until(lambda: len(self.of(MessageHandled)) + len(self.of(MessageDead)) >= count)
+
+    async def _until(self, is_true: Callable[[], bool]) -> None:
+        try:
+            await wait_until(is_true, timedelta(seconds=20))
+        except AssertionError as error:
+            error.add_note(f"the last events: {self.events[-10:]}")
+            raise
 
 
 def make_box(url: str, *, broker: str | None = None) -> tuple[Pillarbox, Happenings]:

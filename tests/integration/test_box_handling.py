@@ -74,9 +74,7 @@ async def test_returned_messages_are_flattened_and_published(store_url: str) -> 
 
 
 @pytest.mark.parametrize("nonsense", [42, object()], ids=["plain value", "no message"])
-async def test_a_returned_value_that_is_no_message_fails_the_attempt_for_good(
-    store_url: str, nonsense: object
-) -> None:
+async def test_a_returned_value_that_is_no_message_fails_the_attempt_for_good(store_url: str, nonsense: object) -> None:
     box, happenings = make_box(store_url)
 
     @box.on(OrderPlaced, name="answer", retry=Retry(attempts=5))
@@ -150,9 +148,7 @@ async def test_a_flush_that_fails_fails_the_attempt(store_url: str) -> None:
 
 @pytest.mark.parametrize("ending", ["commit", "rollback"])
 @pytest.mark.parametrize("lent", ["connection", "session", "plain connection"])
-async def test_a_handler_that_ends_the_transaction_it_was_lent_is_dead(
-    store_url: str, ending: str, lent: str
-) -> None:
+async def test_a_handler_that_ends_the_transaction_it_was_lent_is_dead(store_url: str, ending: str, lent: str) -> None:
     """Its neighbours in the run lose neither their effects nor what they publish."""
     box, happenings = make_box(store_url)
     if lent == "connection":
@@ -370,4 +366,3 @@ async def test_the_relay_and_the_consumers_may_run_in_different_processes(sqlite
         await happenings.until(MessageHandled)
 
         assert await noted(consuming) == ["a"]
-

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import shlex
+import subprocess
+import sys
 import tempfile
 from importlib.resources import files
 from itertools import islice
@@ -9,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, select
+from sqlalchemy import create_engine, select, text
 from sqlalchemy.pool import NullPool
 
 from pillarbox.demo import DemoOptions, run_demo
 from pillarbox.demo.demo import first_of
-from pillarbox.demo.mischief import Mischief, plan_mischief
-from pillarbox.demo.run import load_orders
+from pillarbox.demo.mischief import NONE, Mischief, plan_mischief
+from pillarbox.demo.reconciliation import reconcile
+from pillarbox.demo.run import NOTIFIER, Orders, load_orders, play
+from pillarbox.demo.services.gateway import mails_in
+from pillarbox.demo.shop import open_shop
 from pillarbox.demo.supervisor import WorkerFailedError
 from pillarbox.relational import tables
 
@@ -128,6 +134,21 @@ def test_a_rolled_back_order_leaves_no_trace_in_the_store(
     assert not keys & rolled_back
 
 
+def test_every_command_that_is_recommended_can_be_run(
+    orders_150: Path, capsys: pytest.CaptureFixture[str], sqlite_url: str
+) -> None:
+    _, result = run(capsys, orders=first_lines(orders_150, 20), store=sqlite_url, chaos=True, seed=3)
+
+    for step in result["next"]:
+        answer = subprocess.run(
+            [sys.executable, "-m", *shlex.split(step)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert answer.returncode == 0, (step, answer.stderr)
+
+
 def test_the_demo_runs_on_postgresql(orders_150: Path, capsys: pytest.CaptureFixture[str], postgresql_url: str) -> None:
     code, result = run(capsys, orders=orders_150, store=postgresql_url)
 
@@ -139,7 +160,7 @@ def test_the_demo_runs_on_postgresql(orders_150: Path, capsys: pytest.CaptureFix
 def test_chaos_on_postgresql_and_a_second_run_that_finds_what_it_left(
     orders_150: Path, capsys: pytest.CaptureFixture[str], postgresql_url: str
 ) -> None:
-    code, result = run(capsys, orders=orders_150, store=postgresql_url, chaos=True)
+    code, result = run(capsys, orders=first_lines(orders_150, 60), store=postgresql_url, chaos=True)
     assert_adds_up(code, result)
     assert_suffered(result)
     few = first_lines(orders_150, 20)
@@ -245,3 +266,27 @@ def test_an_error_among_others_that_nobody_expects_is_not_explained_away() -> No
 
     assert first_of(ExceptionGroup("", [ExceptionGroup("", [expected])])) is expected
     assert first_of(ExceptionGroup("", [expected, KeyError()])) is None
+
+
+async def test_the_books_show_what_is_lost_applied_twice_or_kept(orders_150: Path, sqlite_url: str) -> None:
+    found = Orders(valid=load_orders(first_lines(orders_150, 20)).valid, refused=())
+    folder = orders_150.parent
+    await play(DemoOptions(store=sqlite_url), found, store=sqlite_url, folder=folder)
+    mails = mails_in(folder / "mails.jsonl")
+    box = open_shop(sqlite_url, None, folder=folder, mischief=NONE)
+
+    async with box, box.transaction() as tx:
+        before = await reconcile(tx, box.consumers(), mails=mails, notifier=NOTIFIER)
+        await tx.execute(text("DELETE FROM demo_effects WHERE number = 1"))
+        await tx.execute(
+            text(
+                "INSERT INTO demo_effects SELECT 9999, consumer, message_id, message_type, order_id"
+                " FROM demo_effects WHERE number = 2"
+            )
+        )
+        await tx.execute(text("UPDATE demo_payments SET amount_cents = amount_cents + 1 WHERE payment_id = 1"))
+        await tx.execute(text("UPDATE demo_stock SET on_hand = on_hand - 1"))
+        after = await reconcile(tx, box.consumers(), mails=[*mails[1:], mails[1]], notifier=NOTIFIER)
+
+    assert (before.lost, before.applied_twice, before.money.adds_up, before.stock_consistent) == (0, 0, True, True)
+    assert (after.lost, after.applied_twice, after.money.adds_up, after.stock_consistent) == (2, 2, False, False)

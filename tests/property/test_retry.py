@@ -36,7 +36,9 @@ def test_a_later_attempt_never_waits_less_for_the_same_throw(policy: Retry, dela
     assert backoff(policy, delayed, dice=thrown) <= backoff(policy, delayed + 1, dice=thrown)
 
 
-@given(policies, st.lists(st.tuples(st.sampled_from(["transient", "unknown"]), st.none() | durations), max_size=40), dice)
+@given(
+    policies, st.lists(st.tuples(st.sampled_from(["transient", "unknown"]), st.none() | durations), max_size=40), dice
+)
 def test_it_ends_after_exactly_the_attempts(
     policy: Retry, failures: list[tuple[str, timedelta | None]], thrown: float
 ) -> None:

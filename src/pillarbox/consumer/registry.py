@@ -22,5 +22,5 @@ class ConsumerRegistry(Protocol):
         """Remember the consumers of ``subscriptions``; forget those of ``service`` that are gone and have no work.
 
         Returns:
-            Consumer → pending messages, for those that are gone and have work pending; they are not forgotten.
+            Consumer → pending messages, for those that are gone and have work pending; nobody is enlisted then.
         """

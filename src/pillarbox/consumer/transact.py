@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from sqlalchemy import Connection, event
@@ -80,17 +80,19 @@ class AsyncShell:
         return wanted
 
     async def _invoke(self, wish: Invoke, transaction: OpenTransaction, watch: HandlerWatch) -> Returned | Raised:
-        before, began = watch.statements, transaction.connection.get_transaction()
+        inner = _sync_side(transaction.connection)
+        before, began = watch.statements, inner.get_transaction()
+        limit = _seconds(self._consumer)
         try:
             with watch.lent():
-                async with asyncio.timeout(_seconds(self._consumer)):
+                async with nullcontext() if limit is None else asyncio.timeout(limit):
                     value = await self._call(wish, transaction.connection)
         except Exception as error:
             if isinstance(error, TimeoutError):
                 await transaction.connection.invalidate()  # it may have been cut off in mid-statement
                 return Raised(error, touched=True)
             return Raised(error, touched=watch.statements > before or not _is_active(began))
-        if transaction.connection.get_transaction() is not began or not _is_active(began):
+        if inner.get_transaction() is not began or not _is_active(began):
             return Raised(TransactionEndedError(consumer=self._consumer.identity), touched=True)
         return Returned(value)
 

@@ -90,7 +90,9 @@ def next_steps(outcome: Outcome, *, store: str) -> Iterator[str]:
     if outcome.books.dead:
         yield f"pillarbox dead-letters list {place}"
     yield f"pillarbox health {place}"
-    yield f"pillarbox outbox {place}"
+    if outcome.books.held:
+        yield f"pillarbox held {place}"
+    yield f"pillarbox consumers {place}"
     if not outcome.mischief.duplicates:
         yield "pillarbox demo --chaos"
 

@@ -46,13 +46,18 @@ class RelationalConsumerRegistry(ConsumerRegistry):
     """Consumers as rows."""
 
     def rename(self, old: str, new: str) -> Program[None]:
-        """Rewrite the name in every table that bears it, if it is still there."""
+        """Rewrite the name in every table that bears it, if it is still there.
+
+        What the new one has declared of itself makes way; it is declared again at every start.
+        """
         if (yield Execute(KNOWN, {"prefix": old})):
+            yield Execute(UNSUBSCRIBE, {"old": new})
+            yield Execute(FORGET, {"old": new})
             for statement in RENAMES:
                 yield Execute(statement, {"old": old, "new": new})
 
     def enlist(self, service: str, subscriptions: Sequence[Subscription]) -> Program[Mapping[str, int]]:
-        """Upsert those that are here, look at those that are not."""
+        """Look at those that are not here; if none is stranded, upsert those that are."""
         here = {subscription.consumer for subscription in subscriptions}
         stranded: dict[str, int] = {}
         known_here: list[str] = [row[0] for row in (yield Execute(KNOWN, {"prefix": f"{service}/"}))]
@@ -65,6 +70,8 @@ class RelationalConsumerRegistry(ConsumerRegistry):
             else:
                 yield Execute(UNSUBSCRIBE, {"old": known})
                 yield Execute(FORGET, {"old": known})
+        if stranded:
+            return stranded
         for subscription in sorted(subscriptions, key=lambda one: one.consumer):
             channels = " ".join(subscription.channels)
             yield Execute(ENLIST, {"new": subscription.consumer, "channel_list": channels})

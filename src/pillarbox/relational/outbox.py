@@ -23,7 +23,7 @@ from sqlalchemy import (
 from pillarbox.channel import is_queue
 from pillarbox.channel.address import QUEUE
 from pillarbox.outbox import OutboxRecord, OutboxState, OutboxStore, bucket_for
-from pillarbox.relational.expressions import any_of, insert_into, micros, none_of, now_us, numbers, texts
+from pillarbox.relational.expressions import any_of, insert_into, micros, none_of, now_us, numbers, position_list, texts
 from pillarbox.relational.leases import is_owned
 from pillarbox.relational.rows import (
     RECORD_COLUMNS,
@@ -44,7 +44,7 @@ from pillarbox.relay.reader import OutboxTransfer, PendingRecord, ReadPlan, Slot
 from pillarbox.transaction import Execute, Program
 
 DELAY = bindparam("delay_us", type_=BigInteger)
-AT = numbers("positions")
+AT = position_list("positions")
 
 
 def _copy_of(table: Table) -> dict[str, object]:
@@ -67,7 +67,7 @@ READ = (  # walks the primary key from the oldest position; the two lists are sh
     .where(
         IN_ANY_POSITION,
         any_of(outbox.c.slot, numbers("slots")),
-        none_of(outbox.c.position, numbers("in_flight")),
+        none_of(outbox.c.position, position_list("in_flight")),
         none_of(outbox.c.destination, texts("paused")),
     )
     .order_by(outbox.c.position)

@@ -9,7 +9,16 @@ from sqlalchemy import BigInteger, SmallInteger, String, bindparam, delete, sele
 from pillarbox.channel import QueuedMessage, QueueStore, Subscription, is_queue
 from pillarbox.message import Message
 from pillarbox.outbox import SLOTS, bucket_of
-from pillarbox.relational.expressions import any_of, insert_into, none_of, now_us, numbers, texts, values_of
+from pillarbox.relational.expressions import (
+    any_of,
+    insert_into,
+    none_of,
+    now_us,
+    numbers,
+    position_list,
+    texts,
+    values_of,
+)
 from pillarbox.relational.leases import is_owned
 from pillarbox.relational.rows import MESSAGE_COLUMNS, message_columns, message_of, message_values
 from pillarbox.relational.tables import queue, subscriptions
@@ -37,14 +46,14 @@ READ = (  # walks the index on (consumer, position)
     .where(
         queue.c.consumer == bindparam("mailbox", type_=String),
         any_of(queue.c.slot, numbers("slots")),
-        none_of(queue.c.position, numbers("leave_out")),
+        none_of(queue.c.position, position_list("leave_out")),
     )
     .order_by(queue.c.position)
     .limit(bindparam("up_to", type_=BigInteger))
 )
 ACCEPT = (  # primary key; fenced, the lease kept to the end of the transaction
     delete(queue)
-    .where(any_of(queue.c.position, numbers("positions")), is_owned(queue.c.slot, locked=True))
+    .where(any_of(queue.c.position, position_list("positions")), is_owned(queue.c.slot, locked=True))
     .returning(queue.c.position)
 )
 

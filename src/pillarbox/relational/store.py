@@ -144,10 +144,16 @@ class RelationalStore(TransactionSource):
     @contextmanager
     def begin_sync(self) -> Generator[OwnSyncTransaction]:
         """Begin a transaction in this thread."""
-        with self._connected_sync() as connection, connection.begin():
-            if self.traits.lock_wait is not None:
-                connection.execute(self.traits.lock_wait)
-            yield OwnSyncTransaction(connection)
+        with self._connected_sync() as connection:
+            try:
+                connection.begin()
+                if self.traits.lock_wait is not None:
+                    connection.execute(self.traits.lock_wait)
+                yield OwnSyncTransaction(connection)
+                connection.commit()
+            except BaseException:
+                connection.rollback()  # closing alone would lend it on as it is, were it the commit that failed
+                raise
 
     async def run(self, program: Program[T]) -> T:
         """Run ``program`` in a short transaction of its own."""

@@ -168,9 +168,7 @@ def test_a_handler_of_nothing_is_refused() -> None:
         (in_a_thread, {"timeout": timedelta(seconds=1)}, "timeout="),
     ],
 )
-def test_options_that_contradict_each_other_are_refused(
-    handler: object, options: dict[str, object], says: str
-) -> None:
+def test_options_that_contradict_each_other_are_refused(handler: object, options: dict[str, object], says: str) -> None:
     handlers = Handlers()
     handlers.on(OrderPlaced, name="here", **options)(handler)  # type: ignore[arg-type]
 

@@ -1,0 +1,60 @@
+"""The messages that consumers handle, made before the clock starts, and the rows that they update."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmarks.order import ACCOUNTS, BODY, KEYS
+from pillarbox import event
+from pillarbox.message import Message, new_message_id
+
+CREATE_ACCOUNTS = "CREATE TABLE accounts (id INTEGER PRIMARY KEY, orders INTEGER NOT NULL)"
+FILL_ACCOUNTS = {
+    "postgresql": f"INSERT INTO accounts SELECT n, 0 FROM generate_series(0, {ACCOUNTS - 1}) AS n",
+    "sqlite": "WITH RECURSIVE numbers(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbers"
+    f" WHERE n < {ACCOUNTS - 1}) INSERT INTO accounts SELECT n, 0 FROM numbers",
+}
+CREATE_INBOX = (
+    "CREATE TABLE inbox (consumer VARCHAR(200) NOT NULL, message_id VARCHAR(200) NOT NULL,"
+    " processed_at BIGINT NOT NULL, PRIMARY KEY (consumer, message_id))"
+)
+HEADERS = {"source": "shop", "time": "2026-01-01T00:00:00.000000Z", "schemaversion": "1", "hop": "0"}
+
+
+@event("order.placed", key="order_id")
+@dataclass(frozen=True)
+class OrderPlaced:
+    """As ``benchmarks.order.BODY`` holds it."""
+
+    order_id: str
+    customer: str
+    total_cents: int
+    priority: str
+    note: str
+    address: dict[str, str]
+    items: list[str]
+
+
+def messages(count: int) -> list[Message]:
+    """Make ``count`` messages about 1,000 orders."""
+    made: list[Message] = []
+    for number in range(count):
+        key = f"o-{number % KEYS:07d}"
+        identity = new_message_id()
+        made.append(
+            Message(
+                id=identity,
+                type="order.placed",
+                destination="topic:order",
+                key=key,
+                content_type="application/json",
+                headers={**HEADERS, "correlationid": identity},
+                body=BODY.replace(b"o-0000001", key.encode()),
+            )
+        )
+    return made
+
+
+def account_of(order_id: str) -> int:
+    """Return the row that an order counts in."""
+    return int(order_id[2:]) % ACCOUNTS

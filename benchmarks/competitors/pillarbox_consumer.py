@@ -1,0 +1,122 @@
+"""Our consumer with an inbox and an ordinary asynchronous handler, on one lane and a pool of one connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from benchmarks.competitors.orders import CREATE_ACCOUNTS, FILL_ACCOUNTS, OrderPlaced, account_of, messages
+from benchmarks.measure import Stopwatch, task
+from pillarbox import Pillarbox
+from pillarbox.channel import (
+    Broker,
+    BrokerCapabilities,
+    Delivery,
+    MessageReceiver,
+    MessageSender,
+    Outcome,
+    Subscription,
+)
+from pillarbox.message import Message
+from pillarbox.stores.postgresql.store import postgresql_store
+
+UPDATE = text("UPDATE accounts SET orders = orders + 1 WHERE id = :id")
+CAPABILITIES = BrokerCapabilities(ordered_prefix=True, key_affinity=True, durable=True, transactional=False)
+
+
+class FeedBroker(Broker):
+    """Delivers a list of messages once, and says when all are accepted."""
+
+    def __init__(self, feed: list[Message]) -> None:
+        self.feed = [Delivery(message=message, receipt=number) for number, message in enumerate(feed)]
+        self.accepted = 0
+        self.all_accepted = asyncio.Event()
+        self._expected = len(feed)
+
+    @property
+    def capabilities(self) -> BrokerCapabilities:
+        return CAPABILITIES
+
+    async def open(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    async def declare(self, subscriptions: Sequence[Subscription]) -> None:
+        pass
+
+    def sender(self) -> MessageSender:
+        raise NotImplementedError
+
+    def receiver(self, subscription: Subscription, *, owner: str) -> MessageReceiver:
+        return _FeedReceiver(self)
+
+    def accept(self, count: int) -> None:
+        """Count what was accepted."""
+        self.accepted += count
+        if self.accepted >= self._expected:
+            self.all_accepted.set()
+
+
+class _FeedReceiver(MessageReceiver):
+    def __init__(self, broker: FeedBroker) -> None:
+        self._broker = broker
+        self._next = 0
+
+    async def receive(self, limit: int, *, within: timedelta) -> Sequence[Delivery]:
+        feed = self._broker.feed[self._next : self._next + limit]
+        self._next += len(feed)
+        if not feed and limit:
+            await asyncio.sleep(min(within.total_seconds(), 0.01))
+        return feed
+
+    async def settle(self, deliveries: Sequence[Delivery], outcome: Outcome) -> None:
+        if outcome is Outcome.RETURNED:
+            raise RuntimeError("a message was returned: something went wrong")
+        self._broker.accept(len(deliveries))
+
+    async def close(self) -> None:
+        pass
+
+
+def _box(url: str, broker: Broker) -> Pillarbox:
+    """Make a box; on PostgreSQL with a pool of a single connection."""
+    if not url.startswith("postgresql"):
+        return Pillarbox("bench", store=url, broker=broker)
+    engine = create_async_engine(postgresql_store(make_url(url)).engine.url, pool_size=1, max_overflow=0)
+    return Pillarbox("bench", store=engine, broker=broker)
+
+
+async def main() -> None:
+    """Handle all messages, and see that each counted once."""
+    todo = task()
+    broker = FeedBroker(messages(todo.count))
+    box = _box(todo.url, broker)
+    await box.migrate()
+    async with box.transaction() as tx:
+        await tx.execute(text(CREATE_ACCOUNTS))
+        await tx.execute(text(FILL_ACCOUNTS[box.store.engine.dialect.name]))
+
+    @box.on(OrderPlaced, name="count-orders", concurrency=1)
+    async def count_orders(order: OrderPlaced, tx: AsyncConnection) -> None:
+        await tx.execute(UPDATE, {"id": account_of(order.order_id)})
+
+    stopwatch = Stopwatch(todo)
+    stopwatch.start()
+    async with box.running(relay=False):
+        await broker.all_accepted.wait()
+        stopwatch.report(broker.accepted)
+        async with box.transaction() as tx:
+            assert (await tx.execute(text("SELECT sum(orders) FROM accounts"))).scalar() == todo.count
+            recorded = text("SELECT count(*) FROM pillarbox_inbox WHERE consumer = 'bench/count-orders'")
+            assert (await tx.execute(recorded)).scalar() == todo.count
+    await box.store.engine.dispose()
+
+
+asyncio.run(main())

@@ -1,0 +1,240 @@
+"""Starting and stopping a box, and what it finds of earlier starts."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from pillarbox import Pillarbox, Retry
+from pillarbox.errors import InvalidSetupError, SchemaVersionError, UnregisteredConsumerError
+from pillarbox.observe import MessageDead, MessageHandled
+from tests.integration.boxes import (
+    ChargePayment,
+    Happenings,
+    OrderPlaced,
+    StockReserved,
+    create_tables,
+    make_box,
+    note,
+    noted,
+    publish,
+)
+from tests.messages import message
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql+psycopg", marks=pytest.mark.server)])
+def lasting_url(request: pytest.FixtureRequest) -> str:
+    """A store that outlives its box."""
+    if request.param == "sqlite":
+        url: str = request.getfixturevalue("sqlite_url")
+        return url
+    server: str = request.getfixturevalue("postgresql_url")
+    return server.replace("postgresql://", f"{request.param}://")
+
+
+def _with_noting_handler(url: str, name: str, **options: object) -> tuple[Pillarbox, Happenings]:
+    box, happenings = make_box(url)
+
+    @box.on(OrderPlaced, name=name, **options)  # type: ignore[call-overload]
+    async def handle(order: OrderPlaced, tx: AsyncConnection) -> None:
+        await note(tx, f"{name} {order.order_id}")
+
+    return box, happenings
+
+
+async def test_stopping_lets_what_is_under_way_end_and_leaves_the_rest(lasting_url: str) -> None:
+    box, happenings = make_box(lasting_url)
+    begun, finish = asyncio.Event(), asyncio.Event()
+
+    @box.on(OrderPlaced, name="handle")
+    async def handle(order: OrderPlaced, tx: AsyncConnection) -> None:
+        await note(tx, order.order_id)
+        begun.set()
+        await finish.wait()
+
+    async with box:
+        await create_tables(box)
+        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+            running = group.create_task(box.run())
+            await publish(box, OrderPlaced("a"))
+            await begun.wait()
+            box.stop()
+            assert not running.done()
+            finish.set()
+        await publish(box, OrderPlaced("b"))
+
+        assert await noted(box) == ["a"]
+        assert len(happenings.of(MessageHandled)) == 1
+
+    again, happened = _with_noting_handler(lasting_url, "handle")
+    async with again.running():
+        await happened.until(MessageHandled)
+        assert await noted(again) == ["a", "handle b"]
+
+
+async def test_the_workers_run_as_long_as_the_block_lasts(store_url: str) -> None:
+    box, happenings = _with_noting_handler(store_url, "handle")
+
+    async with box.running() as running:
+        assert running is box
+        await create_tables(box)
+        await publish(box, OrderPlaced("a"))
+        await happenings.until(MessageHandled)
+        assert await noted(box) == ["handle a"]
+
+    assert box.in_hand == 0
+
+
+async def test_an_error_of_the_block_comes_out_as_it_is(store_url: str) -> None:
+    box, _ = make_box(store_url)
+
+    with pytest.raises(ZeroDivisionError):
+        async with box.running():
+            raise ZeroDivisionError
+
+
+async def test_everything_wrong_is_said_before_anything_starts(store_url: str) -> None:
+    box, _ = _with_noting_handler(store_url, "handle", concurrency=0)
+    box.on(StockReserved, name="Bad Name")(_ignore)
+
+    with pytest.raises(InvalidSetupError) as refused:
+        async with box.running():
+            pytest.fail("it started")
+
+    assert len(refused.value.problems) == 2
+
+
+async def test_a_store_without_tables_says_how_to_make_them(postgresql_url: str) -> None:
+    box = Pillarbox("shop", store=postgresql_url)
+
+    with pytest.raises(SchemaVersionError, match="pillarbox migrate"):
+        async with box:
+            pytest.fail("it opened")
+
+
+async def test_a_consumer_that_is_gone_with_work_pending_stops_the_start(lasting_url: str) -> None:
+    await _leave_work_for(lasting_url, "old-name")
+    box, _ = _with_noting_handler(lasting_url, "new-name")
+
+    with pytest.raises(InvalidSetupError) as refused:
+        async with box.running():
+            pytest.fail("it started")
+
+    (problem,) = refused.value.problems
+    assert isinstance(problem, UnregisteredConsumerError)
+    assert (problem.consumer, problem.pending) == ("shop/old-name", 1)
+    assert "renamed_from='old-name'" in str(problem)
+
+
+async def test_its_successor_takes_over_what_it_left_also_after_a_start_that_failed(lasting_url: str) -> None:
+    await _leave_work_for(lasting_url, "old-name")
+    forgetful, _ = _with_noting_handler(lasting_url, "new-name")
+    with pytest.raises(InvalidSetupError):
+        async with forgetful.running():
+            pytest.fail("it started")
+
+    box, happenings = _with_noting_handler(lasting_url, "new-name", renamed_from="old-name")
+    async with box.running():
+        await happenings.until(MessageHandled)
+        assert await noted(box) == ["new-name a"]
+
+    again, happened = _with_noting_handler(lasting_url, "new-name", renamed_from="old-name")
+    async with again.running():
+        await publish(again, OrderPlaced("b"))
+        await happened.until(MessageHandled)
+        assert await noted(again) == ["new-name a", "new-name b"]
+
+
+async def test_a_successor_does_not_handle_again_what_was_handled(lasting_url: str) -> None:
+    first, happenings = _with_noting_handler(lasting_url, "old-name")
+    async with first.running():
+        await create_tables(first)
+        await first.broker.sender().send([message("m1")])
+        await happenings.until(MessageHandled)
+
+    second, happened = _with_noting_handler(lasting_url, "new-name", renamed_from="old-name")
+    async with second.running():
+        await second.broker.sender().send([message("m1"), message("m2")])
+        await happened.until(MessageHandled)
+        assert await noted(second) == ["old-name o-1", "new-name o-1"]
+
+
+async def test_dead_letters_of_a_renamed_consumer_can_be_replayed(lasting_url: str) -> None:
+    first, happenings = make_box(lasting_url)
+
+    @first.on(OrderPlaced, name="old-name", retry=Retry(attempts=1))
+    async def fail(order: OrderPlaced, tx: AsyncConnection) -> None:
+        raise ValueError("no")
+
+    async with first.running():
+        await create_tables(first)
+        await publish(first, OrderPlaced("a"))
+        await happenings.until(MessageDead)
+
+    second, happened = _with_noting_handler(lasting_url, "new-name", renamed_from="old-name")
+    async with second.running():
+        (letter,) = await second.dead_letters.list()
+        assert letter.consumer == "shop/new-name"
+        await second.dead_letters.replay(letter.id, by="me")
+        await happened.until(MessageHandled)
+        assert await noted(second) == ["new-name a"]
+
+
+async def test_a_consumer_that_is_gone_without_work_is_forgotten(lasting_url: str) -> None:
+    first, _ = _with_noting_handler(lasting_url, "old-name")
+    async with first.running():
+        pass
+
+    second, happenings = _with_noting_handler(lasting_url, "new-name")
+    async with second.running():
+        await create_tables(second)
+        await publish(second, OrderPlaced("a"))
+        await happenings.until(MessageHandled)
+        assert await noted(second) == ["new-name a"]
+
+
+async def test_services_of_one_database_leave_each_other_alone(lasting_url: str) -> None:
+    """Also where the name of one would match the other's as a pattern."""
+    for service in ("my-shop", "my_shop"):
+        box = Pillarbox(service, store=lasting_url, settings=make_box(lasting_url)[0].settings)
+        box.on(OrderPlaced, name=f"of-{service}")(_ignore)
+        async with box.running():
+            pass
+
+    async with box.store.engine.connect() as connection:
+        consumers = await connection.exec_driver_sql("SELECT consumer FROM pillarbox_consumers ORDER BY consumer")
+        assert [row[0] for row in consumers] == ["my-shop/of-my-shop", "my_shop/of-my_shop"]
+    await box.store.close()
+
+
+async def test_a_command_waits_for_its_consumer(lasting_url: str) -> None:
+    first, _ = make_box(lasting_url)
+    async with first.running():
+        await create_tables(first)
+        await publish(first, ChargePayment("a"))
+
+    second, happenings = make_box(lasting_url)
+
+    @second.on(ChargePayment, name="charge")
+    async def charge(command: ChargePayment, tx: AsyncConnection) -> None:
+        await note(tx, command.order_id)
+
+    async with second.running():
+        await happenings.until(MessageHandled)
+        assert await noted(second) == ["a"]
+
+
+async def _ignore(order: OrderPlaced, tx: AsyncConnection) -> None: ...
+
+
+async def _leave_work_for(url: str, name: str) -> None:
+    """Let a consumer be known and a message wait for it."""
+    box, _ = _with_noting_handler(url, name)
+    async with box.running():
+        await create_tables(box)
+    async with box:
+        waiting = message("m1")
+        object.__setattr__(waiting, "body", b'{"order_id": "a"}')
+        await box.broker.sender().send([waiting])

@@ -1,0 +1,73 @@
+"""A store whose every statement and commit waits for permission."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+from sqlalchemy.exc import DBAPIError
+
+from pillarbox.relational import RelationalStore
+from pillarbox.relational.store import OwnTransaction
+from pillarbox.transaction import Execute, Program, Rows
+from pillarbox.transaction.program import drive
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+T = TypeVar("T")
+
+Step = Callable[[str], Awaitable[None]]
+COMMIT, COMMITTED = "COMMIT", "-- the commit is done, its answer on the way"
+
+
+class SteppedTransaction(OwnTransaction):
+    """A transaction that asks before each statement of a program."""
+
+    def __init__(self, connection: AsyncConnection, step: Step) -> None:
+        super().__init__(connection)
+        self._step = step
+        self.statements: list[str] = []
+
+    async def run(self, program: Program[T]) -> T:
+        return await drive(program, self._execute)
+
+    async def _execute(self, wanted: Execute) -> Rows:
+        text = str(wanted.statement)
+        self.statements.append(text)
+        await self._step(text)
+        return await super().run(_of_one(wanted))
+
+
+class SteppedStore(RelationalStore):
+    """The store of one actor, or of one process that may end at any step."""
+
+    def __init__(self, store: RelationalStore, step: Step) -> None:
+        """Reach the database of ``store``, asking ``step`` before each statement and on both sides of each commit."""
+        super().__init__(
+            store.engine, sync_engine=lambda: store.sync_engine, traits=store.traits, owns_engine=False
+        )
+        self._step = step
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncGenerator[OwnTransaction]:
+        async with super().begin() as transaction:
+            stepped = SteppedTransaction(transaction.connection, self._step)
+            yield stepped
+            await self._step("; ".join([COMMIT, *stepped.statements]))
+        await self._step(COMMITTED)
+
+    async def run(self, program: Program[T]) -> T:
+        try:
+            async with self.begin() as transaction:
+                return await transaction.run(program)
+        except DBAPIError as error:
+            raise self.translate(error) from error
+
+    async def run_single(self, program: Program[T]) -> T:
+        return await self.run(program)
+
+
+def _of_one(wanted: Execute) -> Program[Rows]:
+    return (yield wanted)

@@ -1,0 +1,164 @@
+"""How a program that uses the public names types; checked, never run.
+
+An ``ignore`` here is an error that the checkers must find: one that they no longer find is reported as needless.
+"""
+# pyright: reportUnnecessaryTypeIgnoreComment=true
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import assert_type
+
+import msgspec
+import pydantic
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.orm import Session
+
+from pillarbox import Context, DeadLetterFilter, Handlers, Pillarbox, Retry, Unordered, command, event
+from pillarbox.deadletter import DeadLetter
+from pillarbox.testing import Handled, Harness
+
+
+@event("order.placed", key="order_id")
+@dataclass(frozen=True)
+class OrderPlaced:
+    order_id: str
+    total_cents: int
+    priority: str = "STANDARD"
+
+
+@event("order.shipped", key="order_id")
+class OrderShipped(msgspec.Struct, frozen=True):
+    order_id: str
+
+
+@event("stock.rejected", key="order_id")
+class StockRejected(pydantic.BaseModel):
+    order_id: str
+    reason: str
+
+
+@command("payment.charge", queue="payments", key="order_id")
+@dataclass(frozen=True)
+class ChargePayment:
+    order_id: str
+
+
+class Payments: ...
+
+
+box = Pillarbox("shop", store="memory://")
+handlers = Handlers(retry=Retry(attempts=3), ordering=Unordered())
+
+
+def declaring_keeps_the_class_as_it_is() -> None:
+    assert_type(OrderPlaced("o-1", 4200), OrderPlaced)
+    assert_type(OrderShipped("o-1").order_id, str)
+    assert_type(StockRejected(order_id="o-1", reason="none left").reason, str)
+    OrderPlaced("o-1")  # type: ignore[call-arg]
+
+
+@box.on(OrderPlaced, name="reserve", retry=Retry(attempts=5, first=timedelta(seconds=1)))
+async def reserve(order: OrderPlaced, tx: AsyncConnection, ctx: Context) -> OrderShipped | StockRejected:
+    assert_type(ctx.attempt, int)
+    assert_type(ctx.idempotency_key("charge"), str)
+    await ctx.publish(OrderShipped(order.order_id))
+    ctx.send(ChargePayment(order.order_id))
+    return OrderShipped(order.order_id)
+
+
+@handlers.on(OrderPlaced, name="plain", when_dead="skip", idempotency="natural", concurrency=2)
+def plain(order: OrderPlaced, tx: Connection) -> None: ...
+
+
+@handlers.on(OrderPlaced, OrderShipped)
+async def both(message: OrderPlaced | OrderShipped, session: AsyncSession) -> None: ...
+
+
+@handlers.on(OrderPlaced, OrderShipped, StockRejected, ChargePayment)
+async def four(message: OrderPlaced | OrderShipped | StockRejected | ChargePayment) -> None: ...
+
+
+@handlers.on(OrderPlaced)
+async def takes_more(message: OrderPlaced | ChargePayment) -> None: ...
+
+
+@handlers.on(OrderPlaced)  # type: ignore[arg-type]
+async def wrong_payload(order: OrderShipped) -> None: ...
+
+
+@handlers.on(OrderPlaced, OrderShipped)  # type: ignore[arg-type]
+async def only_one_of_two(order: OrderPlaced) -> None: ...
+
+
+@handlers.on(OrderPlaced)  # type: ignore[arg-type]
+def no_payload() -> None: ...
+
+
+def options_are_checked() -> None:
+    handlers.on(OrderPlaced, retry=5)  # type: ignore[call-overload]
+    handlers.on(OrderPlaced, when_dead="burn")  # type: ignore[call-overload]
+    handlers.on(OrderPlaced, nonsense=True)  # type: ignore[call-overload]
+
+
+async def a_declared_handler_can_be_called_as_before(tx: AsyncConnection, sync_tx: Connection, ctx: Context) -> None:
+    order = OrderPlaced("o-1", 4200)
+    assert_type(await reserve(order, tx, ctx), OrderShipped | StockRejected)
+    assert_type(await reserve(order, tx=tx, ctx=ctx), OrderShipped | StockRejected)
+    plain(order, sync_tx)
+    await reserve(order, sync_tx, ctx)  # type: ignore[arg-type]
+
+
+def including() -> None:
+    box.include(handlers)
+    box.include("stock.handlers")  # type: ignore[arg-type]
+
+
+async def publishing_takes_a_transaction_of_its_colour(
+    connection: AsyncConnection, session: AsyncSession, sync_connection: Connection, sync_session: Session
+) -> None:
+    order = OrderPlaced("o-1", 4200)
+    await box.publish(order, tx=connection)
+    await box.publish(order, tx=session, key="k", delay=timedelta(minutes=5), headers={"tenant": "t-1"})
+    await box.send(ChargePayment("o-1"), tx=connection)
+    await box.publish_all([order, ChargePayment("o-1")], tx=session)
+    box.publish_sync(order, tx=sync_connection)
+    box.send_sync(ChargePayment("o-1"), tx=sync_session)
+    await box.publish(order, tx=sync_connection)  # type: ignore[arg-type]
+    box.publish_sync(order, tx=session)  # type: ignore[arg-type]
+    await box.publish(order)  # type: ignore[call-arg]
+    await box.publish(order, tx=connection, delay=5)  # type: ignore[arg-type]
+
+
+async def transactions_of_the_box() -> None:
+    async with box.transaction() as tx:
+        assert_type(tx, AsyncConnection)
+    async with box.session() as session:
+        assert_type(session, AsyncSession)
+    with box.transaction_sync() as sync_tx:
+        assert_type(sync_tx, Connection)
+    async with box.running(relay=True) as running:
+        assert_type(running, Pillarbox)
+
+
+def providing(make: Callable[[], Payments]) -> None:
+    box.provide(Payments, make)
+    box.provide(Payments, make, scope="message")
+    box.override(Payments, Payments())
+    box.provide(Payments, make, scope="forever")  # type: ignore[arg-type]
+
+
+async def dead_letters() -> None:
+    letters = await box.dead_letters.list(DeadLetterFilter(consumer="shop/reserve"))
+    assert_type(letters, tuple[DeadLetter, ...])
+    assert_type(await box.dead_letters.replay(letters[0].id, by="me"), DeadLetter)
+
+
+async def testing_a_box() -> None:
+    async with Harness(box) as harness:
+        await harness.publish(OrderPlaced("o-1", 4200))
+        await harness.until_quiet()
+        assert_type(harness.published(OrderShipped), list[OrderShipped])
+        assert_type(harness.handled, list[Handled])
+        assert_type(harness.dead_letters, tuple[DeadLetter, ...])
