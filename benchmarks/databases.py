@@ -35,10 +35,11 @@ class Databases(ABC):
 
 
 class PostgresDatabases(Databases):
-    """Databases of a private server."""
+    """Databases of a private server, or of one that already runs and stays its starter's to end."""
 
-    def __init__(self) -> None:
-        self._server = PostgresServer(settings=SETTINGS)
+    def __init__(self, server: PostgresServer | None = None) -> None:
+        self._server = server or PostgresServer(settings=SETTINGS)
+        self._owns_server = server is None
         self._server.start()
         self.server_pid = self._server.process.pid
         self.version = f"PostgreSQL {self._server.execute('SHOW server_version')[0][0].split()[0]}"
@@ -54,8 +55,9 @@ class PostgresDatabases(Databases):
             self._server.drop_database(url)
 
     def close(self) -> None:
-        """End the server."""
-        self._server.close()
+        """End the server that was started here."""
+        if self._owns_server:
+            self._server.close()
 
 
 class SqliteDatabases(Databases):

@@ -92,7 +92,7 @@ def _server_seconds(pid: int | None) -> float:
 
 
 def _peak_mib() -> float:
-    """Return the most memory that this process has held; the kernel's figure that a parent does not leave its mark on."""
+    """Return the most memory that this process has held, by the figure that its parent leaves no mark on."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024

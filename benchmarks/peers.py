@@ -24,6 +24,8 @@ def python_of(peer: str) -> str:
         PeerMissingError: it cannot be had.
     """
     requirements = HERE / "peers" / f"{peer}.txt"
+    if not requirements.exists():
+        raise PeerMissingError(f"{peer}: {requirements.relative_to(HERE)} does not say what to install")
     digest = sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()[:8]
     folder = CACHE / f"{peer}-{digest}"
     python = folder / "bin" / "python"

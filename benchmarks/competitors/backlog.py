@@ -8,7 +8,10 @@ from benchmarks.order import BODY, KEYS
 from pillarbox import Pillarbox
 from pillarbox.message import new_message_id
 
-_COLUMNS = "id, aggregate_type, aggregate_id, event_type, payload, content_type, headers, destination, message_key, slot, created_at"
+_COLUMNS = (
+    "id, aggregate_type, aggregate_id, event_type, payload, content_type, headers,"
+    " destination, message_key, slot, created_at"
+)
 _VALUES = (
     "{id}, 'order', 'o-' || n % :keys, 'order.placed', :body, 'application/json',"
     ' \'{{"source":"shop","time":"2026-01-01T00:00:00.000000Z","schemaversion":"1","correlationid":"\' || {id} ||'
@@ -20,7 +23,8 @@ _ID = {
 }
 _NUMBERS = {
     "postgresql": "SELECT n FROM generate_series(1, :count) AS n",
-    "sqlite": "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < :count) SELECT n FROM numbers",
+    "sqlite": "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < :count)"
+    " SELECT n FROM numbers",
 }
 
 

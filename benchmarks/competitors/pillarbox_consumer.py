@@ -85,6 +85,11 @@ class _FeedReceiver(MessageReceiver):
         pass
 
 
+async def count_orders(order: OrderPlaced, tx: AsyncConnection) -> None:
+    """Handle an order."""
+    await tx.execute(UPDATE, {"id": account_of(order.order_id)})
+
+
 def _box(url: str, broker: Broker) -> Pillarbox:
     """Make a box; on PostgreSQL with a pool of a single connection."""
     if not url.startswith("postgresql"):
@@ -103,10 +108,7 @@ async def main() -> None:
         await tx.execute(text(CREATE_ACCOUNTS))
         await tx.execute(text(FILL_ACCOUNTS[box.store.engine.dialect.name]))
 
-    @box.on(OrderPlaced, name="count-orders", concurrency=1)
-    async def count_orders(order: OrderPlaced, tx: AsyncConnection) -> None:
-        await tx.execute(UPDATE, {"id": account_of(order.order_id)})
-
+    box.on(OrderPlaced, name="count-orders", concurrency=1)(count_orders)
     stopwatch = Stopwatch(todo)
     stopwatch.start()
     async with box.running(relay=False):

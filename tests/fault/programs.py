@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from pillarbox import Context, Retry
 from pillarbox.relay import OutboxTransfer
 from tests.fault.recording import Lines, Mark, NoticeLog, RecordingBroker
-from tests.fault.story import Entered, Setting, Writer, Writing, effects, pending, stay_open
+from tests.fault.story import Entered, Setting, Writer, Writing, effects, stay_open, waiting
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tests.fault.workers import Worker
 
 CONSUMERS = ("post", "mirror")
+PATIENCE = timedelta(seconds=120)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +34,8 @@ class Demand:
 
     Attributes:
         writers: how many transactions are open side by side.
-        backlog: entries wait to be made while more than this wait in the outbox; ``None`` writes on.
+        backlog: no more entries are made while so many messages wait; ``None`` writes on.
+        queues_too: count also what waits in the queues, not only in the outbox.
         commits: where the time of each commit is noted.
         stop: the file whose appearance ends the writing early.
     """
@@ -42,6 +44,7 @@ class Demand:
     commits: Path
     stop: Path
     backlog: int | None = None
+    queues_too: bool = False
 
 
 async def write(me: Worker, setting: Setting, plan: Writing, demand: Demand) -> None:
@@ -50,11 +53,15 @@ async def write(me: Worker, setting: Setting, plan: Writing, demand: Demand) -> 
     notes = Lines(demand.commits)
     left = [plan.events]
 
+    async def room() -> bool:
+        if demand.backlog is None or demand.stop.exists():
+            return True
+        return await waiting(box.store, queues_too=demand.queues_too) < demand.backlog
+
     async def one(number: int) -> None:
         writer = Writer(box, plan, f"{me.name}.{number}")
         while left[0] > 0 and not demand.stop.exists():
-            if demand.backlog is not None:
-                await wait_until(_room(setting_box=box, backlog=demand.backlog, stop=demand.stop))
+            await wait_until(room, PATIENCE)
             tokens = await writer.transaction()
             left[0] -= len(tokens)
             if tokens:
@@ -63,13 +70,6 @@ async def write(me: Worker, setting: Setting, plan: Writing, demand: Demand) -> 
     async with box, asyncio.TaskGroup() as group:
         for number in range(demand.writers):
             group.create_task(one(number))
-
-
-def _room(*, setting_box, backlog, stop):  # type: ignore[no-untyped-def]
-    async def room() -> bool:
-        return stop.exists() or await pending(setting_box.store) < backlog
-
-    return room
 
 
 async def relay(me: Worker, setting: Setting, log: Path, per_message_ms: float = 0, gate: Path | None = None) -> None:

@@ -131,4 +131,3 @@ class RelayScene:
     async def close(self) -> None:
         """Let the database go."""
         await self.box.store.close()
-

@@ -13,11 +13,13 @@ from datetime import timedelta
 from random import Random
 from typing import TYPE_CHECKING
 
+import msgspec
 from sqlalchemy import Column, Integer, MetaData, String, Table, bindparam, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox import Pillarbox, RelaySettings, Settings, event
 from pillarbox.channel import Subscription
+from pillarbox.relational.tables import outbox, queue
 from tests.history import Effect, Event
 
 if TYPE_CHECKING:
@@ -80,7 +82,9 @@ class Setting:
 
     def box(self, broker: Broker | None = None) -> Pillarbox:
         """Make a box of the story; without ``broker`` the store carries the messages."""
-        relay = self.relay or RelaySettings(window=self.window, lease=self.lease, longest_poll=timedelta(milliseconds=20))
+        relay = self.relay or RelaySettings(
+            window=self.window, lease=self.lease, longest_poll=timedelta(milliseconds=20)
+        )
         box = Pillarbox(SERVICE, store=self.store, broker=broker or "database://", settings=Settings(relay=relay))
         box.register(Entered)
         return box
@@ -202,8 +206,14 @@ async def pending(store: RelationalStore) -> int:
     return (await store.run(store.outbox.state())).pending
 
 
+async def waiting(store: RelationalStore, *, queues_too: bool) -> int:
+    """Return how many messages wait in the outbox, and if asked in the queues."""
+    count = select(func.count()).select_from
+    async with store.engine.connect() as connection:
+        tables = [outbox, queue] if queues_too else [outbox]
+        return sum([(await connection.execute(count(table))).scalar_one() for table in tables])
+
+
 def entry_in(message: Message) -> Entered:
     """Read the entry that ``message`` tells of."""
-    import msgspec
-
     return msgspec.json.decode(message.body, type=Entered)

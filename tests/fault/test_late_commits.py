@@ -43,9 +43,7 @@ async def test_late_commits_are_neither_lost_nor_overtaken(
 
     plan = Writing(accounts=ACCOUNTS, events=EVENTS // 2, hold_ms=12, rollbacks=0.1, together=4)
     demand = Demand(writers=6, commits=workers.folder / "commits", stop=workers.folder / "stop")
-    writers = [
-        workers.start(write, setting, replace(plan, seed=rng.randrange(10**6)), demand) for _ in range(2)
-    ]
+    writers = [workers.start(write, setting, replace(plan, seed=rng.randrange(10**6)), demand) for _ in range(2)]
     for writer in writers:
         assert await writer.ended(DRAIN) == 0
     await wait_until(lambda: _nothing_pending(store), DRAIN)

@@ -72,13 +72,18 @@ def entry(number: int, account: str = ACCOUNT) -> Message:
 
 def committed(messages: Sequence[Message]) -> list[Event]:
     """Return ``messages`` as the history's events."""
-    return [Event(one.id.removesuffix("-id"), one.key, int(one.id.removesuffix("-id").rpartition("/")[2])) for one in messages]
+    return [
+        Event(one.id.removesuffix("-id"), one.key, int(one.id.removesuffix("-id").rpartition("/")[2]))
+        for one in messages
+    ]
 
 
 class Bank:
     """One process of the consumer on ``store``."""
 
-    def __init__(self, store: RelationalStore, *, days: Days, retry: Retry = ONCE_MORE, broker: Broker | None = None) -> None:
+    def __init__(
+        self, store: RelationalStore, *, days: Days, retry: Retry = ONCE_MORE, broker: Broker | None = None
+    ) -> None:
         self.store = store
         self.box = Pillarbox(SERVICE, store=store, broker=broker or "database://", settings=Settings())
 

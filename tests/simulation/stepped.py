@@ -45,9 +45,7 @@ class SteppedStore(RelationalStore):
 
     def __init__(self, store: RelationalStore, step: Step) -> None:
         """Reach the database of ``store``, asking ``step`` before each statement and on both sides of each commit."""
-        super().__init__(
-            store.engine, sync_engine=lambda: store.sync_engine, traits=store.traits, owns_engine=False
-        )
+        super().__init__(store.engine, sync_engine=lambda: store.sync_engine, traits=store.traits, owns_engine=False)
         self._step = step
 
     @asynccontextmanager

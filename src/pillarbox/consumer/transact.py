@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, event
@@ -24,6 +25,7 @@ from pillarbox.transaction import (
     Rows,
     TransactionSource,
 )
+from pillarbox.transaction.threads import in_thread
 
 
 class HandlerWatch:
@@ -140,7 +142,7 @@ class SyncShell:
             for kind in self._consumer.signature.wants.values()
             if kind not in (Connection, Session, Context)
         }
-        return await asyncio.shield(asyncio.to_thread(self._in_thread, program, provided))
+        return await in_thread(partial(self._in_thread, program, provided))
 
     def _in_thread(self, program: RunProgram, provided: dict[type[object], object]) -> RunReport:
         with self._source.begin_sync() as transaction:

@@ -50,7 +50,7 @@ class ListOf(TypeDecorator[Sequence[Any]]):
 
 
 class PositionList(TypeDecorator[Sequence[int]]):
-    """A list of integers bound as text: drivers encode the elements of an array one by one, which costs with hundreds."""
+    """A long list of integers, bound as text: drivers encode an array element by element."""
 
     impl = Text
     cache_ok = True
@@ -76,6 +76,12 @@ def numbers(name: str) -> BindParameter[Sequence[Any]]:
 def position_list(name: str) -> BindParameter[Sequence[int]]:
     """Return a parameter ``name`` that takes a long sequence of integers, for ``any_of`` and ``none_of``."""
     return bindparam(name, type_=PositionList())
+
+
+def anywhere(position: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Return a range that holds every position: with it even a plan for unknown values walks the index in order."""
+    first = bindparam("first_position", 0, type_=BigInteger)
+    return position.between(first, bindparam("last_position", 2**63 - 1, type_=BigInteger))
 
 
 def texts(name: str) -> BindParameter[Sequence[Any]]:

@@ -23,7 +23,17 @@ from sqlalchemy import (
 from pillarbox.channel import is_queue
 from pillarbox.channel.address import QUEUE
 from pillarbox.outbox import OutboxRecord, OutboxState, OutboxStore, bucket_for
-from pillarbox.relational.expressions import any_of, insert_into, micros, none_of, now_us, numbers, position_list, texts
+from pillarbox.relational.expressions import (
+    any_of,
+    anywhere,
+    insert_into,
+    micros,
+    none_of,
+    now_us,
+    numbers,
+    position_list,
+    texts,
+)
 from pillarbox.relational.leases import is_owned
 from pillarbox.relational.rows import (
     RECORD_COLUMNS,
@@ -59,13 +69,10 @@ SCHEDULE = insert_into(outbox_scheduled).values(
 KEY_IS_HELD = exists().where(
     outbox_holds.c.destination == outbox.c.destination, outbox_holds.c.message_key == outbox.c.message_key
 )
-IN_ANY_POSITION = outbox.c.position.between(  # a range, so that even a plan for unknown lists walks the primary key
-    bindparam("first_position", 0, type_=BigInteger), bindparam("last_position", 2**63 - 1, type_=BigInteger)
-)
 READ = (  # walks the primary key from the oldest position; the two lists are short
     select(outbox.c.position, outbox.c.slot, KEY_IS_HELD.label("held"), *record_message_columns(outbox))
     .where(
-        IN_ANY_POSITION,
+        anywhere(outbox.c.position),
         any_of(outbox.c.slot, numbers("slots")),
         none_of(outbox.c.position, position_list("in_flight")),
         none_of(outbox.c.destination, texts("paused")),
@@ -124,7 +131,7 @@ UNSCHEDULE = delete(outbox_scheduled).where(any_of(outbox_scheduled.c.position, 
 TRANSFERABLE = (  # walks the primary key; fenced, and locked to the end of the transaction
     select(outbox.c.position, outbox.c.destination)
     .where(
-        IN_ANY_POSITION,
+        anywhere(outbox.c.position),
         ~KEY_IS_HELD,
         any_of(outbox.c.slot, numbers("slots")),
         is_owned(outbox.c.slot, locked=True),

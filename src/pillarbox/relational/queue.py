@@ -11,6 +11,7 @@ from pillarbox.message import Message
 from pillarbox.outbox import SLOTS, bucket_of
 from pillarbox.relational.expressions import (
     any_of,
+    anywhere,
     insert_into,
     none_of,
     now_us,
@@ -45,6 +46,7 @@ READ = (  # walks the index on (consumer, position)
     select(queue.c.position, queue.c.slot, *message_columns(queue))
     .where(
         queue.c.consumer == bindparam("mailbox", type_=String),
+        anywhere(queue.c.position),
         any_of(queue.c.slot, numbers("slots")),
         none_of(queue.c.position, position_list("leave_out")),
     )

@@ -32,6 +32,7 @@ from pillarbox.relational.outbox_held import RelationalParkedRecords
 from pillarbox.relational.queue import RelationalQueueStore
 from pillarbox.transaction import Execute, Program, Rows, TransactionSource, drive_sync, step
 from pillarbox.transaction.sqlalchemy_ import AsyncConnectionTransaction, ConnectionTransaction
+from pillarbox.transaction.threads import in_thread
 
 T = TypeVar("T")
 TURN_WITHIN_S = 30
@@ -160,7 +161,7 @@ class RelationalStore(TransactionSource):
         try:
             if self.traits.single_writer:
                 async with self._my_turn():
-                    return await self._run_to_its_end(program)
+                    return await in_thread(partial(self._run_in_thread, program))
             async with self.begin() as transaction:
                 return await transaction.run(program)
         except DBAPIError as error:
@@ -175,17 +176,6 @@ class RelationalStore(TransactionSource):
                 return await connection.run_sync(_run_unbegun, program)
         except DBAPIError as error:
             self._raise(error)
-
-    async def _run_to_its_end(self, program: Program[T]) -> T:
-        """Wait for the thread also when cancelled, so that its transaction does not outlive the call and its turn."""
-        running = asyncio.get_running_loop().run_in_executor(None, self._run_in_thread, program)
-        try:
-            return await asyncio.shield(running)
-        except asyncio.CancelledError:
-            await asyncio.wait({running})
-            if not running.cancelled():
-                running.exception()  # looked at, or the loop would complain; the cancellation is what is told
-            raise
 
     def _run_in_thread(self, program: Program[T]) -> T:
         """Run ``program`` as a whole in a thread: an embedded database answers sooner than a thread can be woken."""

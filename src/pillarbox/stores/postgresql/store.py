@@ -9,7 +9,7 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from pillarbox.errors import MissingExtraError
+from pillarbox.errors import ConfigurationError, MissingExtraError
 from pillarbox.relational import DatabaseTraits, KeyLocks, RelationalStore, numbers
 
 LOCK_SPACE = 0x50_42_4F_58
@@ -25,7 +25,7 @@ TRY_LOCK_KEYS = text(
 ).bindparams(numbers("buckets"))
 
 SERIALIZATION_FAILURE, DEADLOCK, LOCK_NOT_AVAILABLE = "40001", "40P01", "55P03"
-DRIVERS = {"psycopg": "psycopg", "asyncpg": "asyncpg"}
+DRIVERS = ("psycopg", "asyncpg")
 
 
 def is_conflict(error: BaseException) -> bool:
@@ -55,7 +55,7 @@ def postgresql_store(database: URL | AsyncEngine | Engine, *, pool_size: int = 1
         MissingExtraError: the driver is not installed.
     """
     url = database if isinstance(database, URL) else database.url
-    url = _with_driver(url)
+    url = _with_driver(url, is_engines=not isinstance(database, URL))
     options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": pool_size}
     sync_url = url.set(drivername="postgresql+psycopg")
     return RelationalStore(
@@ -66,9 +66,18 @@ def postgresql_store(database: URL | AsyncEngine | Engine, *, pool_size: int = 1
     )
 
 
-def _with_driver(url: URL) -> URL:
-    wanted = url.get_driver_name() if "+" in url.drivername else "psycopg"
-    driver = DRIVERS.get(wanted, "psycopg")
+def _with_driver(url: URL, *, is_engines: bool) -> URL:
+    """Return ``url`` with a driver: asyncpg where none is named, since it moves rows at half the cost.
+
+    A URL with settings keeps to psycopg, which understands them all (``sslmode=…``), as libpq does. The URL of an
+    engine may name a driver that is not used here.
+    """
+    quickest = "psycopg" if url.query or find_spec("asyncpg") is None else "asyncpg"
+    driver = url.get_driver_name() if "+" in url.drivername else quickest
+    if driver not in DRIVERS and is_engines:
+        driver = "psycopg"
+    elif driver not in DRIVERS:
+        raise ConfigurationError(f"the PostgreSQL store does not speak through {driver!r}; name psycopg or asyncpg")
     if find_spec(driver) is None:
         raise MissingExtraError(module=driver, extra="postgres", needed_for="the PostgreSQL store")
     return url.set(drivername=f"postgresql+{driver}")

@@ -1,0 +1,78 @@
+"""Each benchmark of ours runs, with very little work; a figure that nobody can measure any more is found here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.bench import OURS, Bench, Competitor
+from benchmarks.catalogue import BENCHES
+from benchmarks.databases import PostgresDatabases, SqliteDatabases
+from benchmarks.peers import CACHE
+from benchmarks.report import append, rows
+from benchmarks.runner import Score, play
+from tests.servers import PostgresServer
+
+SIZE = 120
+WITHOUT_SERVER = [bench for bench in BENCHES if bench.store == "sqlite"]
+WITH_SERVER = [bench for bench in BENCHES if bench.store == "postgresql"]
+
+
+def _ours_and_the_naive(bench: Bench) -> list[Competitor]:
+    return [competitor for competitor in bench.competitors if competitor.peer is None]
+
+
+def _assert_all_measured(scores: list[Score]) -> None:
+    for score in scores:
+        assert score.missing is None, f"{score.competitor.who}: {score.missing}"
+        assert len(score.rates) == 1
+        assert score.rates[0] > 0
+        assert score.peak_mib[0] > 0
+
+
+@pytest.mark.parametrize("bench", WITHOUT_SERVER, ids=lambda bench: bench.name)
+def test_a_benchmark_on_sqlite_measures_everybody_but_the_peers(bench: Bench) -> None:
+    scores = play(
+        bench, _ours_and_the_naive(bench), databases=SqliteDatabases(), count=SIZE, rounds=1, say=lambda _line: None
+    )
+
+    _assert_all_measured(scores)
+
+
+@pytest.mark.parametrize("bench", WITH_SERVER, ids=lambda bench: bench.name)
+def test_a_benchmark_on_postgresql_measures_everybody_but_the_peers(
+    bench: Bench, postgresql_server: PostgresServer
+) -> None:
+    databases = PostgresDatabases(postgresql_server)
+    scores = play(bench, _ours_and_the_naive(bench), databases=databases, count=SIZE, rounds=1, say=lambda _line: None)
+
+    _assert_all_measured(scores)
+
+
+def test_a_peer_that_cannot_be_installed_is_reported_as_missing_with_its_reason() -> None:
+    heard: list[str] = []
+    bench = WITHOUT_SERVER[0]
+    absent = Competitor(who="absent 1.0", module="pillarbox_relay", peer="there-is-no-such-peer")
+
+    (score,) = play(bench, [absent], databases=SqliteDatabases(), count=SIZE, rounds=1, say=heard.append)
+
+    assert score.missing
+    assert "MISSING" in heard[0]
+    assert rows(bench, [score], count=SIZE, machine="here")[0]["missing"] == score.missing
+
+
+def test_rows_are_added_to_those_of_earlier_runs(tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+
+    append(file, [{"bench": "a", "who": OURS, "unit": "events/s", "runs": [1, 2, 3]}])
+    append(file, [{"bench": "b", "who": OURS, "unit": "events/s", "runs": [4, 5, 6]}])
+
+    assert [row["bench"] for row in json.loads(file.read_text())] == ["a", "b"]
+
+
+def test_the_environments_of_peers_are_not_part_of_the_repository() -> None:
+    ignored = (CACHE.parent / ".gitignore").read_text().split()
+
+    assert f"{CACHE.name}/" in ignored
