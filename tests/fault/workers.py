@@ -9,6 +9,7 @@ import asyncio
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
@@ -16,6 +17,7 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+from tests.fault.recording import lines
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -44,6 +46,12 @@ class Worker:
     def output(self) -> str:
         """What it has printed."""
         return self.log.read_text() if self.log.exists() else ""
+
+    def told(self) -> str:
+        """Return how often its box told of what, and the last troubles."""
+        notices = lines(self.notices)
+        troubles = [notice for notice in notices if notice["kind"] in {"WorkerFaltered", "RunRolledBack"}]
+        return f"{Counter(notice['kind'] for notice in notices)} {troubles[-3:]}"
 
     def kill(self) -> None:
         """End it as kill -9 does, frozen or not, and wait for its end."""
@@ -95,7 +103,9 @@ class Workers:
         return "\n".join(f"--- {one.name}\n{one.output[-3000:]}" for one in self._started if one.output)
 
     def end_all(self) -> None:
-        """Kill every worker and print what they said, which pytest shows when the test failed."""
+        """Kill every worker and print what they and their boxes said, which pytest shows when the test failed."""
+        for worker in self._started[-6:]:
+            print(f"--- {worker.name}: {worker.told()}")
         for worker in self._started:
             worker.kill()
         print(self.complaints())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from pillarbox.consumer.item import Item
 from pillarbox.consumer.run import Run, RunReport
 from pillarbox.consumer.surroundings import Surroundings
 from pillarbox.errors import HandlerCrashedError
+from pillarbox.idempotency import Suspect, Trial
 from pillarbox.observe import (
     AttemptFailed,
     DuplicateSuppressed,
@@ -32,22 +33,27 @@ class Books:
         self._solitude = around.solitude
         self._name = run.rules.consumer
 
-    async def suspects(self, items: Sequence[Item]) -> Collection[str]:
-        """Note that all are about to be handled; return the ids that a dead process left behind."""
+    async def suspects(self, items: Sequence[Item]) -> Mapping[str, Suspect]:
+        """Note that all are about to be handled; return those that a dead process left behind."""
         ids = sorted({item.message.id for item in items})
         program = self._run.rules.attempts.start(self._name, ids, worker=self._worker)
         return await self._source.run(program)
 
     @asynccontextmanager
-    async def trying(self, batch: Sequence[Item], suspects: Collection[str]) -> AsyncGenerator[None]:
-        """Handle ``batch`` in the block: a suspect by itself in the whole process, anything else beside others."""
-        if len(batch) == 1 and batch[0].message.id in suspects:
+    async def trying(self, batch: Sequence[Item], suspects: Mapping[str, Suspect]) -> AsyncGenerator[None]:
+        """Handle ``batch`` in the block: who was among few before has the process to itself, all else shares it."""
+        suspected = [item for item in batch if item.message.id in suspects]
+        if len(batch) == 1 and suspected and suspects[batch[0].message.id].trial is not Trial.RUN:
             async with self._solitude.alone():
                 await self._count_crashes(batch[0])
                 yield
-        else:
-            async with self._solitude.shared():
-                yield
+            return
+        async with self._solitude.shared():
+            if suspected:
+                ids = [item.message.id for item in suspected]
+                few = self._run.rules.attempts.start_among_few(self._name, ids, worker=self._worker)
+                await self._source.run(few)
+            yield
 
     async def _count_crashes(self, item: Item) -> None:
         """Count the crashes that were this message's own; too many, and it is given up."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from pillarbox.consumer.books import Books
@@ -13,6 +13,7 @@ from pillarbox.consumer.item import Item
 from pillarbox.consumer.run import Run, RunProgram, RunReport, RunSpoiled
 from pillarbox.consumer.surroundings import Surroundings
 from pillarbox.errors import ConflictError, LeaseLostError, TransientError
+from pillarbox.idempotency import Suspect, Trial
 from pillarbox.observe import RunRolledBack
 from pillarbox.ordering import RunSize
 from pillarbox.retry import RetryNow
@@ -20,6 +21,8 @@ from pillarbox.retry import RetryNow
 RERUNS_AS_BATCH = 2
 """How often what is left of a spoiled run is tried as one before its messages are handled singly."""
 CONFLICTS_IN_A_ROW = 50
+FEW = 10
+"""How many messages are tried together after the process that had them ended."""
 
 
 class Shell(Protocol):
@@ -131,17 +134,32 @@ class Process:
         return True
 
 
-def _divide(items: Sequence[Item], suspects: Collection[str]) -> list[list[Item]]:
-    """Take what may have ended a process before, and what is behind it in its key, apart from the rest."""
+def _divide(items: Sequence[Item], suspects: Mapping[str, Suspect]) -> list[list[Item]]:
+    """Take what a dead process left behind, and what is behind it in its key, apart from the rest.
+
+    It is tried among few first, since most of it was a bystander; what was among few when the process ended is tried
+    alone.
+    """
+    alone = {item.hold_key for item in items if _is_prime(suspects.get(item.message.id))}
     together: list[Item] = []
-    apart: dict[str, list[Item]] = {}
+    few: list[Item] = []
+    singly: list[list[Item]] = []
+    apart = set[str]()
     for item in items:
-        if item.hold_key in apart or item.message.id in suspects:
-            apart.setdefault(item.hold_key, []).append(item)
-        else:
+        if item.message.id in suspects:
+            apart.add(item.hold_key)
+        if item.hold_key not in apart:
             together.append(item)
-    singly = [[item] for key in apart.values() for item in key]
-    return [together, *singly] if together else singly
+        elif item.hold_key in alone:
+            singly.append([item])
+        else:
+            few.append(item)
+    groups = [few[start : start + FEW] for start in range(0, len(few), FEW)]
+    return [*([together] if together else []), *groups, *singly]
+
+
+def _is_prime(suspect: Suspect | None) -> bool:
+    return suspect is not None and suspect.trial is not Trial.RUN
 
 
 def _parts(batch: list[Item], *, singly: bool) -> list[list[Item]]:

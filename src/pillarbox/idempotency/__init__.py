@@ -5,6 +5,6 @@ Not promised: the same of effects outside the database; use the idempotency key 
 Source: EIP, *Idempotent Receiver*; microservices.io, *Idempotent Consumer*; the reading order is store.
 """
 
-from pillarbox.idempotency.store import AttemptStore, ClaimStore, InboxStore, Suspect
+from pillarbox.idempotency.store import AttemptStore, ClaimStore, InboxStore, Suspect, Trial
 
-__all__ = ["AttemptStore", "ClaimStore", "InboxStore", "Suspect"]
+__all__ = ["AttemptStore", "ClaimStore", "InboxStore", "Suspect", "Trial"]

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import IntEnum
 from typing import Protocol
 
 from pillarbox.transaction import Program
@@ -34,16 +35,26 @@ class InboxStore(Protocol):
         """Remove up to ``limit`` ids processed longer ago than ``older_than``; return how many."""
 
 
+class Trial(IntEnum):
+    """In what company a message was tried: the one that ends a process is found in two steps, its neighbours go on."""
+
+    RUN = 0
+    FEW = 1
+    ALONE = 2
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suspect:
     """A message found in the attempts of a worker that is gone.
 
     Attributes:
         crashes: how often the process has ended while it handled this message alone.
+        trial: in what company it was when the process ended that left it behind.
     """
 
     message_id: str
     crashes: int
+    trial: Trial = Trial.RUN
 
 
 class AttemptStore(Protocol):
@@ -56,6 +67,10 @@ class AttemptStore(Protocol):
     @abstractmethod
     def start(self, consumer: str, message_ids: Sequence[str], *, worker: str) -> Program[Mapping[str, Suspect]]:
         """Note that ``worker`` is about to handle ``message_ids``; return those that a dead worker left behind."""
+
+    @abstractmethod
+    def start_among_few(self, consumer: str, message_ids: Sequence[str], *, worker: str) -> Program[None]:
+        """Note that ``worker`` handles these suspects together, few enough to be tried one by one if it ends again."""
 
     @abstractmethod
     def start_alone(self, consumer: str, message_id: str, *, worker: str) -> Program[int]:

@@ -5,9 +5,23 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
-from sqlalchemy import BigInteger, String, and_, bindparam, delete, exists, literal, or_, select, text, tuple_, update
+from sqlalchemy import (
+    BigInteger,
+    SmallInteger,
+    String,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    literal,
+    or_,
+    select,
+    text,
+    tuple_,
+    update,
+)
 
-from pillarbox.idempotency import AttemptStore, ClaimStore, InboxStore, Suspect
+from pillarbox.idempotency import AttemptStore, ClaimStore, InboxStore, Suspect, Trial
 from pillarbox.relational.expressions import any_of, insert_into, micros, now_us, texts, values_of
 from pillarbox.relational.tables import attempts, claims, inbox, members
 from pillarbox.transaction import Execute, Program
@@ -45,7 +59,7 @@ PURGE = (  # index on processed_at
 START = (
     insert_into(attempts)
     .from_select(
-        ["consumer", "message_id", "worker", "alone", "crashes", "started_at"],
+        ["consumer", "message_id", "worker", "trial", "crashes", "started_at"],
         select(BY, _id, WORKER, literal(0), literal(0), now_us()).where(text("true")),
     )
     .on_conflict_do_nothing()
@@ -54,7 +68,7 @@ START = (
 _lives = exists().where(
     members.c.scope == WORKERS, members.c.owner == attempts.c.worker, members.c.expires_at > now_us()
 )
-LEFT_BEHIND = select(attempts.c.message_id, attempts.c.crashes).where(
+LEFT_BEHIND = select(attempts.c.message_id, attempts.c.crashes, attempts.c.trial).where(
     attempts.c.consumer == BY, any_of(attempts.c.message_id, IDS), attempts.c.worker != WORKER, ~_lives
 )
 CRASHED_ALONE = (  # the dead worker handled this one alone: the crash is the message's own
@@ -62,16 +76,16 @@ CRASHED_ALONE = (  # the dead worker handled this one alone: the crash is the me
     .where(
         attempts.c.consumer == BY,
         any_of(attempts.c.message_id, IDS),
-        attempts.c.alone == 1,
+        attempts.c.trial == int(Trial.ALONE),
         attempts.c.worker != WORKER,
         ~_lives,
     )
     .values(crashes=attempts.c.crashes + 1)
 )
-TAKE_ALONE = (
+TAKE = (
     update(attempts)
     .where(attempts.c.consumer == BY, any_of(attempts.c.message_id, IDS))
-    .values(worker=WORKER, alone=1, started_at=now_us())
+    .values(worker=WORKER, trial=bindparam("new_trial", type_=SmallInteger), started_at=now_us())
     .returning(attempts.c.crashes)
 )
 CLEAR = delete(attempts).where(attempts.c.consumer == BY, any_of(attempts.c.message_id, IDS))
@@ -146,14 +160,22 @@ class RelationalAttemptStore(AttemptStore):
         new = _ids((yield Execute(START, {**who, "ids": sorted(message_ids)})))
         old = [message_id for message_id in message_ids if message_id not in new]
         left = (yield Execute(LEFT_BEHIND, {**who, "ids": old})) if old else ()
-        return {message_id: Suspect(message_id=message_id, crashes=crashes) for message_id, crashes in left}
+        return {
+            message_id: Suspect(message_id=message_id, crashes=crashes, trial=Trial(trial))
+            for message_id, crashes, trial in left
+        }
+
+    def start_among_few(self, consumer: str, message_ids: Sequence[str], *, worker: str) -> Program[None]:
+        """Take the attempts over."""
+        who = {"by": consumer, "worker_name": worker, "ids": sorted(message_ids)}
+        yield Execute(TAKE, {**who, "new_trial": int(Trial.FEW)})
 
     def start_alone(self, consumer: str, message_id: str, *, worker: str) -> Program[int]:
         """Count the crash that the last lone attempt ended in, then take the attempt over."""
         who = {"by": consumer, "worker_name": worker, "ids": [message_id]}
         yield Execute(CRASHED_ALONE, who)
         yield Execute(START, who)
-        return int((yield Execute(TAKE_ALONE, who))[0][0])
+        return int((yield Execute(TAKE, {**who, "new_trial": int(Trial.ALONE)}))[0][0])
 
     def clear(self, consumer: str, message_ids: Sequence[str]) -> Program[None]:
         """Delete the rows."""

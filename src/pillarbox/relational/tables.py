@@ -160,7 +160,7 @@ attempts = _table(
     Column("consumer", Name, primary_key=True),
     Column("message_id", Name, primary_key=True),
     Column("worker", Name, nullable=False),
-    Column("alone", SmallInteger, nullable=False),
+    Column("trial", SmallInteger, nullable=False),
     Column("crashes", Integer, nullable=False),
     Column("started_at", BigInteger, nullable=False),
 )

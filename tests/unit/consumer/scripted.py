@@ -66,6 +66,10 @@ class AttemptsSet(AttemptStore):
         self.under_way |= set(message_ids)
         return {one: suspect for one, suspect in self.left_behind.items() if one in message_ids}
 
+    def start_among_few(self, consumer: str, message_ids: Sequence[str], *, worker: str) -> Program[None]:
+        """Note nothing."""
+        yield from ()
+
     def start_alone(self, consumer: str, message_id: str, *, worker: str) -> Program[int]:
         yield from ()
         return self.crashes_alone.get(message_id, 0)

@@ -13,7 +13,7 @@ from pillarbox.consumer.process import CONFLICTS_IN_A_ROW, Process
 from pillarbox.consumer.run import Run, RunProgram, RunReport
 from pillarbox.consumer.surroundings import Surroundings
 from pillarbox.errors import ConflictError, LeaseLostError, TransientError
-from pillarbox.idempotency import Suspect
+from pillarbox.idempotency import Suspect, Trial
 from pillarbox.observe import Event, Observer, RunRolledBack
 from pillarbox.ordering import RunSize
 from pillarbox.retry import GiveUp, Retry, RetryLater
@@ -257,9 +257,21 @@ async def test_what_is_behind_a_waiting_message_waits_in_later_runs_of_the_batch
     assert batches.handled == []
 
 
-async def test_suspects_run_alone_and_what_is_behind_them_after_them() -> None:
+async def test_what_a_dead_process_left_behind_is_tried_among_few_and_in_the_order_of_its_keys() -> None:
     scene = stage()
-    scene.attempts.left_behind = {"m1": Suspect(message_id="m1", crashes=0)}
+    scene.attempts.left_behind = {f"m{n}": Suspect(message_id=f"m{n}", crashes=0) for n in range(2, 14)}
+    items = [item(f"m{n}", key=f"k{n % 3}") for n in range(15)]
+    batches = Batches(scene, returns())
+
+    await _handle(scene, batches, items)
+
+    few = [f"m{n}" for n in range(2, 15)]
+    assert batches.invoked == [["m0", "m1"], few[:10], few[10:]]
+
+
+async def test_suspects_of_a_small_company_run_alone_and_what_is_behind_them_after_them() -> None:
+    scene = stage()
+    scene.attempts.left_behind = {"m1": Suspect(message_id="m1", crashes=0, trial=Trial.FEW)}
     items = [item("m0", key="b"), item("m1", key="a"), item("m2", key="a"), item("m3", key="b")]
     batches = Batches(scene, returns())
 
@@ -270,7 +282,7 @@ async def test_suspects_run_alone_and_what_is_behind_them_after_them() -> None:
 
 async def test_only_crashes_while_alone_count_and_too_many_are_the_end() -> None:
     scene = stage(retry=Retry(attempts=3))
-    scene.attempts.left_behind = {one: Suspect(message_id=one, crashes=0) for one in ("m1", "m2")}
+    scene.attempts.left_behind = {one: Suspect(message_id=one, crashes=0, trial=Trial.FEW) for one in ("m1", "m2")}
     scene.attempts.crashes_alone = {"m1": 2, "m2": 3}
     killer = item("m2", key="b")
     batches = Batches(scene, returns())

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from pillarbox.idempotency import Suspect
+from pillarbox.idempotency import Suspect, Trial
 from pillarbox.lease import LeaseTerms
 from pillarbox.testing.contracts.harness import LONG, SHORT, StoreHarness, let_expire, rolled_back
 from pillarbox.testing.waiting import assert_blocked, wait_until
@@ -245,7 +245,18 @@ class AttemptStoreContract:
         await start_alone(harness, "m1", worker="w1")
         await start_alone(harness, "m1", worker="w2")
 
-        assert await start(harness, "m1", worker="w3") == {"m1": Suspect(message_id="m1", crashes=1)}
+        assert await start(harness, "m1", worker="w3") == {"m1": Suspect(message_id="m1", crashes=1, trial=Trial.ALONE)}
+
+    async def test_who_was_among_few_is_known_to_the_next_worker(self, harness: StoreHarness) -> None:
+        """Then it is tried alone; a crash among few is nobody's own."""
+        await start(harness, "m1", "m2", worker="w1")
+        await start(harness, "m1", "m2", worker="w2")
+        await harness.source.run(harness.attempts.start_among_few(CONSUMER, ["m1"], worker="w2"))
+
+        assert await start(harness, "m1", "m2", worker="w3") == {
+            "m1": Suspect(message_id="m1", crashes=0, trial=Trial.FEW),
+            "m2": Suspect(message_id="m2", crashes=0, trial=Trial.RUN),
+        }
 
     async def test_trying_alone_again_is_no_crash(self, harness: StoreHarness) -> None:
         """The same worker, or one that took over from a live one."""
