@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -14,16 +14,8 @@ from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox import Context, Pillarbox, command
-from pillarbox.channel import (
-    Broker,
-    BrokerCapabilities,
-    Delivery,
-    MessageReceiver,
-    MessageSender,
-    Outcome,
-    Subscription,
-)
 from pillarbox.message import Message
+from tests.fault.copying import CopyingBroker
 from tests.fault.relay_scene import Notices
 from tests.fault.story import SERVICE, TOPIC, Entered, Setting, count_effects, effects, prepare, stay_open
 from tests.waiting import wait_until
@@ -42,56 +34,6 @@ COPY = Message(
     headers={"source": SERVICE, "schemaversion": "1"},
     body=b'{"account":"account-1","seq":1,"token":"entry-1"}',
 )
-
-
-@dataclass(slots=True)
-class CopyingBroker(Broker):
-    """Gives every receiver its own copy of ``message``, once, when the gate opens."""
-
-    messages: Sequence[Message]
-    gate: asyncio.Event
-    accepted: list[str] = field(default_factory=list)
-
-    @property
-    def capabilities(self) -> BrokerCapabilities:
-        return BrokerCapabilities(ordered_prefix=True, key_affinity=True, durable=False, transactional=False)
-
-    async def open(self) -> None:
-        pass
-
-    async def close(self) -> None:
-        pass
-
-    async def declare(self, subscriptions: Sequence[Subscription]) -> None:
-        pass
-
-    def sender(self) -> MessageSender:
-        raise NotImplementedError
-
-    def receiver(self, subscription: Subscription, *, owner: str) -> MessageReceiver:
-        return CopyingReceiver(self, [Delivery(message=one, receipt=one.id) for one in self.messages])
-
-
-@dataclass(slots=True)
-class CopyingReceiver(MessageReceiver):
-    broker: CopyingBroker
-    waiting: list[Delivery]
-
-    async def receive(self, limit: int, *, within: timedelta) -> Sequence[Delivery]:
-        await self.broker.gate.wait()
-        if not self.waiting:
-            await stay_open(5)
-        given, self.waiting = self.waiting[:limit], self.waiting[limit:]
-        return given
-
-    async def settle(self, deliveries: Sequence[Delivery], outcome: Outcome) -> None:
-        if outcome is Outcome.RETURNED:
-            self.waiting = [*deliveries, *self.waiting]
-        else:
-            self.broker.accepted += [delivery.message.id for delivery in deliveries]
-
-    async def close(self) -> None:
-        pass
 
 
 def inside(box: Pillarbox, name: str) -> None:

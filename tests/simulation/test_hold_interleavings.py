@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import update
 
-from tests.fault.test_concurrent_deliveries import CopyingBroker
+from pillarbox.errors import ConflictError
+from pillarbox.relational.holding import END, GIVE_BACK, RelationalHoldingStore
+from pillarbox.relational.tables import holds
+from pillarbox.transaction import Execute
+from tests.fault.copying import CopyingBroker
 from tests.simulation.bank import ACCOUNT, ONCE_MORE, Bank, Days, bury_the_living, empty, entry, hold, judged, look
 from tests.simulation.interleaving import Actor, Schedule, play
 from tests.simulation.stepped import SteppedStore
@@ -17,6 +24,7 @@ if TYPE_CHECKING:
     from pillarbox.message import Message
     from pillarbox.relational import RelationalStore
     from pillarbox.retry import Retry
+    from pillarbox.transaction import Program
 
 HEAD, BEHIND, ARRIVING = entry(1), entry(2), entry(3)
 
@@ -47,8 +55,10 @@ ARRIVAL_FAILS = Situation(held=[HEAD], arriving=[BEHIND], bad={f"{ACCOUNT}/2": 1
 HEAD_DIES = Situation(held=[HEAD, BEHIND], arriving=[ARRIVING], bad={f"{ACCOUNT}/1": 9})
 
 
-async def every_order(store: RelationalStore, situation: Situation) -> int:
-    """Play ``situation`` in every order; return how many there were.
+async def every_order(
+    store: RelationalStore, situation: Situation, *, holding: type[RelationalHoldingStore] = RelationalHoldingStore
+) -> int:
+    """Play ``situation`` in every order, the drainer with ``holding``; return how many there were.
 
     Raises:
         AssertionError: names the first order that ended badly.
@@ -62,7 +72,9 @@ async def every_order(store: RelationalStore, situation: Situation) -> int:
             await empty(store)
             await hold(store, situation.held)
             drainer, appender = Actor("drainer", touches_holds), Actor("appender", touches_holds)
-            draining = _bank(SteppedStore(store, drainer.step), situation, days)
+            drainers_store = SteppedStore(store, drainer.step)
+            drainers_store.holding = holding()
+            draining = _bank(drainers_store, situation, days)
             appending = _bank(SteppedStore(store, appender.step), situation, days)
             for bank in (draining, appending):
                 await bank.membership.join()
@@ -98,8 +110,6 @@ async def _end_is_good(store: RelationalStore, situation: Situation, days: Days)
 
 
 def _bank(store: RelationalStore, situation: Situation, days: Days) -> Bank:
-    import asyncio
-
     return Bank(store, days=days, retry=situation.retry, broker=CopyingBroker([], asyncio.Event()))
 
 
@@ -115,3 +125,76 @@ async def test_a_hold_drained_while_appended_to_strands_nothing_and_keeps_order(
 
     print(f"{orders} orders")
     assert orders > 50
+
+
+class UnlockedFinish(RelationalHoldingStore):
+    """Ends what looks empty, without waiting for those that are appending."""
+
+    def finish(self, consumer: str, *, token: str) -> Program[int]:
+        mine = {"by": consumer, "by_token": token}
+        ended = yield Execute(END, mine)
+        yield Execute(GIVE_BACK, mine)
+        return len(ended)
+
+
+async def test_ending_a_hold_without_its_lock_strands_what_is_appended(store: RelationalStore) -> None:
+    with pytest.raises(AssertionError, match="something is stranded"):
+        await every_order(store, QUIET, holding=UnlockedFinish)
+
+
+TAKE_OVER = "take over"
+
+
+@pytest.mark.parametrize("situation", [QUIET, HEAD_FAILS_AGAIN], ids=["quiet", "head-fails-again"])
+async def test_a_hold_taken_over_at_any_step_is_drained_once_and_in_order(
+    store: RelationalStore, situation: Situation
+) -> None:
+    orders = refused = 0
+    prefix: list[int] | None = []
+    async with store.engine.connect() as monitor:
+        await monitor.execution_options(isolation_level="AUTOCOMMIT")
+        while prefix is not None:
+            days = Days(dict(situation.bad))
+            await empty(store)
+            await hold(store, situation.held)
+            slow, heir = Actor("slow", lambda _: True), Actor("heir", TAKE_OVER.__eq__)
+            owner = _bank(SteppedStore(store, slow.step), situation, days)
+            await _bank(store, situation, days).membership.join()
+            drained = Drained(owner)
+            schedule = Schedule(prefix)
+            await play(
+                [(slow, drained.drain), (heir, partial(take_over, heir, _bank(store, situation, days), store))],
+                schedule,
+                monitor,
+            )
+            await _bank(store, situation, days).arrive(situation.arriving)
+            await _end_is_good(store, situation, days)
+            orders, refused = orders + 1, refused + drained.refused
+            prefix = schedule.next_prefix()
+
+    print(f"{orders} orders, {refused} times refused")
+    assert refused > 0
+
+
+@dataclass(slots=True)
+class Drained:
+    """A round that may find out that its leases are lost."""
+
+    bank: Bank
+    refused: bool = False
+
+    async def drain(self) -> None:
+        """Drain once."""
+        try:
+            await self.bank.drain()
+        except ConflictError:
+            self.refused = True
+
+
+async def take_over(heir: Actor, bank: Bank, store: RelationalStore) -> None:
+    """Have the leases end when it is the heir's turn, and drain in its name."""
+    await heir.step(TAKE_OVER)
+    async with store.begin() as transaction:
+        await transaction.connection.execute(update(holds).values(lease_until=0))
+    await bank.membership.join()
+    await bank.drain()
