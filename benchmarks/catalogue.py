@@ -5,6 +5,9 @@ from __future__ import annotations
 from benchmarks.bench import OURS, Bench, Competitor, Goal
 
 TXOUTBOX = "txoutbox 0.2.2"
+"""With its default order of keys, which is what ours keeps too."""
+TXOUTBOX_UNORDERED = "txoutbox 0.2.2, keys unordered"
+"""At the fastest settings that were found; messages of a key may overtake each other."""
 FASTSTREAM_OUTBOX = "faststream-outbox 0.19.0"
 
 BENCHES: tuple[Bench, ...] = (
@@ -16,6 +19,12 @@ BENCHES: tuple[Bench, ...] = (
         competitors=(
             Competitor(who=OURS, module="pillarbox_relay"),
             Competitor(who=TXOUTBOX, module="txoutbox_relay", peer="txoutbox"),
+            Competitor(
+                who=TXOUTBOX_UNORDERED,
+                module="txoutbox_relay",
+                peer="txoutbox",
+                options=(("strict_ordering", False), ("batch", 2000), ("concurrency", 500)),
+            ),
             Competitor(who=FASTSTREAM_OUTBOX, module="faststream_outbox_relay", peer="faststream-outbox"),
             Competitor(who="raw asyncpg", module="raw_relay_postgresql"),
         ),

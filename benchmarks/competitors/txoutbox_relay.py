@@ -1,4 +1,4 @@
-"""txoutbox on PostgreSQL: rows deleted when acknowledged, batches of 500, the order of keys kept as by default."""
+"""txoutbox on PostgreSQL: rows deleted when acknowledged; unless told otherwise batches of 500, and keys in order."""
 
 from __future__ import annotations
 

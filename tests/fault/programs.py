@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -22,7 +23,7 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from pillarbox.relay import Transferred
     from pillarbox.transaction import Program
-    from tests.fault.workers import Worker
+    from tests.fault.workers import Seat
 
 CONSUMERS = ("post", "mirror")
 PATIENCE = timedelta(seconds=120)
@@ -47,7 +48,7 @@ class Demand:
     queues_too: bool = False
 
 
-async def write(me: Worker, setting: Setting, plan: Writing, demand: Demand) -> None:
+async def write(me: Seat, setting: Setting, plan: Writing, demand: Demand) -> None:
     """Make entries until there are enough."""
     box = setting.box()
     notes = Lines(demand.commits)
@@ -72,7 +73,7 @@ async def write(me: Worker, setting: Setting, plan: Writing, demand: Demand) -> 
             group.create_task(one(number))
 
 
-async def relay(me: Worker, setting: Setting, log: Path, per_message_ms: float = 0, gate: Path | None = None) -> None:
+async def relay(me: Seat, setting: Setting, log: Path, per_message_ms: float = 0, gate: Path | None = None) -> None:
     """Relay to a recording broker until killed.
 
     Each message takes ``per_message_ms``, half of it before the broker has it; none is sent before ``gate`` exists.
@@ -100,15 +101,17 @@ class MarkedTransfer(OutboxTransfer):
         self._inner = inner
         self._mark = mark
 
-    def transfer(self, *arguments, **options) -> Program[Transferred]:  # type: ignore[no-untyped-def, override]
+    def transfer(
+        self, scope: str, tokens: Sequence[int], *, slots: Sequence[int], paused: Sequence[str], limit: int
+    ) -> Program[Transferred]:
         with self._mark.busy():
-            return (yield from self._inner.transfer(*arguments, **options))
+            return (yield from self._inner.transfer(scope, tokens, slots=slots, paused=paused, limit=limit))
 
 
-async def relay_within(me: Worker, setting: Setting) -> None:
+async def relay_within(me: Seat, setting: Setting) -> None:
     """Relay to the queues of the store until killed."""
     box = setting.box()
-    box.store.transfer = MarkedTransfer(box.store.transfer, Mark(me.mark))  # type: ignore[assignment]
+    box.store.transfer = MarkedTransfer(box.store.transfer, Mark(me.mark))  # type: ignore[assignment]  # the port in place of its adapter
     box.observe(NoticeLog(me.notices))
     async with box.running(consumers=False):
         await asyncio.Event().wait()
@@ -131,7 +134,7 @@ class Consuming:
     consumers: tuple[str, ...] = CONSUMERS
 
 
-async def consume(me: Worker, setting: Setting, how: Consuming) -> None:
+async def consume(me: Seat, setting: Setting, how: Consuming) -> None:
     """Apply entries for each consumer until killed."""
     box = setting.box()
     box.observe(NoticeLog(me.notices))

@@ -14,8 +14,8 @@ from sqlalchemy import delete, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox.channel import Confirmed, Unknown
-from pillarbox.relational.outbox import RelationalSlotReader
 from pillarbox.relational.idempotency import RelationalInboxStore
+from pillarbox.relational.outbox import RelationalSlotReader
 from pillarbox.relational.tables import outbox
 from pillarbox.relay import PendingRecord, ReadPlan, SendingPublication
 from pillarbox.transaction import Execute

@@ -27,7 +27,7 @@ ATTEMPTS = 3
 
 
 @pytest.mark.parametrize(
-    ("setting", "kills"), [("psycopg", int(__import__("os").environ.get("KILLS", "50"))), ("sqlite", 15)], indirect=["setting"], ids=["psycopg", "sqlite"]
+    ("setting", "kills"), [("psycopg", 50), ("sqlite", 15)], indirect=["setting"], ids=["psycopg", "sqlite"]
 )
 async def test_killed_consumers_apply_each_entry_once_and_in_order(
     setting: Setting, kills: int, box: Pillarbox, workers: Workers, rng: Random

@@ -9,7 +9,6 @@ import pytest
 from sqlalchemy import select
 
 from pillarbox.relational.tables import members
-
 from tests.fault.programs import relay
 from tests.fault.recording import has_worked, records
 from tests.fault.relay_scene import RelayScene
@@ -80,7 +79,7 @@ async def test_what_was_published_under_a_lost_lease_is_not_settled() -> None:
 async def _heartbeats(box: Pillarbox) -> dict[str, int]:
     async with box.store.engine.connect() as connection:
         rows = await connection.execute(select(members.c.owner, members.c.expires_at))
-        return {owner: expires_at for owner, expires_at in rows}
+        return {row.owner: row.expires_at for row in rows}
 
 
 async def _all_beat_after(box: Pillarbox, then: dict[str, int]) -> bool:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.fault.programs import Demand, relay, relay_within, write
 from tests.fault.killing import kill_again_and_again
+from tests.fault.programs import Demand, relay, relay_within, write
 from tests.fault.recording import records
 from tests.fault.story import TOPIC, WINDOW, Setting, Writing, committed, entry_in, pending, prepare
 from tests.history import Event, check
@@ -28,13 +28,14 @@ BACKLOG = 2_000
 
 @pytest.mark.parametrize(
     ("setting", "kills", "per_message_ms"),
-    [("asyncpg", 50, 8), ("sqlite", 15, 25)],
+    [("asyncpg", 50, 10), ("sqlite", 15, 25)],
     indirect=["setting"],
     ids=["asyncpg", "sqlite"],
 )
 async def test_killed_relays_lose_nothing_and_repeat_no_more_than_the_window(
     setting: Setting, kills: int, per_message_ms: float, store: RelationalStore, workers: Workers, rng: Random
 ) -> None:
+    setting = replace(setting, lease=timedelta(milliseconds=900))  # a third of it must outlast a throttled batch
     await prepare(setting, ACCOUNTS)
     log, stop = workers.folder / "broker.log", workers.folder / "stop"
     demand = Demand(writers=4, commits=workers.folder / "commits", stop=stop, backlog=BACKLOG)

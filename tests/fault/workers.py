@@ -27,15 +27,22 @@ if TYPE_CHECKING:
 Program = Callable[..., Coroutine[Any, Any, None]]
 
 
-class Worker:
-    """One process that a test may kill and freeze."""
+class Seat:
+    """What a worker and the test know of each other: a name, and files that bear it."""
 
-    def __init__(self, process: ForkServerProcess, *, name: str, folder: Path) -> None:
-        self._process = process
+    def __init__(self, folder: Path, name: str) -> None:
         self.name = name
         self.mark = folder / f"{name}.mark"
         self.notices = folder / f"{name}.notices"
         self.log = folder / f"{name}.log"
+
+
+class Worker(Seat):
+    """One process that a test may kill and freeze."""
+
+    def __init__(self, process: ForkServerProcess, folder: Path, name: str) -> None:
+        super().__init__(folder, name)
+        self._process = process
 
     @property
     def exit_code(self) -> int | None:
@@ -70,10 +77,9 @@ class Worker:
     async def ended(self, within: timedelta) -> int:
         """Wait for its end and return the exit code."""
 
-        def code() -> tuple[int] | None:
-            return None if self._process.exitcode is None else (self._process.exitcode,)
-
-        return (await wait_until(code, within, what=f"end of {self.name}"))[0]
+        await wait_until(lambda: self.exit_code is not None, within, what=f"end of {self.name}")
+        assert self.exit_code is not None
+        return self.exit_code
 
     def _signal(self, number: int) -> None:
         assert self._process.pid is not None
@@ -90,11 +96,11 @@ class Workers:
         self._started: list[Worker] = []
 
     def start(self, program: Program, *arguments: object, name: str | None = None) -> Worker:
-        """Start ``program(worker's paths, *arguments)`` in a process of its own."""
+        """Start ``program(seat, *arguments)`` in a process of its own."""
         name = f"{name or program.__name__}-{len(self._started) + 1}"
-        process = self._context.Process(target=_enter, args=(self.folder, name, program, arguments), name=name)
+        process = self._context.Process(target=_enter, args=(Seat(self.folder, name), program, arguments), name=name)
         process.start()
-        worker = Worker(process, name=name, folder=self.folder)
+        worker = Worker(process, self.folder, name)
         self._started.append(worker)
         return worker
 
@@ -111,13 +117,13 @@ class Workers:
         print(self.complaints())
 
 
-def _enter(folder: Path, name: str, program: Program, arguments: tuple[object, ...]) -> None:
+def _enter(seat: Seat, program: Program, arguments: tuple[object, ...]) -> None:
     """Run in the worker: output into a file of its own; no life beyond the test's."""
-    descriptor = os.open(folder / f"{name}.log", os.O_APPEND | os.O_CREAT | os.O_WRONLY)
+    descriptor = os.open(seat.log, os.O_APPEND | os.O_CREAT | os.O_WRONLY)
     os.dup2(descriptor, sys.stdout.fileno())
     os.dup2(descriptor, sys.stderr.fileno())
     Thread(target=_die_with_parent, daemon=True).start()
-    asyncio.run(program(Worker(parent_process(), name=name, folder=folder), *arguments))  # type: ignore[arg-type]
+    asyncio.run(program(seat, *arguments))
 
 
 def _die_with_parent() -> None:

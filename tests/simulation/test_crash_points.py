@@ -10,7 +10,6 @@ import pytest
 
 from pillarbox.channel import Subscription
 from tests.fault.story import TOPIC
-
 from tests.simulation.bank import (
     ACCOUNT,
     CONSUMER,
@@ -34,7 +33,7 @@ MESSAGES = [entry(1), entry(2), entry(1, "account-2"), entry(3)]
 OF_ONE_KEY = [entry(1), entry(2), entry(3)]
 
 
-class Crash(BaseException):  # noqa: N818  # nothing may catch it
+class Crash(BaseException):  # nothing may catch it
     """The process ends here."""
 
 
@@ -143,8 +142,8 @@ async def _end_is_good(store: RelationalStore, messages: Sequence[Message], trou
     _one_place_each(found, messages)
     assert not found.queued
     if any(times > 1 for times in trouble.bad.values()):
-        second, third = messages[1].id, messages[-1].id
-        assert (found.dead, found.held) == ({second}, {third}), "what is behind a dead message waits"
+        dead, behind = frozenset({messages[1].id}), frozenset({messages[-1].id})
+        assert (found.dead, found.held) == (dead, behind), "what is behind a dead message waits"
     else:
         assert (found.dead, found.held, found.open_holds) == (frozenset(), frozenset(), 0)
         (await judged(store, messages)).assert_sound()

@@ -80,7 +80,7 @@ async def every_order(
                 await bank.membership.join()
             schedule = Schedule(prefix)
             order = await play(
-                [(drainer, draining.drain), (appender, lambda bank=appending: bank.arrive(situation.arriving))],
+                [(drainer, draining.drain), (appender, partial(appending.arrive, situation.arriving))],
                 schedule,
                 monitor,
             )

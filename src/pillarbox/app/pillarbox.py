@@ -226,10 +226,14 @@ class Pillarbox(Publisher):
         """
         if not self._is_open:
             single_file = self.store.traits.single_writer
-            if single_file if self.settings.migrate_on_open is None else self.settings.migrate_on_open:
-                await self.store.migrate()
-            await self.store.check_schema()
-            await self.broker.open()
+            try:
+                if single_file if self.settings.migrate_on_open is None else self.settings.migrate_on_open:
+                    await self.store.migrate()
+                await self.store.check_schema()
+                await self.broker.open()
+            except BaseException:
+                await self.store.let_go()
+                raise
             self._is_open = True
         return self
 
