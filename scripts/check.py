@@ -11,9 +11,12 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = ROOT / ".venv" / "bin"
 CODE = [name for name in ("src", "tests", "benchmarks", "scripts", "examples") if (ROOT / name).is_dir()]
 
+QUICK = ("tests/unit", "tests/property", "tests/contract", "tests/architecture", "tests/history")
+"""What needs no server and little time; `make test` runs the rest."""
+
 # The slowest come first, so that two cores are busy to the end.
 CHECKS: dict[str, list[str]] = {
-    "tests": ["pytest", "-q", "-m", "not server"],
+    "tests": ["pytest", "-q", "-m", "not server and not fault", *QUICK],
     "basedpyright": ["basedpyright"],
     "mypy": ["mypy"],
     "imports": ["lint-imports", "--no-logo", "--no-cache"],
