@@ -31,8 +31,9 @@ from pillarbox.relational.expressions import (
 )
 from pillarbox.relational.leases import is_owned
 from pillarbox.relational.outbox_held import put_aside
-from pillarbox.relational.tables import leases, outbox, outbox_checkpoint, outbox_cursor
+from pillarbox.relational.tables import leases, outbox, outbox_cursor
 from pillarbox.relay.handover import RelayMarks
+from pillarbox.relay.log_reader import LogCheckpoints
 from pillarbox.relay.reader import Aside
 from pillarbox.relay.sequence import Cursor
 from pillarbox.relay.settings import RelayKind
@@ -83,7 +84,6 @@ ADVANCE = (  # primary key; compare and set, fenced
     .returning(outbox_cursor.c.position)
 )
 END = delete(outbox_cursor).where(outbox_cursor.c.name == NAME)
-FORGET_LOG = delete(outbox_checkpoint)
 
 PASSED = (  # walks the primary key; in a cluster of other transaction numbers only what was surely published counts
     select(outbox.c.position)
@@ -110,12 +110,16 @@ def pending() -> ColumnElement[bool]:
 class RelationalRelayMarks(RelayMarks):
     """A row for each kind of relay that has a place of its own."""
 
+    def __init__(self, log: LogCheckpoints | None = None) -> None:
+        """Retire the place in ``log`` too; ``None`` where there is no log to be read."""
+        self._log = log
+
     def clear(self, scope: str, tokens: Sequence[int], *, successor: RelayKind, limit: int) -> Program[bool]:
         """Look under the lock of the leases; most of the time there is nothing."""
         if not (yield Execute(OWNS_ANY, {"scope": scope, "tokens": tokens})):
             return False
-        if successor is not RelayKind.LOG:
-            yield Execute(FORGET_LOG)
+        if successor is not RelayKind.LOG and self._log is not None and (yield from self._log.retire()):
+            return True
         if successor is RelayKind.SEQUENCE:
             return False
         return (yield from retire(limit))
@@ -154,9 +158,13 @@ def load(scope: str, tokens: Sequence[int], *, beginning: str, system_id: str) -
 
 
 def advance(scope: str, tokens: Sequence[int], *, old: Cursor, new: Cursor, asides: Sequence[Aside]) -> Program[bool]:
-    """Compare and set the cursor; what ``asides`` names leaves the outbox in the same transaction."""
-    if asides:
-        yield from put_aside(scope, tokens, asides)
+    """Compare and set the cursor; what ``asides`` names leaves the outbox in the same transaction.
+
+    Raises:
+        LeaseLostError: the slots are another's by now, so that not all of ``asides`` could be moved.
+    """
+    if asides and len((yield from put_aside(scope, tokens, asides))) < len(asides):
+        raise LeaseLostError(lease=scope, token=max(tokens, default=0))
     values = {
         "scope": scope,
         "tokens": tokens,

@@ -9,6 +9,7 @@ from datetime import timedelta
 from sqlalchemy import (
     BigInteger,
     Executable,
+    ScalarSelect,
     Table,
     and_,
     bindparam,
@@ -36,7 +37,7 @@ from pillarbox.relational.expressions import (
     texts,
 )
 from pillarbox.relational.leases import is_owned
-from pillarbox.relational.outbox_held import REMOVE, put_aside
+from pillarbox.relational.outbox_held import HELD, PARKED, RELEASED, REMOVE, put_aside
 from pillarbox.relational.rows import (
     RECORD_COLUMNS,
     columns,
@@ -154,16 +155,22 @@ FAN_OUT = _fan_out(outbox)
 FAN_OUT_HELD = _fan_out(outbox_held)
 
 # --- what waits -------------------------------------------------------------------------------------------------------
-_oldest = select(now_us() - outbox.c.created_at).where(pending()).order_by(outbox.c.position).limit(1).scalar_subquery()
+_first = select(now_us() - outbox.c.created_at).where(pending()).order_by(outbox.c.position).limit(1)
+_released_first = select(now_us() - func.min(outbox_held.c.parked_at)).where(outbox_held.c.state == RELEASED)
+
+
+def _set_aside(state: str) -> ScalarSelect[int]:
+    return select(func.count()).select_from(outbox_held).where(outbox_held.c.state == state).scalar_subquery()
+
+
 STATE = select(
     select(func.count()).select_from(outbox).where(pending()).scalar_subquery(),
-    _oldest,
+    _first.scalar_subquery(),
+    _set_aside(RELEASED),
+    _released_first.scalar_subquery(),
     select(func.count()).select_from(outbox_scheduled).scalar_subquery(),
-    select(func.count()).select_from(outbox_held).where(outbox_held.c.state == "parked").scalar_subquery(),
-    select(func.count())
-    .select_from(outbox_held)
-    .where(outbox_held.c.state.in_(["held", "released"]))
-    .scalar_subquery(),
+    _set_aside(PARKED),
+    _set_aside(HELD),
 )
 
 
@@ -202,10 +209,11 @@ class RelationalOutboxStore(OutboxStore):
 
     def state(self) -> Program[OutboxState]:
         """Count what waits."""
-        pending, oldest_us, scheduled, parked, held = (yield Execute(STATE))[0]
+        pending, first_us, released, released_us, scheduled, parked, held = (yield Execute(STATE))[0]
+        waited = [max(int(one), 0) for one in (first_us, released_us) if one is not None]
         return OutboxState(
-            pending=pending,
-            oldest_for=None if oldest_us is None else timedelta(microseconds=max(int(oldest_us), 0)),
+            pending=pending + released,
+            oldest_for=timedelta(microseconds=max(waited)) if waited else None,
             scheduled=scheduled,
             parked=parked,
             held=held,

@@ -109,9 +109,11 @@ WHERE_PARKED = (  # index on (state, position)
     .limit(1)
 )
 LOCK_PARKED = WHERE_PARKED.with_for_update()
-RELEASE_ONE = update(outbox_held).where(_at_position).values(state=RELEASED)  # primary key
+RELEASE_ONE = update(outbox_held).where(_at_position).values(state=RELEASED, parked_at=now_us())  # primary key
 RELEASE_KEY = (  # index on (destination, message_key, position)
-    update(outbox_held).where(_of_key, outbox_held.c.state.in_([PARKED, HELD])).values(state=RELEASED)
+    update(outbox_held)
+    .where(_of_key, outbox_held.c.state.in_([PARKED, HELD]))
+    .values(state=RELEASED, parked_at=now_us())
 )
 COUNT_KEY = select(func.count()).select_from(outbox_held).where(_of_key, outbox_held.c.state.in_([PARKED, HELD]))
 SKIP = (

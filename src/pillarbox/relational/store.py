@@ -31,7 +31,7 @@ from pillarbox.relational.migrations import Migration, as_sql, check_version, mi
 from pillarbox.relational.outbox import KeyLocks, RelationalOutboxStore, RelationalSlotReader, RelationalTransfer
 from pillarbox.relational.outbox_held import RelationalHeldRecords, RelationalParkedRecords
 from pillarbox.relational.queue import RelationalQueueStore
-from pillarbox.relay import RelayKind, SequenceReader
+from pillarbox.relay import LogAccess, RelayKind, SequenceReader
 from pillarbox.transaction import Execute, Program, Rows, TransactionSource, drive_sync, step
 from pillarbox.transaction.sqlalchemy_ import AsyncConnectionTransaction, ConnectionTransaction
 from pillarbox.transaction.threads import in_thread
@@ -53,6 +53,7 @@ class DatabaseTraits:
         single_writer: transactions of this process queue up for the database in order, instead of polling for it.
         conflicts: tells whether a driver's error means that the transaction should be tried again.
         sequence: how a sequence relay reads it; ``None`` where that would lose late commits.
+        log: how a log tailing relay reads it; ``None`` where there is no log that it could read.
         refuses: why a kind of relay cannot read it.
     """
 
@@ -63,6 +64,7 @@ class DatabaseTraits:
     lock_wait: Executable | None = None
     single_writer: bool = False
     sequence: SequenceReader | None = None
+    log: LogAccess | None = None
     refuses: Mapping[RelayKind, str] = field(default_factory=dict[RelayKind, str])
 
 
@@ -103,7 +105,7 @@ class RelationalStore(TransactionSource):
         self.held_records = RelationalHeldRecords()
         self.transfer = RelationalTransfer(self.held_records)
         self.parked = RelationalParkedRecords()
-        self.marks = RelationalRelayMarks()
+        self.marks = RelationalRelayMarks(None if traits.log is None else traits.log.checkpoints)
         self.leases = RelationalLeaseStore()
         self.queue = RelationalQueueStore()
         self.inbox = RelationalInboxStore()

@@ -146,7 +146,7 @@ class WatermarkPublication(Publication):
             if entry.is_done:
                 continue
             if self._key_of(entry) in self._holds:
-                self._put_aside(entry, Aside(position=entry.record.position, is_behind=True))
+                self._put_aside(entry, Aside(position=entry.record.position))  # opens the hold if it ended meanwhile
             elif len(sending) < self._dispatch.limit:
                 sending.append(entry)
         return sending

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from msgspec import structs
 
 from pillarbox.message import Message
 from pillarbox.outbox import OutboxState, record_of
@@ -96,8 +97,8 @@ class OutboxStoreContract:
         [
             make_message("every-byte", body=bytes(range(256)) * 4096),
             make_message("empty", None, body=b""),
-            replace(make_message("headers"), headers={"x-name": "Łódź 😀", "x-empty": "", "x-quote": "\"'\\"}),
-            replace(make_message("no-headers"), headers={}),
+            structs.replace(make_message("headers"), headers={"x-name": "Łódź 😀", "x-empty": "", "x-quote": "\"'\\"}),
+            structs.replace(make_message("no-headers"), headers={}),
             make_message("unicode", "ключ 😀 'quoted' \\ %s :x"),
             make_message("long", "k" * 500, destination="queue:payments"),
         ],
