@@ -8,9 +8,18 @@ Reading order: server, postgresql, processes, packages. ``python -m tests.server
 from __future__ import annotations
 
 from tests.servers.errors import ServerError, ServerMissingError, ServerStartError
+from tests.servers.pgbouncer import PgBouncerServer
 from tests.servers.postgresql import PostgresServer
 from tests.servers.server import Server
 
 KNOWN: tuple[type[Server], ...] = (PostgresServer,)
 
-__all__ = ["KNOWN", "PostgresServer", "Server", "ServerError", "ServerMissingError", "ServerStartError"]
+__all__ = [
+    "KNOWN",
+    "PgBouncerServer",
+    "PostgresServer",
+    "Server",
+    "ServerError",
+    "ServerMissingError",
+    "ServerStartError",
+]

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import text
 
-from pillarbox.control import Finding, Severity
-from pillarbox.control.diagnosis import problem, well
+from pillarbox.control.diagnosis import Finding, Severity, problem, well
 from pillarbox.relational.shape import SchemaFacts, schema_findings, tables_of
 from pillarbox.transaction import Execute, Program
 
