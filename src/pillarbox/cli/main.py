@@ -12,6 +12,7 @@ from pillarbox.cli.doctor import doctor
 from pillarbox.cli.errors import Commands
 from pillarbox.cli.health import health
 from pillarbox.cli.inbox import inbox
+from pillarbox.cli.kept import purge, republish
 from pillarbox.cli.migrate import migrate
 from pillarbox.cli.outbox import outbox
 from pillarbox.cli.run import run
@@ -28,7 +29,8 @@ def commands(context: click.Context) -> None:
 
 for command in (demo, run, migrate, health, doctor, outbox, inbox, consumers, held, dead_letters):
     commands.add_command(command)
-outbox.add_command(debezium_config)
+for command in (purge, republish, debezium_config):
+    outbox.add_command(command)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from pillarbox.control.diagnosis import Doctor, Finding
 from pillarbox.control.health import Health, HealthCheck, HealthLimits, HealthStatus, Problem, Vitals, judge
 from pillarbox.control.inbox import InboxControl
 from pillarbox.control.inspection import HeldKey, InboxCount, Inspection, KnownConsumer
-from pillarbox.control.outbox import OutboxControl
+from pillarbox.control.outbox import OutboxControl, Republication
 
 __all__ = [
     "ConsumerView",
@@ -30,6 +30,7 @@ __all__ = [
     "KnownConsumer",
     "OutboxControl",
     "Problem",
+    "Republication",
     "Vitals",
     "judge",
 ]
