@@ -254,6 +254,7 @@ async def test_a_watermark_passes_nothing_that_is_not_confirmed(
     for _ in range(6):
         with suppress(LeaseLostError):
             await relay.step()
+        scene.clock.advance(STEP)
     await scene.expire_leases()  # the process ends; an heir begins at the watermark
     heir = scene.relay("heir")
     for _ in range(80):

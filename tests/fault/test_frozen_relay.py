@@ -12,7 +12,7 @@ from pillarbox.relational.tables import members
 from tests.fault.programs import relay
 from tests.fault.recording import has_worked, records
 from tests.fault.relay_scene import RelayScene
-from tests.fault.story import Entered, Setting, committed, ledger, pending, prepare, stay_open
+from tests.fault.story import SETTINGS, Entered, Setting, committed, ledger, pending, prepare, stay_open
 from tests.history import check
 from tests.waiting import wait_until
 
@@ -34,7 +34,7 @@ async def fill(box: Pillarbox) -> None:
         await box.publish_all(entries, tx=tx)
 
 
-@pytest.mark.parametrize("setting", ["asyncpg", "sqlite"], indirect=True)
+@pytest.mark.parametrize("setting", SETTINGS, indirect=True)
 async def test_a_relay_frozen_beyond_its_lease_changes_nothing_when_it_goes_on(
     setting: Setting, box: Pillarbox, workers: Workers
 ) -> None:

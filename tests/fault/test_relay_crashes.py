@@ -28,9 +28,15 @@ BACKLOG = 2_000
 
 @pytest.mark.parametrize(
     ("setting", "kills", "per_message_ms"),
-    [("asyncpg", 50, 10), ("sqlite", 15, 25)],
+    [
+        ("asyncpg-polling", 50, 10),
+        ("asyncpg-sequence", 15, 10),
+        ("asyncpg-log", 15, 10),
+        ("sqlite-polling", 15, 25),
+        ("sqlite-sequence", 10, 25),
+    ],
     indirect=["setting"],
-    ids=["asyncpg", "sqlite"],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 async def test_killed_relays_lose_nothing_and_repeat_no_more_than_the_window(
     setting: Setting, kills: int, per_message_ms: float, store: RelationalStore, workers: Workers, rng: Random

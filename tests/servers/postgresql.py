@@ -28,6 +28,7 @@ SETTINGS: Mapping[str, str] = {
     "wal_level": "logical",
     "max_replication_slots": "50",
     "max_wal_senders": "50",
+    "max_prepared_transactions": "10",
     "fsync": "on",
     "synchronous_commit": "on",
     "max_connections": "200",

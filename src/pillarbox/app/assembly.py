@@ -32,6 +32,7 @@ from pillarbox.relay import (
     SCOPE,
     Dispatch,
     HandOver,
+    LowWatermark,
     PollingPublication,
     Publication,
     Relay,

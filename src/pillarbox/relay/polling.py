@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class PollingPublication(Publication):
     """Sends records to a broker, waits for the confirms, then settles; three batches overlap.
 
-    Each read starts at or below the oldest record that is not settled, since a transaction that took its position early may
-    commit late. While one batch is published the next is read and the one before it is settled. A record that was not
+    Each read starts at or below the oldest record that is not settled, since a transaction that took its position early
+    may commit late. While one batch is published the next is read and the one before it is settled. A record that was not
     confirmed is read again first, and what was read behind it is read again too: nothing overtakes it.
     """
 

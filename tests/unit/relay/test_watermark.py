@@ -103,10 +103,10 @@ async def test_a_transient_failure_stops_the_watermark_and_what_is_confirmed_bey
 
 async def test_what_is_published_and_not_settled_stays_within_the_window(scene: RelayScene) -> None:
     relay = scene.relay("one")
-    relay.sender.by_token["entry-00"] = [Unknown("the confirm was lost")] * 30
+    relay.sender.by_token["entry-00"] = [Unknown("the confirm was lost")] * 4
     await enter(scene.box, [Entered(f"more-{number}", 1, f"more-{number}") for number in range(40)])
 
-    for _ in range(400):
+    for _ in range(60):
         await relay.step()
         scene.clock.advance(scene.settings.longest_poll)
         if not relay.sender.by_token["entry-00"]:

@@ -43,4 +43,5 @@ class PostgresHorizon(OutboxHorizon):
 
     def oldest(self, first: int, last: int) -> Program[int | None]:
         """Walk the primary key."""
-        return (yield Execute(OLDEST, {"first": first, "last": last}))[0][0]
+        found: int | None = (yield Execute(OLDEST, {"first": first, "last": last}))[0][0]
+        return found

@@ -189,28 +189,29 @@ class LogStream:
                 return "drained"
             if size < 0:
                 return "ended"
-            self._receive(bytes(data))
+            if data[0] == _DATA:
+                self._decode(bytes(data[_DATA_HEADER:]))
+            elif data[0] == _KEEPALIVE_KIND:
+                self._hear(bytes(data))
         return "more"
 
-    def _receive(self, data: bytes) -> None:
-        kind = data[0]
-        if kind == _DATA:
-            self._decode(data[_DATA_HEADER:])
-        elif kind == _KEEPALIVE_KIND:
-            _, wal_end, _, wants_answer = _KEEPALIVE.unpack_from(data)
-            if self._transaction is None:
-                self._passed = max(self._passed, wal_end)
-            if wants_answer:
-                self._answer(wal_end)
+    def _hear(self, keepalive: bytes) -> None:
+        _, wal_end, _, wants_answer = _KEEPALIVE.unpack_from(keepalive)
+        if self._transaction is None:
+            self._passed = max(self._passed, wal_end)
+        if wants_answer:
+            self._answer(wal_end)
 
     def _decode(self, data: bytes) -> None:
         decoded = self._records.decoder.decode(data)
         match decoded:
-            case Insert(values):
-                self._keep(lambda: self._records.of_row(values), len(data), in_table=True)
+            case Insert():
+                if (place := self._place()) is not None:
+                    self._keep(self._records.of_row(decoded.values), place, len(data), in_table=True)
             case LogicalMessage():
-                if decoded.is_transactional and (record := self._records.of_message(decoded)) is not None:
-                    self._keep(lambda: record, len(data), in_table=False)
+                record = self._records.of_message(decoded) if decoded.is_transactional else None
+                if record is not None and (place := self._place()) is not None:
+                    self._keep(record, place, len(data), in_table=False)
             case Begin(final_lsn, committed_at, xid):
                 self._transaction = LogTransaction(xid, final_lsn, committed_at + MICROS_1970_TO_2000)
                 self._settled_before = self._partial_rows if final_lsn == self._partial_lsn else 0
@@ -222,14 +223,16 @@ class LogStream:
             case None:
                 pass
 
-    def _keep(self, make: Callable[[], PendingRecord], size: int, *, in_table: bool) -> None:
+    def _place(self) -> LogTransaction | None:
+        """Count one more record of the transaction; ``None`` when it was settled in an earlier life."""
         transaction = self._transaction
         if transaction is None:
             raise StoreUnavailableError(store=NAME, reason="a record arrived outside of a transaction")
         transaction.rows += 1
-        if transaction.rows <= self._settled_before:
-            return
-        self._entries.append(LogEntry(make(), transaction.rows, transaction, in_table))
+        return None if transaction.rows <= self._settled_before else transaction
+
+    def _keep(self, record: PendingRecord, transaction: LogTransaction, size: int, *, in_table: bool) -> None:
+        self._entries.append(LogEntry(record, transaction.rows, transaction, in_table))
         self._sizes.append(size)
         self._bytes += size
 
