@@ -1,7 +1,8 @@
 """SQL words that the databases spell differently, as SQLAlchemy constructs.
 
-A list travels as one bound value (an array on PostgreSQL, JSON text elsewhere), so that the text of a statement does
-not depend on how many values it is given and stays prepared.
+A list travels as one bound value (an array on PostgreSQL, JSON text on SQLite), so that the text of a statement does
+not depend on how many values it is given and stays prepared. MySQL and MariaDB are sent text anyway; there a list is
+spelled out, since neither finds rows by their key from a list in JSON. What else they lack is in `mysql_words`.
 """
 
 from __future__ import annotations
@@ -107,6 +108,14 @@ def _now_sqlite(element: now_us, compiler: SQLCompiler, **_: Any) -> str:
     return "CAST(round((julianday('now') - 2440587.5) * 86400000000.0) AS INTEGER)"
 
 
+class characters_in(FunctionElement[int]):  # noqa: N801  # reads as an SQL function
+    """How many characters a text has; what MySQL calls ``length`` counts bytes."""
+
+    type = BigInteger()
+    inherit_cache = True
+    name = "length"
+
+
 class any_of(FunctionElement[Any]):  # noqa: N801  # reads as an SQL operator
     """``any_of(column, values)``: the column equals one of the values of a list parameter."""
 
@@ -204,6 +213,7 @@ def _each_sqlite(element: each_of, compiler: SQLCompiler, **options: Any) -> str
     return f"json_each({compiler.process(element.clauses, **options)})"
 
 
+@compiles(characters_in)
 @compiles(now_us)
 @compiles(any_of)
 @compiles(none_of)

@@ -81,6 +81,9 @@ class OwnSyncTransaction(ConnectionTransaction):
 class RelationalStore(TransactionSource):
     """The store of a box on one SQL database."""
 
+    transaction_type: type[OwnTransaction] = OwnTransaction
+    sync_transaction_type: type[OwnSyncTransaction] = OwnSyncTransaction
+
     def __init__(
         self,
         engine: AsyncEngine,
@@ -133,7 +136,7 @@ class RelationalStore(TransactionSource):
                 await connection.begin()
                 if self.traits.lock_wait is not None:
                     await connection.execute(self.traits.lock_wait)
-                yield OwnTransaction(connection)
+                yield self.transaction_type(connection)
                 await connection.commit()
             except asyncio.CancelledError:
                 await connection.invalidate()
@@ -150,7 +153,7 @@ class RelationalStore(TransactionSource):
                 connection.begin()
                 if self.traits.lock_wait is not None:
                     connection.execute(self.traits.lock_wait)
-                yield OwnSyncTransaction(connection)
+                yield self.sync_transaction_type(connection)
                 connection.commit()
             except BaseException:
                 connection.rollback()  # closing alone would lend it on as it is, were it the commit that failed

@@ -15,25 +15,33 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
-    LargeBinary,
     MetaData,
     SmallInteger,
     String,
     Table,
-    Text,
     UniqueConstraint,
 )
+from sqlalchemy import LargeBinary as PlainBinary
+from sqlalchemy import Text as PlainText
+from sqlalchemy.dialects.mysql import LONGBLOB, LONGTEXT
+
+from pillarbox.relational.mysql_types import BOTH, OPTIONS, BinaryKey, BinaryText
 
 PREFIX = "pillarbox_"
 metadata = MetaData()
 
 Position = BigInteger().with_variant(Integer(), "sqlite")  # SQLite's rowid alias must be spelled INTEGER
-Name = String(200, collation="C").with_variant(String(200), "sqlite")  # SQLite compares bytes unless told otherwise
-Key = String(600, collation="C").with_variant(String(600), "sqlite")
+Name = (  # SQLite compares bytes unless told otherwise
+    String(200, collation="C").with_variant(String(200), "sqlite").with_variant(BinaryText(200), *BOTH)
+)
+Key = String(600, collation="C").with_variant(String(600), "sqlite").with_variant(BinaryKey(600), *BOTH)
+Text = PlainText().with_variant(LONGTEXT(), *BOTH)
+LargeBinary = PlainBinary().with_variant(LONGBLOB(), *BOTH)
+_MYSQL = {f"{name}_{option}": value for name in BOTH for option, value in OPTIONS.items()}
 
 
 def _table(name: str, *parts: Any) -> Table:
-    return Table(PREFIX + name, metadata, *parts, sqlite_autoincrement=True)
+    return Table(PREFIX + name, metadata, *parts, sqlite_autoincrement=True, **_MYSQL)
 
 
 def _position() -> Column[Any]:
