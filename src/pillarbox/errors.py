@@ -17,6 +17,8 @@
     ├── TransientError                      waiting may help; the retry policy decides
     │   ├── BrokerUnavailableError          also ConnectionError
     │   ├── DestinationNotReadyError        also LookupError
+    │   ├── LogBrokenError
+    │   ├── SlotBusyError
     │   ├── StoreUnavailableError           also ConnectionError
     │   └── ThrottledError
     ├── PermanentError                      waiting cannot help; the message goes to the dead letters
@@ -241,6 +243,33 @@ class DestinationNotReadyError(TransientError, LookupError):
     def __init__(self, *, destination: str, reason: str) -> None:
         super().__init__(f"{destination!r} is not ready: {reason}; start a consumer of it or declare the channel")
         self.destination = destination
+        self.reason = reason
+
+
+class LogBrokenError(TransientError):
+    """The database's log cannot be read on from where the relay was; it is healed when it is opened again.
+
+    Attributes:
+        slot: The replication slot.
+        reason: What the database says.
+    """
+
+    def __init__(self, *, slot: str, reason: str) -> None:
+        super().__init__(f"the log cannot be read on through the replication slot {slot!r}: {reason}")
+        self.slot = slot
+        self.reason = reason
+
+
+class SlotBusyError(TransientError):
+    """Another connection reads the replication slot; it ends by itself when its process is gone.
+
+    Attributes:
+        slot: The replication slot.
+    """
+
+    def __init__(self, *, slot: str, reason: str) -> None:
+        super().__init__(f"the replication slot {slot!r} is in use: {reason}")
+        self.slot = slot
         self.reason = reason
 
 

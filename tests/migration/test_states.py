@@ -19,7 +19,7 @@ from pillarbox.deadletter import Burial, DeadLetterFilter, DeadLetterState
 from pillarbox.holding import HeldMessage, HeldState, Hold, HoldState
 from pillarbox.lease import LeaseTerms
 from pillarbox.relational import metadata
-from pillarbox.relay.reader import ReadPlan
+from pillarbox.relay.reader import Aside, ReadPlan
 from pillarbox.stores.sqlite import sqlite_store
 from pillarbox.testing.contracts.harness import EVERY_SLOT, LONG, SHORT, make_message, make_record
 from pillarbox.testing.waiting import wait_until
@@ -34,7 +34,7 @@ WORKERS = LeaseTerms(scope="workers", slots=0, ttl=LONG)
 ONE = Subscription(consumer="shop/one", channels=("topic:order",))
 NOW = timedelta(0)
 
-OUTBOX_HELD_STATES = {"parked", "held", "skipped"}
+OUTBOX_HELD_STATES = {"parked", "held", "released", "skipped"}
 STATES = {
     "pillarbox_outbox_held": OUTBOX_HELD_STATES,
     "pillarbox_holds": {state.value for state in HoldState},
@@ -52,6 +52,9 @@ WITHOUT_WORK = {
     "pillarbox_subscriptions": "who listens",
     "pillarbox_consumers": "who is registered",
     "pillarbox_members": "who lives; expires",
+    "pillarbox_outbox_cursor": "how far a sequence relay has come",
+    "pillarbox_outbox_checkpoint": "how far a log tailing relay has come",
+    "pillarbox_outbox_published": "kept for republishing, removed by age",
     "pillarbox_outbox_holds": "a mark on keys whose rows are in outbox_held",
 }
 """Tables whose rows wait for nothing, and why."""
@@ -139,10 +142,19 @@ async def _parked(store: RelationalStore) -> None:
 async def _behind(store: RelationalStore) -> None:
     tokens = await _park_first_of_two(store)
     (behind,) = await _read(store)
-    assert await store.run(store.slots.put_behind(RELAY.scope, tokens, [behind])) == 1
+    assert await store.run(store.slots.put_aside(RELAY.scope, tokens, [Aside(position=behind, is_behind=True)]))
 
     assert (await store.run(store.outbox.state())).held == 1
     assert await store.run(store.parked.release("m1")) == 2  # the decision about the parked one frees those behind it
+
+
+@recovers("pillarbox_outbox_held", "released")
+async def _released(store: RelationalStore) -> None:
+    await _park_first_of_two(store)
+    await store.run(store.parked.release("m1"))
+
+    (one,) = await store.run(store.held_records.read(slots=EVERY_SLOT, paused=(), limit=9))
+    assert one.message.id == "m1"
 
 
 @recovers("pillarbox_leases")
@@ -268,7 +280,7 @@ async def _park_first_of_two(store: RelationalStore) -> list[int]:
     await store.run(store.outbox.append([make_record("m1"), make_record("m2")]))
     tokens = await _tokens(store)
     position = (await _read(store))[0]
-    assert await store.run(store.slots.park(RELAY.scope, tokens, position, reason="refused"))
+    assert await store.run(store.slots.put_aside(RELAY.scope, tokens, [Aside(position=position, refused="refused")]))
     return tokens
 
 

@@ -21,7 +21,7 @@ from pillarbox.consumer.solitude import Solitude
 from pillarbox.consumer.surroundings import LANES, Surroundings
 from pillarbox.consumer.transact import AsyncShell, SyncShell
 from pillarbox.consumer.worker import ConsumerWorker, Handles
-from pillarbox.errors import UnknownMessageTypeError
+from pillarbox.errors import ConfigurationError, UnknownMessageTypeError
 from pillarbox.lease import LeaseKeeper, LeaseTerms
 from pillarbox.message import Message, Registry
 from pillarbox.observe import Observers
@@ -30,12 +30,19 @@ from pillarbox.relational import RelationalStore
 from pillarbox.relational.idempotency import WORKERS
 from pillarbox.relay import (
     SCOPE,
-    PollingRelay,
+    Dispatch,
+    HandOver,
+    PollingPublication,
     Publication,
+    Relay,
+    RelayKind,
     RelaySettings,
-    SendingPublication,
+    Released,
+    SequenceFeed,
     TransferPublication,
+    WatermarkPublication,
 )
+from pillarbox.relay.watermark import Feed
 from pillarbox.retry import Classification
 from pillarbox.serialization import Codec, decode_message
 
@@ -71,11 +78,15 @@ class Parts:
     new_id: Callable[[], str]
     solitude: Solitude = field(default_factory=Solitude)
 
-    def relay_worker(self) -> PollingRelay:
-        """Make a relay that publishes to the box's broker."""
-        terms = LeaseTerms(scope=SCOPE, ttl=self.relay.lease)
+    def relay_worker(self) -> Relay:
+        """Make a relay that publishes to the box's broker.
+
+        Raises:
+            ConfigurationError: the store or the broker does not go together with the kind of relay.
+        """
+        terms = LeaseTerms(scope=SCOPE, ttl=self.relay.lease, whole=self.relay.kind != RelayKind.POLLING)
         keeper = LeaseKeeper(terms, self.worker, store=self.store.leases, source=self.store, clock=self.clock)
-        return PollingRelay(
+        return Relay(
             publication=self._publication(keeper),
             keeper=keeper,
             reader=self.store.slots,
@@ -128,19 +139,49 @@ class Parts:
         return (worker, drainer)
 
     def _publication(self, keeper: LeaseKeeper) -> Publication:
+        kind = RelayKind(self.relay.kind)
+        hand_over = HandOver(kind, marks=self.store.marks, keeper=keeper)
         if self.broker.capabilities.transactional:
+            if kind is not RelayKind.POLLING:
+                raise ConfigurationError(
+                    f"a relay of the kind {kind.value!r} publishes to a broker, and here the database carries "
+                    "the messages; name a broker, or leave the kind at 'polling', which moves them in one transaction"
+                )
             return TransferPublication(
                 transfer=self.store.transfer,
+                hand_over=hand_over,
                 keeper=keeper,
                 settings=self.relay,
                 observer=self.observers,
             )
-        return SendingPublication(
-            sender=self.broker.sender(),
-            reader=self.store.slots,
+        dispatch = Dispatch(sender=self.broker.sender(), keeper=keeper, settings=self.relay, observer=self.observers)
+        released = Released(dispatch=dispatch, held=self.store.held_records, keeper=keeper, observer=self.observers)
+        if kind is RelayKind.POLLING:
+            return PollingPublication(
+                dispatch=dispatch,
+                reader=self.store.slots,
+                released=released,
+                hand_over=hand_over,
+                keeper=keeper,
+                settings=self.relay,
+                observer=self.observers,
+            )
+        return WatermarkPublication(
+            feed=self._feed(kind, keeper),
+            dispatch=dispatch,
+            released=released,
+            hand_over=hand_over,
             keeper=keeper,
             settings=self.relay,
             observer=self.observers,
+        )
+
+    def _feed(self, kind: RelayKind, keeper: LeaseKeeper) -> Feed:
+        sequence = self.store.traits.sequence
+        if kind is RelayKind.SEQUENCE and sequence is not None:
+            return SequenceFeed(reader=sequence, keeper=keeper, observer=self.observers)
+        raise ConfigurationError(
+            f"{self.store.name} cannot be read by a relay of the kind {kind.value!r}: {self.store.traits.refuses[kind]}"
         )
 
     def _surroundings(self) -> Surroundings:

@@ -82,7 +82,7 @@ async def retry(place: Place, message_ids: tuple[str, ...], everything: bool) ->
     if wants_json():
         print_json({"retried": wanted, "released": released})
     else:
-        print_line(f"{released} records are back in the outbox")
+        print_line(f"{released} records will be published")
 
 
 @outbox.command()
@@ -102,7 +102,7 @@ async def skip(place: Place, message_id: str, reason: str, by: str) -> None:
     if wants_json():
         print_json({"skipped": message_id, "by": by, "reason": reason, "released": released})
     else:
-        print_line(f"{message_id} is skipped; {released} records are back in the outbox")
+        print_line(f"{message_id} is skipped; {released} records behind it will be published")
 
 
 async def _all_parked(control: OutboxControl) -> AsyncGenerator[str]:

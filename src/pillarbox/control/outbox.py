@@ -30,7 +30,7 @@ class OutboxControl:
         If the broker refuses it again it is parked again.
 
         Returns:
-            How many records went back into the outbox.
+            How many records may go on.
 
         Raises:
             NotFoundError: no such record is parked; nothing was changed.
@@ -48,7 +48,7 @@ class OutboxControl:
             reason: why; kept with the record.
 
         Returns:
-            How many records went back into the outbox; none while another record of the key is parked.
+            How many records may go on; none while another record of the key is parked.
 
         Raises:
             NotFoundError: no such record is parked; nothing was changed.

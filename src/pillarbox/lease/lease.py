@@ -15,11 +15,13 @@ class LeaseTerms:
         scope: what is divided, such as ``relay`` or one consumer's queue.
         slots: how many slots there are; the same for every owner of the scope.
         ttl: how long a lease lasts without renewal, by the database's clock.
+        whole: this owner works with every slot or with none; while others hold some it waits and claims no share.
     """
 
     scope: str
     slots: int = 64
     ttl: timedelta = timedelta(seconds=15)
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,9 +8,11 @@ Source: Oban's telemetry events; the reading order is events, observer.
 from pillarbox.observe.events import (
     AttemptFailed,
     BrokerAway,
+    CursorRebased,
     DestinationNotReady,
     DuplicateSuppressed,
     Event,
+    LogGapFound,
     MessageDead,
     MessageDiscarded,
     MessageHandled,
@@ -26,9 +28,11 @@ from pillarbox.observe.observer import Observer, Observers
 __all__ = [
     "AttemptFailed",
     "BrokerAway",
+    "CursorRebased",
     "DestinationNotReady",
     "DuplicateSuppressed",
     "Event",
+    "LogGapFound",
     "MessageDead",
     "MessageDiscarded",
     "MessageHandled",

@@ -33,6 +33,26 @@ class RecordParked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CursorRebased:
+    """A sequence relay found its cursor in another database cluster than the one where it was written.
+
+    What was published was taken out of the outbox; the cursor starts over before everything else.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogGapFound:
+    """A log tailing relay found that the database's log may lack events: its slot was dropped, invalidated, replaced.
+
+    ``healed``: the events are in the outbox's table and are published from there. Without a table those that were
+    committed and not published before the gap are lost.
+    """
+
+    reason: str
+    healed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DestinationNotReady:
     """Nobody listens to a topic yet; its records wait in the outbox."""
 
@@ -128,6 +148,8 @@ Event = (
     MessagesPublished
     | SettlementRefused
     | RecordParked
+    | CursorRebased
+    | LogGapFound
     | DestinationNotReady
     | BrokerAway
     | MessageHandled

@@ -41,20 +41,21 @@ class ParkedRecords(Protocol):
 
     @abstractmethod
     def release(self, message_id: str) -> Program[int | None]:
-        """Put a parked record, and everything of its key, back where it stood in the outbox, and end the key's hold.
+        """Let a parked record go on, and everything of its key that waits behind it.
 
-        All of it happens under the hold's row lock: whoever publishes sees either the hold or the whole key in order.
+        The key stays held until a relay has published all of it, in the order of the positions; what comes meanwhile
+        goes behind it.
 
         Returns:
-            How many records went back; ``None`` when no such record is parked (any more).
+            How many records may go on; ``None`` when no such record is parked (any more).
         """
 
     @abstractmethod
     def skip(self, message_id: str, *, by: str, because: str) -> Program[int | None]:
-        """Give up a parked record, and put everything else of its key back unless another one of it is parked.
+        """Give up a parked record, and let what is behind it go on unless another one of its key is parked.
 
         The record is kept in the state ``skipped``, with who decided it and why; it is not published.
 
         Returns:
-            How many records went back; ``None`` when no such record is parked (any more).
+            How many records may go on; ``None`` when no such record is parked (any more).
         """

@@ -18,7 +18,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import BindParameter
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.types import NullType, TypeDecorator, TypeEngine
+from sqlalchemy.types import NullType, TypeDecorator, TypeEngine, UserDefinedType
 
 MICROSECONDS = 1_000_000
 
@@ -116,6 +116,56 @@ class characters_in(FunctionElement[int]):  # noqa: N801  # reads as an SQL func
     name = "length"
 
 
+class TransactionId(TypeDecorator[int]):
+    """The number of a transaction: as wide as it ever gets on PostgreSQL, and nothing elsewhere."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Choose PostgreSQL's own type, which does not wrap around."""
+        return dialect.type_descriptor(_Xid8() if dialect.name == "postgresql" else BigInteger())
+
+
+class _Xid8(UserDefinedType[int]):
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        return "XID8"
+
+
+class current_transaction(FunctionElement[int]):  # noqa: N801  # reads as an SQL function
+    """The number of the outermost transaction that executes this; 0 where transactions have none."""
+
+    type = BigInteger()
+    inherit_cache = True
+    name = "current_transaction"
+
+
+@compiles(current_transaction, "postgresql")
+def _transaction_postgresql(element: current_transaction, compiler: SQLCompiler, **_: Any) -> str:
+    return "pg_current_xact_id()"
+
+
+class is_passed(FunctionElement[Any]):  # noqa: N801  # reads as an SQL operator
+    """``is_passed(position, transaction_id, since, until, at)``: a sequence relay's cursor has passed the record.
+
+    The cursor stands at the position ``at`` of what the snapshot ``until`` sees and ``since`` does not.
+    """
+
+    type = NullType()
+    inherit_cache = True
+    name = "is_passed"
+
+
+class may_be_pending(FunctionElement[Any]):  # noqa: N801  # reads as an SQL operator
+    """``may_be_pending(transaction_id, since)``: an index's way to leave out what a cursor passed long ago."""
+
+    type = NullType()
+    inherit_cache = True
+    name = "may_be_pending"
+
+
 class any_of(FunctionElement[Any]):  # noqa: N801  # reads as an SQL operator
     """``any_of(column, values)``: the column equals one of the values of a list parameter."""
 
@@ -166,6 +216,33 @@ def _array(values: ColumnElement[Any], compiler: SQLCompiler, **options: Any) ->
     return value
 
 
+@compiles(is_passed, "postgresql")
+def _passed_postgresql(element: is_passed, compiler: SQLCompiler, **options: Any) -> str:
+    position, transaction, since, until, at = (compiler.process(clause, **options) for clause in element.clauses)
+    return (
+        f"(pg_visible_in_snapshot({transaction}, CAST({since} AS pg_snapshot)) OR ({position} <= {at}"
+        f" AND pg_visible_in_snapshot({transaction}, CAST({until} AS pg_snapshot))))"
+    )
+
+
+@compiles(is_passed, "sqlite")
+def _passed_sqlite(element: is_passed, compiler: SQLCompiler, **options: Any) -> str:
+    position, _, since, _, at = element.clauses
+    parts = (compiler.process(clause, **options) for clause in (position, since, position, at))
+    return "({} <= CAST({} AS INTEGER) OR {} <= {})".format(*parts)
+
+
+@compiles(may_be_pending, "postgresql")
+def _pending_postgresql(element: may_be_pending, compiler: SQLCompiler, **options: Any) -> str:
+    transaction, since = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"{transaction} >= COALESCE(pg_snapshot_xmin(CAST({since} AS pg_snapshot)), CAST('0' AS xid8))"
+
+
+@compiles(may_be_pending)
+def _pending_anywhere(element: may_be_pending, compiler: SQLCompiler, **_: Any) -> str:
+    return "1 = 1"
+
+
 @compiles(any_of, "postgresql")
 def _any_postgresql(element: any_of, compiler: SQLCompiler, **options: Any) -> str:
     compared, values = element.clauses
@@ -211,6 +288,16 @@ def _each_postgresql(element: each_of, compiler: SQLCompiler, **options: Any) ->
 @compiles(each_of, "sqlite")
 def _each_sqlite(element: each_of, compiler: SQLCompiler, **options: Any) -> str:
     return f"json_each({compiler.process(element.clauses, **options)})"
+
+
+@compiles(current_transaction)
+def _no_transaction(element: current_transaction, compiler: SQLCompiler, **_: Any) -> str:
+    return "0"
+
+
+@compiles(is_passed)
+def _nothing_is_passed(element: is_passed, compiler: SQLCompiler, **_: Any) -> str:
+    return "1 = 0"
 
 
 @compiles(characters_in)

@@ -86,8 +86,9 @@ class RelationalLeaseStore(LeaseStore):
         """Renew, then take what is free up to the fair share."""
         who = {"in_scope": terms.scope, "by_owner": owner}
         renewal = {**who, "ttl_us": micros(terms.ttl)}
-        if not (yield Execute(RENEW_MEMBER, renewal)):
-            yield from self._join(terms, renewal)
+        if terms.whole:
+            return (yield from self._all_or_nothing(terms, renewal))
+        yield from self._join(terms, renewal)
         held = _tokens((yield Execute(RENEW, renewal))) if terms.slots else {}
         live = (yield Execute(COUNT_LIVE, {"in_scope": terms.scope}))[0][0]
         share = -(-terms.slots // max(live, 1))
@@ -107,9 +108,30 @@ class RelationalLeaseStore(LeaseStore):
         yield Execute(RELEASE_ALL, {"in_scope": terms.scope, "by_owner": owner})
         yield Execute(LEAVE, {"in_scope": terms.scope, "by_owner": owner})
 
+    def _all_or_nothing(self, terms: LeaseTerms, renewal: Mapping[str, object]) -> Program[Tenancy]:
+        """Keep every slot, or take them once all are free; who waits is no member, so that others keep their share."""
+        held = _tokens((yield Execute(RENEW, renewal)))
+        if len(held) == terms.slots:
+            yield Execute(RENEW_MEMBER, renewal)
+            return Tenancy(tokens=held, share=terms.slots)
+        if held:  # some were lost: what is left is of no use
+            yield from self.leave(terms, str(renewal["by_owner"]))
+        yield from self._add_slots(terms)
+        free = yield Execute(FREE, {"in_scope": terms.scope, "up_to": terms.slots})
+        if len(free) < terms.slots:
+            return Tenancy(tokens={}, share=terms.slots)
+        taken = yield Execute(TAKE, {**renewal, "slots": [slot for (slot,) in free]})
+        yield from self._join(terms, renewal)
+        return Tenancy(tokens=_tokens(taken), share=terms.slots)
+
     def _join(self, terms: LeaseTerms, renewal: Mapping[str, object]) -> Program[None]:
+        if (yield Execute(RENEW_MEMBER, renewal)):
+            return
         yield Execute(BURY_DEAD_MEMBERS, {"in_scope": terms.scope, "ttl_us": renewal["ttl_us"]})
         yield Execute(JOIN, renewal)
+        yield from self._add_slots(terms)
+
+    def _add_slots(self, terms: LeaseTerms) -> Program[None]:
         known = {slot for (slot,) in (yield Execute(KNOWN_SLOTS, {"in_scope": terms.scope}))}
         if missing := [slot for slot in range(terms.slots) if slot not in known]:
             yield Execute(ADD_SLOTS, {"in_scope": terms.scope, "slots": missing})

@@ -5,7 +5,7 @@ Source: procrastinate's numbered migrations with a version table.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import (
@@ -44,12 +44,16 @@ class Migration:
     title: str
     tables: Sequence[Table]
 
-    def statements(self) -> Iterator[DDLElement]:
-        """Return the DDL of this step, safe to repeat."""
+    def statements(self, dialect: str) -> Iterator[DDLElement]:
+        """Return the DDL of this step for ``dialect``, safe to repeat."""
         for table in self.tables:
             yield CreateTable(table, if_not_exists=True)
+            completed_by: Mapping[str, DDLElement] = table.info.get("completed_by", {})
+            if dialect in completed_by:
+                yield completed_by[dialect]
             for index in sorted(table.indexes, key=lambda index: str(index.name)):
-                yield CreateIndex(index, if_not_exists=True)
+                if index.info.get("dialect", dialect) == dialect:
+                    yield CreateIndex(index, if_not_exists=True)
 
 
 MIGRATIONS = (Migration(version=1, title="first tables", tables=metadata.sorted_tables),)
@@ -60,10 +64,11 @@ APPLIED = select(func.max(schema_version.c.version))
 NOTE_APPLIED = insert_into(schema_version).values(version=bindparam("number"), applied_at=now_us())
 
 
-def migrate(lock: Executable | None) -> Program[tuple[Migration, ...]]:
+def migrate(dialect: str, lock: Executable | None) -> Program[tuple[Migration, ...]]:
     """Apply what is missing, in one transaction; return the steps applied.
 
     Args:
+        dialect: what the database speaks, by its name in SQLAlchemy.
         lock: taken first, so that of several runs at once one works and the others find nothing left to do;
             ``None`` where the transaction itself excludes others.
     """
@@ -73,7 +78,7 @@ def migrate(lock: Executable | None) -> Program[tuple[Migration, ...]]:
     found = (yield Execute(APPLIED))[0][0] or 0
     missing = tuple(migration for migration in MIGRATIONS if migration.version > found)
     for migration in missing:
-        for statement in migration.statements():
+        for statement in migration.statements(dialect):
             yield Execute(statement)
         yield Execute(NOTE_APPLIED, {"number": migration.version})
     return missing
@@ -100,7 +105,7 @@ def as_sql(dialect: Dialect) -> str:
     lines = [f"{_text(CREATE_VERSION_TABLE, dialect)};"]
     for migration in MIGRATIONS:
         lines.append(f"\n-- {migration.version}: {migration.title}")
-        lines += [f"{_text(statement, dialect)};" for statement in migration.statements()]
+        lines += [f"{_text(statement, dialect)};" for statement in migration.statements(dialect.name)]
         lines.append(f"{_text(_note_once(migration.version), dialect)};")
     return "\n".join(lines) + "\n"
 

@@ -9,7 +9,6 @@ from datetime import timedelta
 from sqlalchemy import (
     BigInteger,
     Executable,
-    String,
     Table,
     and_,
     bindparam,
@@ -22,7 +21,9 @@ from sqlalchemy import (
 
 from pillarbox.channel import is_queue
 from pillarbox.channel.address import QUEUE
+from pillarbox.errors import LeaseLostError
 from pillarbox.outbox import OutboxRecord, OutboxState, OutboxStore, bucket_for
+from pillarbox.relational.cursor import pending
 from pillarbox.relational.expressions import (
     any_of,
     anywhere,
@@ -35,6 +36,7 @@ from pillarbox.relational.expressions import (
     texts,
 )
 from pillarbox.relational.leases import is_owned
+from pillarbox.relational.outbox_held import REMOVE, put_aside
 from pillarbox.relational.rows import (
     RECORD_COLUMNS,
     columns,
@@ -50,8 +52,16 @@ from pillarbox.relational.tables import (
     queue,
     subscriptions,
 )
-from pillarbox.relay.reader import OutboxTransfer, PendingRecord, ReadPlan, SlotReader, Transferred
-from pillarbox.transaction import Execute, Program
+from pillarbox.relay.reader import (
+    Aside,
+    HeldRecords,
+    OutboxTransfer,
+    PendingRecord,
+    ReadPlan,
+    SlotReader,
+    Transferred,
+)
+from pillarbox.transaction import Execute, Program, Rows
 
 DELAY = bindparam("delay_us", type_=BigInteger)
 AT = position_list("positions")
@@ -86,38 +96,6 @@ SETTLE = (  # primary key; fenced
     .returning(outbox.c.position)
 )
 
-# --- an unpublishable record and those behind it ----------------------------------------------------------------------
-OWNED_AMONG = (  # primary key; fenced, and locked so that what follows in the transaction is still the owner's doing
-    select(outbox.c.position, outbox.c.destination, outbox.c.message_key)
-    .where(any_of(outbox.c.position, AT), is_owned(outbox.c.slot, locked=True))
-    .order_by(outbox.c.position)
-)
-HOLD_KEY = (  # primary key; a hold that is there is locked, so that nobody releases the key before we are through
-    insert_into(outbox_holds)
-    .values(
-        destination=bindparam("destination", type_=String), message_key=bindparam("key", type_=String), since=now_us()
-    )
-    .on_conflict_do_update(index_elements=["destination", "message_key"], set_={"since": outbox_holds.c.since})
-)
-LOCK_HOLD = (  # primary key; a release of the key waits for us, or we find it gone
-    select(outbox_holds.c.destination)
-    .where(
-        outbox_holds.c.destination == bindparam("destination", type_=String),
-        outbox_holds.c.message_key == bindparam("key", type_=String),
-    )
-    .with_for_update()
-)
-PUT_ASIDE = insert_into(outbox_held).from_select(
-    ["position", *RECORD_COLUMNS, "state", "reason", "parked_at"],
-    select(
-        *columns(outbox, ("position", *RECORD_COLUMNS)),
-        bindparam("state", type_=String),
-        bindparam("reason", type_=String),
-        now_us(),
-    ).where(any_of(outbox.c.position, AT)),
-)
-REMOVE = delete(outbox).where(any_of(outbox.c.position, AT))
-
 # --- scheduled records ------------------------------------------------------------------------------------------------
 DUE = (  # index on due_at
     select(*columns(outbox_scheduled, ("position", *RECORD_COLUMNS)))
@@ -142,38 +120,50 @@ TRANSFERABLE = (  # walks the primary key; fenced, and locked to the end of the 
 )
 LISTENED_TO = select(subscriptions.c.channel).where(any_of(subscriptions.c.channel, texts("channels"))).distinct()
 _mailbox = func.coalesce(subscriptions.c.consumer, outbox.c.destination).label("consumer")
-FAN_OUT = insert_into(queue).from_select(  # positions are taken in the order of the select
-    [
-        "consumer",
-        "message_id",
-        "type",
-        "channel",
-        "message_key",
-        "content_type",
-        "headers",
-        "body",
-        "slot",
-        "created_at",
-    ],
-    select(_mailbox, *record_message_columns(outbox), outbox.c.slot, outbox.c.created_at)
-    .select_from(
-        outbox.outerjoin(
-            subscriptions,
-            and_(subscriptions.c.channel == outbox.c.destination, ~outbox.c.destination.startswith(literal(QUEUE))),
-        )
-    )
-    .where(any_of(outbox.c.position, AT))
-    .order_by(outbox.c.position),
+_QUEUED = (
+    "consumer",
+    "message_id",
+    "type",
+    "channel",
+    "message_key",
+    "content_type",
+    "headers",
+    "body",
+    "slot",
+    "created_at",
 )
 
+
+def _fan_out(table: Table) -> Executable:
+    """Return the insert of chosen records into the queue of each consumer, in the order of their positions."""
+    mailbox = func.coalesce(subscriptions.c.consumer, table.c.destination)
+    places = table.outerjoin(
+        subscriptions,
+        and_(subscriptions.c.channel == table.c.destination, ~table.c.destination.startswith(literal(QUEUE))),
+    )
+    return insert_into(queue).from_select(
+        _QUEUED,
+        select(mailbox, *record_message_columns(table), table.c.slot, table.c.created_at)
+        .select_from(places)
+        .where(any_of(table.c.position, AT))
+        .order_by(table.c.position),
+    )
+
+
+FAN_OUT = _fan_out(outbox)
+FAN_OUT_HELD = _fan_out(outbox_held)
+
 # --- what waits -------------------------------------------------------------------------------------------------------
-_oldest = select(now_us() - outbox.c.created_at).order_by(outbox.c.position).limit(1).scalar_subquery()
+_oldest = select(now_us() - outbox.c.created_at).where(pending()).order_by(outbox.c.position).limit(1).scalar_subquery()
 STATE = select(
-    select(func.count()).select_from(outbox).scalar_subquery(),
+    select(func.count()).select_from(outbox).where(pending()).scalar_subquery(),
     _oldest,
     select(func.count()).select_from(outbox_scheduled).scalar_subquery(),
     select(func.count()).select_from(outbox_held).where(outbox_held.c.state == "parked").scalar_subquery(),
-    select(func.count()).select_from(outbox_held).where(outbox_held.c.state == "held").scalar_subquery(),
+    select(func.count())
+    .select_from(outbox_held)
+    .where(outbox_held.c.state.in_(["held", "released"]))
+    .scalar_subquery(),
 )
 
 
@@ -246,29 +236,9 @@ class RelationalSlotReader(SlotReader):
         """Delete what was published and is still ours."""
         return len((yield Execute(SETTLE, {"scope": scope, "tokens": tokens, "positions": positions})))
 
-    def park(self, scope: str, tokens: Sequence[int], position: int, *, reason: str) -> Program[bool]:
-        """Move one record out of the hot table and hold its key."""
-        owned = yield Execute(OWNED_AMONG, {"scope": scope, "tokens": tokens, "positions": [position]})
-        if not owned:
-            return False
-        _, destination, key = owned[0]
-        if key is not None:
-            yield Execute(HOLD_KEY, {"destination": destination, "key": key})
-        yield Execute(PUT_ASIDE, {"state": "parked", "reason": reason, "positions": [position]})
-        yield Execute(REMOVE, {"positions": [position]})
-        return True
-
-    def put_behind(self, scope: str, tokens: Sequence[int], positions: Sequence[int]) -> Program[int]:
-        """Move records of keys whose hold still stands; the others stay and will be published."""
-        owned = yield Execute(OWNED_AMONG, {"scope": scope, "tokens": tokens, "positions": positions})
-        behind: list[int] = []
-        for destination, key in sorted({(destination, key) for _, destination, key in owned if key is not None}):
-            if (yield Execute(LOCK_HOLD, {"destination": destination, "key": key})):
-                behind += [position for position, *of in owned if of == [destination, key]]
-        if behind:
-            yield Execute(PUT_ASIDE, {"state": "held", "reason": None, "positions": sorted(behind)})
-            yield Execute(REMOVE, {"positions": sorted(behind)})
-        return len(behind)
+    def put_aside(self, scope: str, tokens: Sequence[int], asides: Sequence[Aside]) -> Program[frozenset[int]]:
+        """Move records into the table of held ones."""
+        return put_aside(scope, tokens, asides)
 
     def release_due(self, scope: str, tokens: Sequence[int], *, limit: int) -> Program[int]:
         """Move what is due; a key that a producer's open transaction has locked waits for the next pass."""
@@ -294,6 +264,10 @@ class RelationalSlotReader(SlotReader):
 class RelationalTransfer(OutboxTransfer):
     """Moves records to the consumers' queues of the same database."""
 
+    def __init__(self, held: HeldRecords) -> None:
+        """Take released records from ``held``."""
+        self._held = held
+
     def transfer(
         self, scope: str, tokens: Sequence[int], *, slots: Sequence[int], paused: Sequence[str], limit: int
     ) -> Program[Transferred]:
@@ -301,13 +275,35 @@ class RelationalTransfer(OutboxTransfer):
         chosen = yield Execute(
             TRANSFERABLE, {"scope": scope, "tokens": tokens, "slots": slots, "paused": paused, "up_to": limit}
         )
-        if not chosen:
-            return Transferred(moved=0, not_ready=(), full=False)
-        topics = sorted({destination for _, destination in chosen if not is_queue(destination)})
-        heard = {channel for (channel,) in (yield Execute(LISTENED_TO, {"channels": topics}))} if topics else set[str]()
-        not_ready = [topic for topic in topics if topic not in heard]
-        positions = [position for position, destination in chosen if destination not in not_ready]
-        if positions:
-            yield Execute(FAN_OUT, {"positions": positions})
-            yield Execute(REMOVE, {"positions": positions})
-        return Transferred(moved=len(positions), not_ready=not_ready, full=len(chosen) == limit)
+        ready = yield from _listened_to(chosen)
+        if ready:
+            yield Execute(FAN_OUT, {"positions": ready})
+            yield Execute(REMOVE, {"positions": ready})
+        return _transferred(chosen, ready, limit)
+
+    def transfer_released(
+        self, scope: str, tokens: Sequence[int], *, slots: Sequence[int], paused: Sequence[str], limit: int
+    ) -> Program[Transferred]:
+        """Settle what was fanned out as a relay does that published it."""
+        found = yield from self._held.read(slots=slots, paused=paused, limit=limit)
+        chosen = [(record.position, record.message.destination) for record in found]
+        ready = yield from _listened_to(chosen)
+        if ready:
+            yield Execute(FAN_OUT_HELD, {"positions": ready})
+            if (yield from self._held.settle(scope, tokens, ready)) < len(ready):
+                raise LeaseLostError(lease=scope, token=max(tokens, default=0))
+        return _transferred(chosen, ready, limit)
+
+
+def _listened_to(chosen: Rows) -> Program[list[int]]:
+    """Return the positions of the chosen (position, destination) whose destinations somebody listens to."""
+    topics = sorted({destination for _, destination in chosen if not is_queue(destination)})
+    heard = {channel for (channel,) in (yield Execute(LISTENED_TO, {"channels": topics}))} if topics else set[str]()
+    return [position for position, destination in chosen if is_queue(destination) or destination in heard]
+
+
+def _transferred(chosen: Rows, ready: Sequence[int], limit: int) -> Transferred:
+    not_ready: dict[int, str] = {row[0]: row[1] for row in chosen}
+    for position in ready:
+        del not_ready[position]
+    return Transferred(moved=len(ready), not_ready=sorted(set(not_ready.values())), full=len(chosen) == limit)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import (
     AsyncExitStack,
     ExitStack,
     asynccontextmanager,
     contextmanager,
 )
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import NoReturn, TypeVar
 
@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from pillarbox.errors import ConflictError, StoreUnavailableError
 from pillarbox.relational.consumers import RelationalConsumerRegistry
+from pillarbox.relational.cursor import RelationalRelayMarks
 from pillarbox.relational.dead_letters import RelationalDeadLetterStore
 from pillarbox.relational.holding import RelationalHoldingStore
 from pillarbox.relational.idempotency import RelationalAttemptStore, RelationalClaimStore, RelationalInboxStore
@@ -28,8 +29,9 @@ from pillarbox.relational.inspection import RelationalInspection
 from pillarbox.relational.leases import RelationalLeaseStore
 from pillarbox.relational.migrations import Migration, as_sql, check_version, migrate
 from pillarbox.relational.outbox import KeyLocks, RelationalOutboxStore, RelationalSlotReader, RelationalTransfer
-from pillarbox.relational.outbox_held import RelationalParkedRecords
+from pillarbox.relational.outbox_held import RelationalHeldRecords, RelationalParkedRecords
 from pillarbox.relational.queue import RelationalQueueStore
+from pillarbox.relay import RelayKind, SequenceReader
 from pillarbox.transaction import Execute, Program, Rows, TransactionSource, drive_sync, step
 from pillarbox.transaction.sqlalchemy_ import AsyncConnectionTransaction, ConnectionTransaction
 from pillarbox.transaction.threads import in_thread
@@ -50,6 +52,8 @@ class DatabaseTraits:
         lock_wait: bounds how long a statement of the transaction waits for a lock; ``None`` where connecting says it.
         single_writer: transactions of this process queue up for the database in order, instead of polling for it.
         conflicts: tells whether a driver's error means that the transaction should be tried again.
+        sequence: how a sequence relay reads it; ``None`` where that would lose late commits.
+        refuses: why a kind of relay cannot read it.
     """
 
     name: str
@@ -58,6 +62,8 @@ class DatabaseTraits:
     migration_lock: Executable | None = None
     lock_wait: Executable | None = None
     single_writer: bool = False
+    sequence: SequenceReader | None = None
+    refuses: Mapping[RelayKind, str] = field(default_factory=dict[RelayKind, str])
 
 
 class OwnTransaction(AsyncConnectionTransaction):
@@ -97,8 +103,10 @@ class RelationalStore(TransactionSource):
         self.traits = traits
         self.outbox = RelationalOutboxStore(traits.key_locks)
         self.slots = RelationalSlotReader(traits.key_locks)
-        self.transfer = RelationalTransfer()
+        self.held_records = RelationalHeldRecords()
+        self.transfer = RelationalTransfer(self.held_records)
         self.parked = RelationalParkedRecords()
+        self.marks = RelationalRelayMarks()
         self.leases = RelationalLeaseStore()
         self.queue = RelationalQueueStore()
         self.inbox = RelationalInboxStore()
@@ -173,7 +181,7 @@ class RelationalStore(TransactionSource):
     async def run_single(self, program: Program[T]) -> T:
         """Run a program of one statement, which commits by itself."""
         if self.traits.single_writer:
-            return await self.run(_single(program))
+            return await self.run(single(program))
         try:
             async with self._connected(self._autocommit) as connection:
                 return await connection.run_sync(_run_unbegun, program)
@@ -197,7 +205,7 @@ class RelationalStore(TransactionSource):
 
     async def migrate(self) -> tuple[Migration, ...]:
         """Bring the tables to this release's schema; return the steps applied. Safe to run many times at once."""
-        return await self.run(migrate(self.traits.migration_lock))
+        return await self.run(migrate(self.engine.dialect.name, self.traits.migration_lock))
 
     def migration_sql(self) -> str:
         """Return the schema as an SQL script."""
@@ -272,10 +280,10 @@ class RelationalStore(TransactionSource):
 
 def _run_unbegun(connection: Connection, program: Program[T]) -> T:
     """Run a program of one statement where each statement commits by itself."""
-    return drive_sync(_single(program), partial(_rows, connection))
+    return drive_sync(single(program), partial(_rows, connection))
 
 
-def _single(program: Program[T]) -> Program[T]:
+def single(program: Program[T]) -> Program[T]:
     """Return ``program``, made to fail before a second statement."""
     stepped = step(program)
     if isinstance(stepped, Execute):

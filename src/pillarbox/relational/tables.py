@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import (
+    DDL,
     BigInteger,
     CheckConstraint,
     Column,
@@ -20,11 +21,13 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
+    event,
 )
 from sqlalchemy import LargeBinary as PlainBinary
 from sqlalchemy import Text as PlainText
 from sqlalchemy.dialects.mysql import LONGBLOB, LONGTEXT
 
+from pillarbox.relational.expressions import TransactionId, current_transaction
 from pillarbox.relational.mysql_types import BOTH, OPTIONS, BinaryKey, BinaryText
 
 PREFIX = "pillarbox_"
@@ -40,8 +43,22 @@ LargeBinary = PlainBinary().with_variant(LONGBLOB(), *BOTH)
 _MYSQL = {f"{name}_{option}": value for name in BOTH for option, value in OPTIONS.items()}
 
 
-def _table(name: str, *parts: Any) -> Table:
-    return Table(PREFIX + name, metadata, *parts, sqlite_autoincrement=True, **_MYSQL)
+def _table(name: str, *parts: Any, **options: Any) -> Table:
+    return Table(PREFIX + name, metadata, *parts, sqlite_autoincrement=True, **_MYSQL, **options)
+
+
+def _on_postgresql(index: Index) -> Index:
+    """Make ``index`` on PostgreSQL only."""
+    index.info["dialect"] = "postgresql"
+    index.ddl_if(dialect="postgresql")
+    return index
+
+
+def _completed_on_postgresql(table: Table, sql: str) -> None:
+    """Execute ``sql`` after ``table`` was created on PostgreSQL."""
+    statement = DDL(sql)  # type: ignore[no-untyped-call]  # SQLAlchemy left its constructor untyped
+    table.info["completed_by"] = {"postgresql": statement}
+    event.listen(table, "after_create", statement.execute_if(dialect="postgresql"))
 
 
 def _position() -> Column[Any]:
@@ -87,7 +104,17 @@ schema_version = _table(
 )
 
 # --- outbox -----------------------------------------------------------------------------------------------------------
-outbox = _table("outbox", _position(), *_record_columns(), Column("published_at", BigInteger))
+outbox = _table(
+    "outbox",
+    _position(),
+    *_record_columns(),
+    Column("transaction_id", TransactionId, nullable=False, server_default=current_transaction()),
+    _on_postgresql(Index("pillarbox_outbox_transaction", "transaction_id", "position")),
+    postgresql_partition_by="RANGE (position)",  # at first there is one partition, the default
+)
+_completed_on_postgresql(
+    outbox, "CREATE TABLE IF NOT EXISTS pillarbox_outbox_default PARTITION OF pillarbox_outbox DEFAULT"
+)
 outbox_scheduled = _table(
     "outbox_scheduled",
     _position(),
@@ -111,9 +138,38 @@ outbox_held = _table(
     Column("skipped_at", BigInteger),
     Column("skipped_by", Name),
     Column("skipped_because", Text),
-    CheckConstraint("state IN ('parked', 'held', 'skipped')", name="pillarbox_outbox_held_state"),
+    CheckConstraint("state IN ('parked', 'held', 'released', 'skipped')", name="pillarbox_outbox_held_state"),
     Index("pillarbox_outbox_held_state_position", "state", "position"),
     Index("pillarbox_outbox_held_key", "destination", "message_key", "position"),
+)
+outbox_cursor = _table(
+    "outbox_cursor",
+    Column("name", Name, primary_key=True),
+    Column("since", Text, nullable=False),
+    Column("until", Text, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("highest", BigInteger, nullable=False),
+    Column("system_id", Name, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+)
+outbox_checkpoint = _table(  # of a log tailing relay; locations in the log are PostgreSQL's text
+    "outbox_checkpoint",
+    Column("name", Name, primary_key=True),
+    Column("system_id", Name, nullable=False),
+    Column("timeline", BigInteger, nullable=False),
+    Column("slot", Name, nullable=False),
+    Column("flushed_lsn", Name, nullable=False),
+    Column("partial_lsn", Name, nullable=False),
+    Column("partial_rows", BigInteger, nullable=False),
+    Column("healing_snapshot", Text),
+    Column("updated_at", BigInteger, nullable=False),
+)
+outbox_published = _table(
+    "outbox_published",
+    Column("position", Position, primary_key=True, autoincrement=False),
+    *_record_columns(),
+    Column("published_at", BigInteger, nullable=False),
+    Index("pillarbox_outbox_published_at", "published_at"),
 )
 
 # --- leases -----------------------------------------------------------------------------------------------------------

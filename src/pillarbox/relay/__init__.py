@@ -2,24 +2,47 @@
 
 Guarantee: of a key nothing is published before what is earlier was confirmed; duplicates per crash are bounded.
 Not promised: that each message is published only once.
-Source: microservices.io, *Polling publisher*; the reading order is polling, publication, waves, reader.
+Source: microservices.io, *Polling publisher* and *Transaction log tailing*; the reading order is relay, dispatch,
+waves, polling, transfer, then watermark, sequence, and released and handover where they are called.
 """
 
-from pillarbox.relay.polling import SCOPE, PollingRelay
-from pillarbox.relay.publication import Publication, SendingPublication, TransferPublication
-from pillarbox.relay.reader import OutboxTransfer, PendingRecord, ReadPlan, SlotReader, Transferred
-from pillarbox.relay.settings import RelaySettings
+from pillarbox.relay.dispatch import Dispatch
+from pillarbox.relay.handover import HandOver, RelayMarks
+from pillarbox.relay.polling import PollingPublication
+from pillarbox.relay.reader import (
+    HeldRecords,
+    OutboxTransfer,
+    PendingRecord,
+    ReadPlan,
+    SlotReader,
+    Transferred,
+)
+from pillarbox.relay.relay import SCOPE, Publication, Relay
+from pillarbox.relay.released import Released
+from pillarbox.relay.sequence import SequenceFeed, SequenceReader
+from pillarbox.relay.settings import RelayKind, RelaySettings
+from pillarbox.relay.transfer import TransferPublication
+from pillarbox.relay.watermark import WatermarkPublication
 
 __all__ = [
     "SCOPE",
+    "Dispatch",
+    "HandOver",
+    "HeldRecords",
     "OutboxTransfer",
     "PendingRecord",
-    "PollingRelay",
+    "PollingPublication",
     "Publication",
     "ReadPlan",
+    "Relay",
+    "RelayKind",
+    "RelayMarks",
     "RelaySettings",
-    "SendingPublication",
+    "Released",
+    "SequenceFeed",
+    "SequenceReader",
     "SlotReader",
     "TransferPublication",
     "Transferred",
+    "WatermarkPublication",
 ]

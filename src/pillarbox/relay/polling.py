@@ -1,102 +1,123 @@
-"""The polling relay: reads the slots that it leases, publishes, settles.
+"""The polling relay: reads what is pending in the slots that it leases, publishes, settles.
 
 microservices.io: *Polling publisher*.
 """
 
 from __future__ import annotations
 
-from datetime import timedelta
+import asyncio
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pillarbox.channel.wakeup import Pace, Wakeup
-from pillarbox.errors import ConflictError, TransientError
-from pillarbox.observe import Observer, WorkerFaltered
-from pillarbox.relay.publication import Publication
-from pillarbox.relay.reader import SlotReader
+from pillarbox.lease import first_of
+from pillarbox.observe import MessagesPublished, Observer, SettlementRefused
+from pillarbox.relay.dispatch import Dispatch
+from pillarbox.relay.handover import HandOver
+from pillarbox.relay.reader import Aside, PendingRecord, ReadPlan, SlotReader
+from pillarbox.relay.relay import Publication
+from pillarbox.relay.released import Released
 from pillarbox.relay.settings import RelaySettings
 
 if TYPE_CHECKING:
     from pillarbox.lease import LeaseKeeper
 
-SCOPE = "relay"
-"""The lease scope that every kind of relay shares, so that no two publish side by side."""
 
+class PollingPublication(Publication):
+    """Sends records to a broker, waits for the confirms, then settles; three batches overlap.
 
-class PollingRelay:
-    """One instance of the relay; any number of them share the slots.
-
-    Each pass starts at the oldest record that is not settled, since a transaction that took its position early may
-    commit late. The leases live only as long as this loop makes progress.
+    Each read starts at the oldest record that is not settled, since a transaction that took its position early may
+    commit late. While one batch is published the next is read and the one before it is settled. A record that was not
+    confirmed is read again first, and what was read behind it is read again too: nothing overtakes it.
     """
 
     def __init__(
         self,
         *,
-        publication: Publication,
-        keeper: LeaseKeeper,
+        dispatch: Dispatch,
         reader: SlotReader,
+        released: Released,
+        hand_over: HandOver,
+        keeper: LeaseKeeper,
         settings: RelaySettings,
-        wakeup: Wakeup,
         observer: Observer,
     ) -> None:
-        """Work on the slots of ``keeper``, with its clock and its database."""
-        self._publication = publication
-        self._keeper = keeper
+        """Publish what is in the slots of ``keeper`` through ``dispatch``."""
+        self._dispatch = dispatch
         self._reader = reader
+        self._released = released
+        self._hand_over = hand_over
         self._source = keeper.source
+        self._keeper = keeper
         self._settings = settings
-        self._clock = keeper.clock
-        self._wakeup = wakeup
         self._observer = observer
-        self._stopping = False
-        self._look_at_schedule_from = float("-inf")
+        self._batch: Sequence[PendingRecord] = ()
+        self._published: dict[int, int] = {}
+        """Position → token of what is confirmed and not settled."""
 
-    def stop(self) -> None:
-        """End ``run`` after the batch under way is settled."""
-        self._stopping = True
-        self._wakeup.ring()
-
-    async def run(self) -> None:
-        """Publish until ``stop``; then settle what is in flight and give the slots back.
-
-        Cancelling ends it at once: what was published without being settled will be published again by another.
-        """
-        pace = Pace(shortest=self._settings.shortest_poll, longest=self._settings.longest_poll)
-        while not self._stopping:
-            try:
-                busy = await self._pass()
-            except (TransientError, ConflictError) as error:
-                await self._falter(error)
-                continue
-            if busy or await self._wakeup.wait(self._clock, pace.pause()):
-                pace.found_work()
-        await self._publication.flush()
-        await self._keeper.leave()
-
-    async def _pass(self) -> bool:
-        await self._keeper.keep()
-        if surplus := self._keeper.surplus:
-            await self._publication.flush()
-            await self._keeper.give_back(surplus)
-        if not self._keeper.tokens:
+    async def advance(self) -> bool:
+        """Publish the batch at hand, read the next, settle the last."""
+        await self._hand_over.take_over()
+        if self._dispatch.is_away:
+            await self.flush()
             return False
-        released = await self._release_due()
-        return await self._publication.advance() or released
+        batch, self._batch = self._batch, ()
+        published = dict(self._published)
+        try:
+            async with asyncio.TaskGroup() as group:
+                reading = group.create_task(self._read(batch, published))
+                group.create_task(self._settle(published))
+                publishing = group.create_task(self._publish(batch))
+        except BaseExceptionGroup as errors:
+            raise first_of(errors) from errors
+        if publishing.result():
+            self._batch = reading.result()
+        return bool(self._batch or self._published)
 
-    async def _release_due(self) -> bool:
-        now = self._clock.monotonic()
-        if now < self._look_at_schedule_from:
-            return False
-        tokens = sorted(self._keeper.tokens.values())
-        batch = self._settings.batch
-        released = await self._source.run(self._reader.release_due(self._keeper.terms.scope, tokens, limit=batch))
-        if released < batch:
-            self._look_at_schedule_from = now + self._settings.longest_poll.total_seconds()
-        return released > 0
+    async def advance_released(self) -> bool:
+        """Publish released records, when nothing else is under way."""
+        await self.flush()
+        return await self._released.advance()
 
-    async def _falter(self, error: Exception) -> None:
-        pause = timedelta(0) if isinstance(error, ConflictError) else self._settings.longest_poll
-        self._observer.notice(
-            WorkerFaltered(worker="relay", error_type=type(error).__name__, error=str(error), retry_after=pause)
+    async def flush(self) -> None:
+        """Drop what is only read, settle what is published."""
+        self._batch = ()
+        await self._settle(dict(self._published))
+
+    async def close(self) -> None:
+        """Do nothing: no connection is kept."""
+
+    async def _read(self, batch: Sequence[PendingRecord], published: Mapping[int, int]) -> Sequence[PendingRecord]:
+        plan = ReadPlan(
+            slots=sorted(self._keeper.tokens),
+            in_flight=[*(record.position for record in batch), *published],
+            paused=self._dispatch.paused,
+            limit=self._dispatch.limit,
         )
-        await self._clock.sleep(pause)
+        return await self._source.run_single(self._reader.read(plan))
+
+    async def _settle(self, published: Mapping[int, int]) -> None:
+        if not published:
+            return
+        scope, tokens = self._keeper.terms.scope, sorted(set(published.values()))
+        settled = await self._source.run_single(self._reader.settle(scope, tokens, list(published)))
+        for position in published:
+            del self._published[position]
+        self._observer.notice(MessagesPublished(count=settled))
+        if settled < len(published):
+            self._observer.notice(SettlementRefused(count=len(published) - settled))
+
+    async def _publish(self, batch: Sequence[PendingRecord]) -> bool:
+        """Send ``batch``; return whether every record of it was confirmed."""
+        if held := [record for record in batch if record.held]:
+            await self._put_aside([Aside(position=record.position, is_behind=True) for record in held])
+            batch = [record for record in batch if not record.held]
+        sent = await self._dispatch.send(batch)
+        self._published.update(sent.confirmed)
+        for record, reason in sent.refused:
+            if await self._put_aside([Aside(position=record.position, refused=reason)]):
+                self._dispatch.parked(record, reason)
+        return sent.complete and not held
+
+    async def _put_aside(self, asides: Sequence[Aside]) -> frozenset[int]:
+        tokens = sorted(self._keeper.tokens.values())
+        return await self._source.run(self._reader.put_aside(self._keeper.terms.scope, tokens, asides))

@@ -5,12 +5,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import msgspec
 
 from pillarbox.message import Message
 from pillarbox.transaction import Program
+
+Key: TypeAlias = tuple[str, str]
+"""A destination and a key of it."""
 
 
 class PendingRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -45,6 +48,21 @@ class ReadPlan:
     limit: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aside:
+    """A record that a relay puts out of the way, so that what is behind it in other keys can go on.
+
+    Attributes:
+        refused: why the broker will not take it; it is parked until an operator decides.
+        is_behind: it only follows others of its key; neither refused nor behind means that it waits for its
+            destination and opens a hold on its key.
+    """
+
+    position: int
+    refused: str | None = None
+    is_behind: bool = False
+
+
 class SlotReader(Protocol):
     """What a polling relay sees of the outbox: the slots that it leases.
 
@@ -63,16 +81,43 @@ class SlotReader(Protocol):
         """
 
     @abstractmethod
-    def park(self, scope: str, tokens: Sequence[int], position: int, *, reason: str) -> Program[bool]:
-        """Take an unpublishable record out of the way, with its reason, and hold its key; false if not the owner."""
+    def put_aside(self, scope: str, tokens: Sequence[int], asides: Sequence[Aside]) -> Program[frozenset[int]]:
+        """Take records out of the way and hold their keys; return the positions that were moved.
 
-    @abstractmethod
-    def put_behind(self, scope: str, tokens: Sequence[int], positions: Sequence[int]) -> Program[int]:
-        """Move records of keys that are held, in position order, behind the parked record; return how many."""
+        Records of slots that are no longer leased under one of ``tokens`` stay, and so do those that only go behind
+        others whose hold has ended meanwhile.
+        """
 
     @abstractmethod
     def release_due(self, scope: str, tokens: Sequence[int], *, limit: int) -> Program[int]:
         """Move scheduled records of leased slots that are due into the outbox, where they take their positions."""
+
+
+class HeldRecords(Protocol):
+    """What a relay sees of records that were put aside: those that may be published again.
+
+    A held key's records leave only from here, in the order of their positions; the hold ends with the last of them.
+    Every implementation must pass ``pillarbox.testing.contracts.HeldRecordsContract``.
+    """
+
+    @abstractmethod
+    def holds(self) -> Program[frozenset[Key]]:
+        """Return the keys that are held."""
+
+    @abstractmethod
+    def read(self, *, slots: Sequence[int], paused: Sequence[str], limit: int) -> Program[Sequence[PendingRecord]]:
+        """Return the oldest released records of ``slots`` in position order; takes no locks and writes nothing."""
+
+    @abstractmethod
+    def settle(self, scope: str, tokens: Sequence[int], positions: Sequence[int]) -> Program[int]:
+        """Remove released records that were published; end the hold of a key that has none left; return how many.
+
+        Records of slots that are no longer leased under one of ``tokens`` stay.
+        """
+
+    @abstractmethod
+    def park(self, scope: str, tokens: Sequence[int], position: int, *, reason: str) -> Program[bool]:
+        """Park a released record again, and hold what is behind it again; false if not the owner."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,3 +146,9 @@ class OutboxTransfer(Protocol):
         self, scope: str, tokens: Sequence[int], *, slots: Sequence[int], paused: Sequence[str], limit: int
     ) -> Program[Transferred]:
         """Move the oldest pending records of ``slots`` to the consumers' queues; nothing moves for a stale token."""
+
+    @abstractmethod
+    def transfer_released(
+        self, scope: str, tokens: Sequence[int], *, slots: Sequence[int], paused: Sequence[str], limit: int
+    ) -> Program[Transferred]:
+        """Do the same with released records that another broker had refused, and end the holds that they leave."""

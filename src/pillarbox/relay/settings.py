@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import StrEnum
+from typing import Literal
 
 from pillarbox.errors import ConfigurationError
+
+
+class RelayKind(StrEnum):
+    """The ways to read an outbox; each has its page among the patterns."""
+
+    POLLING = "polling"
+    SEQUENCE = "sequence"
+    LOG = "log"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,6 +23,7 @@ class RelaySettings:
     """Settings of a relay.
 
     Attributes:
+        kind: how it reads the outbox: by polling, by a cursor over an append-only table, or from the database's log.
         window: how many messages may have been published without being settled; the bound of duplicates per crash.
             Three batches share it: one is read, one published, one settled.
         lease: how long a relay that stops without a word keeps its slots from others.
@@ -21,6 +32,7 @@ class RelaySettings:
         longest_backoff: the longest pause before a broker or destination that failed is tried again.
     """
 
+    kind: RelayKind | Literal["polling", "sequence", "log"] = RelayKind.POLLING
     window: int = 1500
     lease: timedelta = timedelta(seconds=15)
     shortest_poll: timedelta = timedelta(milliseconds=5)
@@ -28,7 +40,9 @@ class RelaySettings:
     longest_backoff: timedelta = timedelta(seconds=5)
 
     def __post_init__(self) -> None:
-        """Refuse a window that holds no message."""
+        """Refuse a window that holds no message, and a kind that there is not."""
+        if self.kind not in list(RelayKind):
+            raise ConfigurationError(f"a relay's kind is one of {', '.join(RelayKind)}, not {self.kind!r}")
         if self.window < 1:
             raise ConfigurationError(f"a relay's window must be at least 1, got {self.window}")
 

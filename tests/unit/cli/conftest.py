@@ -18,6 +18,7 @@ from pillarbox.lease import LeaseTerms
 from pillarbox.message import Message
 from pillarbox.outbox import record_of
 from pillarbox.relational import RelationalStore
+from pillarbox.relay.reader import Aside
 from pillarbox.stores.sqlite import sqlite_store
 from pillarbox.transaction import Program
 
@@ -96,8 +97,8 @@ def park(pillarbox: Shell) -> Callable[..., None]:
         def parking(store: RelationalStore) -> Program[None]:
             yield from store.outbox.append([record_of(one) for one in messages])
             tokens = (yield from store.leases.heartbeat(RELAY, "test")).tokens
-            for position in range(1, len(messages) + 1):
-                assert (yield from store.slots.park("relay", list(tokens.values()), position, reason="too large"))
+            asides = [Aside(position=number, refused="too large") for number in range(1, len(messages) + 1)]
+            assert len((yield from store.slots.put_aside("relay", list(tokens.values()), asides))) == len(messages)
 
         pillarbox.run(parking)
 

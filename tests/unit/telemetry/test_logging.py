@@ -14,7 +14,7 @@ from pillarbox.telemetry import JsonLines, LoggingObserver, TextLines
 from pillarbox.telemetry.logging_ import facts_of, line_of
 
 FALTERED = WorkerFaltered(
-    worker="PollingRelay",
+    worker="Relay",
     error_type="OperationalError",
     error='cannot reach "postgresql://shop:s3cret@db"\nwill not\x1b[31m try',
     retry_after=timedelta(seconds=1.5),
@@ -57,7 +57,7 @@ def test_an_event_is_one_line_with_its_name_and_ids(logger: logging.Logger) -> N
 def test_values_with_blanks_are_quoted_and_stay_on_the_line() -> None:
     line = line_of(facts_of(FALTERED))
 
-    assert line.startswith("event=worker_faltered worker=PollingRelay error_type=OperationalError ")
+    assert line.startswith("event=worker_faltered worker=Relay error_type=OperationalError ")
     assert "\n" not in line
     assert "\x1b" not in line
     assert "retry_after_s=1.5" in line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
@@ -14,7 +15,8 @@ from pillarbox.errors import ConfigurationError, MissingExtraError
 from pillarbox.relational import DatabaseTraits, RelationalStore
 from pillarbox.relational.migrations import Migration, as_sql, migrate
 from pillarbox.relational.returning import spelled_out
-from pillarbox.relational.store import OwnSyncTransaction, OwnTransaction
+from pillarbox.relational.store import OwnSyncTransaction, OwnTransaction, single
+from pillarbox.relay import RelayKind
 from pillarbox.stores.mysql.idempotency import MySqlAttemptStore, MySqlClaimStore, MySqlInboxStore
 from pillarbox.stores.mysql.locks import CREATE, EVERY_BUCKET, FILL, LOCKS
 from pillarbox.transaction import Execute, Program
@@ -48,8 +50,17 @@ def error_number(error: BaseException) -> int | None:
     return error.args[0] if error.args and isinstance(error.args[0], int) else None
 
 
-TRAITS = DatabaseTraits(name="MariaDB", key_locks=LOCKS, conflicts=is_conflict)
-LENT_TRAITS = DatabaseTraits(name="MariaDB", key_locks=LOCKS, conflicts=is_conflict, lock_wait=LOCK_WAIT)
+TRAITS = DatabaseTraits(
+    name="MariaDB",
+    key_locks=LOCKS,
+    conflicts=is_conflict,
+    refuses={
+        RelayKind.SEQUENCE: "its snapshots do not tell which transactions they see, so that a cursor would pass those "
+        "that commit late, and lose them; choose 'polling'",
+        RelayKind.LOG: "its binary log is not read; choose 'polling'",
+    },
+)
+LENT_TRAITS = replace(TRAITS, lock_wait=LOCK_WAIT)
 
 
 class MySqlTransaction(OwnTransaction):
@@ -81,7 +92,7 @@ class MySqlStore(RelationalStore):
 
     async def run_single(self, program: Program[T]) -> T:
         """Run a program of one statement, which may be several here, in a transaction."""
-        return await self.run(program)
+        return await self.run(single(program))
 
     async def migrate(self) -> tuple[Migration, ...]:
         """Bring the tables to this release's schema; return the steps applied. Safe to run many times at once.
@@ -89,7 +100,7 @@ class MySqlStore(RelationalStore):
         Here each CREATE commits by itself: what a failed run has made stays, and the next run goes on from there.
         """
         await self._refuse_unfit()
-        return await self.run(_migrate())
+        return await self.run(_migrate(self.engine.dialect.name))
 
     def migration_sql(self) -> str:
         """Return the schema as an SQL script."""
@@ -139,14 +150,14 @@ def _ask() -> Program[Any]:
     return (yield Execute(VERSION_AND_MODES))
 
 
-def _migrate() -> Program[tuple[Migration, ...]]:
+def _migrate(dialect: str) -> Program[tuple[Migration, ...]]:
     """Migrate under a lock of the session, which outlives the commits that each CREATE brings."""
     if (yield Execute(MIGRATION_LOCK))[0][0] != 1:
         raise ConfigurationError(f"another migration has not ended within {MIGRATION_WITHIN_S} s")
     try:
         yield Execute(CREATE)
         yield Execute(FILL, EVERY_BUCKET)
-        return (yield from migrate(None))
+        return (yield from migrate(dialect, None))
     finally:
         yield Execute(MIGRATION_UNLOCK)
 

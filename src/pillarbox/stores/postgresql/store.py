@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from pillarbox.errors import ConfigurationError, MissingExtraError
 from pillarbox.relational import DatabaseTraits, KeyLocks, RelationalStore, numbers
+from pillarbox.stores.postgresql.sequence import PostgresSequenceReader
 
 LOCK_SPACE = 0x50_42_4F_58
 """The first half of the advisory locks that keys take; the second half is the key's bucket."""
@@ -40,6 +41,7 @@ TRAITS = DatabaseTraits(
     migration_lock=MIGRATION_LOCK,
     lock_wait=LOCK_WAIT,
     conflicts=is_conflict,
+    sequence=PostgresSequenceReader(),
 )
 
 

@@ -14,6 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from pillarbox.errors import ConfigurationError
 from pillarbox.relational import DatabaseTraits, RelationalStore
+from pillarbox.relay import RelayKind
+from pillarbox.stores.sqlite.sequence import SqliteSequenceReader
 
 BUSY_TIMEOUT_S = 30
 PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", f"busy_timeout = {BUSY_TIMEOUT_S * 1000}")
@@ -28,7 +30,13 @@ Now = Callable[[], datetime]
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EPOCH_JULIAN_DAY = 2440587.5
 
-TRAITS = DatabaseTraits(name="SQLite", single_writer=True, conflicts=is_conflict)
+TRAITS = DatabaseTraits(
+    name="SQLite",
+    single_writer=True,
+    conflicts=is_conflict,
+    sequence=SqliteSequenceReader(),
+    refuses={RelayKind.LOG: "it has no log that could be read; choose 'polling' or 'sequence'"},
+)
 
 
 class _InMemory(RelationalStore):

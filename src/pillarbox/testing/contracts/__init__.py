@@ -13,7 +13,7 @@ from pillarbox.testing.contracts.idempotency import AttemptStoreContract, ClaimS
 from pillarbox.testing.contracts.inspection import InspectionContract
 from pillarbox.testing.contracts.lease import LeaseStoreContract
 from pillarbox.testing.contracts.outbox import OutboxStoreContract
-from pillarbox.testing.contracts.parked import ParkedRecordsContract
+from pillarbox.testing.contracts.parked import HeldRecordsContract, ParkedRecordsContract
 from pillarbox.testing.contracts.queue import QueueStoreContract
 from pillarbox.testing.contracts.receiver import ReceiverContract
 from pillarbox.testing.contracts.sender import SenderContract
@@ -25,6 +25,7 @@ __all__ = [
     "BrokerHarness",
     "ClaimStoreContract",
     "DeadLetterStoreContract",
+    "HeldRecordsContract",
     "HoldingStoreContract",
     "InboxStoreContract",
     "InspectionContract",

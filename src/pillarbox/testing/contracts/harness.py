@@ -18,6 +18,7 @@ from pillarbox.idempotency import AttemptStore, ClaimStore, InboxStore
 from pillarbox.lease import LeaseStore, LeaseTerms
 from pillarbox.message import Message
 from pillarbox.outbox import SLOTS, OutboxRecord, OutboxStore, ParkedRecords, bucket_for, record_of
+from pillarbox.relay import HeldRecords, RelayMarks, SequenceReader
 from pillarbox.relay.reader import OutboxTransfer, PendingRecord, ReadPlan, SlotReader
 from pillarbox.testing.waiting import wait_until
 from pillarbox.transaction import Execute, OpenTransaction, Program, Rows, Transaction, TransactionSource, step
@@ -45,6 +46,9 @@ class StoreHarness:
     slots: SlotReader
     transfer: OutboxTransfer
     parked: ParkedRecords
+    held_records: HeldRecords
+    sequence: SequenceReader | None
+    marks: RelayMarks
     leases: LeaseStore
     queue: QueueStore
     inbox: InboxStore

@@ -12,6 +12,7 @@ from pillarbox.testing.waiting import wait_until
 
 TERMS = LeaseTerms(scope="relay", slots=16, ttl=LONG)
 BRIEF = LeaseTerms(scope="relay", slots=16, ttl=SHORT)
+WHOLE = LeaseTerms(scope="relay", slots=16, ttl=LONG, whole=True)
 
 
 async def beat(harness: StoreHarness, owner: str, terms: LeaseTerms = TERMS) -> Tenancy:
@@ -173,6 +174,46 @@ class LeaseStoreContract:
 
         assert await beat(harness, "one", workers) == Tenancy(tokens={}, share=0)
         assert await beat(harness, "one", workers) == Tenancy(tokens={}, share=0)
+
+    async def test_an_owner_of_the_whole_keeps_it_from_all_others(self, harness: StoreHarness) -> None:
+        """Whatever they want, and under the tokens that it took."""
+        whole = await beat(harness, "whole", WHOLE)
+
+        assert (sorted(whole.tokens), whole.share) == (list(range(16)), 16)
+        assert (await beat(harness, "part")).tokens == {}
+        assert (await beat(harness, "second whole", WHOLE)).tokens == {}
+        assert await beat(harness, "whole", WHOLE) == whole
+
+    async def test_who_wants_the_whole_takes_nothing_and_claims_no_share_while_others_hold_some(
+        self, harness: StoreHarness
+    ) -> None:
+        """Slots that it could not work on would otherwise wait with it."""
+        await beat(harness, "part")
+        await give_back(harness, "part", *range(15))
+
+        assert (await beat(harness, "whole", WHOLE)).tokens == {}
+        assert (await beat(harness, "part")).share == 16
+        assert len((await beat(harness, "part")).tokens) == 16
+
+    async def test_the_whole_is_taken_once_the_last_owner_of_a_part_leaves(self, harness: StoreHarness) -> None:
+        """With tokens above all that were there before."""
+        before = await beat(harness, "part")
+        await beat(harness, "whole", WHOLE)
+        await leave(harness, "part")
+
+        whole = await beat(harness, "whole", WHOLE)
+
+        assert len(whole.tokens) == 16
+        assert all(whole.tokens[slot] > before.tokens[slot] for slot in range(16))
+
+    async def test_an_owner_of_the_whole_that_lost_some_gives_up_the_rest(self, harness: StoreHarness) -> None:
+        """It is of no use to it, and others can work on it."""
+        await beat(harness, "whole", WHOLE)
+        await give_back(harness, "whole", 3)
+        await settle_shares(harness, "part")
+
+        assert (await beat(harness, "whole", WHOLE)).tokens == {}
+        assert len((await beat(harness, "part")).tokens) == 16
 
     async def test_a_heartbeat_that_is_rolled_back_took_nothing(self, harness: StoreHarness) -> None:
         """Leases are taken by the commit."""

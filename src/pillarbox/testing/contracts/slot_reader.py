@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from pillarbox.outbox import OutboxState
-from pillarbox.relay.reader import ReadPlan
+from pillarbox.relay.reader import Aside, ReadPlan
 from pillarbox.testing.contracts.harness import (
     EVERY_SLOT,
     StoreHarness,
@@ -271,14 +271,14 @@ async def settle(harness: StoreHarness, tenant: Tenant, *positions: int) -> int:
 
 async def park(harness: StoreHarness, tenant: Tenant, position: int) -> bool:
     """Park one record."""
-    return await harness.source.run(
-        harness.slots.park(tenant.scope, tenant.tokens, position, reason="it is larger than the broker takes")
-    )
+    aside = Aside(position=position, refused="it is larger than the broker takes")
+    return bool(await harness.source.run(harness.slots.put_aside(tenant.scope, tenant.tokens, [aside])))
 
 
 async def put_behind(harness: StoreHarness, tenant: Tenant, *positions: int) -> int:
     """Put records behind the parked one of their key."""
-    return await harness.source.run(harness.slots.put_behind(tenant.scope, tenant.tokens, positions))
+    asides = [Aside(position=position, is_behind=True) for position in positions]
+    return len(await harness.source.run(harness.slots.put_aside(tenant.scope, tenant.tokens, asides)))
 
 
 async def counts(harness: StoreHarness) -> tuple[int, int, int]:

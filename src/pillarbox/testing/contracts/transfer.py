@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from pillarbox.channel import Subscription
-from pillarbox.relay.reader import Transferred
+from pillarbox.relay.reader import Aside, Transferred
 from pillarbox.testing.contracts.harness import (
     EVERY_SLOT,
     TOPIC,
@@ -134,7 +134,8 @@ class TransferContract:
         tenant, subscription = await take_all(harness), await subscribe(harness, "shop/one")
         await append(harness, make_record("parked"), make_record("behind"), make_record("free", "other"))
         position = (await read_all(harness))[0].position
-        await harness.source.run(harness.slots.park(tenant.scope, tenant.tokens, position, reason="refused"))
+        aside = Aside(position=position, refused="refused")
+        await harness.source.run(harness.slots.put_aside(tenant.scope, tenant.tokens, [aside]))
 
         assert (await transfer(harness, tenant)).moved == 1
         assert await queued_ids(harness, subscription) == ["free"]

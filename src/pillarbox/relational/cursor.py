@@ -1,0 +1,177 @@
+"""The cursor of a sequence relay in SQL, and putting away what one kind of relay left for the next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    String,
+    Text,
+    and_,
+    bindparam,
+    delete,
+    false,
+    func,
+    literal,
+    select,
+    update,
+)
+
+from pillarbox.errors import LeaseLostError
+from pillarbox.relational.expressions import (
+    any_of,
+    insert_into,
+    is_passed,
+    may_be_pending,
+    now_us,
+    numbers,
+    position_list,
+)
+from pillarbox.relational.leases import is_owned
+from pillarbox.relational.outbox_held import put_aside
+from pillarbox.relational.tables import leases, outbox, outbox_checkpoint, outbox_cursor
+from pillarbox.relay.handover import RelayMarks
+from pillarbox.relay.reader import Aside
+from pillarbox.relay.sequence import Cursor
+from pillarbox.relay.settings import RelayKind
+from pillarbox.transaction import Execute, Program, Row
+
+NAME = "outbox"
+AT = position_list("positions")
+_up_to = bindparam("up_to", type_=BigInteger)
+_since, _until = bindparam("since", type_=Text), bindparam("until", type_=Text)
+_at, _highest = bindparam("at", type_=BigInteger), bindparam("highest", type_=BigInteger)
+
+OWNS_ANY = (  # primary key prefix; locked so that no whole owner comes while the transaction lasts
+    select(leases.c.slot)
+    .where(leases.c.scope == bindparam("scope", type_=String), any_of(leases.c.token, numbers("tokens")))
+    .limit(1)
+    .with_for_update(read=True)
+)
+LOAD = (  # primary key; who came before may still be writing
+    select(
+        outbox_cursor.c.since,
+        outbox_cursor.c.until,
+        outbox_cursor.c.position,
+        outbox_cursor.c.highest,
+        outbox_cursor.c.system_id,
+    )
+    .where(outbox_cursor.c.name == NAME)
+    .with_for_update()
+)
+CREATE = insert_into(outbox_cursor).values(
+    name=NAME,
+    since=_since,
+    until=_since,
+    position=0,
+    highest=0,
+    system_id=bindparam("system_id", type_=String),
+    updated_at=now_us(),
+)
+ADVANCE = (  # primary key; compare and set, fenced
+    update(outbox_cursor)
+    .where(
+        outbox_cursor.c.name == NAME,
+        outbox_cursor.c.since == bindparam("old_since", type_=Text),
+        outbox_cursor.c.until == bindparam("old_until", type_=Text),
+        outbox_cursor.c.position == bindparam("old_at", type_=BigInteger),
+        is_owned(literal(0, BigInteger), locked=False),
+    )
+    .values(since=_since, until=_until, position=_at, highest=_highest, updated_at=now_us())
+    .returning(outbox_cursor.c.position)
+)
+END = delete(outbox_cursor).where(outbox_cursor.c.name == NAME)
+FORGET_LOG = delete(outbox_checkpoint)
+
+PASSED = (  # walks the primary key; in a cluster of other transaction numbers only what was surely published counts
+    select(outbox.c.position)
+    .where(
+        outbox.c.position <= _highest,
+        is_passed(outbox.c.position, outbox.c.transaction_id, _since, _until, _at),
+    )
+    .order_by(outbox.c.position)
+    .limit(_up_to)
+)
+REMOVE = delete(outbox).where(any_of(outbox.c.position, AT))
+
+
+def pending() -> ColumnElement[bool]:
+    """Return the condition that a record is still to be published, whichever kind of relay works."""
+    since, until, at = (
+        select(column).where(outbox_cursor.c.name == NAME).scalar_subquery()
+        for column in (outbox_cursor.c.since, outbox_cursor.c.until, outbox_cursor.c.position)
+    )
+    passed = func.coalesce(is_passed(outbox.c.position, outbox.c.transaction_id, since, until, at), false())
+    return and_(may_be_pending(outbox.c.transaction_id, since), ~passed)
+
+
+class RelationalRelayMarks(RelayMarks):
+    """A row for each kind of relay that has a place of its own."""
+
+    def clear(self, scope: str, tokens: Sequence[int], *, successor: RelayKind, limit: int) -> Program[bool]:
+        """Look under the lock of the leases; most of the time there is nothing."""
+        if not (yield Execute(OWNS_ANY, {"scope": scope, "tokens": tokens})):
+            return False
+        if successor is not RelayKind.LOG:
+            yield Execute(FORGET_LOG)
+        if successor is RelayKind.SEQUENCE:
+            return False
+        return (yield from retire(limit))
+
+
+def retire(limit: int) -> Program[bool]:
+    """Remove up to ``limit`` records that the cursor has passed, then the cursor; return whether more is left."""
+    found = yield Execute(LOAD)
+    if not found:
+        return False
+    since, until, at, highest, _ = found[0]
+    cursor = {"since": since, "until": until, "at": at, "highest": highest}
+    positions = [position for (position,) in (yield Execute(PASSED, {**cursor, "up_to": limit}))]
+    if positions:
+        yield Execute(REMOVE, {"positions": positions})
+    if len(positions) == limit:
+        return True
+    yield Execute(END)
+    return False
+
+
+def load(scope: str, tokens: Sequence[int], *, beginning: str, system_id: str) -> Program[Cursor | None]:
+    """Return the cursor, made at ``beginning`` when there is none; ``None`` when it is of another ``system_id``.
+
+    Raises:
+        LeaseLostError: none of ``tokens`` is valid.
+    """
+    if not (yield Execute(OWNS_ANY, {"scope": scope, "tokens": tokens})):
+        raise LeaseLostError(lease=scope, token=max(tokens, default=0))
+    found = yield Execute(LOAD)
+    if not found:
+        yield Execute(CREATE, {"since": beginning, "system_id": system_id})
+        found = yield Execute(LOAD)
+    *cursor, written_in = found[0]
+    return cursor_of(cursor) if written_in == system_id else None
+
+
+def advance(scope: str, tokens: Sequence[int], *, old: Cursor, new: Cursor, asides: Sequence[Aside]) -> Program[bool]:
+    """Compare and set the cursor; what ``asides`` names leaves the outbox in the same transaction."""
+    if asides:
+        yield from put_aside(scope, tokens, asides)
+    values = {
+        "scope": scope,
+        "tokens": tokens,
+        "since": new.since,
+        "until": new.until,
+        "at": new.position,
+        "highest": new.highest,
+        "old_since": old.since,
+        "old_until": old.until,
+        "old_at": old.position,
+    }
+    return bool((yield Execute(ADVANCE, values)))
+
+
+def cursor_of(row: Row) -> Cursor:
+    """Return the cursor of a row (since, until, position, highest)."""
+    since, until, position, highest = row
+    return Cursor(since=since, until=until, position=position, highest=highest)

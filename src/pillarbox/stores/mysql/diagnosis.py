@@ -1,0 +1,174 @@
+"""The doctor of MariaDB and MySQL: what was read of a server, and what it means for messages.
+
+The rows of RELIABILITY behind the codes: ``auto-increment`` A6, ``flush-log`` and ``sync-binlog`` A8, ``sql-mode`` A12,
+``isolation`` B13, ``version`` B21, ``galera`` B22.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import text
+
+from pillarbox.control import Finding, Severity
+from pillarbox.control.diagnosis import problem, well
+from pillarbox.relational.shape import SchemaFacts, schema_findings, tables_of
+from pillarbox.transaction import Execute, Program
+
+LEAST_MARIADB, LEAST_MYSQL = (10, 6), (8, 0)
+STRICT = frozenset({"STRICT_TRANS_TABLES", "STRICT_ALL_TABLES"})
+BINARY = re.compile(r"(_bin|^binary)$")
+ON = frozenset({"ON", "1"})
+
+VERSION = text("SELECT VERSION()")
+VARIABLES = text(
+    "SHOW VARIABLES WHERE Variable_name IN ('transaction_isolation', 'tx_isolation', 'innodb_flush_log_at_trx_commit', "
+    "'sync_binlog', 'log_bin', 'sql_mode', 'auto_increment_increment', 'wsrep_on', 'read_only', "
+    "'innodb_doublewrite')"
+)
+COLUMNS = text(
+    "SELECT TABLE_NAME, COLUMN_NAME, COALESCE(COLLATION_NAME, ''), DATA_TYPE FROM information_schema.COLUMNS "
+    "WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME LIKE 'pillarbox\\\\_%'"
+)
+INDEXES = text(
+    "SELECT DISTINCT INDEX_NAME FROM information_schema.STATISTICS "
+    "WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME LIKE 'pillarbox\\\\_%'"
+)
+SCHEMA_VERSION = text("SELECT MAX(version) FROM pillarbox_schema_version")
+COMPARED = frozenset(
+    ("id", "message_id", "message_key", "hold_key", "aggregate_id", "destination", "consumer", "channel", "owner")
+)
+"""Columns whose values are told apart byte by byte."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MysqlFacts:
+    """Everything that the doctor judges.
+
+    Attributes:
+        version: what the server says, such as ``10.11.6-MariaDB``.
+        variables: as a session of ours sees them; those that a server does not know are missing.
+        collations: of the text columns of ours that hold ids, keys and names, as ``table.column``.
+    """
+
+    version: str
+    variables: Mapping[str, str]
+    schema: SchemaFacts
+    collations: Mapping[str, str]
+
+
+def read_facts() -> Program[MysqlFacts]:
+    """Read everything that is judged."""
+    version = str((yield Execute(VERSION))[0][0])
+    variables = {str(name).lower(): str(value) for name, value in (yield Execute(VARIABLES))}
+    found = yield Execute(COLUMNS)
+    columns = tables_of([(str(row[0]), str(row[1])) for row in found])
+    indexes = frozenset(str(name) for (name,) in (yield Execute(INDEXES)))
+    number = (yield Execute(SCHEMA_VERSION))[0][0] if "pillarbox_schema_version" in columns else None
+    return MysqlFacts(
+        version=version,
+        variables=variables,
+        schema=SchemaFacts(version=number, columns=columns, indexes=indexes),
+        collations={f"{row[0]}.{row[1]}": str(row[2]) for row in found if row[1] in COMPARED and row[2]},
+    )
+
+
+def judge_mysql(facts: MysqlFacts) -> list[Finding]:
+    """Return every finding, good and bad."""
+    return [
+        _version(facts),
+        *_durability(facts),
+        _isolation(facts),
+        _sql_mode(facts),
+        *_several_writers(facts),
+        *schema_findings(facts.schema, "mysql"),
+        *_collations(facts),
+    ]
+
+
+def _version(facts: MysqlFacts) -> Finding:
+    is_mariadb = "mariadb" in facts.version.lower()
+    number = tuple(int(part) for part in re.findall(r"\d+", facts.version)[:2])
+    least = LEAST_MARIADB if is_mariadb else LEAST_MYSQL
+    if number >= least:
+        return well("version", "server", facts.version)
+    means = "it has no SKIP LOCKED: relays and consumers fail, or wait for each other"
+    do = f"upgrade to {'MariaDB' if is_mariadb else 'MySQL'} {'.'.join(map(str, least))} or newer"
+    return problem("version", Severity.ERROR, "server", facts.version, means=means, do=do)
+
+
+def _durability(facts: MysqlFacts) -> Iterator[Finding]:
+    lost = "a commit that was reported can vanish in a crash, with its message, after others were told of it"
+    flush = facts.variables.get("innodb_flush_log_at_trx_commit", "1")
+    if flush not in {"1", "3"}:
+        do = "SET GLOBAL innodb_flush_log_at_trx_commit = 1, and in the configuration"
+        yield problem("flush-log", Severity.WARNING, "innodb_flush_log_at_trx_commit", flush, means=lost, do=do)
+    else:
+        yield well("flush-log", "innodb_flush_log_at_trx_commit", flush)
+    binlog = facts.variables.get("sync_binlog", "1")
+    if facts.variables.get("log_bin", "OFF").upper() in ON and binlog != "1":
+        means = "after a crash the binary log can lack commits that the tables have: replicas miss messages"
+        do = "SET GLOBAL sync_binlog = 1, and in the configuration"
+        yield problem("sync-binlog", Severity.WARNING, "sync_binlog", binlog, means=means, do=do)
+    else:
+        yield well("sync-binlog", "sync_binlog", binlog)
+    if facts.variables.get("innodb_doublewrite", "ON").upper() in {"OFF", "0"}:
+        means = "a crash can leave torn pages, which lose rows in silence"
+        yield problem(
+            "doublewrite", Severity.ERROR, "innodb_doublewrite", "off", means=means, do="set it on and restart"
+        )
+
+
+def _isolation(facts: MysqlFacts) -> Finding:
+    name = next((one for one in ("transaction_isolation", "tx_isolation") if one in facts.variables), None)
+    level = facts.variables[name] if name else "unknown"
+    if level.upper() == "READ-COMMITTED":
+        return well("isolation", "transaction isolation", level)
+    means = (
+        "transactions of yours that read ranges of our tables with a lock make producers wait (next-key locks); a "
+        "transaction kept open sees no newer record. Our own sessions set READ COMMITTED"
+    )
+    do = "nothing for Pillarbox; SET GLOBAL transaction_isolation = 'READ-COMMITTED' if your code allows it"
+    return problem("isolation", Severity.NOTICE, "transaction isolation", level, means=means, do=do)
+
+
+def _sql_mode(facts: MysqlFacts) -> Finding:
+    mode = facts.variables.get("sql_mode", "")
+    if STRICT & set(mode.upper().split(",")):
+        return well("sql-mode", "sql_mode", "strict")
+    means = "values that are too long are cut off in silence: keys and ids that differ become the same"
+    return problem(
+        "sql-mode", Severity.ERROR, "sql_mode", "not strict", means=means, do="add STRICT_TRANS_TABLES to sql_mode"
+    )
+
+
+def _several_writers(facts: MysqlFacts) -> Iterator[Finding]:
+    step = facts.variables.get("auto_increment_increment", "1")
+    if step != "1":
+        means = "several primaries number records beside each other: positions do not follow the order of commits"
+        do = "write through one primary only, with auto_increment_increment = 1"
+        yield problem("auto-increment", Severity.WARNING, "auto_increment_increment", step, means=means, do=do)
+    else:
+        yield well("auto-increment", "auto_increment_increment", "1")
+    if facts.variables.get("wsrep_on", "OFF").upper() in ON:
+        means = "locks hold on one node only, and a commit can fail at its end: two processes can own one lease"
+        do = "let every process of this service use one designated node"
+        yield problem("galera", Severity.WARNING, "wsrep_on", "this is a node of a Galera cluster", means=means, do=do)
+    if facts.variables.get("read_only", "OFF").upper() not in {"OFF", "0"}:
+        means = "nothing can be published or handled here"
+        yield problem(
+            "read-only", Severity.ERROR, "server", "it is read-only", means=means, do="name the primary in the URL"
+        )
+
+
+def _collations(facts: MysqlFacts) -> Iterator[Finding]:
+    folding = sorted(f"{name} ({kind})" for name, kind in facts.collations.items() if not BINARY.search(kind))
+    if folding:
+        what = f"compared by a folding collation: {', '.join(folding)}"
+        means = "'a' and 'A', or 'x' and 'x ' are one key or one id: messages are taken for duplicates and dropped"
+        do = "change these columns to utf8mb4_bin; pillarbox migrate --sql prints them"
+        yield problem("collation", Severity.ERROR, "our tables", what, means=means, do=do)
+    elif facts.collations:
+        yield well("collation", "our tables", "ids and keys are compared byte by byte")
