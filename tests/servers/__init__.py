@@ -14,4 +14,12 @@ from tests.servers.server import Server
 
 KNOWN: tuple[type[Server], ...] = (PostgresServer, MariaDbServer)
 
-__all__ = ["KNOWN", "MariaDbServer", "PostgresServer", "Server", "ServerError", "ServerMissingError", "ServerStartError"]
+__all__ = [
+    "KNOWN",
+    "MariaDbServer",
+    "PostgresServer",
+    "Server",
+    "ServerError",
+    "ServerMissingError",
+    "ServerStartError",
+]

@@ -217,6 +217,7 @@ inbox = _table(
     Column("consumer", Name, primary_key=True),
     Column("message_id", Name, primary_key=True),
     Column("processed_at", BigInteger, nullable=False),
+    Column("recorded_by", BigInteger),  # the run's token, where an INSERT cannot tell which of its rows are new
     Index("pillarbox_inbox_processed", "processed_at"),
 )
 attempts = _table(

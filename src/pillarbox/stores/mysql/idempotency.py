@@ -1,19 +1,18 @@
 """Inbox, attempts and claims where an INSERT cannot tell which of its rows are new.
 
-The unique key decides, by refusing: the whole statement is undone then, what is there is left out, and it is tried
-again. A row count would not do, since drivers count a row that was found like one that was changed, and INSERT IGNORE
-lets more pass than a duplicate (RELIABILITY G3).
+What is inserted carries a token, and a second statement selects what bears it. A row count would not do, since drivers
+count a row that was found like one that was changed, and INSERT IGNORE lets more pass than a duplicate (RELIABILITY
+G3).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
+from secrets import randbits
 
-from sqlalchemy import BigInteger, Insert, Select, String, and_, bindparam, case, delete, exists, or_, select
+from sqlalchemy import BigInteger, String, and_, bindparam, case, delete, exists, or_, select, text, tuple_
 from sqlalchemy import literal as value
-from sqlalchemy import text, tuple_
-from sqlalchemy.exc import IntegrityError
 
 from pillarbox.idempotency import Suspect, Trial
 from pillarbox.relational.expressions import any_of, insert_into, micros, now_us, values_of
@@ -32,13 +31,20 @@ from pillarbox.relational.idempotency import (
 from pillarbox.relational.tables import attempts, claims, inbox
 from pillarbox.transaction import Execute, Program
 
-DUPLICATE_KEY = 1062
+TOKEN_BITS = 63
 _id = values_of(IDS, String()).c.value
 
-RECORD = insert_into(inbox).from_select(
-    ["consumer", "message_id", "processed_at"], select(BY, _id, now_us()).where(text("true"))
+RECORD = (  # the primary key decides; a concurrent transaction with the same id is waited for
+    insert_into(inbox)
+    .from_select(
+        ["consumer", "message_id", "processed_at", "recorded_by"],
+        select(BY, _id, now_us(), bindparam("run_token", type_=BigInteger)).where(text("true")),
+    )
+    .on_conflict_do_nothing()
 )
-RECORDED = select(inbox.c.message_id).where(inbox.c.consumer == BY, any_of(inbox.c.message_id, IDS))
+MINE = select(inbox.c.message_id).where(
+    inbox.c.consumer == BY, any_of(inbox.c.message_id, IDS), inbox.c.recorded_by == bindparam("run_token")
+)
 OLDEST = (  # index on processed_at
     select(inbox.c.consumer, inbox.c.message_id)
     .where(inbox.c.processed_at < now_us() - bindparam("age_us", type_=BigInteger))
@@ -51,11 +57,14 @@ PURGE = delete(inbox).where(
     inbox.c.consumer.in_(bindparam("consumers", expanding=True)),
     tuple_(inbox.c.consumer, inbox.c.message_id).in_(bindparam("rows", expanding=True)),
 )
-START = insert_into(attempts).from_select(
-    ["consumer", "message_id", "worker", "trial", "crashes", "started_at"],
-    select(BY, _id, WORKER, value(0), value(0), now_us()).where(text("true")),
+START = (
+    insert_into(attempts)
+    .from_select(
+        ["consumer", "message_id", "worker", "trial", "crashes", "started_at"],
+        select(BY, _id, WORKER, value(0), value(0), now_us()).where(text("true")),
+    )
+    .on_conflict_do_nothing()
 )
-STARTED = select(attempts.c.message_id).where(attempts.c.consumer == BY, any_of(attempts.c.message_id, IDS))
 
 _token = bindparam("by_token", type_=String)
 _claim = insert_into(claims).from_select(
@@ -79,10 +88,13 @@ CLAIMED = select(claims.c.message_id).where(
 
 
 class MySqlInboxStore(RelationalInboxStore):
-    """Processed ids, told from duplicates by what the primary key refuses."""
+    """Processed ids, those of a run told from duplicates by its token."""
 
     def record(self, consumer: str, message_ids: Sequence[str]) -> Program[Collection[str]]:
-        return (yield from _insert_new(RECORD, RECORDED, message_ids, {"by": consumer}))
+        """Insert in sorted order under a token of this call, then look which rows bear it."""
+        mine = {"by": consumer, "ids": sorted(message_ids), "run_token": randbits(TOKEN_BITS)}
+        yield Execute(RECORD, mine)
+        return frozenset(row[0] for row in (yield Execute(MINE, mine)))
 
     def purge(self, older_than: timedelta, *, limit: int) -> Program[int]:
         """Lock the oldest that nobody else is at, then delete them."""
@@ -97,21 +109,19 @@ class MySqlAttemptStore(RelationalAttemptStore):
     """Messages under way."""
 
     def start(self, consumer: str, message_ids: Sequence[str], *, worker: str) -> Program[Mapping[str, Suspect]]:
-        who = {"by": consumer, "worker_name": worker}
-        new = yield from _insert_new(START, STARTED, message_ids, who)
-        old = [message_id for message_id in message_ids if message_id not in new]
-        left = (yield Execute(LEFT_BEHIND, {**who, "ids": old})) if old else ()
+        """Insert what is not there; of the rest, what a dead worker left behind is not this worker's."""
+        who = {"by": consumer, "worker_name": worker, "ids": sorted(message_ids)}
+        yield Execute(START, who)
         return {
             message_id: Suspect(message_id=message_id, crashes=crashes, trial=Trial(trial))
-            for message_id, crashes, trial in left
+            for message_id, crashes, trial in (yield Execute(LEFT_BEHIND, who))
         }
 
     def start_alone(self, consumer: str, message_id: str, *, worker: str) -> Program[int]:
-        who = {"by": consumer, "worker_name": worker}
-        yield Execute(CRASHED_ALONE, {**who, "ids": [message_id]})
-        yield from _insert_new(START, STARTED, [message_id], who)
-        taken = yield Execute(TAKE, {**who, "ids": [message_id], "new_trial": int(Trial.ALONE)})
-        return int(taken[0][0])
+        who = {"by": consumer, "worker_name": worker, "ids": [message_id]}
+        yield Execute(CRASHED_ALONE, who)
+        yield Execute(START, who)
+        return int((yield Execute(TAKE, {**who, "new_trial": int(Trial.ALONE)}))[0][0])
 
 
 class MySqlClaimStore(RelationalClaimStore):
@@ -128,28 +138,3 @@ class MySqlClaimStore(RelationalClaimStore):
             return claimed
         processed = yield Execute(UNCLAIM_PROCESSED, {**mine, "ids": sorted(claimed)})
         return claimed - {row[0] for row in processed}
-
-
-def _insert_new(
-    insert: Insert, there: Select[tuple[str]], ids: Sequence[str], who: Mapping[str, object]
-) -> Program[Collection[str]]:
-    """Insert the ids that are not there and return them; another transaction that is inserting one is waited for."""
-    new = sorted(set(ids))
-    while new:
-        try:
-            yield Execute(insert, {**who, "ids": new})
-        except IntegrityError as error:
-            if not is_duplicate(error):
-                raise
-        else:
-            break
-        known = {row[0] for row in (yield Execute(there, {"by": who["by"], "ids": new}))}
-        new = [one for one in new if one not in known]
-    return frozenset(new)
-
-
-def is_duplicate(error: IntegrityError) -> bool:
-    """Tell whether a unique key refused a row."""
-    return getattr(error.orig, "args", (0,))[0] == DUPLICATE_KEY
-
-
