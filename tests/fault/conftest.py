@@ -34,10 +34,12 @@ def workers(tmp_path: Path) -> Iterator[Workers]:
 
 @pytest.fixture
 def setting(request: pytest.FixtureRequest) -> Setting:
-    """Where the story plays: ``asyncpg`` or ``psycopg`` on PostgreSQL, or ``sqlite``, as the test is parametrised."""
+    """Where the story plays: ``asyncpg`` or ``psycopg`` on PostgreSQL, ``mariadb``, or ``sqlite``, as the test is parametrised."""
     driver: str = getattr(request, "param", "asyncpg")
     if driver == "sqlite":
         return Setting(store=request.getfixturevalue("sqlite_url"))
+    if driver == "mariadb":
+        return Setting(store=request.getfixturevalue("mariadb_url"))
     url: str = request.getfixturevalue("postgresql_url")
     return Setting(store=url.replace("postgresql://", f"postgresql+{driver}://"))
 

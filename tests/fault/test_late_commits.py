@@ -31,7 +31,7 @@ LONG = timedelta(seconds=2)
 DELAY_S = 0.3
 
 
-@pytest.mark.parametrize("setting", ["asyncpg"], indirect=True)
+@pytest.mark.parametrize("setting", ["asyncpg", "mariadb"], indirect=True)
 async def test_late_commits_are_neither_lost_nor_overtaken(
     setting: Setting, store: RelationalStore, workers: Workers, rng: Random
 ) -> None:
