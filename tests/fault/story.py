@@ -67,8 +67,8 @@ NEXT = (
     update(accounts)
     .where(accounts.c.id == bindparam("of"))
     .values(entries=accounts.c.entries + bindparam("more"))
-    .returning(accounts.c.entries)
 )
+LAST = select(accounts.c.entries).where(accounts.c.id == bindparam("of"))  # MariaDB has no UPDATE … RETURNING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +164,8 @@ class Writer:
 
     async def _enter(self, tx: AsyncConnection, account: str, tokens: Sequence[str]) -> None:
         await tx.execute(insert(audit), {"token": tokens[0]})  # the transaction gets its number before it has the lock
-        last = (await tx.execute(NEXT, {"of": account, "more": len(tokens)})).scalar_one()
+        await tx.execute(NEXT, {"of": account, "more": len(tokens)})
+        last = (await tx.execute(LAST, {"of": account})).scalar_one()
         entered = [Entered(account, last - len(tokens) + 1 + place, token) for place, token in enumerate(tokens)]
         rows = [{"token": one.token, "account": account, "seq": one.seq} for one in entered]
         await tx.execute(insert(ledger), rows)
