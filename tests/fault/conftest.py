@@ -34,7 +34,7 @@ def workers(tmp_path: Path) -> Iterator[Workers]:
 
 @pytest.fixture
 def setting(request: pytest.FixtureRequest) -> Setting:
-    """Where the story plays: ``asyncpg`` or ``psycopg`` on PostgreSQL, ``mariadb``, or ``sqlite``, as the test is parametrised."""
+    """Where the story plays: ``asyncpg`` or ``psycopg`` on PostgreSQL, ``mariadb``, or ``sqlite``, as the test says."""
     driver: str = getattr(request, "param", "asyncpg")
     if driver == "sqlite":
         return Setting(store=request.getfixturevalue("sqlite_url"))

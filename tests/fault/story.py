@@ -63,11 +63,7 @@ effects = Table(
     sqlite_autoincrement=True,
 )
 
-NEXT = (
-    update(accounts)
-    .where(accounts.c.id == bindparam("of"))
-    .values(entries=accounts.c.entries + bindparam("more"))
-)
+NEXT = update(accounts).where(accounts.c.id == bindparam("of")).values(entries=accounts.c.entries + bindparam("more"))
 LAST = select(accounts.c.entries).where(accounts.c.id == bindparam("of"))  # MariaDB has no UPDATE … RETURNING
 
 

@@ -1,4 +1,4 @@
-"""What MariaDB would let go wrong: waiting producers, frozen snapshots, folded and cut ids (RELIABILITY B13, B14, G3)."""
+"""What MariaDB lets go wrong: waiting producers, frozen snapshots, folded or cut ids (RELIABILITY B13, B14, G3)."""
 
 from __future__ import annotations
 
@@ -138,12 +138,11 @@ async def test_a_payload_larger_than_a_blob_comes_back_whole(store: RelationalSt
 async def test_of_two_transactions_with_the_same_ids_the_second_waits_and_records_the_rest(
     store: RelationalStore,
 ) -> None:
-    async with asyncio.TaskGroup() as tasks:
-        async with store.begin() as first:
-            assert set(await first.run(store.inbox.record(CONSUMER, ["a", "b"]))) == {"a", "b"}
-            second = tasks.create_task(store.run(store.inbox.record(CONSUMER, ["a", "b", "c"])))
-            done, _ = await asyncio.wait([second], timeout=0.3)
-            assert not done
+    async with asyncio.TaskGroup() as tasks, store.begin() as first:
+        assert set(await first.run(store.inbox.record(CONSUMER, ["a", "b"]))) == {"a", "b"}
+        second = tasks.create_task(store.run(store.inbox.record(CONSUMER, ["a", "b", "c"])))
+        done, _ = await asyncio.wait([second], timeout=0.3)
+        assert not done
 
     assert set(second.result()) == {"c"}
 
@@ -151,13 +150,11 @@ async def test_of_two_transactions_with_the_same_ids_the_second_waits_and_record
 async def test_of_two_transactions_with_the_same_id_the_second_records_it_when_the_first_rolls_back(
     store: RelationalStore,
 ) -> None:
-    async with asyncio.TaskGroup() as tasks:
-        with pytest.raises(ZeroDivisionError):
-            async with store.begin() as first:
-                await first.run(store.inbox.record(CONSUMER, ["a"]))
-                second = tasks.create_task(store.run(store.inbox.record(CONSUMER, ["a"])))
-                await asyncio.wait([second], timeout=0.3)
-                raise ZeroDivisionError
+    async with asyncio.TaskGroup() as tasks, store.begin() as first:
+        await first.run(store.inbox.record(CONSUMER, ["a"]))
+        second = tasks.create_task(store.run(store.inbox.record(CONSUMER, ["a"])))
+        await asyncio.wait([second], timeout=0.3)
+        await first.connection.rollback()
 
     assert set(second.result()) == {"a"}
 
@@ -170,13 +167,11 @@ async def test_of_three_duplicates_at_once_whose_first_rolls_back_one_is_recorde
             except ConflictError:
                 continue  # InnoDB chose it as the victim of a deadlock: not an attempt
 
-    async with asyncio.TaskGroup() as tasks:
-        with pytest.raises(ZeroDivisionError):
-            async with store.begin() as first:
-                await first.run(store.inbox.record(CONSUMER, ["a"]))
-                others = [tasks.create_task(record()) for _ in range(2)]
-                await asyncio.wait(others, timeout=0.3)
-                raise ZeroDivisionError
+    async with asyncio.TaskGroup() as tasks, store.begin() as first:
+        await first.run(store.inbox.record(CONSUMER, ["a"]))
+        others = [tasks.create_task(record()) for _ in range(2)]
+        await asyncio.wait(others, timeout=0.3)
+        await first.connection.rollback()
 
     assert sorted(len(one.result()) for one in others) == [0, 1]
 
@@ -189,10 +184,9 @@ async def test_messages_that_look_alike_are_handled_each(mariadb_url: str) -> No
     async def handle(order: OrderPlaced) -> None:
         seen.append(order.order_id)
 
-    async with box:
-        async with box.running():
-            await publish(box, *[OrderPlaced(name) for name in LOOKALIKES])
-            await happenings.until_settled(len(LOOKALIKES))
+    async with box, box.running():
+        await publish(box, *[OrderPlaced(name) for name in LOOKALIKES])
+        await happenings.until_settled(len(LOOKALIKES))
 
     assert sorted(seen) == sorted(LOOKALIKES)
 
@@ -207,9 +201,9 @@ async def test_a_synchronous_engine_of_the_callers_is_a_place(mariadb_url: str) 
     async with box:
         with engine.begin() as tx:
             box.publish_sync(OrderPlaced("kept"), tx=tx)
-        with pytest.raises(ZeroDivisionError), engine.begin() as tx:
+        with engine.connect() as tx:
             box.publish_sync(OrderPlaced("gone"), tx=tx)
-            raise ZeroDivisionError
+            tx.rollback()
         assert (await box.store.run(box.store.outbox.state())).pending == 1
     engine.dispose()
 
@@ -246,11 +240,10 @@ async def test_effects_and_what_is_published_commit_together(mariadb_url: str) -
     box, _ = make_box(mariadb_url)
     async with box:
         await create_tables(box)
-        with pytest.raises(ZeroDivisionError):
-            async with box.transaction() as tx:
-                await note(tx, "gone")
-                await box.publish(OrderPlaced("gone"), tx=tx)
-                raise ZeroDivisionError
+        async with box.store.engine.connect() as tx:
+            await note(tx, "gone")
+            await box.publish(OrderPlaced("gone"), tx=tx)
+            await tx.rollback()
         assert await noted(box) == []
         assert (await box.store.run(box.store.outbox.state())).pending == 0
 
@@ -279,5 +272,3 @@ async def test_a_waiter_for_a_lock_is_told_to_try_again(mariadb_url: str) -> Non
 async def _ids(store: RelationalStore) -> list[str]:
     async with store.begin() as tx:
         return list((await tx.connection.scalars(select(outbox.c.id).order_by(outbox.c.position))).all())
-
-

@@ -118,7 +118,7 @@ async def test_a_migration_that_fails_leaves_nothing_behind(open_store: OpenStor
     async with store.engine.begin() as connection:
         await connection.execute(text("CREATE TABLE pillarbox_queue (wrong INTEGER)"))  # its index cannot be made
 
-    with pytest.raises(Exception, match="pillarbox_queue|consumer"):
+    with pytest.raises(Exception, match=r"pillarbox_queue|consumer"):
         await store.migrate()
 
     if store.name == "MariaDB":  # where each CREATE commits by itself

@@ -13,7 +13,8 @@ from sqlalchemy.types import TypeDecorator
 BOTH = ("mysql", "mariadb")
 """What SQLAlchemy calls the two, as the URL says."""
 
-OPTIONS = {"engine": "InnoDB", "default_charset": "utf8mb4"}
+_OPTIONS = {"engine": "InnoDB", "default_charset": "utf8mb4"}
+TABLE_OPTIONS: dict[str, Any] = {f"{name}_{option}": value for name in BOTH for option, value in _OPTIONS.items()}
 """Of every table, whatever the server's defaults are."""
 
 

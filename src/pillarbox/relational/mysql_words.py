@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BindParameter, ColumnClause, ColumnElement, Integer, String, bindparam, literal_column
+from sqlalchemy import BindParameter, ColumnElement, Integer, String, Table, bindparam, literal_column
 from sqlalchemy.dialects.mysql.base import MySQLCompiler
 from sqlalchemy.dialects.postgresql.dml import OnConflictDoNothing, OnConflictDoUpdate
 from sqlalchemy.exc import CompileError
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
+from sqlalchemy.sql.elements import KeyedColumnElement
 from sqlalchemy.sql.visitors import replacement_traverse
 
 from pillarbox.relational.expressions import (
@@ -67,7 +69,8 @@ def _each(element: each_of, compiler: MySQLCompiler, **options: Any) -> str:
 @compiles(OnConflictDoNothing, *BOTH)
 def _do_nothing(_clause: OnConflictDoNothing, compiler: MySQLCompiler, **_: Any) -> str:
     """Assign a column to itself, which only locks the row that is there."""
-    table = compiler.current_executable.table
+    statement: Any = compiler.current_executable
+    table: Table = statement.table
     column = next(iter(table.primary_key))
     quoted = f"{compiler.preparer.format_table(table)}.{compiler.preparer.quote(column.name)}"
     return f"ON DUPLICATE KEY UPDATE {compiler.preparer.quote(column.name)} = {quoted}"
@@ -81,20 +84,20 @@ def _do_update(clause: OnConflictDoUpdate, compiler: MySQLCompiler, **options: A
     """
     if clause.update_whereclause is not None:
         raise CompileError("MySQL updates a conflicting row under no condition")
-    inserted = compiler.current_executable.excluded
+    statement: Any = compiler.current_executable
+    inserted: ReadOnlyColumnCollection[str, Any] = statement.excluded
 
-    def replace(element: Any, **_: Any) -> Any:
-        if isinstance(element, ColumnClause) and element.key in inserted and inserted[element.key] is element:
-            return literal_column(f"VALUES({compiler.preparer.quote(element.name)})", element.type)
+    def replace(element: Any, **_: Any) -> ColumnElement[Any] | None:
+        if isinstance(element, KeyedColumnElement) and inserted.get(element.key) is element:
+            return literal_column(f"VALUES({compiler.preparer.quote(str(element.key))})")
         return None
 
-    assignments = []
-    for column, value in clause.update_values_to_set.items():
+    def assignment(column: Any, value: ColumnElement[Any]) -> str:
         name = column if isinstance(column, str) else column.name
-        if isinstance(value, BindParameter) and value.type._isnull:
-            value = value._with_binary_element_type(compiler.current_executable.table.c[name].type)
         rendered = compiler.process(replacement_traverse(value, {}, replace).self_group(), **options)
-        assignments.append(f"{compiler.preparer.quote(name)} = {rendered}")
+        return f"{compiler.preparer.quote(name)} = {rendered}"
+
+    assignments = [assignment(column, value) for column, value in clause.update_values_to_set.items()]
     return f"ON DUPLICATE KEY UPDATE {', '.join(assignments)}"
 
 

@@ -13,7 +13,19 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Delete, Executable, Insert, Select, Table, Update, and_, bindparam, select, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Delete,
+    Executable,
+    Table,
+    Update,
+    and_,
+    bindparam,
+    delete,
+    select,
+    tuple_,
+    update,
+)
 
 from pillarbox.errors import InternalError
 from pillarbox.transaction import Execute, Program, Row, Rows, step
@@ -45,9 +57,9 @@ class _Steps:
         keys: how many columns the primary key has.
     """
 
-    find: Select[Any]
-    change: Update | Delete
-    read: Select[Any] | None
+    find: Executable
+    change: Executable
+    read: Executable | None
     keys: int
 
 
@@ -69,31 +81,28 @@ def _steps(statement: Executable) -> _Steps | None:
     asked: Sequence[Any] = getattr(statement, "_returning", ())
     if not asked:
         return None
-    if isinstance(statement, Insert) or not isinstance(statement, (Update, Delete)):
+    if not isinstance(statement, (Update, Delete)):
         raise InternalError(f"what an INSERT has inserted cannot be told here without RETURNING: {statement}")
-    table = statement.table
+    table, condition = statement.table, statement.whereclause
     assert isinstance(table, Table), "statements name tables"
-    key = list(table.primary_key)
-    is_found = _is_found(key)
+    assert condition is not None, "statements choose rows"
+    key: list[Any] = list(table.primary_key)
+    found = _is_found(key)
     deletes = isinstance(statement, Delete)
-    condition = and_(*statement._where_criteria)
-    change: Update | Delete = Delete(table).where(is_found) if deletes else _values_of(statement).where(is_found)
-    return _Steps(
-        find=select(*key, *(asked if deletes else ())).where(condition).order_by(*key).with_for_update(),
-        change=change,
-        read=None if deletes else select(*asked).where(is_found),
-        keys=len(key),
-    )
+    find: Any = select(*key, *(asked if deletes else ())).where(condition).order_by(*key).with_for_update()
+    read: Any = None if deletes else select(*asked).where(found)
+    change = delete(table).where(found) if deletes else _values_of(statement).where(found)
+    return _Steps(find=find, change=change, read=read, keys=len(key))
 
 
 def _values_of(statement: Any) -> Update:
     """Return an UPDATE of the same values, under no condition yet."""
-    return Update(statement.table).values(statement._values)
+    return update(statement.table).values(statement._values)
 
 
 def _is_found(key: Sequence[ColumnElement[Any]]) -> ColumnElement[bool]:
     """Return the condition on the primary key; a list for each column too, which lets the index be used."""
-    lists = [column.in_(bindparam(f"found_{at}", expanding=True)) for at, column in enumerate(key)]
+    lists: list[ColumnElement[bool]] = [column.in_(bindparam(f"found_{at}", expanding=True)) for at, column in enumerate(key)]
     return and_(*lists, tuple_(*key).in_(bindparam("found_rows", expanding=True))) if len(key) > 1 else lists[0]
 
 

@@ -28,7 +28,7 @@ from sqlalchemy import Text as PlainText
 from sqlalchemy.dialects.mysql import LONGBLOB, LONGTEXT
 
 from pillarbox.relational.expressions import TransactionId, current_transaction
-from pillarbox.relational.mysql_types import BOTH, OPTIONS, BinaryKey, BinaryText
+from pillarbox.relational.mysql_types import BOTH, TABLE_OPTIONS, BinaryKey, BinaryText
 
 PREFIX = "pillarbox_"
 metadata = MetaData()
@@ -40,11 +40,10 @@ Name = (  # SQLite compares bytes unless told otherwise
 Key = String(600, collation="C").with_variant(String(600), "sqlite").with_variant(BinaryKey(600), *BOTH)
 Text = PlainText().with_variant(LONGTEXT(), *BOTH)
 LargeBinary = PlainBinary().with_variant(LONGBLOB(), *BOTH)
-_MYSQL = {f"{name}_{option}": value for name in BOTH for option, value in OPTIONS.items()}
 
 
 def _table(name: str, *parts: Any, **options: Any) -> Table:
-    return Table(PREFIX + name, metadata, *parts, sqlite_autoincrement=True, **_MYSQL, **options)
+    return Table(PREFIX + name, metadata, *parts, sqlite_autoincrement=True, **TABLE_OPTIONS, **options)
 
 
 def _on_postgresql(index: Index) -> Index:

@@ -11,8 +11,8 @@ from sqlalchemy.dialects import mysql
 import pillarbox.relational.mysql_words  # noqa: F401
 from pillarbox.errors import ConfigurationError
 from pillarbox.relational import dead_letters, holding, idempotency, leases, outbox, outbox_held, queue
-from pillarbox.stores.mysql import mysql_store
 from pillarbox.stores.mysql import idempotency as ours
+from pillarbox.stores.mysql import mysql_store
 from pillarbox.stores.mysql.store import refuse_unfit
 
 STRICT = "STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION"

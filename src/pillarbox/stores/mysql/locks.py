@@ -8,13 +8,13 @@ from sqlalchemy.schema import CreateTable
 from pillarbox.outbox import LOCK_BUCKETS
 from pillarbox.relational import KeyLocks, numbers
 from pillarbox.relational.expressions import any_of, insert_into, values_of
-from pillarbox.relational.mysql_types import BOTH, OPTIONS
+from pillarbox.relational.mysql_types import BOTH, TABLE_OPTIONS
 
 key_locks = Table(
     "pillarbox_key_locks",
     MetaData(),
     Column("bucket", Integer, primary_key=True, autoincrement=False),
-    **{f"{name}_{option}": value for name in BOTH for option, value in OPTIONS.items()},  # type: ignore[arg-type]
+    **TABLE_OPTIONS,
 )
 CREATE = CreateTable(key_locks, if_not_exists=True)
 FILL = (

@@ -10,9 +10,9 @@ from sqlalchemy import Engine, create_engine, event, select, text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-import pillarbox.relational.mysql_words  # noqa: F401  # how the shared statements are spelled here
 from pillarbox.errors import ConfigurationError, MissingExtraError
 from pillarbox.relational import DatabaseTraits, RelationalStore
+from pillarbox.relational import mysql_words as mysql_words  # noqa: PLC0414  # spells the statements
 from pillarbox.relational.migrations import Migration, as_sql, migrate
 from pillarbox.relational.returning import spelled_out
 from pillarbox.relational.store import OwnSyncTransaction, OwnTransaction, single
