@@ -88,8 +88,9 @@ def _do_update(clause: OnConflictDoUpdate, compiler: MySQLCompiler, **options: A
     inserted: ReadOnlyColumnCollection[str, Any] = statement.excluded
 
     def replace(element: Any, **_: Any) -> ColumnElement[Any] | None:
-        if isinstance(element, KeyedColumnElement) and inserted.get(element.key) is element:
-            return literal_column(f"VALUES({compiler.preparer.quote(str(element.key))})")
+        name = element.key if isinstance(element, KeyedColumnElement) else None
+        if name is not None and inserted.get(name) is element:
+            return literal_column(f"VALUES({compiler.preparer.quote(str(name))})")
         return None
 
     def assignment(column: Any, value: ColumnElement[Any]) -> str:

@@ -102,7 +102,8 @@ def _values_of(statement: Any) -> Update:
 
 def _is_found(key: Sequence[ColumnElement[Any]]) -> ColumnElement[bool]:
     """Return the condition on the primary key; a list for each column too, which lets the index be used."""
-    lists: list[ColumnElement[bool]] = [column.in_(bindparam(f"found_{at}", expanding=True)) for at, column in enumerate(key)]
+    lists: list[ColumnElement[bool]]
+    lists = [column.in_(bindparam(f"found_{at}", expanding=True)) for at, column in enumerate(key)]
     return and_(*lists, tuple_(*key).in_(bindparam("found_rows", expanding=True))) if len(key) > 1 else lists[0]
 
 
