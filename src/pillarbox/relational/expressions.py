@@ -12,7 +12,18 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, ColumnElement, Dialect, Table, TableValuedAlias, Text, bindparam, column
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Dialect,
+    Integer,
+    Table,
+    TableValuedAlias,
+    Text,
+    bindparam,
+    column,
+)
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -111,7 +122,7 @@ def _now_sqlite(element: now_us, compiler: SQLCompiler, **_: Any) -> str:
 class characters_in(FunctionElement[int]):  # noqa: N801  # reads as an SQL function
     """How many characters a text has; what MySQL calls ``length`` counts bytes."""
 
-    type = BigInteger()
+    type = Integer()
     inherit_cache = True
     name = "length"
 
