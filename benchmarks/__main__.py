@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.bench import Bench
+from benchmarks.bench import Bench, Competitor
 from benchmarks.catalogue import BENCHES
 from benchmarks.databases import KINDS, Databases
 from benchmarks.report import RESULTS, append, machine, rows, show
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _bench(bench: Bench, databases: Databases, chosen: argparse.Namespace, console: Console) -> bool:
     count = max(1, round(bench.count * chosen.scale))
-    wanted = [one for one in bench.competitors if not chosen.only or one.who.split()[0] in chosen.only]
+    wanted = [one for one in bench.competitors if not chosen.only or _is_among(one, chosen.only)]
     scores: list[Score] = play(
         bench, wanted, databases=databases, count=count, rounds=chosen.rounds, say=lambda line: print(line, flush=True)
     )
@@ -56,11 +56,16 @@ def _bench(bench: Bench, databases: Databases, chosen: argparse.Namespace, conso
     return all(score.missing is None for score in scores)
 
 
+def _is_among(competitor: Competitor, names: Sequence[str]) -> bool:
+    """Tell whether one of ``names`` is the competitor's, or the first word of it."""
+    return bool({competitor.who, competitor.who.split()[0]} & set(names))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(bench.name for bench in BENCHES)}")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each competitor (default: 3)")
-    parser.add_argument("--only", nargs="+", metavar="who", help="only these competitors, by the first word")
+    parser.add_argument("--only", nargs="+", metavar="who", help="only these, by their name or its first word")
     parser.add_argument(
         "--scale",
         type=float,

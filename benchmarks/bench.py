@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 OURS = "pillarbox"
 
+Options = tuple[tuple[str, str | int | bool], ...]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Competitor:
@@ -22,22 +24,43 @@ class Competitor:
     who: str
     module: str
     peer: str | None = None
-    options: tuple[tuple[str, str | int | bool], ...] = ()
+    options: Options = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One of the figures that a run of a competitor ends with.
+
+    Attributes:
+        name: as the run reports it.
+        unit: in tables and results.
+        digits: after the point.
+        less_is_better: true for a latency.
+    """
+
+    name: str
+    unit: str
+    digits: int = 0
+    less_is_better: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """What our median should reach.
+    """What a median of ours should reach.
 
     Attributes:
-        against: competitors; the fastest of those that ran counts. Empty for a goal about memory.
-        ratio: how many times faster we should be.
-        peak_mib: how much memory our process may have used at its peak.
+        who: which of ours.
+        figure: what is looked at, by the name that a run reports it under.
+        against: competitors; the best of those that ran counts. Empty for a bound of the figure itself.
+        at_least: how many times the figure of ``against`` ours should be.
+        at_most: how many times the figure of ``against``, or how much, ours may be.
     """
 
+    who: str = OURS
+    figure: str = "rate"
     against: tuple[str, ...] = ()
-    ratio: float = 0
-    peak_mib: int | None = None
+    at_least: float | None = None
+    at_most: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +70,13 @@ class Bench:
     Attributes:
         name: as in ``make bench BENCH=name``; its last part is the database.
         count: how many pieces of work one run does.
-        unit: of the rate.
+        figures: what is compared, the first of them above all.
     """
 
     name: str
     title: str
     count: int
-    unit: str
+    figures: tuple[Figure, ...]
     competitors: tuple[Competitor, ...]
     goals: tuple[Goal, ...] = ()
 
@@ -61,3 +84,14 @@ class Bench:
     def store(self) -> str:
         """The database that the work is done on."""
         return self.name.rpartition(".")[2]
+
+
+def rate(unit: str) -> tuple[Figure, ...]:
+    """Return the one figure of a benchmark that is about speed."""
+    return (Figure(name="rate", unit=unit),)
+
+
+LATENCY = (
+    Figure(name="p50_ms", unit="ms p50", digits=2, less_is_better=True),
+    Figure(name="p99_ms", unit="ms p99", digits=2, less_is_better=True),
+)

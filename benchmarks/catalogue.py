@@ -2,22 +2,51 @@
 
 from __future__ import annotations
 
-from benchmarks.bench import OURS, Bench, Competitor, Goal
+from benchmarks.bench import LATENCY, OURS, Bench, Competitor, Goal, rate
 
+OURS_SEQUENCE = "pillarbox sequence"
+OURS_LOG = "pillarbox log"
+OURS_SQLALCHEMY = "pillarbox, SQLAlchemy"
 TXOUTBOX = "txoutbox 0.2.2"
 """With its default order of keys, which is what ours keeps too."""
 TXOUTBOX_UNORDERED = "txoutbox 0.2.2, keys unordered"
 """At the fastest settings that were found; messages of a key may overtake each other."""
 FASTSTREAM_OUTBOX = "faststream-outbox 0.19.0"
+WALBOX = "walbox 1.0.0"
+OMNI_BOX = "omni-box 0.3.1"
+NATS_OUTBOX = "nats-outbox 0.1.0"
+RAW = "raw asyncpg"
+RAW_LOG = "raw pgoutput"
+BUSINESS = "business only"
+BUSINESS_SQLALCHEMY = "business only, SQLAlchemy"
+RAW_PRODUCER = "raw INSERT"
+NOTIFYING = "INSERT and NOTIFY"
+
+
+def _producers(writers: int) -> tuple[Competitor, ...]:
+    def on(module: str, who: str, publish: str, peer: str | None = None) -> Competitor:
+        return Competitor(who=who, module=module, peer=peer, options=(("writers", writers), ("publish", publish)))
+
+    return (
+        on("producer_postgresql", OURS, "pillarbox"),
+        on("producer_postgresql", BUSINESS, "nothing"),
+        on("producer_postgresql", RAW_PRODUCER, "insert"),
+        on("producer_postgresql", NOTIFYING, "notify"),
+        on("producer_sqlalchemy", OURS_SQLALCHEMY, "pillarbox"),
+        on("producer_sqlalchemy", BUSINESS_SQLALCHEMY, "nothing"),
+        on("faststream_outbox_producer", FASTSTREAM_OUTBOX, "faststream-outbox", "faststream-outbox"),
+    )
+
 
 BENCHES: tuple[Bench, ...] = (
     Bench(
         name="relay.noop.postgresql",
         title="A backlog in PostgreSQL, relayed to a sender that only counts",
         count=50_000,
-        unit="events/s",
+        figures=rate("events/s"),
         competitors=(
             Competitor(who=OURS, module="pillarbox_relay"),
+            Competitor(who=OURS_SEQUENCE, module="pillarbox_relay", options=(("kind", "sequence"),)),
             Competitor(who=TXOUTBOX, module="txoutbox_relay", peer="txoutbox"),
             Competitor(
                 who=TXOUTBOX_UNORDERED,
@@ -26,15 +55,82 @@ BENCHES: tuple[Bench, ...] = (
                 options=(("strict_ordering", False), ("batch", 2000), ("concurrency", 500)),
             ),
             Competitor(who=FASTSTREAM_OUTBOX, module="faststream_outbox_relay", peer="faststream-outbox"),
-            Competitor(who="raw asyncpg", module="raw_relay_postgresql"),
+            Competitor(who=OMNI_BOX, module="omni_box_relay", peer="omni-box"),
+            Competitor(who=NATS_OUTBOX, module="nats_outbox_relay", peer="nats-outbox"),
+            Competitor(who=RAW, module="raw_relay_postgresql"),
         ),
-        goals=(Goal(against=(TXOUTBOX, FASTSTREAM_OUTBOX), ratio=5),),
+        goals=(
+            Goal(against=(TXOUTBOX, FASTSTREAM_OUTBOX, OMNI_BOX, NATS_OUTBOX), at_least=5),
+            Goal(against=(RAW,), at_least=0.5),
+            Goal(figure="cpu_us", against=(TXOUTBOX,), at_most=1 / 8),
+            Goal(figure="cpu_us", at_most=20),
+        ),
+    ),
+    Bench(
+        name="relay.log.postgresql",
+        title="A backlog of transactions of one event each, read from PostgreSQL's log to a sender that only counts",
+        count=50_000,
+        figures=rate("events/s"),
+        competitors=(
+            Competitor(who=OURS_LOG, module="pillarbox_log"),
+            Competitor(who=WALBOX, module="walbox_log", peer="walbox"),
+            Competitor(who=RAW_LOG, module="raw_log_postgresql"),
+        ),
+        goals=(
+            Goal(who=OURS_LOG, against=(WALBOX,), at_least=3),
+            Goal(who=OURS_LOG, against=(RAW_LOG,), at_least=0.5),
+            Goal(who=OURS_LOG, figure="cpu_us", at_most=20),
+        ),
+    ),
+    Bench(
+        name="relay.latency.postgresql",
+        title="From a producer's commit to the sender, 200 transactions of one event a second",
+        count=2_000,
+        figures=LATENCY,
+        competitors=(
+            Competitor(who=OURS, module="pillarbox_latency"),
+            Competitor(who=OURS_SEQUENCE, module="pillarbox_latency", options=(("kind", "sequence"),)),
+            Competitor(who=OURS_LOG, module="pillarbox_latency", options=(("kind", "log"),)),
+            Competitor(who=TXOUTBOX, module="txoutbox_latency", peer="txoutbox"),
+            Competitor(who=FASTSTREAM_OUTBOX, module="faststream_outbox_latency", peer="faststream-outbox"),
+            Competitor(who=WALBOX, module="walbox_latency", peer="walbox"),
+            Competitor(who=OMNI_BOX, module="omni_box_latency", peer="omni-box"),
+        ),
+        goals=(
+            Goal(figure="p50_ms", against=(FASTSTREAM_OUTBOX, TXOUTBOX), at_most=0.7),
+            Goal(figure="p99_ms", against=(FASTSTREAM_OUTBOX, TXOUTBOX), at_most=0.7),
+            Goal(who=OURS_LOG, figure="p50_ms", against=(WALBOX,), at_most=0.9),
+        ),
+    ),
+    Bench(
+        name="producer.8.postgresql",
+        title="Transactions of one row of business data and one event, 8 writers",
+        count=20_000,
+        figures=rate("transactions/s"),
+        competitors=_producers(8),
+        goals=(
+            Goal(against=(BUSINESS,), at_least=0.75),
+            Goal(against=(NOTIFYING,), at_least=1.8),
+            Goal(who=OURS_SQLALCHEMY, against=(BUSINESS_SQLALCHEMY,), at_least=0.75),
+            Goal(who=OURS_SQLALCHEMY, against=(FASTSTREAM_OUTBOX,), at_least=1.8),
+        ),
+    ),
+    Bench(
+        name="producer.1.postgresql",
+        title="Transactions of one row of business data and one event, a single writer",
+        count=5_000,
+        figures=rate("transactions/s"),
+        competitors=_producers(1),
+        goals=(  # an event may make a transaction 35 % longer
+            Goal(against=(BUSINESS,), at_least=1 / 1.35),
+            Goal(who=OURS_SQLALCHEMY, against=(BUSINESS_SQLALCHEMY,), at_least=1 / 1.35),
+        ),
     ),
     Bench(
         name="relay.noop.sqlite",
         title="A backlog in SQLite, relayed to a sender that only counts",
         count=50_000,
-        unit="events/s",
+        figures=rate("events/s"),
         competitors=(
             Competitor(who=OURS, module="pillarbox_relay"),
             Competitor(who=TXOUTBOX, module="txoutbox_relay_sqlite", peer="txoutbox"),
@@ -45,27 +141,27 @@ BENCHES: tuple[Bench, ...] = (
         name="relay.memory.postgresql",
         title="The memory of a relay that works off a long backlog in PostgreSQL",
         count=1_000_000,
-        unit="events/s",
+        figures=rate("events/s"),
         competitors=(Competitor(who=OURS, module="pillarbox_relay"),),
-        goals=(Goal(peak_mib=200),),
+        goals=(Goal(figure="peak_mib", at_most=200),),
     ),
     Bench(
         name="consumer.inbox.postgresql",
         title="Inbox and one UPDATE per message on one PostgreSQL connection, the messages given in memory",
         count=10_000,
-        unit="messages/s",
+        figures=rate("messages/s"),
         competitors=(
             Competitor(who=OURS, module="pillarbox_consumer"),
             Competitor(who="naive", module="naive_consumer"),
             Competitor(who="raw asyncpg naive", module="raw_consumer_postgresql"),
         ),
-        goals=(Goal(against=("naive",), ratio=4),),
+        goals=(Goal(against=("naive",), at_least=4),),
     ),
     Bench(
         name="consumer.inbox.sqlite",
         title="Inbox and one UPDATE per message on one SQLite connection, the messages given in memory",
         count=10_000,
-        unit="messages/s",
+        figures=rate("messages/s"),
         competitors=(
             Competitor(who=OURS, module="pillarbox_consumer"),
             Competitor(who="naive", module="naive_consumer"),

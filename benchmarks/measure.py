@@ -56,8 +56,8 @@ class Stopwatch:
         self._cpu = time.process_time()
         self._wall = time.perf_counter()
 
-    def report(self, count: int) -> None:
-        """End, and print the figures as one line of JSON; ``count`` is what was really done."""
+    def report(self, count: int, **more: float) -> None:
+        """End, and print the figures and ``more`` as one line of JSON; ``count`` is what was really done."""
         seconds = time.perf_counter() - self._wall
         cpu = time.process_time() - self._cpu
         server = _server_seconds(self._task.server_pid) - self._server
@@ -68,6 +68,7 @@ class Stopwatch:
             "cpu_us": cpu / count * 1e6,
             "server_cpu_us": server / count * 1e6,
             "peak_mib": _peak_mib(),
+            **more,
         }
         print(json.dumps(figures), flush=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 BODY = json.dumps(
     {
@@ -21,3 +22,27 @@ KEYS = 1_000
 
 ACCOUNTS = 1_000
 """How many rows the consumers update."""
+
+_NUMBER = re.compile(rb"o-(\d{7})")
+
+
+def body_of(number: int) -> bytes:
+    """Return the event of the order with this number."""
+    return BODY.replace(b"o-0000001", order_id(number).encode())
+
+
+def order_id(number: int) -> str:
+    """Return the id of the order with this number."""
+    return f"o-{number:07d}"
+
+
+def key_of(number: int) -> str:
+    """Return the key of the event with this number."""
+    return order_id(number % KEYS)
+
+
+def number_in(body: bytes) -> int:
+    """Return the number of the order that an event, in whatever encoding, is about."""
+    found = _NUMBER.search(body)
+    assert found is not None, "an event names its order"
+    return int(found[1])

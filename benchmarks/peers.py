@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
 HERE = Path(__file__).parent
 CACHE = HERE / ".peers"
 _INSTALL_WITHIN_S = 300
+_ASK_WITHIN_S = 30
+_NEWEST_MINOR = 14
+_DEMAND = re.compile(r"^# python >= 3\.(\d+)$", re.MULTILINE)
+"""The first line of the requirements of a peer that needs more than the Python that ours runs on."""
 
 
 class PeerMissingError(Exception):
@@ -26,18 +34,53 @@ def python_of(peer: str) -> str:
     requirements = HERE / "peers" / f"{peer}.txt"
     if not requirements.exists():
         raise PeerMissingError(f"{peer}: {requirements.relative_to(HERE)} does not say what to install")
-    digest = sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()[:8]
+    interpreter = _interpreter_for(peer, requirements.read_text(encoding="utf-8"))
+    digest = sha256(requirements.read_bytes() + interpreter.encode() + sys.version.encode()).hexdigest()[:8]
     folder = CACHE / f"{peer}-{digest}"
     python = folder / "bin" / "python"
     done = folder / ".installed"
     if not done.exists():
         shutil.rmtree(folder, ignore_errors=True)
         uv = _uv()
-        _run([uv, "venv", "--quiet", "--python", sys.executable, str(folder)], peer)
+        _run([uv, "venv", "--quiet", "--python", interpreter, str(folder)], peer)
         _run([uv, "pip", "install", "--quiet", "--no-deps", "--python", str(python), "-r", str(requirements)], peer)
         _run([uv, "pip", "check", "--quiet", "--python", str(python)], peer)
         done.touch()
     return str(python)
+
+
+def _interpreter_for(peer: str, requirements: str) -> str:
+    """Return ours where the requirements demand nothing newer, and else the oldest on this machine that will do."""
+    demand = _DEMAND.search(requirements)
+    least = int(demand[1]) if demand else 0
+    if sys.version_info >= (3, least):
+        return sys.executable
+    for minor in range(least, _NEWEST_MINOR + 1):
+        for candidate in _interpreters(minor):
+            if _minor_of(candidate) == minor:
+                return candidate
+    raise PeerMissingError(
+        f"{peer} needs Python 3.{least} or newer; none is on the PATH as python3.{least} or the like,"
+        " nor among the versions of pyenv"
+    )
+
+
+def _interpreters(minor: int) -> Iterator[str]:
+    if found := shutil.which(f"python3.{minor}"):
+        yield found
+    versions = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    yield from sorted(str(python) for python in versions.glob(f"3.{minor}.*/bin/python"))
+
+
+@cache
+def _minor_of(python: str) -> int | None:
+    """Return the minor version that ``python`` really is; ``None`` where it does not start, as an idle pyenv shim."""
+    ask = [python, "-c", "import sys; print(sys.version_info.minor)"]
+    try:
+        answer = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=_ASK_WITHIN_S)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return int(answer.stdout)
 
 
 def _uv() -> str:

@@ -8,63 +8,60 @@ import platform
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.bench import OURS, Bench, Goal
+from benchmarks.bench import OURS, Bench, Figure, Goal
 from benchmarks.runner import Score
 
 RESULTS = Path(__file__).parent / "results.json"
+_COSTS = {"cpu_us": "CPU µs each", "server_cpu_us": "server µs each", "peak_mib": "peak MiB"}
 
 
 def show(bench: Bench, scores: Sequence[Score], *, count: int, console: Console) -> None:
     """Print what was achieved, with ratios to ours, and whether the goals are met."""
     table = Table(title=f"{bench.name}: {bench.title} ({count:,} a run)", title_justify="left")
-    for heading in ("who", bench.unit, "(least – most)", "pillarbox is", "CPU µs each", "server µs each", "peak MiB"):
-        table.add_column(heading, justify="left" if heading == "who" else "right")
-    ours = _rate(scores, OURS)
+    table.add_column("who")
+    for figure in bench.figures:
+        for heading in (figure.unit, "(least – most)", "pillarbox is"):
+            table.add_column(heading, justify="right")
+    for heading in _COSTS.values():
+        table.add_column(heading, justify="right")
+    ours = next((score for score in scores if score.competitor.who == OURS), None)
     for score in scores:
-        who = score.competitor.who
         if score.missing is not None:
-            table.add_row(who, "MISSING")
+            table.add_row(score.competitor.who, "MISSING")
             continue
-        rate = median(score.rates)
-        table.add_row(
-            who,
-            f"{rate:,.0f}",
-            f"({min(score.rates):,.0f} – {max(score.rates):,.0f})",
-            "" if ours is None or who == OURS else f"{ours / rate:.2f} times as fast",
-            f"{median(score.cpu_us):,.1f}",
-            f"{median(score.server_cpu_us):,.1f}",
-            f"{max(score.peak_mib):,.0f}",
-        )
+        cells = [cell for figure in bench.figures for cell in _cells(score, figure, ours)]
+        table.add_row(score.competitor.who, *cells, *_costs(score))
     console.print(table)
     for score in scores:
         if score.missing is not None:
             console.print(f"MISSING: {score.competitor.who}: {score.missing}", markup=False)
     for goal in bench.goals:
-        console.print(_verdict(goal, scores, ours))
+        console.print(f"goal: {_verdict(goal, scores)}", markup=False)
 
 
 def rows(bench: Bench, scores: Iterable[Score], *, count: int, machine: str) -> list[dict[str, Any]]:
     """Return the rows for ``results.json``; a competitor that did not run has its reason instead of figures."""
     found: list[dict[str, Any]] = []
+    date = datetime.now(tz=UTC).date().isoformat()
     for score in scores:
-        row: dict[str, Any] = {"bench": bench.name, "who": score.competitor.who, "unit": bench.unit}
-        if score.missing is not None:
-            row |= {"runs": [], "missing": score.missing[:200]}
-        else:
-            row |= {
-                "runs": [round(rate) for rate in score.rates],
-                "count": count,
-                "cpu_us": [round(value, 1) for value in score.cpu_us],
-                "server_cpu_us": [round(value, 1) for value in score.server_cpu_us],
-                "peak_mib": round(max(score.peak_mib)),
-            }
-        found.append({**row, "machine": machine, "date": datetime.now(tz=UTC).date().isoformat()})
+        for figure in bench.figures:
+            row: dict[str, Any] = {"bench": bench.name, "who": score.competitor.who, "unit": figure.unit}
+            if score.missing is not None:
+                row |= {"runs": [], "missing": score.missing[:200]}
+            else:
+                row |= {
+                    "runs": [round(value, figure.digits or None) for value in score.figures[figure.name]],
+                    "count": count,
+                    "cpu_us": [round(value, 1) for value in score.figures["cpu_us"]],
+                    "server_cpu_us": [round(value, 1) for value in score.figures["server_cpu_us"]],
+                    "peak_mib": round(max(score.figures["peak_mib"])),
+                }
+            found.append({**row, "machine": machine, "date": date})
     return found
 
 
@@ -90,21 +87,37 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def _rate(scores: Iterable[Score], who: str) -> float | None:
-    rates = next((score.rates for score in scores if score.competitor.who == who and score.missing is None), [])
-    return median(rates) if rates else None
+def _cells(score: Score, figure: Figure, ours: Score | None) -> tuple[str, str, str]:
+    values = score.figures[figure.name]
+    middle, of_ours = score.median(figure.name), None if ours is None else ours.median(figure.name)
+    assert middle is not None
+    ratio = ""
+    if of_ours is not None and score is not ours:
+        times = "times as long" if figure.less_is_better else "times as fast"
+        ratio = f"{of_ours / middle:.2f} {times}"
+    spread = f"({min(values):,.{figure.digits}f} – {max(values):,.{figure.digits}f})"
+    return f"{middle:,.{figure.digits}f}", spread, ratio
 
 
-def _verdict(goal: Goal, scores: Sequence[Score], ours: float | None) -> str:
+def _costs(score: Score) -> tuple[str, ...]:
+    cpu, server = score.median("cpu_us"), score.median("server_cpu_us")
+    return (f"{cpu:,.1f}", f"{server:,.1f}", f"{max(score.figures['peak_mib']):,.0f}")
+
+
+def _verdict(goal: Goal, scores: Sequence[Score]) -> str:
+    medians = {score.competitor.who: score.median(goal.figure) for score in scores}
+    ours = medians.get(goal.who)
+    bound, word = (goal.at_most, "at most") if goal.at_least is None else (goal.at_least, "at least")
+    assert bound is not None, "a goal has a bound"
+    wanted = f"{goal.who}: {goal.figure} {word} {bound:.3g}"
     if ours is None:
-        return "goal: not measured, ours did not run"
-    if goal.peak_mib is not None:
-        peak = max(peak for score in scores if score.competitor.who == OURS for peak in score.peak_mib)
-        return f"goal: at most {goal.peak_mib} MiB: {'met' if peak <= goal.peak_mib else 'MISSED'}, {peak:.0f} MiB"
-    found = {who: rate for who in goal.against if (rate := _rate(scores, who)) is not None}
-    if not found:
-        return f"goal: not measured, none of {', '.join(goal.against)} ran"
-    fastest = max(found, key=lambda who: found[who])
-    ratio = ours / found[fastest]
-    verdict = "met" if ratio >= goal.ratio else "MISSED"
-    return f"goal: {goal.ratio:g} times {fastest}: {verdict}, {ratio:.2f} times"
+        return f"{wanted}: not measured, it did not run"
+    reached, unit = ours, ""
+    if goal.against:
+        rivals = {who: value for who in goal.against if (value := medians.get(who)) is not None}
+        if not rivals:
+            return f"{wanted} times that of {', '.join(goal.against)}: not measured, none of them ran"
+        best = (max if goal.at_least is not None else min)(rivals, key=lambda who: rivals[who])
+        reached, unit = ours / rivals[best], f" times that of {best}"
+    met = reached >= bound if goal.at_least is not None else reached <= bound
+    return f"{wanted}{unit}: {'met' if met else 'MISSED'}, {reached:.3g}{' times' if goal.against else ''}"

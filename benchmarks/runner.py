@@ -6,9 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 from benchmarks.bench import Bench, Competitor
 from benchmarks.databases import Databases
@@ -23,15 +24,22 @@ class Score:
     """What one competitor achieved.
 
     Attributes:
+        figures: by their names, one of each run.
         missing: why it did not run, or not to the end; its figures do not count then.
     """
 
     competitor: Competitor
-    rates: list[float] = field(default_factory=list)
-    cpu_us: list[float] = field(default_factory=list)
-    server_cpu_us: list[float] = field(default_factory=list)
-    peak_mib: list[float] = field(default_factory=list)
+    figures: dict[str, list[float]] = field(default_factory=dict)
     missing: str | None = None
+
+    def add(self, figures: Mapping[str, float]) -> None:
+        """Add the figures of one run."""
+        for name, value in figures.items():
+            self.figures.setdefault(name, []).append(value)
+
+    def median(self, figure: str) -> float | None:
+        """Return the median of ``figure``; ``None`` where the competitor did not run."""
+        return None if self.missing is not None or figure not in self.figures else median(self.figures[figure])
 
 
 def play(
@@ -63,7 +71,8 @@ def play(
             if score.missing is not None:
                 say(f"!!! {bench.name}: {who} FAILED: {score.missing}")
             else:
-                say(f"{bench.name}: round {number} of {rounds}: {who}: {score.rates[-1]:,.0f} {bench.unit}")
+                told = [f"{score.figures[one.name][-1]:,.{one.digits}f} {one.unit}" for one in bench.figures]
+                say(f"{bench.name}: round {number} of {rounds}: {who}: {', '.join(told)}")
     return scores
 
 
@@ -88,8 +97,4 @@ def _run(score: Score, python: str, *, url: str, count: int, server_pid: int | N
     if done.returncode != 0:
         score.missing = f"exit code {done.returncode}: {' '.join(done.stderr.split())[-800:]}"
         return
-    figures = json.loads(done.stdout.splitlines()[-1])
-    score.rates.append(figures["rate"])
-    score.cpu_us.append(figures["cpu_us"])
-    score.server_cpu_us.append(figures["server_cpu_us"])
-    score.peak_mib.append(figures["peak_mib"])
+    score.add(json.loads(done.stdout.splitlines()[-1]))

@@ -29,7 +29,7 @@ PURPOSE = {
     "outbox": "Records to be published, in position order. A relay removes what was published.",
     "outbox_checkpoint": "How far a log tailing relay has come in PostgreSQL's log.",
     "outbox_cursor": "How far a sequence relay has come: two snapshots and a position.",
-    "outbox_held": "Refused records (`parked`), those behind them (`held`), those that may go on (`released`), given up (`skipped`).",
+    "outbox_held": "Records put aside: `parked`, `held` behind a parked one, `released` to go on, `skipped` for good.",
     "outbox_holds": "Keys of the outbox that are held by a record in `outbox_held`.",
     "outbox_published": "Published records that are kept for a while, to be published again if the broker lost them.",
     "outbox_scheduled": "Delayed records; they enter the outbox, and take their position, when they are due.",

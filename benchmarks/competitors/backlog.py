@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import text
 
 from benchmarks.order import BODY, KEYS
+from benchmarks.wal import each_committed
 from pillarbox import Pillarbox
 from pillarbox.message import new_message_id
 
@@ -26,6 +27,15 @@ _NUMBERS = {
     "sqlite": "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < :count)"
     " SELECT n FROM numbers",
 }
+
+
+async def fill_one_by_one(box: Pillarbox, count: int) -> None:
+    """Write ``count`` events into tables that are there, each in a transaction of its own; PostgreSQL only."""
+    values = _VALUES.format(id=f"'{new_message_id()[:24]}' || lpad(to_hex(n), 12, '0')")
+    values = values.replace(":keys", str(KEYS)).replace(":body", f"convert_to('{BODY.decode()}', 'UTF8')")
+    insert = each_committed(f"INSERT INTO pillarbox_outbox ({_COLUMNS}) SELECT {values}", count)
+    async with box.store.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        await connection.exec_driver_sql(insert)
 
 
 async def fill(box: Pillarbox, count: int) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.order import ACCOUNTS, BODY, KEYS
+import msgspec
+
+from benchmarks.order import ACCOUNTS, KEYS, body_of, key_of
 from pillarbox import event
 from pillarbox.message import Message, new_message_id
 
@@ -35,11 +37,16 @@ class OrderPlaced:
     items: list[str]
 
 
+def order_of(number: int) -> OrderPlaced:
+    """Return the order with this number."""
+    return msgspec.json.decode(body_of(number), type=OrderPlaced)
+
+
 def messages(count: int) -> list[Message]:
     """Make ``count`` messages about 1,000 orders."""
     made: list[Message] = []
     for number in range(count):
-        key = f"o-{number % KEYS:07d}"
+        key = key_of(number)
         identity = new_message_id()
         made.append(
             Message(
@@ -49,7 +56,7 @@ def messages(count: int) -> list[Message]:
                 key=key,
                 content_type="application/json",
                 headers={**HEADERS, "correlationid": identity},
-                body=BODY.replace(b"o-0000001", key.encode()),
+                body=body_of(number % KEYS),
             )
         )
     return made

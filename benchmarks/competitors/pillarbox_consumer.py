@@ -13,46 +13,23 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from benchmarks.competitors.orders import CREATE_ACCOUNTS, FILL_ACCOUNTS, OrderPlaced, account_of, messages
 from benchmarks.measure import Stopwatch, task
 from pillarbox import Pillarbox
-from pillarbox.channel import (
-    Broker,
-    BrokerCapabilities,
-    Delivery,
-    MessageReceiver,
-    MessageSender,
-    Outcome,
-    Subscription,
-)
+from pillarbox.channel import Broker, Delivery, MessageReceiver, Outcome, Subscription
 from pillarbox.message import Message
 from pillarbox.stores.postgresql.store import postgresql_store
+from tests.brokers import StandInBroker
 
 UPDATE = text("UPDATE accounts SET orders = orders + 1 WHERE id = :id")
-CAPABILITIES = BrokerCapabilities(ordered_prefix=True, key_affinity=True, durable=True, transactional=False)
 
 
-class FeedBroker(Broker):
+class FeedBroker(StandInBroker):
     """Delivers a list of messages once, and says when all are accepted."""
 
     def __init__(self, feed: list[Message]) -> None:
+        super().__init__()
         self.feed = [Delivery(message=message, receipt=number) for number, message in enumerate(feed)]
         self.accepted = 0
         self.all_accepted = asyncio.Event()
         self._expected = len(feed)
-
-    @property
-    def capabilities(self) -> BrokerCapabilities:
-        return CAPABILITIES
-
-    async def open(self) -> None:
-        pass
-
-    async def close(self) -> None:
-        pass
-
-    async def declare(self, subscriptions: Sequence[Subscription]) -> None:
-        pass
-
-    def sender(self) -> MessageSender:
-        raise NotImplementedError
 
     def receiver(self, subscription: Subscription, *, owner: str) -> MessageReceiver:
         return _FeedReceiver(self)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.bench import OURS, Bench, Competitor
+from benchmarks.bench import LATENCY, OURS, Bench, Competitor
 from benchmarks.catalogue import BENCHES
 from benchmarks.databases import PostgresDatabases, SqliteDatabases
-from benchmarks.peers import CACHE
+from benchmarks.peers import CACHE, PeerMissingError, python_of
 from benchmarks.report import append, rows
 from benchmarks.runner import Score, play
 from tests.servers import PostgresServer
@@ -24,12 +24,12 @@ def _ours_and_the_naive(bench: Bench) -> list[Competitor]:
     return [competitor for competitor in bench.competitors if competitor.peer is None]
 
 
-def _assert_all_measured(scores: list[Score]) -> None:
+def _assert_all_measured(bench: Bench, scores: list[Score]) -> None:
     for score in scores:
         assert score.missing is None, f"{score.competitor.who}: {score.missing}"
-        assert len(score.rates) == 1
-        assert score.rates[0] > 0
-        assert score.peak_mib[0] > 0
+        for name in (*[figure.name for figure in bench.figures], "peak_mib"):
+            assert len(score.figures[name]) == 1
+            assert score.figures[name][0] > 0
 
 
 @pytest.mark.parametrize("bench", WITHOUT_SERVER, ids=lambda bench: bench.name)
@@ -38,7 +38,7 @@ def test_a_benchmark_on_sqlite_measures_everybody_but_the_peers(bench: Bench) ->
         bench, _ours_and_the_naive(bench), databases=SqliteDatabases(), count=SIZE, rounds=1, say=lambda _line: None
     )
 
-    _assert_all_measured(scores)
+    _assert_all_measured(bench, scores)
 
 
 @pytest.mark.parametrize("bench", WITH_SERVER, ids=lambda bench: bench.name)
@@ -48,7 +48,7 @@ def test_a_benchmark_on_postgresql_measures_everybody_but_the_peers(
     databases = PostgresDatabases(postgresql_server)
     scores = play(bench, _ours_and_the_naive(bench), databases=databases, count=SIZE, rounds=1, say=lambda _line: None)
 
-    _assert_all_measured(scores)
+    _assert_all_measured(bench, scores)
 
 
 def test_a_peer_that_cannot_be_installed_is_reported_as_missing_with_its_reason() -> None:
@@ -61,6 +61,27 @@ def test_a_peer_that_cannot_be_installed_is_reported_as_missing_with_its_reason(
     assert score.missing
     assert "MISSING" in heard[0]
     assert rows(bench, [score], count=SIZE, machine="here")[0]["missing"] == score.missing
+
+
+def test_a_peer_that_needs_a_newer_python_than_there_is_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "peers").mkdir()
+    (tmp_path / "peers" / "modern.txt").write_text("# python >= 3.99\n")
+    monkeypatch.setattr("benchmarks.peers.HERE", tmp_path)
+
+    with pytest.raises(PeerMissingError, match=r"needs Python 3\.99"):
+        python_of("modern")
+
+
+def test_a_latency_has_a_row_for_each_of_its_figures() -> None:
+    bench = next(bench for bench in BENCHES if bench.figures == LATENCY)
+    score = Score(bench.competitors[0])
+    score.add({"p50_ms": 1.234, "p99_ms": 5.678, "cpu_us": 1, "server_cpu_us": 1, "peak_mib": 1})
+
+    found = rows(bench, [score], count=SIZE, machine="here")
+
+    assert [(row["unit"], row["runs"]) for row in found] == [("ms p50", [1.23]), ("ms p99", [5.68])]
 
 
 def test_rows_are_added_to_those_of_earlier_runs(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ def harness(store: RelationalStore) -> StoreHarness:
         transfer=store.transfer,
         parked=store.parked,
         held_records=store.held_records,
+        published=store.published,
         sequence=store.traits.sequence,
         marks=store.marks,
         leases=store.leases,

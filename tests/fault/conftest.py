@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pillarbox.relay import RelayKind
 from tests.fault.story import Setting
 from tests.fault.workers import Workers
 
@@ -34,14 +35,18 @@ def workers(tmp_path: Path) -> Iterator[Workers]:
 
 @pytest.fixture
 def setting(request: pytest.FixtureRequest) -> Setting:
-    """Where the story plays: ``asyncpg`` or ``psycopg`` on PostgreSQL, ``mariadb``, or ``sqlite``, as the test says."""
-    driver: str = getattr(request, "param", "asyncpg")
+    """Where the story plays: ``asyncpg`` or ``psycopg`` on PostgreSQL, ``mariadb`` or ``sqlite``, as the test says.
+
+    The kind of relay may follow, as in ``asyncpg-sequence``.
+    """
+    driver, _, kind = str(getattr(request, "param", "asyncpg")).partition("-")
+    kind = RelayKind(kind or "polling")
     if driver == "sqlite":
-        return Setting(store=request.getfixturevalue("sqlite_url"))
+        return Setting(store=request.getfixturevalue("sqlite_url"), kind=kind)
     if driver == "mariadb":
-        return Setting(store=request.getfixturevalue("mariadb_url"))
+        return Setting(store=request.getfixturevalue("mariadb_url"), kind=kind)
     url: str = request.getfixturevalue("postgresql_url")
-    return Setting(store=url.replace("postgresql://", f"postgresql+{driver}://"))
+    return Setting(store=url.replace("postgresql://", f"postgresql+{driver}://"), kind=kind)
 
 
 @pytest.fixture

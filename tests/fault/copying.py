@@ -4,45 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 
-from pillarbox.channel import (
-    Broker,
-    BrokerCapabilities,
-    Delivery,
-    MessageReceiver,
-    MessageSender,
-    Outcome,
-    Subscription,
-)
+from pillarbox.channel import Delivery, MessageReceiver, Outcome, Subscription
 from pillarbox.message import Message
+from tests.brokers import StandInBroker
 from tests.fault.story import stay_open
 
 
-@dataclass(slots=True)
-class CopyingBroker(Broker):
-    """Gives every receiver its own copy of ``message``, once, when the gate opens."""
+class CopyingBroker(StandInBroker):
+    """Gives every receiver its own copy of ``messages``, once, when the gate opens."""
 
-    messages: Sequence[Message]
-    gate: asyncio.Event
-    accepted: list[str] = field(default_factory=list)
-
-    @property
-    def capabilities(self) -> BrokerCapabilities:
-        return BrokerCapabilities(ordered_prefix=True, key_affinity=True, durable=False, transactional=False)
-
-    async def open(self) -> None:
-        pass
-
-    async def close(self) -> None:
-        pass
-
-    async def declare(self, subscriptions: Sequence[Subscription]) -> None:
-        pass
-
-    def sender(self) -> MessageSender:
-        raise NotImplementedError
+    def __init__(self, messages: Sequence[Message], gate: asyncio.Event) -> None:
+        super().__init__(durable=False)
+        self.messages = messages
+        self.gate = gate
+        self.accepted: list[str] = []
 
     def receiver(self, subscription: Subscription, *, owner: str) -> MessageReceiver:
         return CopyingReceiver(self, [Delivery(message=one, receipt=one.id) for one in self.messages])

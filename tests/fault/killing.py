@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -37,3 +38,27 @@ async def kill_again_and_again(start: Callable[[], Worker], *, kills: int, rng: 
         busy += was_busy(running[place].mark)
         running[place] = start()
     return busy / kills
+
+
+async def kill_every(
+    pause_ms: float, start: Callable[[], Worker], *, most: int, until: Callable[[], bool], rng: Random, at_once: int = 3
+) -> int:
+    """Keep ``at_once`` workers running, and kill one at random every ``pause_ms``; return how many were killed.
+
+    It ends with ``until``, or after ``most`` kills.
+    """
+    running = [start() for _ in range(at_once)]
+    kills = 0
+    await wait_until(lambda: any(has_worked(worker.mark) for worker in running), FIRST_WORK, what="the first work")
+    while kills < most and not until():
+        await stay_open(pause_ms)
+        place = rng.randrange(at_once)
+        running[place].kill()
+        kills += 1
+        running[place] = start()
+    return kills
+
+
+def ended(workers: Sequence[Worker]) -> Callable[[], bool]:
+    """Return whether all of ``workers`` have come to their end."""
+    return lambda: all(worker.exit_code is not None for worker in workers)

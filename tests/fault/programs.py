@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import insert
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox import Context, Retry
+from pillarbox.errors import StoreUnavailableError
 from pillarbox.relay import OutboxTransfer
 from tests.fault.recording import Lines, Mark, NoticeLog, RecordingBroker
 from tests.fault.story import Entered, Setting, Writer, Writing, effects, stay_open, waiting
@@ -39,6 +42,7 @@ class Demand:
         queues_too: count also what waits in the queues, not only in the outbox.
         commits: where the time of each commit is noted.
         stop: the file whose appearance ends the writing early.
+        stubborn: an error of the database is not the end; the next transaction is tried.
     """
 
     writers: int
@@ -46,6 +50,7 @@ class Demand:
     stop: Path
     backlog: int | None = None
     queues_too: bool = False
+    stubborn: bool = False
 
 
 async def write(me: Seat, setting: Setting, plan: Writing, demand: Demand) -> None:
@@ -62,8 +67,14 @@ async def write(me: Seat, setting: Setting, plan: Writing, demand: Demand) -> No
     async def one(number: int) -> None:
         writer = Writer(box, plan, f"{me.name}.{number}")
         while left[0] > 0 and not demand.stop.exists():
-            await wait_until(room, PATIENCE)
-            tokens = await writer.transaction()
+            try:
+                await wait_until(room, PATIENCE)
+                tokens = await writer.transaction()
+            except (DBAPIError, OSError, StoreUnavailableError):
+                if not demand.stubborn:
+                    raise
+                await stay_open(20)
+                continue
             left[0] -= len(tokens)
             if tokens:
                 notes.append({"at": time.time(), "tokens": tokens})
@@ -74,7 +85,7 @@ async def write(me: Seat, setting: Setting, plan: Writing, demand: Demand) -> No
 
 
 async def relay(me: Seat, setting: Setting, log: Path, per_message_ms: float = 0, gate: Path | None = None) -> None:
-    """Relay to a recording broker until killed.
+    """Relay to a recording broker until killed or told to end.
 
     Each message takes ``per_message_ms``, half of it before the broker has it; none is sent before ``gate`` exists.
     """
@@ -90,8 +101,10 @@ async def relay(me: Seat, setting: Setting, log: Path, per_message_ms: float = 0
     broker = RecordingBroker(log, sender=me.name, mark=Mark(me.mark), before_each=before, after_each=half)
     box = setting.box(broker)
     box.observe(NoticeLog(me.notices))
+    told = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
     async with box.running(consumers=False):
-        await asyncio.Event().wait()
+        await told.wait()
 
 
 class MarkedTransfer(OutboxTransfer):

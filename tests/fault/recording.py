@@ -10,17 +10,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pillarbox.channel import (
-    Broker,
-    BrokerCapabilities,
-    Confirmed,
-    MessageReceiver,
-    MessageSender,
-    SendResult,
-    Subscription,
-)
+from pillarbox.channel import Confirmed, MessageSender, SendResult
 from pillarbox.message import Message
 from pillarbox.observe import Event as Notice
+from tests.brokers import StandInBroker
 from tests.fault.story import entry_in
 from tests.history import Event
 
@@ -39,8 +32,11 @@ class Lines:
 
 
 def lines(path: Path) -> list[dict[str, object]]:
-    """Read what was appended; a file that does not exist yet is empty."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """Read what was appended; a file that does not exist yet is empty, and a line under way is not there yet."""
+    if not path.exists():
+        return []
+    complete, _, _ = path.read_bytes().rpartition(b"\n")
+    return [json.loads(line) for line in complete.splitlines()]
 
 
 class Mark:
@@ -72,11 +68,12 @@ class Record:
     """One copy that the broker took."""
 
     event: Event
+    message_id: str
     at: float
     sender: str
 
 
-class RecordingBroker(Broker, MessageSender):
+class RecordingBroker(StandInBroker, MessageSender):
     """Confirms a message once its line is written; a hook stands between a message's line and the next."""
 
     def __init__(
@@ -89,33 +86,15 @@ class RecordingBroker(Broker, MessageSender):
         after_each: Callable[[], Awaitable[None]] | None = None,
         ordered_prefix: bool = False,
     ) -> None:
+        super().__init__(ordered_prefix=ordered_prefix)
         self._log = Lines(log)
         self._sender = sender
         self._mark = mark or Mark(log.with_suffix(".mark"))
         self._before_each = before_each or _nothing
         self._after_each = after_each or _nothing
-        self._capabilities = BrokerCapabilities(
-            ordered_prefix=ordered_prefix, key_affinity=True, durable=True, transactional=False
-        )
-
-    @property
-    def capabilities(self) -> BrokerCapabilities:
-        return self._capabilities
-
-    async def open(self) -> None:
-        pass
-
-    async def close(self) -> None:
-        pass
-
-    async def declare(self, subscriptions: Sequence[Subscription]) -> None:
-        pass
 
     def sender(self) -> MessageSender:
         return self
-
-    def receiver(self, subscription: Subscription, *, owner: str) -> MessageReceiver:
-        raise NotImplementedError("nobody receives what is only recorded")
 
     async def send(self, messages: Sequence[Message]) -> Sequence[SendResult]:
         with self._mark.busy():
@@ -127,7 +106,8 @@ class RecordingBroker(Broker, MessageSender):
 
     def take(self, message: Message) -> None:
         """Write the line of ``message``."""
-        self._log.append({"at": time.time(), "sender": self._sender, **asdict(entry_in(message))})
+        line = {"at": time.time(), "sender": self._sender, "id": message.id, **asdict(entry_in(message))}
+        self._log.append(line)
 
 
 async def _nothing() -> None:
@@ -137,7 +117,12 @@ async def _nothing() -> None:
 def records(log: Path) -> list[Record]:
     """Return every copy in the broker's log, in its order."""
     return [
-        Record(event=Event(line["token"], line["account"], line["seq"]), at=line["at"], sender=line["sender"])  # type: ignore[arg-type]
+        Record(
+            event=Event(line["token"], line["account"], line["seq"]),  # type: ignore[arg-type]
+            message_id=line["id"],  # type: ignore[arg-type]
+            at=line["at"],  # type: ignore[arg-type]
+            sender=line["sender"],  # type: ignore[arg-type]
+        )
         for line in lines(log)
     ]
 

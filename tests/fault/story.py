@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from pillarbox import Pillarbox, RelaySettings, Settings, event
 from pillarbox.channel import Subscription
 from pillarbox.relational.tables import outbox, queue
+from pillarbox.relay import RelayKind
 from tests.history import Effect, Event
 
 if TYPE_CHECKING:
@@ -29,6 +30,14 @@ if TYPE_CHECKING:
 
 SERVICE = "bank"
 TOPIC = "topic:ledger"
+SQLITE_KINDS = (RelayKind.POLLING, RelayKind.SEQUENCE)
+POSTGRESQL_KINDS = (RelayKind.POLLING, RelayKind.SEQUENCE, RelayKind.LOG)
+SETTINGS = [
+    *(f"asyncpg-{kind}" for kind in POSTGRESQL_KINDS),
+    *(f"sqlite-{kind}" for kind in SQLITE_KINDS),
+    "mariadb-polling",
+]
+"""Where a story plays, and with which kind of relay; see the fixture ``setting``."""
 WINDOW = 20
 LEASE = timedelta(milliseconds=450)
 
@@ -74,12 +83,13 @@ class Setting:
     store: str
     lease: timedelta = LEASE
     window: int = WINDOW
+    kind: RelayKind = RelayKind.POLLING
     relay: RelaySettings | None = None
 
     def box(self, broker: Broker | None = None) -> Pillarbox:
         """Make a box of the story; without ``broker`` the store carries the messages."""
         relay = self.relay or RelaySettings(
-            window=self.window, lease=self.lease, longest_poll=timedelta(milliseconds=20)
+            kind=self.kind, window=self.window, lease=self.lease, longest_poll=timedelta(milliseconds=20)
         )
         box = Pillarbox(SERVICE, store=self.store, broker=broker or "database://", settings=Settings(relay=relay))
         box.register(Entered)
@@ -206,9 +216,10 @@ async def pending(store: RelationalStore) -> int:
 async def waiting(store: RelationalStore, *, queues_too: bool) -> int:
     """Return how many messages wait in the outbox, and if asked in the queues."""
     count = select(func.count()).select_from
+    if not queues_too:
+        return await pending(store)
     async with store.engine.connect() as connection:
-        tables = [outbox, queue] if queues_too else [outbox]
-        return sum([(await connection.execute(count(table))).scalar_one() for table in tables])
+        return sum([(await connection.execute(count(table))).scalar_one() for table in (outbox, queue)])
 
 
 def entry_in(message: Message) -> Entered:

@@ -6,6 +6,8 @@ A check that cannot tell the naive version from ours proves nothing.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -13,14 +15,33 @@ import pytest
 from sqlalchemy import delete, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pillarbox.channel import Confirmed, Unknown
+from pillarbox.app import assembly
+from pillarbox.channel import Confirmed, Refused, Unknown
+from pillarbox.errors import LeaseLostError
+from pillarbox.observe import MessagesPublished
 from pillarbox.relational.idempotency import RelationalInboxStore
 from pillarbox.relational.outbox import RelationalSlotReader
 from pillarbox.relational.tables import outbox
-from pillarbox.relay import PendingRecord, ReadPlan, SendingPublication
+from pillarbox.relay import Dispatch, PendingRecord, ReadPlan, RelayKind, SequenceFeed, WatermarkPublication
+from pillarbox.relay.dispatch import Sent
+from pillarbox.relay.reader import Aside
+from pillarbox.relay.sequence import Cursor, Window
+from pillarbox.relay.watermark import _Entry
+from pillarbox.stores.postgresql.sequence import PostgresSequenceReader
 from pillarbox.transaction import Execute
-from tests.fault.relay_scene import RelayScene
-from tests.fault.story import Entered, Setting, applied, committed, effects, ledger, pending, prepare, prepare_in
+from tests.fault.relay_scene import STEP, RelayScene
+from tests.fault.story import (
+    SQLITE_KINDS,
+    Entered,
+    Setting,
+    applied,
+    committed,
+    effects,
+    ledger,
+    pending,
+    prepare,
+    prepare_in,
+)
 from tests.history import Verdict, check
 from tests.waiting import wait_until
 
@@ -66,8 +87,9 @@ async def test_a_late_commit_behind_the_reader_is_found(
 ) -> None:
     await prepare(setting, ())
     scene = RelayScene(box)
-    reader = CursorReader(box.store.traits.key_locks) if naive else box.store.slots
-    relay = scene.publication("one", reader=reader)
+    if naive:
+        box.store.slots = CursorReader(box.store.traits.key_locks)
+    relay = scene.relay("one")
 
     async with box.transaction() as late:
         await enter(box, late, [Entered("late", 1, "late-1")])
@@ -96,8 +118,9 @@ class UnfencedReader(RelationalSlotReader):
 @pytest.mark.parametrize("naive", [False, True], ids=["ours", "without token"])
 async def test_a_settlement_under_a_lost_lease_is_refused(*, naive: bool) -> None:
     scene = await RelayScene.filled(fill)
-    reader = UnfencedReader(None) if naive else scene.box.store.slots
-    first, second = scene.publication("first", reader=reader), scene.publication("second")
+    if naive:
+        scene.box.store.slots = UnfencedReader(None)
+    first, second = scene.relay("first"), scene.relay("second")
     await first.publish_without_settling()
     await scene.expire_leases()
     await second.keeper.keep()
@@ -112,34 +135,184 @@ async def test_a_settlement_under_a_lost_lease_is_refused(*, naive: bool) -> Non
 # --- publishing the next message of a key although the one before it failed ---
 
 
-class Eager(SendingPublication):
+class Eager(Dispatch):
     """Publishes a batch as ``gather`` would: each message for itself."""
 
-    async def _publish(self, batch: Sequence[PendingRecord]) -> bool:
+    async def send(self, records: Sequence[PendingRecord]) -> Sent:
         tokens = self._keeper.tokens
-        results = await self._send(batch)
-        for record, result in zip(batch, results, strict=True):
+        results = await self._send(records)
+        sent = Sent()
+        for record, result in zip(records, results, strict=True):
             if isinstance(result, Confirmed):
-                self._published[record.position] = tokens[record.slot]
-        return True
+                sent.confirmed[record.position] = tokens[record.slot]
+        return sent
+
+
+@pytest.mark.parametrize("kind", SQLITE_KINDS)
+@pytest.mark.parametrize(
+    ("dispatch", "faults"), [(Dispatch, set[str]()), (Eager, {"inversions"})], ids=["ours", "gather"]
+)
+async def test_nothing_of_a_key_overtakes_a_failure(
+    dispatch: type[Dispatch], kind: RelayKind, faults: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assembly, "Dispatch", dispatch)
+    scene = await RelayScene.filled(fill, kind=kind)
+    relay = scene.relay("one", answers=[Unknown("the confirm was lost")])
+
+    await relay.until(scene.is_drained)
+
+    assert (await judged(scene)).faults().keys() == faults
+    await scene.close()
+
+
+# --- a watermark that knows less than ours ---
+
+
+class Impatient(WatermarkPublication):
+    """Moves the watermark past what is sent, before the confirm."""
+
+    async def _publish(self, sending: Sequence[_Entry]) -> bool:
+        found = await super()._publish(sending)
+        for entry in sending:
+            entry.is_done = True
+        return found
+
+
+class Forgetful(WatermarkPublication):
+    """Drops what was behind a failure, and reads on."""
+
+    async def _publish(self, sending: Sequence[_Entry]) -> bool:
+        found = await super()._publish(sending)
+        for entry in [entry for entry in sending if not entry.is_done]:
+            self._entries.remove(entry)
+        return found
+
+
+class Unholding(WatermarkPublication):
+    """Lets records of a held key go."""
+
+    def _to_send(self) -> list[_Entry]:
+        self._holds.clear()
+        return super()._to_send()
+
+
+class Leaping(SequenceFeed):
+    """Sets the cursor to the end of what was read, as if all of it were settled."""
+
+    async def settle(self, done: Sequence[PendingRecord], asides: Sequence[Aside]) -> None:
+        highest = max(self._given)
+        window = self._given[highest]
+        new = Cursor(since=window.since, until=window.until, position=highest, highest=highest)
+        await self._source.run(self._reader.advance(*self._fence, old=self._cursor, new=new, asides=asides))
+        self._cursor = new
+        for record in done:
+            del self._given[record.position]
+
+
+class Unfenced(SequenceFeed):
+    """Does not mind that the cursor was moved by somebody else."""
+
+    async def settle(self, done: Sequence[PendingRecord], asides: Sequence[Aside]) -> None:
+        with suppress(LeaseLostError):
+            await super().settle(done, asides)
+
+
+class HighestPosition(PostgresSequenceReader):
+    """Takes a position for a cursor where transactions commit late."""
+
+    def following(self, since: str) -> Program[Window | None]:
+        window = yield from super().following(since)
+        return None if window is None else replace(window, floor=self.highest + 1)
+
+    def read(self, window: Window, *, after: int, limit: int) -> Program[Sequence[PendingRecord]]:
+        found = yield from super().read(window, after=max(after, self.highest), limit=limit)
+        self.highest = max([self.highest, *(record.position for record in found)])
+        return found
+
+    highest = 0
 
 
 @pytest.mark.parametrize(
-    ("kind", "faults"),
-    [(SendingPublication, set[str]()), (Eager, {"inversions"})],
-    ids=["ours", "gather"],
+    ("part", "naive", "faults"),
+    [
+        ("WatermarkPublication", WatermarkPublication, set[str]()),
+        ("WatermarkPublication", Impatient, {"lost", "holes"}),
+        ("WatermarkPublication", Forgetful, {"lost", "holes"}),
+        ("WatermarkPublication", Unholding, {"inversions"}),
+        ("SequenceFeed", Leaping, {"lost", "holes"}),
+    ],
+    ids=["ours", "before the confirm", "drops what failed", "ignores holds", "leaps to what was read"],
 )
-async def test_nothing_of_a_key_overtakes_a_failure(kind: type[SendingPublication], faults: set[str]) -> None:
-    scene = await RelayScene.filled(fill)
-    relay = scene.publication("one", kind=kind, answers=[Unknown("the confirm was lost")])
+async def test_a_watermark_passes_nothing_that_is_not_confirmed(
+    part: str, naive: type, faults: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assembly, part, naive)
+    scene = await RelayScene.filled(fill, kind=RelayKind.SEQUENCE)
+    relay = scene.relay("one")
+    relay.sender.by_token["entry-0"] = [Refused("too large")]
+    relay.sender.by_token["entry-4"] = [Unknown("the confirm was lost")] * 3
+    for _ in range(6):
+        with suppress(LeaseLostError):
+            await relay.step()
+    await scene.expire_leases()  # the process ends; an heir begins at the watermark
+    heir = scene.relay("heir")
+    for _ in range(80):
+        for parked in await scene.box.store.run(scene.box.store.parked.find(after=0, limit=9)):
+            await scene.box.store.run(scene.box.store.parked.release(parked.message.id))
+        await heir.step()
+        scene.clock.advance(STEP)
 
-    async def drained() -> bool:
+    found = (await judged(scene)).faults().keys()
+
+    assert found == faults if not faults else found & faults
+    await scene.close()
+
+
+@pytest.mark.parametrize(
+    ("reader", "faults"),
+    [(PostgresSequenceReader, set[str]()), (HighestPosition, {"lost", "holes"})],
+    ids=["ours", "highest position"],
+)
+@pytest.mark.parametrize("setting", ["asyncpg-sequence"], indirect=True)
+async def test_a_late_commit_behind_the_cursor_is_found(
+    setting: Setting, box: Pillarbox, reader: type[PostgresSequenceReader], faults: set[str]
+) -> None:
+    await prepare(setting, ())
+    box.store.traits = replace(box.store.traits, sequence=reader())
+    scene = RelayScene(box, RelayKind.SEQUENCE)
+    relay = scene.relay("one")
+
+    async with box.transaction() as late:
+        await enter(box, late, [Entered("late", 1, "late-1")])
+        async with box.transaction() as tx:
+            await enter(box, tx, [Entered("early", 1, "early-1")])
         await relay.until_idle()
-        return await pending(scene.box.store) == 0
-
-    await wait_until(drained)
+    await relay.until_idle()
+    async with box.transaction() as tx:
+        await enter(box, tx, [Entered("late", 2, "late-2")])
+    await relay.until_idle()
 
     assert (await judged(scene)).faults().keys() == faults
+
+
+@pytest.mark.parametrize("naive", [False, True], ids=["ours", "without fence"])
+async def test_a_cursor_that_another_relay_moved_is_not_overlooked(
+    *, naive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if naive:
+        monkeypatch.setattr(assembly, "SequenceFeed", Unfenced)
+    scene = await RelayScene.filled(fill, kind=RelayKind.SEQUENCE)
+    first, second = scene.relay("first"), scene.relay("second")
+    await first.publish_without_settling()
+    await first.publication.advance()
+    await scene.expire_leases()
+    await second.until(scene.is_drained)
+
+    with suppress(LeaseLostError):
+        await first.publication.flush()
+
+    published = sum(told.count for told in scene.notices.told if isinstance(told, MessagesPublished))
+    assert (published > len(ORDERS)) is naive, "only what was settled is told as published"
     await scene.close()
 
 

@@ -64,7 +64,7 @@ async def test_a_relay_frozen_beyond_its_lease_changes_nothing_when_it_goes_on(
 
 async def test_what_was_published_under_a_lost_lease_is_not_settled() -> None:
     scene = await RelayScene.filled(fill)
-    first, second = scene.publication("first"), scene.publication("second")
+    first, second = scene.relay("first"), scene.relay("second")
     await first.publish_without_settling()
 
     await scene.expire_leases()

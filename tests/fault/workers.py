@@ -45,6 +45,12 @@ class Worker(Seat):
         self._process = process
 
     @property
+    def pid(self) -> int:
+        """The number of its process."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
     def exit_code(self) -> int | None:
         """The exit code; ``None`` while it runs, negative for the signal that ended it."""
         return self._process.exitcode
@@ -65,6 +71,10 @@ class Worker(Seat):
         if self._process.exitcode is None:
             self._process.kill()
         self._process.join()
+
+    def terminate(self) -> None:
+        """Ask it to end in order, as a deployment does."""
+        self._signal(signal.SIGTERM)
 
     def freeze(self) -> None:
         """Stop it in mid-step."""

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from sqlalchemy import make_url
+
+from tests.conftest import skip_or_fail
+from tests.servers import PgBouncerServer, ServerMissingError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.servers import PostgresServer
 
 SERVERS = [pytest.param(f"postgresql+{driver}", marks=pytest.mark.server) for driver in ("psycopg", "asyncpg")]
 
@@ -25,3 +35,16 @@ def store_url(request: pytest.FixtureRequest) -> str:
         case driver:
             server = make_url(request.getfixturevalue("postgresql_url"))
             return server.set(drivername=driver).render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def pgbouncer_server(postgresql_server: PostgresServer, pytestconfig: pytest.Config) -> Iterator[PgBouncerServer]:
+    """A pooler in transaction mode before the PostgreSQL of the run."""
+    server = PgBouncerServer(postgresql_server)
+    try:
+        server.start()
+        yield server
+    except ServerMissingError as missing:
+        skip_or_fail(missing, pytestconfig)
+    finally:
+        server.close()

@@ -6,6 +6,7 @@ list for ten elements. Statements that leave it a choice have read a whole backl
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import pytest
@@ -84,5 +85,5 @@ async def test_a_prepared_statement_walks_its_index(name: str, is_analyzed: bool
         plan = await _plan(connection, statement, values)
 
     await engine.dispose()
-    assert f"Seq Scan on pillarbox_{table}  " not in plan, plan
+    assert re.search(rf"Seq Scan on pillarbox_{table}(_default)?\b", plan) is None, plan
     assert not is_analyzed or "Sort" not in plan, plan  # a table that nobody has analyzed yet may be sorted for a while

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from tests.servers.errors import ServerError, ServerMissingError, ServerStartError
 from tests.servers.mariadb import MariaDbServer
+from tests.servers.pgbouncer import PgBouncerServer
 from tests.servers.postgresql import PostgresServer
 from tests.servers.server import Server
 
@@ -18,6 +19,7 @@ KNOWN: tuple[type[Server], ...] = (PostgresServer, MariaDbServer)
 __all__ = [
     "KNOWN",
     "MariaDbServer",
+    "PgBouncerServer",
     "PostgresServer",
     "Server",
     "ServerError",

@@ -84,7 +84,7 @@ class PostgresServer(Server):
 
     def environment(self) -> Mapping[str, str]:
         """Ours, without the settings of some other PostgreSQL."""
-        return _environment(self.folder)
+        return environment_without_settings(self.folder)
 
     def is_ready(self) -> bool:
         """Whether the postmaster has written "ready" into its lock file, as pg_ctl asks it."""
@@ -183,7 +183,7 @@ def _empty_cluster(run_as: RunAs) -> Path:
     done = subprocess.run(
         [*run_as.prefix, _program("initdb"), "--pgdata", str(data), "--username", USER, "--auth=trust", *_INITDB],
         cwd=folder,
-        env=_environment(folder),
+        env=environment_without_settings(folder),
         capture_output=True,
         text=True,
         check=False,
@@ -196,7 +196,8 @@ def _empty_cluster(run_as: RunAs) -> Path:
     return data
 
 
-def _environment(home: Path) -> dict[str, str]:
+def environment_without_settings(home: Path) -> dict[str, str]:
+    """Our environment, without what would tell a client of some other PostgreSQL."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     return {**own, "HOME": str(home), "LC_ALL": "C", "TZ": "UTC"}
 

@@ -40,8 +40,10 @@ from pillarbox.relay import (
     Released,
     SequenceFeed,
     TransferPublication,
+    Upkeep,
     WatermarkPublication,
 )
+from pillarbox.relay.log_tailing import LogTailingFeed
 from pillarbox.relay.watermark import Feed
 from pillarbox.retry import Classification
 from pillarbox.serialization import Codec, decode_message
@@ -77,6 +79,8 @@ class Parts:
     worker: str
     new_id: Callable[[], str]
     solitude: Solitude = field(default_factory=Solitude)
+    has_table: bool = True
+    dice: Callable[[], float] = random.random
 
     def relay_worker(self) -> Relay:
         """Make a relay that publishes to the box's broker.
@@ -93,6 +97,12 @@ class Parts:
             settings=self.relay,
             wakeup=self.outbox_wakeup,
             observer=self.observers,
+            upkeep=Upkeep(
+                published=self.store.published,
+                partitions=self.store.traits.partitions,
+                keeper=keeper,
+                settings=self.relay,
+            ),
         )
 
     def membership(self) -> Membership:
@@ -140,7 +150,7 @@ class Parts:
 
     def _publication(self, keeper: LeaseKeeper) -> Publication:
         kind = RelayKind(self.relay.kind)
-        hand_over = HandOver(kind, marks=self.store.marks, keeper=keeper)
+        hand_over = HandOver(kind, marks=self.store.marks, keeper=keeper, keep=self._keeps)
         if self.broker.capabilities.transactional:
             if kind is not RelayKind.POLLING:
                 raise ConfigurationError(
@@ -153,9 +163,22 @@ class Parts:
                 keeper=keeper,
                 settings=self.relay,
                 observer=self.observers,
+                dice=self.dice,
             )
-        dispatch = Dispatch(sender=self.broker.sender(), keeper=keeper, settings=self.relay, observer=self.observers)
-        released = Released(dispatch=dispatch, held=self.store.held_records, keeper=keeper, observer=self.observers)
+        dispatch = Dispatch(
+            sender=self.broker.sender(),
+            keeper=keeper,
+            settings=self.relay,
+            observer=self.observers,
+            dice=self.dice,
+        )
+        released = Released(
+            dispatch=dispatch,
+            held=self.store.held_records,
+            keeper=keeper,
+            observer=self.observers,
+            keep=self._keeps,
+        )
         if kind is RelayKind.POLLING:
             return PollingPublication(
                 dispatch=dispatch,
@@ -165,6 +188,7 @@ class Parts:
                 keeper=keeper,
                 settings=self.relay,
                 observer=self.observers,
+                low=LowWatermark(self.store.traits.horizon, source=self.store, clock=self.clock),
             )
         return WatermarkPublication(
             feed=self._feed(kind, keeper),
@@ -179,10 +203,32 @@ class Parts:
     def _feed(self, kind: RelayKind, keeper: LeaseKeeper) -> Feed:
         sequence = self.store.traits.sequence
         if kind is RelayKind.SEQUENCE and sequence is not None:
-            return SequenceFeed(reader=sequence, keeper=keeper, observer=self.observers)
+            return SequenceFeed(reader=sequence, keeper=keeper, observer=self.observers, keep=self._keeps)
+        log = self.store.traits.log
+        if kind is RelayKind.LOG and log is not None:
+            reader = log.reader(
+                source=self.store,
+                clock=self.clock,
+                settings=self.relay,
+                is_wanted=lambda: bool(keeper.tokens),
+                on_arrival=self.outbox_wakeup.ring,
+            )
+            return LogTailingFeed(
+                reader=reader,
+                checkpoints=log.checkpoints,
+                keeper=keeper,
+                observer=self.observers,
+                has_table=self.has_table,
+                idle_every=self.relay.log.idle_every,
+                keep=self._keeps,
+            )
         raise ConfigurationError(
             f"{self.store.name} cannot be read by a relay of the kind {kind.value!r}: {self.store.traits.refuses[kind]}"
         )
+
+    @property
+    def _keeps(self) -> bool:
+        return self.relay.keep is not None
 
     def _surroundings(self) -> Surroundings:
         return Surroundings(
@@ -230,7 +276,7 @@ class Parts:
             outbox=self.outbox,
             translate=self.store.translate,
             now=self.clock.now,
-            dice=random.random,
+            dice=self.dice,
         )
 
 

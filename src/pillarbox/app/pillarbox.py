@@ -8,14 +8,14 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, TypeVar, Unpack, overload
+from typing import Any, Literal, TypeVar, Unpack, overload
 
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from pillarbox.app.assembly import Parts, Worker
 from pillarbox.app.controlling import control_of
-from pillarbox.app.places import BrokerPlace, StorePlace, broker_at, store_at
+from pillarbox.app.places import BrokerPlace, StorePlace, broker_at, outbox_of, store_at
 from pillarbox.app.publishing import Publisher
 from pillarbox.app.running import Running
 from pillarbox.app.system_clock import SystemClock
@@ -51,6 +51,8 @@ class Settings:
         limits: what is refused at publish.
         classification: which exceptions are transient, which permanent.
         drain_within: how long a stopping box waits for handlers under way.
+        outbox: where records wait for their relay: in a ``table``, or in the database's ``log`` alone, table-less, which only
+            a relay of the kind ``log`` can read.
         clock: real time, or a test's.
         migrate_on_open: create missing tables when the box opens; ``None`` does so on SQLite only.
     """
@@ -59,6 +61,7 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     classification: Classification = field(default_factory=Classification)
     drain_within: timedelta = timedelta(seconds=30)
+    outbox: Literal["table", "log"] = "table"
     clock: Clock = field(default_factory=SystemClock)
     migrate_on_open: bool | None = None
 
@@ -110,7 +113,7 @@ class Pillarbox(Publisher):
         )
         self._outbox = Outbox(
             service=name,
-            store=self.store.outbox,
+            store=outbox_of(self.store, form=settings.outbox, relay=settings.relay),
             codec=self.codec,
             limits=settings.limits,
             new_id=new_message_id,
@@ -370,6 +373,7 @@ class Pillarbox(Publisher):
             clock=self.settings.clock,
             observers=_with_wakeup(self.observers, self._queue_wakeup),
             outbox_wakeup=self._outbox_wakeup,
+            has_table=self.settings.outbox == "table",
             worker=f"{self.name}-{os.getpid()}-{identity[-12:]}",
             new_id=new_message_id,
         )

@@ -16,8 +16,9 @@ from pillarbox.channel import Broker
 from pillarbox.channel.wakeup import Wakeup
 from pillarbox.clock import Clock
 from pillarbox.errors import ConfigurationError
+from pillarbox.outbox import OutboxStore
 from pillarbox.relational import RelationalStore
-from pillarbox.relay import RelaySettings
+from pillarbox.relay import RelayKind, RelaySettings
 
 StorePlace: TypeAlias = str | URL | AsyncEngine | Engine | RelationalStore
 BrokerPlace: TypeAlias = str | Broker
@@ -75,6 +76,31 @@ def broker_at(
     if kind == "memory":
         return MemoryBroker(clock=clock)
     raise ConfigurationError(f"there is no broker of the kind {kind!r}; there are {BROKERS}")
+
+
+def outbox_of(store: RelationalStore, *, form: str, relay: RelaySettings) -> OutboxStore:
+    """Return the outbox that producers write: the table, or the database's log.
+
+    Raises:
+        ConfigurationError: the database has no such log, or the relay would not read it.
+    """
+    if form == "table":
+        return store.outbox
+    if form != "log":
+        raise ConfigurationError(f"an outbox stands in a 'table' or in the database's 'log', not in {form!r}")
+    if store.traits.log is None:
+        raise ConfigurationError(f"{store.name} has no log that can carry an outbox; leave Settings(outbox='table')")
+    if relay.kind != RelayKind.LOG:
+        raise ConfigurationError(
+            f"records that stand in the log alone are read by no relay of the kind {str(relay.kind)!r}; "
+            "set RelaySettings(kind='log') beside Settings(outbox='log')"
+        )
+    if relay.keep is not None:
+        raise ConfigurationError(
+            "records that stand in the log alone cannot be kept, nor republished; leave RelaySettings(keep=None), "
+            "or use Settings(outbox='table')"
+        )
+    return store.traits.log.tableless
 
 
 def _url(place: str | URL) -> URL:

@@ -39,7 +39,7 @@ def _show(found: Health) -> None:
     vitals = found.vitals
     if wants_json():
         parts = {"outbox": vitals.outbox, "holding": vitals.holding}
-        rest = {"oldest_queued_for": vitals.oldest_queued_for, "dead": vitals.dead}
+        rest = {"oldest_queued_for": vitals.oldest_queued_for, "dead": vitals.dead, "log": vitals.log}
         print_json({"status": found.status.value, "problems": found.problems, **parts, **rest})
         return
     print_line(found.status.value)
@@ -57,5 +57,6 @@ def _show(found: Health) -> None:
             "held messages": vitals.holding.messages,
             "oldest hold": vitals.holding.oldest_for,
             "dead letters": vitals.dead,
+            **({} if vitals.log is None else {"log kept, bytes": vitals.log.retained_bytes}),
         }
     )

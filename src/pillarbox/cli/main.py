@@ -6,10 +6,13 @@ import click
 
 from pillarbox.cli.consumers import consumers, held
 from pillarbox.cli.dead_letters import dead_letters
+from pillarbox.cli.debezium import debezium_config
 from pillarbox.cli.demo import demo
+from pillarbox.cli.doctor import doctor
 from pillarbox.cli.errors import Commands
 from pillarbox.cli.health import health
 from pillarbox.cli.inbox import inbox
+from pillarbox.cli.kept import purge, republish
 from pillarbox.cli.migrate import migrate
 from pillarbox.cli.outbox import outbox
 from pillarbox.cli.run import run
@@ -24,8 +27,10 @@ def commands(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for command in (demo, run, migrate, health, outbox, inbox, consumers, held, dead_letters):
+for command in (demo, run, migrate, health, doctor, outbox, inbox, consumers, held, dead_letters):
     commands.add_command(command)
+for command in (purge, republish, debezium_config):
+    outbox.add_command(command)
 
 
 def main() -> None:

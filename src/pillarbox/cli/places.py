@@ -45,6 +45,17 @@ class Place:
             SchemaVersionError: the tables are missing or of another release.
             ConfigurationError: the database file does not exist; it is not created.
         """
+        async with self.lend():
+            await self.store.check_schema()
+            yield control_of(self.store)
+
+    @asynccontextmanager
+    async def lend(self) -> AsyncGenerator[None]:
+        """Lend the store, whose tables need not be there, and close it in the end.
+
+        Raises:
+            ConfigurationError: the database file does not exist; it is not created.
+        """
         url = self.store.engine.url
         in_memory = "memdb" in url.query.values()
         if in_memory and self.box is None:
@@ -54,8 +65,7 @@ class Place:
         try:
             if in_memory:
                 await self.store.migrate()
-            await self.store.check_schema()
-            yield control_of(self.store)
+            yield
         finally:
             await self.store.close()
 

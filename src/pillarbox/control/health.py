@@ -11,6 +11,7 @@ from pillarbox.control.inspection import Inspection
 from pillarbox.deadletter import DeadLetterFilter, DeadLetterStore
 from pillarbox.holding import HoldingState, HoldingStore
 from pillarbox.outbox import OutboxState, OutboxStore
+from pillarbox.relay.log_reader import LogCheckpoints, LogState
 from pillarbox.transaction import Program, TransactionSource
 
 
@@ -30,11 +31,15 @@ class HealthLimits:
         oldest_pending: the oldest record of the outbox; beyond it no relay works, or its broker is away.
         oldest_queued: the oldest message in the database's own queues; beyond it consumers do not keep up.
         oldest_hold: the oldest hold of a key in a consumer.
+        retained_log: bytes of log that the database keeps for a log tailing relay.
+        unread_log: bytes of log behind what that relay confirmed, while it confirms nothing for ``oldest_pending``.
     """
 
     oldest_pending: timedelta = timedelta(seconds=30)
     oldest_queued: timedelta = timedelta(minutes=5)
     oldest_hold: timedelta = timedelta(hours=1)
+    retained_log: int = 1 << 30
+    unread_log: int = 256 << 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,12 +49,14 @@ class Vitals:
     Attributes:
         oldest_queued_for: how long ago the oldest message in the database's own queues was published.
         dead: dead letters that nobody has decided about.
+        log: the log of a log tailing relay; ``None`` where none has worked.
     """
 
     outbox: OutboxState
     holding: HoldingState
     oldest_queued_for: timedelta | None
     dead: int
+    log: LogState | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +96,8 @@ def _problems(vitals: Vitals, limits: HealthLimits) -> Iterator[Problem]:
         waited = _seconds(outbox.oldest_for)
         what = f"the oldest pending record has waited for {waited}: is a relay running, is the broker there?"
         yield Problem(status=HealthStatus.UNHEALTHY, what=what)
+    if vitals.log is not None:
+        yield from _problems_of_log(vitals.log, limits)
     if outbox.parked:
         what = f"{outbox.parked} records are parked, {outbox.held} held behind them: pillarbox outbox parked"
         yield Problem(status=HealthStatus.DEGRADED, what=what)
@@ -102,6 +111,23 @@ def _problems(vitals: Vitals, limits: HealthLimits) -> Iterator[Problem]:
         yield Problem(status=HealthStatus.DEGRADED, what=what)
     if _exceeds(holding.oldest_for, limits.oldest_hold):
         what = f"the oldest hold of a key has lasted for {_seconds(holding.oldest_for)}: pillarbox held"
+        yield Problem(status=HealthStatus.DEGRADED, what=what)
+
+
+def _problems_of_log(log: LogState, limits: HealthLimits) -> Iterator[Problem]:
+    is_quiet = log.quiet_for > limits.oldest_pending
+    if not log.is_there:
+        what = f"the replication slot {log.slot_name} is gone: a relay makes it anew and publishes what the table holds"
+        yield Problem(status=HealthStatus.UNHEALTHY, what=what)
+    elif is_quiet and not log.is_read:
+        what = f"nobody reads the replication slot {log.slot_name}, and the database keeps its log: is a relay running?"
+        yield Problem(status=HealthStatus.UNHEALTHY, what=what)
+    elif is_quiet and log.unconfirmed_bytes > limits.unread_log:
+        waited = _seconds(log.quiet_for)
+        what = f"nothing left the log for {waited}, {log.unconfirmed_bytes} bytes of it wait: is the broker there?"
+        yield Problem(status=HealthStatus.UNHEALTHY, what=what)
+    if log.retained_bytes > limits.retained_log:
+        what = f"the database keeps {log.retained_bytes} bytes of log for the replication slot {log.slot_name}"
         yield Problem(status=HealthStatus.DEGRADED, what=what)
 
 
@@ -124,8 +150,10 @@ class HealthCheck:
         dead_letters: DeadLetterStore,
         inspection: Inspection,
         source: TransactionSource,
+        log: LogCheckpoints | None = None,
     ) -> None:
-        """Read the tables behind these ports."""
+        """Read the tables behind these ports; ``log`` is ``None`` where there is none to be tailed."""
+        self._log = log
         self._outbox = outbox
         self._holding = holding
         self._dead_letters = dead_letters
@@ -142,4 +170,5 @@ class HealthCheck:
             holding=(yield from self._holding.state()),
             oldest_queued_for=(yield from self._inspection.oldest_queued_for()),
             dead=(yield from self._dead_letters.count(DeadLetterFilter())),
+            log=None if self._log is None else (yield from self._log.state()),
         )

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING
+
+import msgspec
 
 from pillarbox.errors import DecodeError
 from pillarbox.message import headers as names
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
+class Message(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What travels: the body is moved as it is, only the envelope is read on the way.
 
+    A struct, since one is made for every message that passes; ``msgspec.structs.replace`` makes a changed copy.
     The properties read well-known headers. A header that a foreign producer filled with something unreadable
     raises ``DecodeError``, so that the message ends among the dead letters and not in silence.
 

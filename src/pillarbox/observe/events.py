@@ -18,7 +18,11 @@ class MessagesPublished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettlementRefused:
-    """Records that were published were not settled: the lease was lost. They will be published again."""
+    """Records that were published are not known to be settled: the lease was lost, or the database did not answer.
+
+    They will be published again, unless it was only the database's answer that was lost. What a killed process had
+    published it cannot tell: there the consumers count, by ``DuplicateSuppressed``.
+    """
 
     count: int
 
@@ -29,6 +33,17 @@ class RecordParked:
 
     message_id: str
     destination: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordsRepublished:
+    """Somebody had records that were published before put back into the outbox; they will be published again."""
+
+    count: int
+    since: str
+    until: str
+    by: str
     reason: str
 
 
@@ -148,6 +163,7 @@ Event = (
     MessagesPublished
     | SettlementRefused
     | RecordParked
+    | RecordsRepublished
     | CursorRebased
     | LogGapFound
     | DestinationNotReady

@@ -2,11 +2,14 @@
 
 Guarantee: a record appended in a transaction that commits is published at least once; of a key, in commit order.
 Not promised: that it is published only once; pair it with the inbox.
-Source: microservices.io, *Transactional outbox*; the reading order is outbox, record, store, parked.
+Source: microservices.io, *Transactional outbox*; the reading order is outbox, record, store, parked,
+published.
 """
 
 from pillarbox.outbox.outbox import DEFAULT_OPTIONS, NOWHERE, Origin, Outbox, PublishOptions
 from pillarbox.outbox.parked import ParkedRecord, ParkedRecords
+from pillarbox.outbox.partitions import OutboxPartitions, Partition
+from pillarbox.outbox.published import KeptRecords, PublishedRecords
 from pillarbox.outbox.record import LOCK_BUCKETS, SLOTS, OutboxRecord, bucket_for, bucket_of, record_of
 from pillarbox.outbox.store import OutboxState, OutboxStore
 
@@ -15,14 +18,18 @@ __all__ = [
     "LOCK_BUCKETS",
     "NOWHERE",
     "SLOTS",
+    "KeptRecords",
     "Origin",
     "Outbox",
+    "OutboxPartitions",
     "OutboxRecord",
     "OutboxState",
     "OutboxStore",
     "ParkedRecord",
     "ParkedRecords",
+    "Partition",
     "PublishOptions",
+    "PublishedRecords",
     "bucket_for",
     "bucket_of",
     "record_of",

@@ -17,7 +17,7 @@ class OutboxState:
     """What waits in the outbox.
 
     Attributes:
-        pending: records to be published now.
+        pending: records to be published now, those included that were held and may go on.
         oldest_for: how long the oldest of them has waited; ``None`` when there is none.
         scheduled: records that are not due yet.
         parked: records that their broker refused, with an operator's decision outstanding.

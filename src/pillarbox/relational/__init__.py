@@ -8,7 +8,7 @@ Source: PoEAA, *Table Data Gateway*; the reading order is tables, expressions, s
 from pillarbox.relational.expressions import numbers
 from pillarbox.relational.migrations import CURRENT_VERSION, MIGRATIONS
 from pillarbox.relational.outbox import KeyLocks
-from pillarbox.relational.store import DatabaseTraits, RelationalStore
+from pillarbox.relational.store import DatabaseTraits, RelationalStore, SingleStatements
 from pillarbox.relational.tables import metadata
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "DatabaseTraits",
     "KeyLocks",
     "RelationalStore",
+    "SingleStatements",
     "metadata",
     "numbers",
 ]

@@ -29,10 +29,12 @@ from pillarbox.relational.expressions import (
     numbers,
     position_list,
 )
+from pillarbox.relational.keeping import KEEP
 from pillarbox.relational.leases import is_owned
 from pillarbox.relational.outbox_held import put_aside
-from pillarbox.relational.tables import leases, outbox, outbox_checkpoint, outbox_cursor
+from pillarbox.relational.tables import leases, outbox, outbox_cursor, outbox_cursor_history
 from pillarbox.relay.handover import RelayMarks
+from pillarbox.relay.log_reader import LogCheckpoints
 from pillarbox.relay.reader import Aside
 from pillarbox.relay.sequence import Cursor
 from pillarbox.relay.settings import RelayKind
@@ -82,8 +84,8 @@ ADVANCE = (  # primary key; compare and set, fenced
     .values(since=_since, until=_until, position=_at, highest=_highest, updated_at=now_us())
     .returning(outbox_cursor.c.position)
 )
+FORGET_HISTORY = delete(outbox_cursor_history)
 END = delete(outbox_cursor).where(outbox_cursor.c.name == NAME)
-FORGET_LOG = delete(outbox_checkpoint)
 
 PASSED = (  # walks the primary key; in a cluster of other transaction numbers only what was surely published counts
     select(outbox.c.position)
@@ -110,30 +112,42 @@ def pending() -> ColumnElement[bool]:
 class RelationalRelayMarks(RelayMarks):
     """A row for each kind of relay that has a place of its own."""
 
-    def clear(self, scope: str, tokens: Sequence[int], *, successor: RelayKind, limit: int) -> Program[bool]:
+    def __init__(self, log: LogCheckpoints | None = None) -> None:
+        """Retire the place in ``log`` too; ``None`` where there is no log to be read."""
+        self._log = log
+
+    def clear(
+        self, scope: str, tokens: Sequence[int], *, successor: RelayKind, keep: bool, limit: int
+    ) -> Program[bool]:
         """Look under the lock of the leases; most of the time there is nothing."""
         if not (yield Execute(OWNS_ANY, {"scope": scope, "tokens": tokens})):
             return False
-        if successor is not RelayKind.LOG:
-            yield Execute(FORGET_LOG)
+        if successor is not RelayKind.LOG and self._log is not None and (yield from self._log.retire()):
+            return True
         if successor is RelayKind.SEQUENCE:
             return False
-        return (yield from retire(limit))
+        return (yield from retire(limit, keep=keep))
 
 
-def retire(limit: int) -> Program[bool]:
-    """Remove up to ``limit`` records that the cursor has passed, then the cursor; return whether more is left."""
+def retire(limit: int, *, keep: bool) -> Program[bool]:
+    """Move up to ``limit`` records that the cursor has passed out of the outbox, then end the cursor.
+
+    They are kept among the published ones if ``keep`` says so. Returns whether more is left.
+    """
     found = yield Execute(LOAD)
     if not found:
         return False
     since, until, at, highest, _ = found[0]
     cursor = {"since": since, "until": until, "at": at, "highest": highest}
     positions = [position for (position,) in (yield Execute(PASSED, {**cursor, "up_to": limit}))]
+    if positions and keep:
+        yield Execute(KEEP, {"positions": positions})
     if positions:
         yield Execute(REMOVE, {"positions": positions})
     if len(positions) == limit:
         return True
     yield Execute(END)
+    yield Execute(FORGET_HISTORY)
     return False
 
 
@@ -154,9 +168,13 @@ def load(scope: str, tokens: Sequence[int], *, beginning: str, system_id: str) -
 
 
 def advance(scope: str, tokens: Sequence[int], *, old: Cursor, new: Cursor, asides: Sequence[Aside]) -> Program[bool]:
-    """Compare and set the cursor; what ``asides`` names leaves the outbox in the same transaction."""
-    if asides:
-        yield from put_aside(scope, tokens, asides)
+    """Compare and set the cursor; what ``asides`` names leaves the outbox in the same transaction.
+
+    The cursor goes first: while its row is locked nobody else moves it, and a move that is refused changed nothing.
+
+    Raises:
+        LeaseLostError: the slots are another's by now, so that not all of ``asides`` could be moved; rolls back.
+    """
     values = {
         "scope": scope,
         "tokens": tokens,
@@ -168,7 +186,11 @@ def advance(scope: str, tokens: Sequence[int], *, old: Cursor, new: Cursor, asid
         "old_until": old.until,
         "old_at": old.position,
     }
-    return bool((yield Execute(ADVANCE, values)))
+    if not (yield Execute(ADVANCE, values)):
+        return False
+    if asides and len((yield from put_aside(scope, tokens, asides))) < len(asides):
+        raise LeaseLostError(lease=scope, token=max(tokens, default=0))
+    return True
 
 
 def cursor_of(row: Row) -> Cursor:

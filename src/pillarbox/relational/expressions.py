@@ -177,6 +177,14 @@ class may_be_pending(FunctionElement[Any]):  # noqa: N801  # reads as an SQL ope
     name = "may_be_pending"
 
 
+class oldest_first(FunctionElement[Any]):  # noqa: N801  # reads as an SQL clause
+    """``oldest_first(transaction_id, position)``: the order in which the index behind ``may_be_pending`` has them."""
+
+    type = NullType()
+    inherit_cache = True
+    name = "oldest_first"
+
+
 class any_of(FunctionElement[Any]):  # noqa: N801  # reads as an SQL operator
     """``any_of(column, values)``: the column equals one of the values of a list parameter."""
 
@@ -246,12 +254,24 @@ def _passed_sqlite(element: is_passed, compiler: SQLCompiler, **options: Any) ->
 @compiles(may_be_pending, "postgresql")
 def _pending_postgresql(element: may_be_pending, compiler: SQLCompiler, **options: Any) -> str:
     transaction, since = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"{transaction} >= COALESCE(pg_snapshot_xmin(CAST({since} AS pg_snapshot)), CAST('0' AS xid8))"
+    oldest = f"COALESCE(pg_snapshot_xmin(CAST({since} AS pg_snapshot)), CAST('0' AS xid8))"
+    return f"{transaction} BETWEEN {oldest} AND CAST('{2**64 - 1}' AS xid8)"  # a range is taken for a narrow one
 
 
 @compiles(may_be_pending)
 def _pending_anywhere(element: may_be_pending, compiler: SQLCompiler, **_: Any) -> str:
     return "1 = 1"
+
+
+@compiles(oldest_first, "postgresql")
+def _oldest_postgresql(element: oldest_first, compiler: SQLCompiler, **options: Any) -> str:
+    return ", ".join(compiler.process(clause, **options) for clause in element.clauses)
+
+
+@compiles(oldest_first)
+def _oldest_anywhere(element: oldest_first, compiler: SQLCompiler, **options: Any) -> str:
+    _, position = element.clauses
+    return compiler.process(position, **options)
 
 
 @compiles(any_of, "postgresql")

@@ -9,9 +9,14 @@ from datetime import timedelta
 from sqlalchemy import (
     BigInteger,
     Executable,
+    FromClause,
+    ScalarSelect,
+    String,
     Table,
+    Text,
     and_,
     bindparam,
+    cast,
     delete,
     exists,
     func,
@@ -32,11 +37,13 @@ from pillarbox.relational.expressions import (
     none_of,
     now_us,
     numbers,
+    oldest_first,
     position_list,
     texts,
 )
+from pillarbox.relational.keeping import KEEP
 from pillarbox.relational.leases import is_owned
-from pillarbox.relational.outbox_held import REMOVE, put_aside
+from pillarbox.relational.outbox_held import HELD, OWNED_AMONG, PARKED, RELEASED, REMOVE, put_aside
 from pillarbox.relational.rows import (
     RECORD_COLUMNS,
     columns,
@@ -72,6 +79,18 @@ def _copy_of(table: Table) -> dict[str, object]:
 
 
 APPEND = insert_into(outbox).values(**_copy_of(outbox), created_at=now_us())
+
+
+def _append_under(locked: FromClause) -> Executable:
+    """Return the insert of one record whose position is taken once ``locked`` has given its row: one round trip."""
+    values = _copy_of(outbox)
+    kinds = {name: outbox.c[name].type for name in values}
+    casts = [  # a cast to the column's own type would cut off what is too long, instead of refusing it
+        cast(value, Text() if isinstance(kinds[name], String) else kinds[name]) for name, value in values.items()
+    ]
+    return insert_into(outbox).from_select([*values, "created_at"], select(*casts, now_us()).select_from(locked))
+
+
 SCHEDULE = insert_into(outbox_scheduled).values(
     **_copy_of(outbox_scheduled), created_at=now_us(), due_at=now_us() + DELAY
 )
@@ -95,6 +114,7 @@ SETTLE = (  # primary key; fenced
     .where(any_of(outbox.c.position, AT), is_owned(outbox.c.slot, locked=False))
     .returning(outbox.c.position)
 )
+SETTLE_AND_COUNT = select(func.count()).select_from(SETTLE.cte("settled"))  # fetches one row instead of hundreds
 
 # --- scheduled records ------------------------------------------------------------------------------------------------
 DUE = (  # index on due_at
@@ -154,16 +174,23 @@ FAN_OUT = _fan_out(outbox)
 FAN_OUT_HELD = _fan_out(outbox_held)
 
 # --- what waits -------------------------------------------------------------------------------------------------------
-_oldest = select(now_us() - outbox.c.created_at).where(pending()).order_by(outbox.c.position).limit(1).scalar_subquery()
+_in_order = oldest_first(outbox.c.transaction_id, outbox.c.position)
+_first = select(now_us() - outbox.c.created_at).where(pending()).order_by(_in_order).limit(1)
+_released_first = select(now_us() - func.min(outbox_held.c.parked_at)).where(outbox_held.c.state == RELEASED)
+
+
+def _set_aside(state: str) -> ScalarSelect[int]:
+    return select(func.count()).select_from(outbox_held).where(outbox_held.c.state == state).scalar_subquery()
+
+
 STATE = select(
     select(func.count()).select_from(outbox).where(pending()).scalar_subquery(),
-    _oldest,
+    _first.scalar_subquery(),
+    _set_aside(RELEASED),
+    _released_first.scalar_subquery(),
     select(func.count()).select_from(outbox_scheduled).scalar_subquery(),
-    select(func.count()).select_from(outbox_held).where(outbox_held.c.state == "parked").scalar_subquery(),
-    select(func.count())
-    .select_from(outbox_held)
-    .where(outbox_held.c.state.in_(["held", "released"]))
-    .scalar_subquery(),
+    _set_aside(PARKED),
+    _set_aside(HELD),
 )
 
 
@@ -174,10 +201,12 @@ class KeyLocks:
     Attributes:
         lock: waits for each bucket, in the order given.
         try_lock: returns the buckets that could be had at once.
+        locked: one row, given once the bucket of the parameter ``bucket`` is locked; ``None`` where there is no such.
     """
 
     lock: Executable
     try_lock: Executable
+    locked: FromClause | None = None
 
 
 class RelationalOutboxStore(OutboxStore):
@@ -186,12 +215,17 @@ class RelationalOutboxStore(OutboxStore):
     def __init__(self, key_locks: KeyLocks | None) -> None:
         """Lock keys with ``key_locks``; ``None`` where the database has one writer at a time anyway."""
         self._key_locks = key_locks
+        locked = None if key_locks is None else key_locks.locked
+        self._append_locked = None if locked is None else _append_under(locked)
 
     def append(self, records: Sequence[OutboxRecord]) -> Program[None]:
         """Lock the keys in sorted order, then insert, so that positions follow the order of commits."""
         now = [record_values(record) for record in records if not record.due_in]
         if now:
             buckets = {record.bucket for record in records if not record.due_in and record.message.key is not None}
+            if self._append_locked is not None and len(records) == len(now) == len(buckets) == 1:
+                yield Execute(self._append_locked, {**now[0], "bucket": min(buckets)})
+                return
             if self._key_locks is not None and buckets:
                 yield Execute(self._key_locks.lock, {"buckets": sorted(buckets)})
             yield Execute(APPEND, now if len(now) > 1 else now[0])
@@ -202,10 +236,11 @@ class RelationalOutboxStore(OutboxStore):
 
     def state(self) -> Program[OutboxState]:
         """Count what waits."""
-        pending, oldest_us, scheduled, parked, held = (yield Execute(STATE))[0]
+        pending, first_us, released, released_us, scheduled, parked, held = (yield Execute(STATE))[0]
+        waited = [max(int(one), 0) for one in (first_us, released_us) if one is not None]
         return OutboxState(
-            pending=pending,
-            oldest_for=None if oldest_us is None else timedelta(microseconds=max(int(oldest_us), 0)),
+            pending=pending + released,
+            oldest_for=timedelta(microseconds=max(waited)) if waited else None,
             scheduled=scheduled,
             parked=parked,
             held=held,
@@ -215,9 +250,15 @@ class RelationalOutboxStore(OutboxStore):
 class RelationalSlotReader(SlotReader):
     """The outbox as a polling relay sees it."""
 
-    def __init__(self, key_locks: KeyLocks | None) -> None:
-        """Lock the keys of scheduled records with ``key_locks`` as they take their positions."""
+    def __init__(self, key_locks: KeyLocks | None, *, writes_in_with: bool = False) -> None:
+        """Lock the keys of scheduled records with ``key_locks`` as they take their positions.
+
+        Args:
+            key_locks: ``None`` where the database has one writer at a time anyway.
+            writes_in_with: a WITH clause may delete, so that only a number need be fetched.
+        """
         self._key_locks = key_locks
+        self._writes_in_with = writes_in_with
 
     def read(self, plan: ReadPlan) -> Program[Sequence[PendingRecord]]:
         """Read the oldest records of the plan's slots."""
@@ -226,6 +267,7 @@ class RelationalSlotReader(SlotReader):
             "in_flight": plan.in_flight,
             "paused": plan.paused,
             "up_to": plan.limit,
+            "first_position": plan.first,
         }
         return [
             PendingRecord(position=row[0], slot=row[1], held=bool(row[2]), message=message_of(row[3:]))
@@ -234,7 +276,19 @@ class RelationalSlotReader(SlotReader):
 
     def settle(self, scope: str, tokens: Sequence[int], positions: Sequence[int]) -> Program[int]:
         """Delete what was published and is still ours."""
-        return len((yield Execute(SETTLE, {"scope": scope, "tokens": tokens, "positions": positions})))
+        settled = {"scope": scope, "tokens": tokens, "positions": positions}
+        if self._writes_in_with:
+            return int((yield Execute(SETTLE_AND_COUNT, settled))[0][0])
+        return len((yield Execute(SETTLE, settled)))
+
+    def settle_and_keep(self, scope: str, tokens: Sequence[int], positions: Sequence[int]) -> Program[int]:
+        """Lock the leases, copy, delete."""
+        owned = yield Execute(OWNED_AMONG, {"scope": scope, "tokens": tokens, "positions": positions})
+        ours = {"positions": [position for position, *_ in owned]}
+        if owned:
+            yield Execute(KEEP, ours)
+            yield Execute(REMOVE, ours)
+        return len(owned)
 
     def put_aside(self, scope: str, tokens: Sequence[int], asides: Sequence[Aside]) -> Program[frozenset[int]]:
         """Move records into the table of held ones."""
@@ -269,7 +323,14 @@ class RelationalTransfer(OutboxTransfer):
         self._held = held
 
     def transfer(
-        self, scope: str, tokens: Sequence[int], *, slots: Sequence[int], paused: Sequence[str], limit: int
+        self,
+        scope: str,
+        tokens: Sequence[int],
+        *,
+        slots: Sequence[int],
+        paused: Sequence[str],
+        limit: int,
+        keep: bool = False,
     ) -> Program[Transferred]:
         """Choose the rows first, so that a row committed meanwhile is neither copied nor removed by half."""
         chosen = yield Execute(
@@ -278,11 +339,20 @@ class RelationalTransfer(OutboxTransfer):
         ready = yield from _listened_to(chosen)
         if ready:
             yield Execute(FAN_OUT, {"positions": ready})
+            if keep:
+                yield Execute(KEEP, {"positions": ready})
             yield Execute(REMOVE, {"positions": ready})
         return _transferred(chosen, ready, limit)
 
     def transfer_released(
-        self, scope: str, tokens: Sequence[int], *, slots: Sequence[int], paused: Sequence[str], limit: int
+        self,
+        scope: str,
+        tokens: Sequence[int],
+        *,
+        slots: Sequence[int],
+        paused: Sequence[str],
+        limit: int,
+        keep: bool = False,
     ) -> Program[Transferred]:
         """Settle what was fanned out as a relay does that published it."""
         found = yield from self._held.read(slots=slots, paused=paused, limit=limit)
@@ -290,7 +360,7 @@ class RelationalTransfer(OutboxTransfer):
         ready = yield from _listened_to(chosen)
         if ready:
             yield Execute(FAN_OUT_HELD, {"positions": ready})
-            if (yield from self._held.settle(scope, tokens, ready)) < len(ready):
+            if (yield from self._held.settle(scope, tokens, ready, keep=keep)) < len(ready):
                 raise LeaseLostError(lease=scope, token=max(tokens, default=0))
         return _transferred(chosen, ready, limit)
 

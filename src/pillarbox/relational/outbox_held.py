@@ -19,6 +19,7 @@ from sqlalchemy import (
 
 from pillarbox.outbox import ParkedRecord, ParkedRecords
 from pillarbox.relational.expressions import any_of, insert_into, none_of, now_us, numbers, position_list, texts
+from pillarbox.relational.keeping import KEEP_HELD
 from pillarbox.relational.leases import is_owned
 from pillarbox.relational.rows import RECORD_COLUMNS, columns, message_of, record_message_columns
 from pillarbox.relational.tables import outbox, outbox_held, outbox_holds
@@ -109,9 +110,11 @@ WHERE_PARKED = (  # index on (state, position)
     .limit(1)
 )
 LOCK_PARKED = WHERE_PARKED.with_for_update()
-RELEASE_ONE = update(outbox_held).where(_at_position).values(state=RELEASED)  # primary key
+RELEASE_ONE = update(outbox_held).where(_at_position).values(state=RELEASED, parked_at=now_us())  # primary key
 RELEASE_KEY = (  # index on (destination, message_key, position)
-    update(outbox_held).where(_of_key, outbox_held.c.state.in_([PARKED, HELD])).values(state=RELEASED)
+    update(outbox_held)
+    .where(_of_key, outbox_held.c.state.in_([PARKED, HELD]))
+    .values(state=RELEASED, parked_at=now_us())
 )
 COUNT_KEY = select(func.count()).select_from(outbox_held).where(_of_key, outbox_held.c.state.in_([PARKED, HELD]))
 SKIP = (
@@ -202,7 +205,9 @@ class RelationalHeldRecords(HeldRecords):
         rows = yield Execute(READ_RELEASED, {"slots": slots, "paused": paused, "up_to": limit})
         return [PendingRecord(position=row[0], slot=row[1], held=False, message=message_of(row[2:])) for row in rows]
 
-    def settle(self, scope: str, tokens: Sequence[int], positions: Sequence[int]) -> Program[int]:
+    def settle(
+        self, scope: str, tokens: Sequence[int], positions: Sequence[int], *, keep: bool = False
+    ) -> Program[int]:
         """Lock the holds, delete the rows, end the holds of keys that have none left."""
         owned = yield Execute(RELEASED_AMONG, {"scope": scope, "tokens": tokens, "positions": positions})
         if not owned:
@@ -210,7 +215,10 @@ class RelationalHeldRecords(HeldRecords):
         keys = keys_of(owned)
         for key in keys:
             yield Execute(LOCK_HOLD, _named(key))
-        yield Execute(REMOVE_RELEASED, {"positions": [position for position, *_ in owned]})
+        ours = {"positions": [position for position, *_ in owned]}
+        if keep:
+            yield Execute(KEEP_HELD, ours)
+        yield Execute(REMOVE_RELEASED, ours)
         yield from _end_empty(keys)
         return len(owned)
 

@@ -81,24 +81,15 @@ def record_message_columns(table: Table) -> tuple[Column[object], ...]:
     return columns(table, _RECORD_AS_MESSAGE)
 
 
-_setters = {name: getattr(Message, name).__set__ for name in Message.__slots__}
-_set_id, _set_type, _set_destination = _setters["id"], _setters["type"], _setters["destination"]
-_set_key, _set_content_type = _setters["key"], _setters["content_type"]
-_set_headers, _set_body = _setters["headers"], _setters["body"]
-
-
 def message_of(row: Row) -> Message:
-    """Build the message from the seven columns that ``message_columns`` names.
-
-    Each message that is read passes here, and the constructor of a frozen dataclass takes three times as long.
-    """
-    message = Message.__new__(Message)
+    """Build the message from the seven columns that ``message_columns`` names."""
     identity, kind, destination, key, content_type, headers, body = row
-    _set_id(message, identity)
-    _set_type(message, kind)
-    _set_destination(message, destination)
-    _set_key(message, key)
-    _set_content_type(message, content_type)
-    _set_headers(message, _decode_headers(headers))
-    _set_body(message, bytes(body))
-    return message
+    return Message(
+        id=identity,
+        type=kind,
+        destination=destination,
+        key=key,
+        content_type=content_type,
+        headers=_decode_headers(headers),
+        body=body if type(body) is bytes else bytes(body),
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import abstractmethod
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import (
     AsyncExitStack,
@@ -12,14 +13,15 @@ from contextlib import (
 )
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NoReturn, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine, Executable
+from sqlalchemy import Connection, Engine, Executable, Table
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from pillarbox.errors import ConflictError, StoreUnavailableError
+from pillarbox.outbox import OutboxPartitions
 from pillarbox.relational.consumers import RelationalConsumerRegistry
 from pillarbox.relational.cursor import RelationalRelayMarks
 from pillarbox.relational.dead_letters import RelationalDeadLetterStore
@@ -30,9 +32,12 @@ from pillarbox.relational.leases import RelationalLeaseStore
 from pillarbox.relational.migrations import Migration, as_sql, check_version, migrate
 from pillarbox.relational.outbox import KeyLocks, RelationalOutboxStore, RelationalSlotReader, RelationalTransfer
 from pillarbox.relational.outbox_held import RelationalHeldRecords, RelationalParkedRecords
+from pillarbox.relational.published import RelationalPublishedRecords
 from pillarbox.relational.queue import RelationalQueueStore
-from pillarbox.relay import RelayKind, SequenceReader
-from pillarbox.transaction import Execute, Program, Rows, TransactionSource, drive_sync, step
+from pillarbox.relational.tables import outbox
+from pillarbox.relay import OutboxHorizon, RelayKind, SequenceReader
+from pillarbox.relay.log_reader import LogAccess
+from pillarbox.transaction import Execute, Program, Rows, TransactionSource, drive, drive_sync, step
 from pillarbox.transaction.sqlalchemy_ import AsyncConnectionTransaction, ConnectionTransaction
 from pillarbox.transaction.threads import in_thread
 
@@ -51,8 +56,13 @@ class DatabaseTraits:
         migration_lock: what excludes a second migration; ``None`` where a transaction does.
         lock_wait: bounds how long a statement of the transaction waits for a lock; ``None`` where connecting says it.
         single_writer: transactions of this process queue up for the database in order, instead of polling for it.
+        writes_in_with: a WITH clause may write.
         conflicts: tells whether a driver's error means that the transaction should be tried again.
         sequence: how a sequence relay reads it; ``None`` where that would lose late commits.
+        log: how a log tailing relay reads it; ``None`` where there is no log that it could read.
+        horizon: what may still appear in the outbox; ``None`` where a read passes over nothing that was deleted.
+        partitions: of the outbox; ``None`` where there are none.
+        removed_by_row: where records that a sequence relay has passed are deleted one by one; the rest is partitions.
         refuses: why a kind of relay cannot read it.
     """
 
@@ -62,8 +72,29 @@ class DatabaseTraits:
     migration_lock: Executable | None = None
     lock_wait: Executable | None = None
     single_writer: bool = False
+    writes_in_with: bool = False
     sequence: SequenceReader | None = None
+    log: LogAccess | None = None
+    horizon: OutboxHorizon | None = None
+    partitions: OutboxPartitions | None = None
+    removed_by_row: Table = outbox
     refuses: Mapping[RelayKind, str] = field(default_factory=dict[RelayKind, str])
+
+
+class SingleStatements(Protocol):
+    """A quicker way to execute statements that commit by themselves than SQLAlchemy's."""
+
+    @abstractmethod
+    async def execute(self, wanted: Execute) -> Rows:
+        """Execute one statement.
+
+        Raises:
+            DBAPIError: the database refused it, or is away.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Let go of connections; they are opened again when they are needed."""
 
 
 class OwnTransaction(AsyncConnectionTransaction):
@@ -97,16 +128,19 @@ class RelationalStore(TransactionSource):
         sync_engine: Engine | Callable[[], Engine],
         traits: DatabaseTraits,
         owns_engine: bool,
+        singles: SingleStatements | None = None,
     ) -> None:
         """Use ``engine``; ``sync_engine`` is the caller's, or makes one for threads when it is first asked for."""
+        self._singles = singles
         self.engine = engine
         self.traits = traits
         self.outbox = RelationalOutboxStore(traits.key_locks)
-        self.slots = RelationalSlotReader(traits.key_locks)
+        self.slots = RelationalSlotReader(traits.key_locks, writes_in_with=traits.writes_in_with)
         self.held_records = RelationalHeldRecords()
         self.transfer = RelationalTransfer(self.held_records)
         self.parked = RelationalParkedRecords()
-        self.marks = RelationalRelayMarks()
+        self.published = RelationalPublishedRecords(traits.key_locks, removed_by_row=traits.removed_by_row)
+        self.marks = RelationalRelayMarks(None if traits.log is None else traits.log.checkpoints)
         self.leases = RelationalLeaseStore()
         self.queue = RelationalQueueStore()
         self.inbox = RelationalInboxStore()
@@ -127,6 +161,11 @@ class RelationalStore(TransactionSource):
     def name(self) -> str:
         """Which kind of database this is, such as ``PostgreSQL``."""
         return self.traits.name
+
+    @property
+    def owns_engine(self) -> bool:
+        """Whether the engine was made here, from its URL alone."""
+        return self._owns_engine
 
     @property
     def sync_engine(self) -> Engine:
@@ -183,6 +222,8 @@ class RelationalStore(TransactionSource):
         if self.traits.single_writer:
             return await self.run(single(program))
         try:
+            if self._singles is not None:
+                return await drive(single(program), self._singles.execute)
             async with self._connected(self._autocommit) as connection:
                 return await connection.run_sync(_run_unbegun, program)
         except DBAPIError as error:
@@ -225,6 +266,8 @@ class RelationalStore(TransactionSource):
 
     async def let_go(self) -> None:
         """Close the connections of the engines that the store made; they are opened again when they are needed."""
+        if self._singles is not None:
+            await self._singles.close()
         if self._owns_engine:
             await self.engine.dispose()
         if self._sync_engine is not None and self._sync_engine is not self._lent_sync_engine:

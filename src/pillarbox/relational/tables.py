@@ -151,6 +151,14 @@ outbox_cursor = _table(
     Column("system_id", Name, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
 )
+outbox_cursor_history = _table(  # where the cursor stood before, so that a record's time of publishing can be told
+    "outbox_cursor_history",
+    Column("at", Position, primary_key=True, autoincrement=False),
+    Column("since", Text, nullable=False),
+    Column("until", Text, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("highest", BigInteger, nullable=False),
+)
 outbox_checkpoint = _table(  # of a log tailing relay; locations in the log are PostgreSQL's text
     "outbox_checkpoint",
     Column("name", Name, primary_key=True),

@@ -3,11 +3,13 @@
 Guarantee: of a key nothing is published before what is earlier was confirmed; duplicates per crash are bounded.
 Not promised: that each message is published only once.
 Source: microservices.io, *Polling publisher* and *Transaction log tailing*; the reading order is relay, dispatch,
-waves, polling, transfer, then watermark, sequence, and released and handover where they are called.
+waves, polling, transfer, then watermark, sequence, and released and handover where they are called; upkeep.
 """
 
 from pillarbox.relay.dispatch import Dispatch
 from pillarbox.relay.handover import HandOver, RelayMarks
+from pillarbox.relay.log_settings import LogSettings
+from pillarbox.relay.low_watermark import Horizon, LowWatermark, OutboxHorizon
 from pillarbox.relay.polling import PollingPublication
 from pillarbox.relay.reader import (
     HeldRecords,
@@ -22,6 +24,7 @@ from pillarbox.relay.released import Released
 from pillarbox.relay.sequence import SequenceFeed, SequenceReader
 from pillarbox.relay.settings import RelayKind, RelaySettings
 from pillarbox.relay.transfer import TransferPublication
+from pillarbox.relay.upkeep import Upkeep
 from pillarbox.relay.watermark import WatermarkPublication
 
 __all__ = [
@@ -29,6 +32,10 @@ __all__ = [
     "Dispatch",
     "HandOver",
     "HeldRecords",
+    "Horizon",
+    "LogSettings",
+    "LowWatermark",
+    "OutboxHorizon",
     "OutboxTransfer",
     "PendingRecord",
     "PollingPublication",
@@ -44,5 +51,6 @@ __all__ = [
     "SlotReader",
     "TransferPublication",
     "Transferred",
+    "Upkeep",
     "WatermarkPublication",
 ]

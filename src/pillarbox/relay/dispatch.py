@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, assert_never
 
@@ -53,15 +53,21 @@ class Dispatch:
     """
 
     def __init__(
-        self, *, sender: MessageSender, keeper: LeaseKeeper, settings: RelaySettings, observer: Observer
+        self,
+        *,
+        sender: MessageSender,
+        keeper: LeaseKeeper,
+        settings: RelaySettings,
+        observer: Observer,
+        dice: Callable[[], float],
     ) -> None:
-        """Send through ``sender`` while the slots of ``keeper`` are held."""
+        """Send through ``sender`` while the slots of ``keeper`` are held; ``dice`` draws the length of pauses."""
         self._sender = sender
         self._keeper = keeper
         self._clock = keeper.clock
         self._settings = settings
         self._observer = observer
-        self._pauses = Pauses(first=settings.longest_poll, longest=settings.longest_backoff)
+        self._pauses = Pauses(first=settings.longest_poll, longest=settings.longest_backoff, dice=dice)
 
     @property
     def is_away(self) -> bool:

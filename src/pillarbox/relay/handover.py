@@ -23,8 +23,12 @@ class RelayMarks(Protocol):
     """
 
     @abstractmethod
-    def clear(self, scope: str, tokens: Sequence[int], *, successor: RelayKind, limit: int) -> Program[bool]:
+    def clear(
+        self, scope: str, tokens: Sequence[int], *, successor: RelayKind, keep: bool, limit: int
+    ) -> Program[bool]:
         """Remove up to ``limit`` records that a sequence relay published, then its cursor; return whether more is left.
+
+        With ``keep`` they are kept among the published ones.
 
         What the ``successor`` itself left stays. The place in the log that a log tailing relay reached is forgotten
         too: what others publish from now on would else be read there again. Nothing is removed unless one of
@@ -35,11 +39,12 @@ class RelayMarks(Protocol):
 class HandOver:
     """Takes over from relays of other kinds, each time when slots were gained."""
 
-    def __init__(self, kind: RelayKind, *, marks: RelayMarks, keeper: LeaseKeeper) -> None:
-        """Take over for a relay of ``kind`` that works on the slots of ``keeper``."""
+    def __init__(self, kind: RelayKind, *, marks: RelayMarks, keeper: LeaseKeeper, keep: bool = False) -> None:
+        """Take over for a relay of ``kind`` that works on the slots of ``keeper``, and may ``keep`` what it removes."""
         self._kind = kind
         self._marks = marks
         self._keeper = keeper
+        self._keep = keep
         self._done_for = frozenset[int]()
 
     async def take_over(self) -> None:
@@ -49,7 +54,7 @@ class HandOver:
             return
         scope = self._keeper.terms.scope
         while await self._keeper.source.run(
-            self._marks.clear(scope, sorted(tokens), successor=self._kind, limit=AT_A_TIME)
+            self._marks.clear(scope, sorted(tokens), successor=self._kind, keep=self._keep, limit=AT_A_TIME)
         ):
             await self._keeper.keep()
         self._done_for = tokens

@@ -1,7 +1,11 @@
-"""Which destinations take nothing now, and until when: pure book-keeping."""
+"""Which destinations take nothing now, and until when: pure book-keeping.
+
+Source: Brooker, *Exponential Backoff and Jitter* (AWS Architecture Blog): equal jitter.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -13,21 +17,23 @@ class _Pause:
 
 
 class Pauses:
-    """Pauses by name, each twice as long as the one before it until there is a success.
+    """Pauses by name, the longest of each twice that of the one before it until there is a success.
 
-    Times are seconds of one monotonic clock, which the caller reads.
+    A pause is drawn from the upper half of its longest, so that many relays do not probe at the same moment. Times are seconds of one monotonic clock, which the caller reads.
     """
 
-    def __init__(self, *, first: timedelta, longest: timedelta) -> None:
-        """Pause for ``first``, then for up to ``longest``."""
+    def __init__(self, *, first: timedelta, longest: timedelta, dice: Callable[[], float]) -> None:
+        """Pause for up to ``first``, then for up to ``longest``; ``dice`` draws evenly from [0, 1)."""
+        self._dice = dice
         self._first_s = first.total_seconds()
         self._longest_s = longest.total_seconds()
         self._pauses: dict[str, _Pause] = {}
 
     def pause(self, name: str, *, now: float) -> timedelta:
         """Pause ``name``; return for how long."""
-        length_s = self._pauses[name].next_s if name in self._pauses else self._first_s
-        self._pauses[name] = _Pause(until=now + length_s, next_s=min(length_s * 2, self._longest_s))
+        up_to_s = self._pauses[name].next_s if name in self._pauses else self._first_s
+        length_s = up_to_s * (1 + self._dice()) / 2
+        self._pauses[name] = _Pause(until=now + length_s, next_s=min(up_to_s * 2, self._longest_s))
         return timedelta(seconds=length_s)
 
     def succeeded(self, name: str) -> None:

@@ -13,6 +13,7 @@ from pillarbox.lease import first_of
 from pillarbox.observe import MessagesPublished, Observer, SettlementRefused
 from pillarbox.relay.dispatch import Dispatch
 from pillarbox.relay.handover import HandOver
+from pillarbox.relay.low_watermark import LowWatermark
 from pillarbox.relay.reader import Aside, PendingRecord, ReadPlan, SlotReader
 from pillarbox.relay.relay import Publication
 from pillarbox.relay.released import Released
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 class PollingPublication(Publication):
     """Sends records to a broker, waits for the confirms, then settles; three batches overlap.
 
-    Each read starts at the oldest record that is not settled, since a transaction that took its position early may
+    Each read starts at or below the oldest record that is not settled, since a transaction that took its position early may
     commit late. While one batch is published the next is read and the one before it is settled. A record that was not
     confirmed is read again first, and what was read behind it is read again too: nothing overtakes it.
     """
@@ -40,8 +41,9 @@ class PollingPublication(Publication):
         keeper: LeaseKeeper,
         settings: RelaySettings,
         observer: Observer,
+        low: LowWatermark,
     ) -> None:
-        """Publish what is in the slots of ``keeper`` through ``dispatch``."""
+        """Publish what is in the slots of ``keeper`` through ``dispatch``, from the position ``low`` on."""
         self._dispatch = dispatch
         self._reader = reader
         self._released = released
@@ -50,6 +52,7 @@ class PollingPublication(Publication):
         self._keeper = keeper
         self._settings = settings
         self._observer = observer
+        self._low = low
         self._batch: Sequence[PendingRecord] = ()
         self._published: dict[int, int] = {}
         """Position → token of what is confirmed and not settled."""
@@ -68,6 +71,7 @@ class PollingPublication(Publication):
                 group.create_task(self._settle(published))
                 publishing = group.create_task(self._publish(batch))
         except BaseExceptionGroup as errors:
+            self._low.fall()
             raise first_of(errors) from errors
         if publishing.result():
             self._batch = reading.result()
@@ -87,19 +91,26 @@ class PollingPublication(Publication):
         """Do nothing: no connection is kept."""
 
     async def _read(self, batch: Sequence[PendingRecord], published: Mapping[int, int]) -> Sequence[PendingRecord]:
+        await self._low.rise()
         plan = ReadPlan(
             slots=sorted(self._keeper.tokens),
             in_flight=[*(record.position for record in batch), *published],
             paused=self._dispatch.paused,
             limit=self._dispatch.limit,
+            first=self._low.first,
         )
-        return await self._source.run_single(self._reader.read(plan))
+        found = await self._source.run_single(self._reader.read(plan))
+        self._low.note(len(found))
+        return found
 
     async def _settle(self, published: Mapping[int, int]) -> None:
         if not published:
             return
         scope, tokens = self._keeper.terms.scope, sorted(set(published.values()))
-        settled = await self._source.run_single(self._reader.settle(scope, tokens, list(published)))
+        if self._settings.keep is None:
+            settled = await self._source.run_single(self._reader.settle(scope, tokens, list(published)))
+        else:
+            settled = await self._source.run(self._reader.settle_and_keep(scope, tokens, list(published)))
         for position in published:
             del self._published[position]
         self._observer.notice(MessagesPublished(count=settled))

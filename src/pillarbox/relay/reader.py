@@ -40,12 +40,14 @@ class ReadPlan:
         in_flight: positions that are being published or settled.
         paused: destinations that take nothing now.
         limit: how many records at most.
+        first: no record below this position is wanted.
     """
 
     slots: Sequence[int]
     in_flight: Sequence[int]
     paused: Sequence[str]
     limit: int
+    first: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +83,10 @@ class SlotReader(Protocol):
         """
 
     @abstractmethod
+    def settle_and_keep(self, scope: str, tokens: Sequence[int], positions: Sequence[int]) -> Program[int]:
+        """Do as ``settle`` does, and keep what is removed among the published records, in one transaction."""
+
+    @abstractmethod
     def put_aside(self, scope: str, tokens: Sequence[int], asides: Sequence[Aside]) -> Program[frozenset[int]]:
         """Take records out of the way and hold their keys; return the positions that were moved.
 
@@ -109,10 +115,13 @@ class HeldRecords(Protocol):
         """Return the oldest released records of ``slots`` in position order; takes no locks and writes nothing."""
 
     @abstractmethod
-    def settle(self, scope: str, tokens: Sequence[int], positions: Sequence[int]) -> Program[int]:
+    def settle(
+        self, scope: str, tokens: Sequence[int], positions: Sequence[int], *, keep: bool = False
+    ) -> Program[int]:
         """Remove released records that were published; end the hold of a key that has none left; return how many.
 
-        Records of slots that are no longer leased under one of ``tokens`` stay.
+        With ``keep`` they are kept among the published ones. Records of slots that are no longer leased under one of
+        ``tokens`` stay.
         """
 
     @abstractmethod
@@ -143,12 +152,26 @@ class OutboxTransfer(Protocol):
 
     @abstractmethod
     def transfer(
-        self, scope: str, tokens: Sequence[int], *, slots: Sequence[int], paused: Sequence[str], limit: int
+        self,
+        scope: str,
+        tokens: Sequence[int],
+        *,
+        slots: Sequence[int],
+        paused: Sequence[str],
+        limit: int,
+        keep: bool = False,
     ) -> Program[Transferred]:
         """Move the oldest pending records of ``slots`` to the consumers' queues; nothing moves for a stale token."""
 
     @abstractmethod
     def transfer_released(
-        self, scope: str, tokens: Sequence[int], *, slots: Sequence[int], paused: Sequence[str], limit: int
+        self,
+        scope: str,
+        tokens: Sequence[int],
+        *,
+        slots: Sequence[int],
+        paused: Sequence[str],
+        limit: int,
+        keep: bool = False,
     ) -> Program[Transferred]:
         """Do the same with released records that another broker had refused, and end the holds that they leave."""

@@ -14,6 +14,7 @@ from pillarbox.errors import ConflictError, TransientError
 from pillarbox.observe import Observer, WorkerFaltered
 from pillarbox.relay.reader import SlotReader
 from pillarbox.relay.settings import RelaySettings
+from pillarbox.relay.upkeep import Upkeep
 
 if TYPE_CHECKING:
     from pillarbox.lease import LeaseKeeper
@@ -61,6 +62,7 @@ class Relay:
         settings: RelaySettings,
         wakeup: Wakeup,
         observer: Observer,
+        upkeep: Upkeep | None = None,
     ) -> None:
         """Work on the slots of ``keeper``, with its clock and its database."""
         self._publication = publication
@@ -71,6 +73,7 @@ class Relay:
         self._clock = keeper.clock
         self._wakeup = wakeup
         self._observer = observer
+        self._upkeep = upkeep
         self._stopping = False
         self._look_at_schedule_from = float("-inf")
 
@@ -94,10 +97,20 @@ class Relay:
                     continue
                 if busy or await self._wakeup.wait(self._clock, pace.pause()):
                     pace.found_work()
-            await self._publication.flush()
-            await self._keeper.leave()
+            await self._end()
         finally:
             await self._publication.close()
+
+    async def _end(self) -> None:
+        """Settle and leave; a database that does not answer is asked again for as long as the leases can be trusted."""
+        while True:
+            try:
+                await self._publication.flush()
+                return await self._keeper.leave()
+            except (TransientError, ConflictError) as error:
+                if not self._keeper.tokens:
+                    raise
+                await self._falter(error)
 
     async def _pass(self) -> bool:
         await self._keeper.keep()
@@ -106,6 +119,8 @@ class Relay:
             await self._keeper.give_back(surplus)
         if not self._keeper.tokens:
             return False
+        if self._upkeep is not None:
+            await self._upkeep.step()
         moved = await self._look_aside()
         return await self._publication.advance() or moved
 

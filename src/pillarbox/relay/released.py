@@ -18,13 +18,22 @@ class Released:
     What follows in their keys is put behind them until the last one is settled, under the lock of the key's hold.
     """
 
-    def __init__(self, *, dispatch: Dispatch, held: HeldRecords, keeper: LeaseKeeper, observer: Observer) -> None:
-        """Publish what is in the slots of ``keeper`` through ``dispatch``."""
+    def __init__(
+        self,
+        *,
+        dispatch: Dispatch,
+        held: HeldRecords,
+        keeper: LeaseKeeper,
+        observer: Observer,
+        keep: bool = False,
+    ) -> None:
+        """Publish what is in the slots of ``keeper`` through ``dispatch``, and ``keep`` it."""
         self._dispatch = dispatch
         self._held = held
         self._keeper = keeper
         self._source = keeper.source
         self._observer = observer
+        self._keep = keep
 
     async def holds(self) -> frozenset[Key]:
         """Return the keys whose records leave only this way."""
@@ -43,7 +52,8 @@ class Released:
         scope = self._keeper.terms.scope
         if sent.confirmed:
             tokens = sorted(set(sent.confirmed.values()))
-            settled = await self._source.run(self._held.settle(scope, tokens, list(sent.confirmed)))
+            settling = self._held.settle(scope, tokens, list(sent.confirmed), keep=self._keep)
+            settled = await self._source.run(settling)
             self._observer.notice(MessagesPublished(count=settled))
         for record, reason in sent.refused:
             tokens = sorted(self._keeper.tokens.values())

@@ -69,8 +69,11 @@ class SequenceReader(Protocol):
         """
 
     @abstractmethod
-    def rebase(self, scope: str, tokens: Sequence[int], *, limit: int) -> Program[bool]:
-        """Remove up to ``limit`` records that the cursor has passed, then the cursor; return whether more is left."""
+    def rebase(self, scope: str, tokens: Sequence[int], *, keep: bool, limit: int) -> Program[bool]:
+        """Remove up to ``limit`` records that the cursor has passed, then the cursor; return whether more is left.
+
+        With ``keep`` they are kept among the published ones.
+        """
 
     @abstractmethod
     def reopen(self, cursor: Cursor) -> Program[Window]:
@@ -97,12 +100,13 @@ class SequenceReader(Protocol):
 class SequenceFeed(Feed):
     """Gives the records of one window after the other."""
 
-    def __init__(self, *, reader: SequenceReader, keeper: LeaseKeeper, observer: Observer) -> None:
-        """Read with the leases of ``keeper``."""
+    def __init__(self, *, reader: SequenceReader, keeper: LeaseKeeper, observer: Observer, keep: bool = False) -> None:
+        """Read with the leases of ``keeper``, and ``keep`` what is taken out of the outbox."""
         self._reader = reader
         self._keeper = keeper
         self._source = keeper.source
         self._observer = observer
+        self._keep = keep
         self._cursor = Cursor(since="", until="", position=0, highest=0)
         self._window: Window | None = None
         self._since = ""
@@ -114,7 +118,7 @@ class SequenceFeed(Feed):
         """Load the cursor; in another cluster than the one where it was written, start over with the rest."""
         cursor = await self._source.run(self._reader.load(*self._fence))
         if cursor is None:
-            while await self._source.run(self._reader.rebase(*self._fence, limit=AT_A_TIME)):
+            while await self._source.run(self._reader.rebase(*self._fence, keep=self._keep, limit=AT_A_TIME)):
                 await self._keeper.keep()
             self._observer.notice(CursorRebased())
             cursor = await self._source.run(self._reader.load(*self._fence))
@@ -126,20 +130,22 @@ class SequenceFeed(Feed):
         self._given.clear()
 
     async def next(self, *, limit: int) -> Sequence[PendingRecord]:
-        """Read on in the window, or in the one that follows it."""
+        """Read on in the window, or in those that follow it."""
+        while (window := await self._window_at_hand()) is not None:
+            found = await self._source.run_single(self._reader.read(window, after=self._after, limit=limit))
+            if len(found) < limit:
+                self._window, self._since = None, window.until
+            if found:
+                self._after = found[-1].position
+                self._given.update((record.position, window) for record in found)
+                return found
+        return ()
+
+    async def _window_at_hand(self) -> Window | None:
         if self._window is None:
             self._window = await self._source.run_single(self._reader.following(self._since))
-            if self._window is None:
-                return ()
             self._after = 0
-        window = self._window
-        found = await self._source.run_single(self._reader.read(window, after=self._after, limit=limit))
-        if len(found) < limit:
-            self._window, self._since = None, window.until
-        if found:
-            self._after = found[-1].position
-            self._given.update((record.position, window) for record in found)
-        return found
+        return self._window
 
     async def settle(self, done: Sequence[PendingRecord], asides: Sequence[Aside]) -> None:
         """Set the cursor to the last of ``done``."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from typing import Literal
 
 from pillarbox.errors import ConfigurationError
+from pillarbox.relay.log_settings import LogSettings
+
+SMALLEST_PARTITION = 10_000
+"""Below this, partitions would be made and dropped all the time."""
 
 
 class RelayKind(StrEnum):
@@ -30,14 +34,20 @@ class RelaySettings:
         shortest_poll: the pause after a pass that found nothing, right after there was work.
         longest_poll: the pause when there has been no work for a while.
         longest_backoff: the longest pause before a broker or destination that failed is tried again.
+        keep: for how long published records are kept, to be republished or looked at; ``None`` keeps none.
+        partition_rows: how many positions a partition of the outbox holds where a sequence relay works on PostgreSQL.
+        log: names and habits of a relay of the kind ``log``.
     """
 
     kind: RelayKind | Literal["polling", "sequence", "log"] = RelayKind.POLLING
     window: int = 1500
     lease: timedelta = timedelta(seconds=15)
-    shortest_poll: timedelta = timedelta(milliseconds=5)
+    shortest_poll: timedelta = timedelta(milliseconds=1)
     longest_poll: timedelta = timedelta(milliseconds=100)
     longest_backoff: timedelta = timedelta(seconds=5)
+    keep: timedelta | None = None
+    partition_rows: int = 1_000_000
+    log: LogSettings = field(default_factory=LogSettings)
 
     def __post_init__(self) -> None:
         """Refuse a window that holds no message, and a kind that there is not."""
@@ -45,6 +55,12 @@ class RelaySettings:
             raise ConfigurationError(f"a relay's kind is one of {', '.join(RelayKind)}, not {self.kind!r}")
         if self.window < 1:
             raise ConfigurationError(f"a relay's window must be at least 1, got {self.window}")
+        if self.keep is not None and self.keep <= timedelta(0):
+            raise ConfigurationError(f"keep must be a time above zero, or None to keep nothing, got {self.keep}")
+        if self.partition_rows < SMALLEST_PARTITION:
+            raise ConfigurationError(
+                f"a partition of the outbox holds at least {SMALLEST_PARTITION} positions, got {self.partition_rows}"
+            )
 
     @property
     def batch(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from pillarbox.observe import DestinationNotReady, MessagesPublished, Observer
@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 
 class _Transfer(Protocol):
     def __call__(
-        self, scope: str, tokens: Sequence[int], *, slots: Sequence[int], paused: Sequence[str], limit: int
+        self,
+        scope: str,
+        tokens: Sequence[int],
+        *,
+        slots: Sequence[int],
+        paused: Sequence[str],
+        limit: int,
+        keep: bool,
     ) -> Program[Transferred]: ...
 
 
@@ -34,8 +41,9 @@ class TransferPublication(Publication):
         keeper: LeaseKeeper,
         settings: RelaySettings,
         observer: Observer,
+        dice: Callable[[], float],
     ) -> None:
-        """Move what is in the slots of ``keeper``."""
+        """Move what is in the slots of ``keeper``; ``dice`` draws the length of pauses."""
         self._transfer = transfer
         self._hand_over = hand_over
         self._source = keeper.source
@@ -43,7 +51,7 @@ class TransferPublication(Publication):
         self._settings = settings
         self._clock = keeper.clock
         self._observer = observer
-        self._pauses = Pauses(first=settings.longest_poll, longest=settings.longest_backoff)
+        self._pauses = Pauses(first=settings.longest_poll, longest=settings.longest_backoff, dice=dice)
 
     async def advance(self) -> bool:
         """Move one batch."""
@@ -70,6 +78,7 @@ class TransferPublication(Publication):
                 slots=sorted(tokens),
                 paused=self._pauses.active(now=now),
                 limit=self._settings.batch,
+                keep=self._settings.keep is not None,
             )
         )
         for destination in moved.not_ready:

@@ -15,7 +15,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Protocol
 
 from pillarbox.lease import first_of
-from pillarbox.observe import MessagesPublished, Observer
+from pillarbox.observe import MessagesPublished, Observer, SettlementRefused
 from pillarbox.relay.dispatch import Dispatch, Sent
 from pillarbox.relay.handover import HandOver
 from pillarbox.relay.reader import Aside, Key, PendingRecord
@@ -123,9 +123,12 @@ class WatermarkPublication(Publication):
             await self._settle(self._done())
 
     async def close(self) -> None:
-        """Forget what is in flight."""
+        """Forget what is in flight, and tell how much of it is published and not known to be settled."""
         self._opened_for = frozenset()
+        unsettled = sum(entry.is_done and entry.aside is None for entry in self._entries)
         self._entries.clear()
+        if unsettled:
+            self._observer.notice(SettlementRefused(count=unsettled))
         await self._feed.close()
 
     async def _open(self) -> None:
@@ -146,7 +149,7 @@ class WatermarkPublication(Publication):
             if entry.is_done:
                 continue
             if self._key_of(entry) in self._holds:
-                self._put_aside(entry, Aside(position=entry.record.position, is_behind=True))
+                self._put_aside(entry, Aside(position=entry.record.position))  # opens the hold if it ended meanwhile
             elif len(sending) < self._dispatch.limit:
                 sending.append(entry)
         return sending
@@ -166,7 +169,11 @@ class WatermarkPublication(Publication):
         if not done:
             return
         asides = [entry.aside for entry in done if entry.aside is not None]
-        await self._feed.settle([entry.record for entry in done], asides)
+        try:
+            await self._feed.settle([entry.record for entry in done], asides)
+        except BaseException:
+            self._opened_for = frozenset()  # the watermark may have moved all the same
+            raise
         for _ in done:
             self._entries.popleft()
         if published := len(done) - len(asides):

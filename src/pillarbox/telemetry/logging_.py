@@ -14,6 +14,7 @@ from pillarbox.observe import (
     BrokerAway,
     DestinationNotReady,
     Event,
+    LogGapFound,
     MessageDead,
     Observer,
     RecordParked,
@@ -28,7 +29,7 @@ FACTS = "pillarbox"
 """The attribute of a log record under which the event's fields stand, for handlers that want them unformatted."""
 
 WARNINGS = (AttemptFailed, BrokerAway, DestinationNotReady, RunRolledBack, SettlementRefused)
-ERRORS = (MessageDead, RecordParked, WorkerFaltered)
+ERRORS = (LogGapFound, MessageDead, RecordParked, WorkerFaltered)
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _PLAIN = re.compile(r"[\w./:@+*-]+")
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
+
+from msgspec import structs
 
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
@@ -190,7 +192,7 @@ def stage(*, retry: Retry | None = None, deduplicates: bool = True, blocks_key: 
 
 def item(identity: str, *, key: str | None = "k", ordered: bool = True, **facts: object) -> Item:
     """A message in a consumer's hands."""
-    carried: Message = replace(message(identity, key=key), **facts)  # type: ignore[arg-type]
+    carried: Message = structs.replace(message(identity, key=key), **facts)
     return Item(message=carried, hold_key=hold_key_of(carried, ordered=ordered))
 
 

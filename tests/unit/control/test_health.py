@@ -6,6 +6,7 @@ from datetime import timedelta
 from pillarbox.control import HealthLimits, HealthStatus, Vitals, judge
 from pillarbox.holding import HoldingState
 from pillarbox.outbox import OutboxState
+from pillarbox.relay.log_reader import LogState
 
 QUIET = Vitals(
     outbox=OutboxState(pending=0, oldest_for=None, scheduled=0, parked=0, held=0),
@@ -66,3 +67,37 @@ def test_the_worst_problem_comes_first_and_decides() -> None:
         HealthStatus.DEGRADED,
     ]
     assert found.status is HealthStatus.UNHEALTHY
+
+
+LOG = LogState(
+    slot_name="pillarbox_shop",
+    is_there=True,
+    is_read=True,
+    retained_bytes=1000,
+    unconfirmed_bytes=1000,
+    quiet_for=timedelta(hours=1),
+)
+LONG_AGO = LIMITS.oldest_pending * 2
+
+
+def test_a_log_that_is_read_to_its_end_is_ok() -> None:
+    assert status(replace(QUIET, log=LOG)) is HealthStatus.OK
+
+
+def test_a_log_that_is_busy_is_ok() -> None:
+    busy = replace(LOG, unconfirmed_bytes=LIMITS.unread_log * 100, quiet_for=timedelta(seconds=1))
+
+    assert status(replace(QUIET, log=busy)) is HealthStatus.OK
+
+
+def test_a_log_that_nobody_reads_or_that_does_not_move_is_unhealthy() -> None:
+    for log in (
+        replace(LOG, is_there=False),
+        replace(LOG, is_read=False, quiet_for=LONG_AGO),
+        replace(LOG, unconfirmed_bytes=LIMITS.unread_log + 1, quiet_for=LONG_AGO),
+    ):
+        assert status(replace(QUIET, log=log)) is HealthStatus.UNHEALTHY
+
+
+def test_a_log_that_grows_too_large_is_degraded() -> None:
+    assert status(replace(QUIET, log=replace(LOG, retained_bytes=LIMITS.retained_log + 1))) is HealthStatus.DEGRADED

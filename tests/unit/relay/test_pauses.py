@@ -7,8 +7,8 @@ from pillarbox.relay.pauses import Pauses
 SECOND = timedelta(seconds=1)
 
 
-def _pauses() -> Pauses:
-    return Pauses(first=SECOND, longest=5 * SECOND)
+def _pauses(dice: float = 1.0) -> Pauses:
+    return Pauses(first=SECOND, longest=5 * SECOND, dice=lambda: dice)
 
 
 def test_a_pause_lasts_and_ends() -> None:
@@ -23,6 +23,13 @@ def test_each_pause_is_twice_as_long_up_to_the_longest() -> None:
     pauses = _pauses()
 
     assert [pauses.pause("a", now=0.0) / SECOND for _ in range(5)] == [1, 2, 4, 5, 5]
+
+
+def test_a_pause_is_drawn_from_the_upper_half_of_its_longest() -> None:
+    shortest, middle = _pauses(dice=0.0), _pauses(dice=0.5)
+
+    assert [shortest.pause("a", now=0.0) / SECOND for _ in range(4)] == [0.5, 1, 2, 2.5]
+    assert [middle.pause("a", now=0.0) / SECOND for _ in range(4)] == [0.75, 1.5, 3, 3.75]
 
 
 def test_success_begins_anew() -> None:

@@ -50,7 +50,7 @@ def connector_config(database: URL, names: DebeziumNames) -> Mapping[str, str]:
     """Return the configuration by which Debezium publishes the outbox in ``database``.
 
     A record's destination becomes the Kafka topic (``topic:order`` is ``topic.order``), its key the key, its body the
-    value byte for byte, its id the header ``id``. A record without a key is sent under its own id.
+    value byte for byte, its id the header ``id``; the other headers are one header, as JSON text. No key stays no key.
     """
     table = f"{names.schema}.{outbox.name}"
     columns = ",".join(f"{table}.{column}" for column in _columns_read())
@@ -69,7 +69,7 @@ def connector_config(database: URL, names: DebeziumNames) -> Mapping[str, str]:
         "publication.autocreate.mode": "disabled",  # only ours is insert-only and goes by the partitioned table's name
         "table.include.list": table,
         "column.include.list": columns,
-        "snapshot.mode": "initial",
+        "snapshot.mode": "when_needed",
         "snapshot.select.statement.overrides": table,  # a table scan has no order
         f"snapshot.select.statement.overrides.{table}": f"SELECT * FROM {table} ORDER BY {_BY_COLUMN}",
         "binary.handling.mode": "bytes",

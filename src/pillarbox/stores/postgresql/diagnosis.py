@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from pillarbox.control import Diagnosable, DiagnosisLimits, Finding, Severity
+from pillarbox.control.diagnosis import Diagnosable, DiagnosisLimits, Finding, Severity
 from pillarbox.errors import StoreUnavailableError
 from pillarbox.relational import RelationalStore
 from pillarbox.stores.postgresql.facts import LEAST_VERSION, read_facts
@@ -54,7 +54,13 @@ class PostgresDiagnosis(Diagnosable):
 
 @asynccontextmanager
 async def _engine_without_sessions(store: RelationalStore) -> AsyncGenerator[AsyncEngine]:
-    """Lend an engine that relies on nothing of a session, so that it works behind a pooler, too."""
+    """Lend an engine that relies on nothing of a session, so that it works behind a pooler, too.
+
+    An engine of the caller's is lent as it is: its URL alone may not be enough to connect.
+    """
+    if not store.owns_engine:
+        yield store.engine
+        return
     url = store.engine.url
     engine = create_async_engine(url, poolclass=NullPool, connect_args=_CAREFUL[url.get_driver_name()])
     try:

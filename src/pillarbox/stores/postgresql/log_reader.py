@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from binascii import unhexlify
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -15,9 +16,10 @@ from pillarbox.relational.rows import message_of
 from pillarbox.relay.log_reader import Checkpoint, LogEntry, LogReader, NewSlot, Outlook
 from pillarbox.relay.log_settings import LogSettings
 from pillarbox.relay.reader import PendingRecord
-from pillarbox.stores.postgresql.log_stream import LogStream, StreamLimits
+from pillarbox.stores.postgresql.log_stream import LogStream, RecordSource, StreamLimits
 from pillarbox.stores.postgresql.pgoutput import Decoder, lsn_of, lsn_text
 from pillarbox.stores.postgresql.replication import NAME, ReplicationConnection
+from pillarbox.stores.postgresql.sight import Sight
 from pillarbox.stores.postgresql.slots import (
     REPEATABLE_READ,
     Facts,
@@ -106,6 +108,9 @@ class PostgresLogReader(LogReader):
         self._stream: LogStream | None = None
         self._facts: Facts | None = None
         self._slot = ""
+        self._arrived: deque[LogEntry] = deque()
+        """What the log has told and the database does not show yet."""
+        self._sight: Sight | None = None
 
     async def look(self) -> Outlook:
         self._facts = facts = await self._source.run(find_facts())
@@ -149,9 +154,9 @@ class PostgresLogReader(LogReader):
         await self._make_sure(connection, facts, checkpoint)
         self._stream = LogStream(
             connection,
-            decoder=Decoder(relation=facts.outbox, columns=COLUMNS),
-            record_of_row=record_of_row,
-            record_of_message=record_in,
+            records=RecordSource(
+                decoder=Decoder(relation=facts.outbox, columns=COLUMNS), of_row=record_of_row, of_message=record_in
+            ),
             limits=self._terms.limits,
             checkpoint=checkpoint,
             is_wanted=self._is_wanted,
@@ -159,17 +164,24 @@ class PostgresLogReader(LogReader):
         )
         self._stream.open()
 
-    def take_nowait(self, limit: int) -> Sequence[LogEntry]:
-        return self._open_stream.take_nowait(limit)
+    async def take(self, limit: int) -> Sequence[LogEntry]:
+        ready = self._arrived
+        ready.extend(self._open_stream.take_nowait(limit - len(ready)))
+        count = 0 if self._sight is None else self._sight.seen(ready)
+        if count < len(ready):
+            self._sight = Sight.of(await self._source.run_single(snapshot_text()))
+            count = self._sight.seen(ready)
+        return [ready.popleft() for _ in range(min(count, limit))]
 
     @property
     def passed_lsn(self) -> int | None:
-        return self._open_stream.passed_lsn
+        return None if self._arrived else self._open_stream.passed_lsn
 
     def confirm(self, lsn: int) -> None:
         self._open_stream.confirm(lsn)
 
     async def close(self) -> None:
+        self._arrived.clear()
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.close()
@@ -231,7 +243,9 @@ class PostgresLogReader(LogReader):
 def record_of_row(values: tuple[bytes | None, ...]) -> PendingRecord:
     """Return the record of a row of the outbox, from the text forms of ``COLUMNS``."""
     position, slot, identity, kind, destination, key, content_type, headers, payload = values
-    assert position is not None and slot is not None and payload is not None, "these columns hold no NULL"
+    assert position is not None, "the primary key"
+    assert slot is not None, "a column without NULL"
+    assert payload is not None, "a column without NULL"
     texts = [None if one is None else one.decode() for one in (identity, kind, destination, key, content_type)]
     return PendingRecord(
         position=int(position),

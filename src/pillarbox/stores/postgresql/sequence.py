@@ -42,9 +42,9 @@ READ = text(  # two walks in the order of positions, merged: each stops at the l
     f"SELECT {_RECORD} FROM ("
     f"(SELECT found.* FROM pg_snapshot_xip(CAST(:since AS pg_snapshot)) AS late(xid) CROSS JOIN LATERAL ("
     f"SELECT {_RECORD} FROM pillarbox_outbox"
-    " WHERE transaction_id = late.xid AND position > :after"
+    " WHERE transaction_id BETWEEN late.xid AND late.xid AND position > :after"  # so that only its index has the order
     " AND pg_visible_in_snapshot(transaction_id, CAST(:until AS pg_snapshot))"
-    " ORDER BY position LIMIT :up_to) AS found ORDER BY position LIMIT :up_to)"
+    " ORDER BY transaction_id, position LIMIT :up_to) AS found ORDER BY position LIMIT :up_to)"
     " UNION ALL "
     f"(SELECT {_RECORD} FROM pillarbox_outbox"
     " WHERE position > :after AND position >= :floor"
@@ -69,9 +69,9 @@ class PostgresSequenceReader(SequenceReader):
         system_id = yield from _system_id()
         return (yield from load(scope, tokens, beginning=BEGINNING, system_id=system_id))
 
-    def rebase(self, scope: str, tokens: Sequence[int], *, limit: int) -> Program[bool]:
+    def rebase(self, scope: str, tokens: Sequence[int], *, keep: bool, limit: int) -> Program[bool]:
         """Remove what the cursor surely passed."""
-        return (yield from retire(limit))
+        return (yield from retire(limit, keep=keep))
 
     def reopen(self, cursor: Cursor) -> Program[Window]:
         """Find the floor again."""

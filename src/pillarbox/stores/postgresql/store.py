@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, Integer, Text, bindparam, create_engine, text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from pillarbox.errors import ConfigurationError, MissingExtraError
 from pillarbox.relational import DatabaseTraits, KeyLocks, RelationalStore, numbers
+from pillarbox.stores.postgresql.direct import DirectStatements
+from pillarbox.stores.postgresql.horizon import PostgresHorizon
+from pillarbox.stores.postgresql.log_access import PostgresLogAccess
+from pillarbox.stores.postgresql.partitions import DEFAULT, PostgresOutboxPartitions
 from pillarbox.stores.postgresql.sequence import PostgresSequenceReader
 
 LOCK_SPACE = 0x50_42_4F_58
@@ -35,13 +40,24 @@ def is_conflict(error: BaseException) -> bool:
     return state in (SERIALIZATION_FAILURE, DEADLOCK, LOCK_NOT_AVAILABLE)
 
 
+LOCKED = (  # OFFSET keeps the planner from taking the function apart from the row that follows it
+    text(f"SELECT pg_advisory_xact_lock({LOCK_SPACE}, CAST(:bucket AS INTEGER)) AS locked OFFSET 0")
+    .bindparams(bindparam("bucket", type_=Integer))
+    .columns(locked=Text)
+    .subquery("locked")
+)
+KEY_LOCKS = KeyLocks(lock=LOCK_KEYS, try_lock=TRY_LOCK_KEYS, locked=LOCKED)
 TRAITS = DatabaseTraits(
     name="PostgreSQL",
-    key_locks=KeyLocks(lock=LOCK_KEYS, try_lock=TRY_LOCK_KEYS),
+    key_locks=KEY_LOCKS,
     migration_lock=MIGRATION_LOCK,
     lock_wait=LOCK_WAIT,
+    writes_in_with=True,
     conflicts=is_conflict,
     sequence=PostgresSequenceReader(),
+    horizon=PostgresHorizon(),
+    partitions=PostgresOutboxPartitions(),
+    removed_by_row=DEFAULT,
 )
 
 
@@ -60,11 +76,13 @@ def postgresql_store(database: URL | AsyncEngine | Engine, *, pool_size: int = 1
     url = _with_driver(url, is_engines=not isinstance(database, URL))
     options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": pool_size}
     sync_url = url.set(drivername="postgresql+psycopg")
+    engine = database if isinstance(database, AsyncEngine) else create_async_engine(url, **options)
     return RelationalStore(
-        database if isinstance(database, AsyncEngine) else create_async_engine(url, **options),
+        engine,
         sync_engine=database if isinstance(database, Engine) else lambda: create_engine(sync_url, **options),
-        traits=TRAITS,
+        traits=replace(TRAITS, log=PostgresLogAccess(sync_url, KEY_LOCKS)),
         owns_engine=not isinstance(database, AsyncEngine),
+        singles=DirectStatements(engine) if engine.dialect.driver == "asyncpg" else None,
     )
 
 

@@ -1,7 +1,8 @@
 """The outbox without a table: records are written into the database's log alone, by the caller's transaction.
 
 Guarantee: a record is in the log if and only if the transaction that appended it commits.
-Not promised: that it can be read twice; what the log has lost is lost. Records that are delayed or put aside have rows.
+Not promised: that it can be read twice; what the log has lost is lost. Records have rows while they are delayed or put
+aside, and while there is no slot yet that would keep the log for their relay.
 Source: PostgreSQL, ``pg_logical_emit_message``; G. Morling, *The Wonders of Postgres Logical Decoding Messages*.
 """
 
@@ -15,7 +16,7 @@ from sqlalchemy import LargeBinary, bindparam, text
 
 from pillarbox.message import Message
 from pillarbox.outbox import OutboxRecord, OutboxState, OutboxStore
-from pillarbox.relational import ListOf
+from pillarbox.relational.expressions import ListOf
 from pillarbox.relational.outbox import KeyLocks, RelationalOutboxStore
 from pillarbox.relay.reader import PendingRecord
 from pillarbox.stores.postgresql.pgoutput import LogicalMessage
@@ -25,6 +26,7 @@ PREFIX = "pillarbox.outbox"
 EMIT = text(  # positions come from the table's sequence, so that both forms of a key keep one order
     f"SELECT count(pg_logical_emit_message(true, '{PREFIX}',"
     " int8send(nextval('pillarbox_outbox_position_seq')) || content)) FROM unnest(:contents) AS content"
+    " WHERE EXISTS (SELECT FROM pillarbox_outbox_checkpoint WHERE name = 'outbox' AND flushed_lsn <> '')"
 ).bindparams(bindparam("contents", type_=ListOf(LargeBinary())))
 _POSITION = Struct(">q")
 
@@ -42,13 +44,15 @@ class TablelessOutboxStore(OutboxStore):
         self._tables = RelationalOutboxStore(key_locks)
 
     def append(self, records: Sequence[OutboxRecord]) -> Program[None]:
-        """Lock the keys in sorted order, then write, so that the log has each key's records in the order of positions."""
+        """Lock the keys in sorted order, then write, so that the log has each key's records in order."""
         now = [record for record in records if not record.due_in]
         if now:
             buckets = {record.bucket for record in now if record.message.key is not None}
             if buckets:
                 yield Execute(self._key_locks.lock, {"buckets": sorted(buckets)})
-            yield Execute(EMIT, {"contents": [content_of(record) for record in now]})
+            written = (yield Execute(EMIT, {"contents": [content_of(record) for record in now]}))[0][0]
+            if not written:  # nobody would read them in the log
+                yield from self._tables.append(now)
         yield from self._tables.append([record for record in records if record.due_in])
 
     def state(self) -> Program[OutboxState]:

@@ -14,8 +14,7 @@ from pathlib import Path, PurePath
 
 from sqlalchemy import Connection, text
 
-from pillarbox.control import Diagnosable, Finding, Severity
-from pillarbox.control.diagnosis import problem, well
+from pillarbox.control.diagnosis import Diagnosable, Finding, Severity, problem, well
 from pillarbox.relational import RelationalStore, metadata
 from pillarbox.relational.shape import SchemaFacts, schema_findings, tables_of
 from pillarbox.transaction import Execute, Program, Rows, drive_sync

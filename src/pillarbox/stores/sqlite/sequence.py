@@ -30,9 +30,9 @@ class SqliteSequenceReader(SequenceReader):
         """Return the cursor; a file is a cluster of its own, wherever it is copied."""
         return load(scope, tokens, beginning=BEGINNING, system_id="")
 
-    def rebase(self, scope: str, tokens: Sequence[int], *, limit: int) -> Program[bool]:
+    def rebase(self, scope: str, tokens: Sequence[int], *, keep: bool, limit: int) -> Program[bool]:
         """Remove what the cursor passed."""
-        return retire(limit)
+        return retire(limit, keep=keep)
 
     def reopen(self, cursor: Cursor) -> Program[Window]:
         """Go on in the window; records that came since are in it too."""

@@ -14,9 +14,12 @@ from pillarbox.testing.contracts.inspection import InspectionContract
 from pillarbox.testing.contracts.lease import LeaseStoreContract
 from pillarbox.testing.contracts.outbox import OutboxStoreContract
 from pillarbox.testing.contracts.parked import HeldRecordsContract, ParkedRecordsContract
+from pillarbox.testing.contracts.published import PublishedRecordsContract
 from pillarbox.testing.contracts.queue import QueueStoreContract
 from pillarbox.testing.contracts.receiver import ReceiverContract
+from pillarbox.testing.contracts.relay_marks import RelayMarksContract
 from pillarbox.testing.contracts.sender import SenderContract
+from pillarbox.testing.contracts.sequence_reader import SequenceReaderContract
 from pillarbox.testing.contracts.slot_reader import SlotReaderContract
 from pillarbox.testing.contracts.transaction_source import TransactionSourceContract
 
@@ -32,9 +35,12 @@ __all__ = [
     "LeaseStoreContract",
     "OutboxStoreContract",
     "ParkedRecordsContract",
+    "PublishedRecordsContract",
     "QueueStoreContract",
     "ReceiverContract",
+    "RelayMarksContract",
     "SenderContract",
+    "SequenceReaderContract",
     "SlotReaderContract",
     "StoreHarness",
     "TransactionSourceContract",

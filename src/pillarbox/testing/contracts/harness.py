@@ -17,7 +17,7 @@ from pillarbox.holding import HeldQueue, HoldingStore
 from pillarbox.idempotency import AttemptStore, ClaimStore, InboxStore
 from pillarbox.lease import LeaseStore, LeaseTerms
 from pillarbox.message import Message
-from pillarbox.outbox import SLOTS, OutboxRecord, OutboxStore, ParkedRecords, bucket_for, record_of
+from pillarbox.outbox import SLOTS, OutboxRecord, OutboxStore, ParkedRecords, PublishedRecords, bucket_for, record_of
 from pillarbox.relay import HeldRecords, RelayMarks, SequenceReader
 from pillarbox.relay.reader import OutboxTransfer, PendingRecord, ReadPlan, SlotReader
 from pillarbox.testing.waiting import wait_until
@@ -47,6 +47,7 @@ class StoreHarness:
     transfer: OutboxTransfer
     parked: ParkedRecords
     held_records: HeldRecords
+    published: PublishedRecords
     sequence: SequenceReader | None
     marks: RelayMarks
     leases: LeaseStore

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from msgspec.structs import replace
 
 from pillarbox.holding import HeldMessage, HeldState, Hold, HoldingState, HoldState
 from pillarbox.testing.contracts.draining import HISTORY, DrainingContract

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from msgspec import structs
 
 from pillarbox.message import Message
 from pillarbox.outbox import OutboxState, record_of
@@ -96,8 +97,8 @@ class OutboxStoreContract:
         [
             make_message("every-byte", body=bytes(range(256)) * 4096),
             make_message("empty", None, body=b""),
-            replace(make_message("headers"), headers={"x-name": "Łódź 😀", "x-empty": "", "x-quote": "\"'\\"}),
-            replace(make_message("no-headers"), headers={}),
+            structs.replace(make_message("headers"), headers={"x-name": "Łódź 😀", "x-empty": "", "x-quote": "\"'\\"}),
+            structs.replace(make_message("no-headers"), headers={}),
             make_message("unicode", "ключ 😀 'quoted' \\ %s :x"),
             make_message("long", "k" * 500, destination="queue:payments"),
         ],
@@ -156,6 +157,20 @@ class OutboxStoreContract:
             await append(harness, make_record("same", None))
 
             assert len(await read_all(harness)) == 1
+
+    async def test_a_record_that_waits_for_its_key_takes_its_position_after_the_wait(
+        self, harness: StoreHarness
+    ) -> None:
+        """A position taken before the lock would let it overtake what another key published meanwhile, or its own."""
+        needs_concurrent_writers(harness)
+        key, other = keys_apart(2)
+        async with asyncio.TaskGroup() as tasks, harness.source.begin() as first:
+            await first.run(harness.outbox.append([make_record("first", key)]))
+            second = tasks.create_task(append(harness, make_record("second", key)))
+            await assert_blocked(second)
+            await append(harness, make_record("between", other))
+
+        assert await read_ids(harness) == ["first", "between", "second"]
 
     async def test_no_record_appears_before_one_of_its_key_that_was_seen(self, harness: StoreHarness) -> None:
         """Eight writers, three keys, some rolling back: what a reader has seen of a key only grows at its end."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from pillarbox.channel import Confirmed, NotReady, NotSent, Refused
 from pillarbox.message import Message

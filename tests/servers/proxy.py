@@ -1,0 +1,101 @@
+"""A TCP proxy that a test can make deaf, dumb or dead: between a client and a server on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+CHUNK_BYTES = 1 << 16
+
+
+class Proxy:
+    """Forwards connections on ``port`` to a port of this machine, in a thread of its own.
+
+    ``swallow`` accepts and takes what is sent, and lets nothing through in either direction: a black hole, as when a
+    firewall forgets a connection. Nobody is told. ``cut`` ends every connection.
+    """
+
+    def __init__(self, to_port: int) -> None:
+        """Forward to ``to_port``; serves from ``with`` on."""
+        self._to_port = to_port
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._open = asyncio.Event()
+        self._open.set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._server: asyncio.Server | None = None
+        self.accepted = 0
+        self.port = 0
+
+    def __enter__(self) -> Proxy:
+        """Listen on a free port."""
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End every connection, and listen no more."""
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    def swallow(self) -> None:
+        """Let nothing through from now on; connections stay open, new ones are accepted."""
+        self._loop.call_soon_threadsafe(self._open.clear)
+
+    def forward(self) -> None:
+        """Let everything through again; what was swallowed is gone with the connections that it was meant for."""
+        asyncio.run_coroutine_threadsafe(self._forward(), self._loop).result(10)
+
+    def cut(self) -> None:
+        """End every connection at once."""
+        asyncio.run_coroutine_threadsafe(self._cut(), self._loop).result(10)
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        self._writers.add(writer)
+        with suppress(OSError):
+            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._to_port)
+            self._writers.add(server_writer)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._pump(reader, server_writer))
+                group.create_task(self._pump(server_reader, writer))
+            self._writers -= {server_writer}
+        writer.close()
+        self._writers -= {writer}
+
+    async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await source.read(CHUNK_BYTES):
+                await self._open.wait()
+                target.write(data)
+                await target.drain()
+        target.close()
+
+    async def _forward(self) -> None:
+        await self._cut()
+        self._open.set()
+
+    async def _cut(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _end(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        await self._cut()
+        self._open.set()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
