@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 
 from tests.processes import PythonProcesses
-from tests.servers import KNOWN, PostgresServer, Server, ServerMissingError
+from tests.servers import KNOWN, MariaDbServer, PostgresServer, Server, ServerMissingError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -103,6 +103,44 @@ def postgresql_module_url(postgresql_server: PostgresServer) -> Iterator[str]:
     url = postgresql_server.create_database()
     yield url
     postgresql_server.drop_database(url)
+
+
+@pytest.fixture(scope="session")
+def mariadb_server(pytestconfig: pytest.Config) -> Iterator[MariaDbServer]:
+    """The MariaDB of the whole run. Do not kill or pause it: take ``private_mariadb_server`` for that."""
+    server = MariaDbServer()
+    with _started(server, pytestconfig):
+        yield server
+
+
+@pytest.fixture(scope="module")
+def _module_mariadb_server(pytestconfig: pytest.Config) -> Iterator[MariaDbServer]:
+    server = MariaDbServer()
+    with _started(server, pytestconfig):
+        yield server
+
+
+@pytest.fixture
+def private_mariadb_server(_module_mariadb_server: MariaDbServer) -> MariaDbServer:
+    """A MariaDB of this module alone, to be killed, paused and restarted at will; each test finds it serving."""
+    _module_mariadb_server.start()
+    return _module_mariadb_server
+
+
+@pytest.fixture
+def mariadb_url(mariadb_server: MariaDbServer) -> Iterator[str]:
+    """A fresh, empty database of this test alone: ``mysql://user@127.0.0.1:port/name``."""
+    url = mariadb_server.create_database()
+    yield url
+    mariadb_server.drop_database(url)
+
+
+@pytest.fixture(scope="module")
+def mariadb_module_url(mariadb_server: MariaDbServer) -> Iterator[str]:
+    """A fresh database that the tests of one module share."""
+    url = mariadb_server.create_database()
+    yield url
+    mariadb_server.drop_database(url)
 
 
 @pytest.fixture

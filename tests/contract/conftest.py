@@ -1,4 +1,4 @@
-"""The stores under contract: memory, a SQLite file, PostgreSQL by either driver."""
+"""The stores under contract: memory, a SQLite file, PostgreSQL by either driver, MariaDB."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import make_url, text
 
 from pillarbox.relational import RelationalStore, metadata
+from pillarbox.stores.mysql import mysql_store
 from pillarbox.stores.postgresql import postgresql_store
 from pillarbox.stores.sqlite import sqlite_store
 from pillarbox.testing.contracts import StoreHarness
@@ -20,6 +21,7 @@ STORES = [
     "sqlite",
     pytest.param("postgresql+psycopg", marks=pytest.mark.server),
     pytest.param("postgresql+asyncpg", marks=pytest.mark.server),
+    pytest.param("mariadb+asyncmy", marks=pytest.mark.server),
 ]
 
 
@@ -30,6 +32,8 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[RelationalStore
     await made.migrate()
     if made.name == "PostgreSQL":
         await _empty(made)  # the tests of a module share a database
+    elif made.name == "MariaDB":
+        await _empty_one_by_one(made)
     yield made
     await made.close()
 
@@ -66,6 +70,9 @@ def _store(request: pytest.FixtureRequest) -> RelationalStore:
             return sqlite_store(make_url("sqlite://"))
         case "sqlite":
             return sqlite_store(make_url(request.getfixturevalue("sqlite_url")))
+        case "mariadb+asyncmy":
+            url = make_url(request.getfixturevalue("mariadb_module_url"))
+            return mysql_store(url.set(drivername=request.param))
         case driver:
             url = make_url(request.getfixturevalue("postgresql_module_url"))
             return postgresql_store(url.set(drivername=driver))
@@ -77,3 +84,11 @@ async def _empty(store: RelationalStore) -> None:
     deletes = ", ".join(f"emptied_{number} AS (DELETE FROM {name})" for number, name in enumerate(names))
     async with store.begin() as tx:
         await tx.connection.execute(text(f"WITH {deletes} SELECT 1"))
+
+
+async def _empty_one_by_one(store: RelationalStore) -> None:
+    """Delete every row where one statement cannot delete from many tables."""
+    async with store.begin() as tx:
+        for table in metadata.sorted_tables:
+            if table.name != "pillarbox_schema_version":
+                await tx.connection.execute(table.delete())

@@ -35,7 +35,7 @@ def workers(tmp_path: Path) -> Iterator[Workers]:
 
 @pytest.fixture
 def setting(request: pytest.FixtureRequest) -> Setting:
-    """Where the story plays: ``asyncpg`` or ``psycopg`` on PostgreSQL, or ``sqlite``, as the test is parametrised.
+    """Where the story plays: ``asyncpg`` or ``psycopg`` on PostgreSQL, ``mariadb`` or ``sqlite``, as the test says.
 
     The kind of relay may follow, as in ``asyncpg-sequence``.
     """
@@ -43,6 +43,8 @@ def setting(request: pytest.FixtureRequest) -> Setting:
     kind = RelayKind(kind or "polling")
     if driver == "sqlite":
         return Setting(store=request.getfixturevalue("sqlite_url"), kind=kind)
+    if driver == "mariadb":
+        return Setting(store=request.getfixturevalue("mariadb_url"), kind=kind)
     url: str = request.getfixturevalue("postgresql_url")
     return Setting(store=url.replace("postgresql://", f"postgresql+{driver}://"), kind=kind)
 

@@ -35,6 +35,7 @@ POSTGRESQL_KINDS = (RelayKind.POLLING, RelayKind.SEQUENCE, RelayKind.LOG)
 SETTINGS = [
     *(f"asyncpg-{kind}" for kind in POSTGRESQL_KINDS),
     *(f"sqlite-{kind}" for kind in SQLITE_KINDS),
+    "mariadb-polling",
 ]
 """Where a story plays, and with which kind of relay; see the fixture ``setting``."""
 WINDOW = 20
@@ -71,12 +72,8 @@ effects = Table(
     sqlite_autoincrement=True,
 )
 
-NEXT = (
-    update(accounts)
-    .where(accounts.c.id == bindparam("of"))
-    .values(entries=accounts.c.entries + bindparam("more"))
-    .returning(accounts.c.entries)
-)
+NEXT = update(accounts).where(accounts.c.id == bindparam("of")).values(entries=accounts.c.entries + bindparam("more"))
+LAST = select(accounts.c.entries).where(accounts.c.id == bindparam("of"))  # MariaDB has no UPDATE … RETURNING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +170,8 @@ class Writer:
 
     async def _enter(self, tx: AsyncConnection, account: str, tokens: Sequence[str]) -> None:
         await tx.execute(insert(audit), {"token": tokens[0]})  # the transaction gets its number before it has the lock
-        last = (await tx.execute(NEXT, {"of": account, "more": len(tokens)})).scalar_one()
+        await tx.execute(NEXT, {"of": account, "more": len(tokens)})
+        last = (await tx.execute(LAST, {"of": account})).scalar_one()
         entered = [Entered(account, last - len(tokens) + 1 + place, token) for place, token in enumerate(tokens)]
         rows = [{"token": one.token, "account": account, "seq": one.seq} for one in entered]
         await tx.execute(insert(ledger), rows)

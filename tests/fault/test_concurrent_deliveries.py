@@ -53,7 +53,7 @@ def outside(box: Pillarbox, name: str) -> None:
 
 
 @pytest.mark.parametrize("declare", [inside, outside])
-@pytest.mark.parametrize("setting", ["psycopg", "asyncpg", "sqlite"], indirect=True)
+@pytest.mark.parametrize("setting", ["psycopg", "asyncpg", "sqlite", "mariadb"], indirect=True)
 async def test_eight_deliveries_of_one_message_have_one_effect_for_each_consumer(
     setting: Setting, store: RelationalStore, declare: Callable[[Pillarbox, str], None]
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import make_url
 
 from pillarbox.relational import RelationalStore
+from pillarbox.stores.mysql import mysql_store
 from pillarbox.stores.postgresql import postgresql_store
 from pillarbox.stores.sqlite import sqlite_store
 
@@ -21,17 +22,25 @@ DATABASES = [
     "sqlite",
     pytest.param("postgresql+psycopg", marks=pytest.mark.server),
     pytest.param("postgresql+asyncpg", marks=pytest.mark.server),
+    pytest.param("mariadb+asyncmy", marks=pytest.mark.server),
 ]
+FIXTURES = {"sqlite": "sqlite_url", "mariadb+asyncmy": "mariadb_url"}
 
 
 @pytest.fixture(params=DATABASES)
 async def open_store(request: pytest.FixtureRequest) -> AsyncIterator[OpenStore]:
     """Opens one more store on the same empty database."""
-    url = make_url(request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgresql_url"))
+    url = make_url(request.getfixturevalue(FIXTURES.get(request.param, "postgresql_url")))
     opened: list[RelationalStore] = []
 
     def open_one() -> RelationalStore:
-        made = sqlite_store(url) if request.param == "sqlite" else postgresql_store(url.set(drivername=request.param))
+        match request.param:
+            case "sqlite":
+                made: RelationalStore = sqlite_store(url)
+            case "mariadb+asyncmy":
+                made = mysql_store(url.set(drivername=request.param))
+            case _:
+                made = postgresql_store(url.set(drivername=request.param))
         opened.append(made)
         return made
 

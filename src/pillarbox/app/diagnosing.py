@@ -26,5 +26,9 @@ def _of_database(store: RelationalStore, limits: DiagnosisLimits) -> Diagnosable
             from pillarbox.stores.sqlite.diagnosis import SqliteDiagnosis
 
             return SqliteDiagnosis(store)
+        case "mysql" | "mariadb":
+            from pillarbox.stores.mysql.diagnosis import MysqlDiagnosis
+
+            return MysqlDiagnosis(store)
         case kind:
             raise ConfigurationError(f"nobody here knows what to look at in {kind}")

@@ -24,7 +24,7 @@ StorePlace: TypeAlias = str | URL | AsyncEngine | Engine | RelationalStore
 BrokerPlace: TypeAlias = str | Broker
 
 STORE_VARIABLE, BROKER_VARIABLE = "PILLARBOX_STORE", "PILLARBOX_BROKER"
-STORES = "memory://, sqlite:///FILE, postgresql+psycopg://… or postgresql+asyncpg://…"
+STORES = "memory://, sqlite:///FILE, postgresql+psycopg://…, postgresql+asyncpg://… or mariadb+asyncmy://…"
 BROKERS = "database:// (the store carries the messages) or memory://"
 
 
@@ -34,7 +34,8 @@ def store_at(place: StorePlace | None) -> RelationalStore:
     Raises:
         ConfigurationError: no store is named, or none of that kind exists.
     """
-    from pillarbox.stores.postgresql import postgresql_store  # a store is imported when one is wanted
+    from pillarbox.stores.mysql import mysql_store  # a store is imported when one is wanted
+    from pillarbox.stores.postgresql import postgresql_store
     from pillarbox.stores.sqlite import sqlite_store
 
     if isinstance(place, RelationalStore):
@@ -51,6 +52,8 @@ def store_at(place: StorePlace | None) -> RelationalStore:
         return sqlite_store(database)
     if kind == "postgresql":
         return postgresql_store(database)
+    if kind in ("mysql", "mariadb"):
+        return mysql_store(database)
     raise ConfigurationError(f"there is no store of the kind {kind!r}; there are {STORES}")
 
 

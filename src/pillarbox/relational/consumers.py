@@ -8,7 +8,7 @@ from sqlalchemy import String, bindparam, delete, func, select, update
 
 from pillarbox.channel import Subscription
 from pillarbox.consumer.registry import ConsumerRegistry
-from pillarbox.relational.expressions import insert_into, now_us
+from pillarbox.relational.expressions import characters_in, insert_into, now_us
 from pillarbox.relational.tables import (
     attempts,
     claims,
@@ -28,7 +28,7 @@ RENAMES = tuple(update(table).where(table.c.consumer == OLD).values(consumer=NEW
 
 _prefix = bindparam("prefix", type_=String)
 KNOWN = select(consumers.c.consumer).where(  # not LIKE, which folds case on SQLite and takes "_" for any character
-    func.substr(consumers.c.consumer, 1, func.length(_prefix)) == _prefix
+    func.substr(consumers.c.consumer, 1, characters_in(_prefix)) == _prefix
 )
 _enlist = insert_into(consumers).values(
     consumer=NEW, channels=bindparam("channel_list", type_=String), registered_at=now_us()

@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 
 from pillarbox.deadletter import Burial, DeadLetter, DeadLetterFilter, DeadLetterState, DeadLetterStore
-from pillarbox.relational.expressions import any_of, insert_into, micros, now_us, texts
+from pillarbox.relational.expressions import any_of, characters_in, insert_into, micros, now_us, texts
 from pillarbox.relational.holding import history_json, history_of
 from pillarbox.relational.rows import MESSAGE_COLUMNS, columns, message_columns, message_of, message_values
 from pillarbox.relational.tables import dead_letters
@@ -59,7 +59,7 @@ _bury = insert_into(dead_letters).values(
     replays=0,
 )
 _earlier, _later = dead_letters.c.history, _bury.excluded.history  # texts of JSON arrays
-_both = func.substr(_earlier, 1, func.length(_earlier) - 1).concat(",").concat(func.substr(_later, 2))
+_both = func.substr(_earlier, 1, characters_in(_earlier) - 1).concat(",").concat(func.substr(_later, 2))
 BURY = _bury.on_conflict_do_update(
     index_elements=["consumer", "message_id"],
     set_={

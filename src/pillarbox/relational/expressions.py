@@ -1,7 +1,8 @@
 """SQL words that the databases spell differently, as SQLAlchemy constructs.
 
-A list travels as one bound value (an array on PostgreSQL, JSON text elsewhere), so that the text of a statement does
-not depend on how many values it is given and stays prepared.
+A list travels as one bound value (an array on PostgreSQL, JSON text on SQLite), so that the text of a statement does
+not depend on how many values it is given and stays prepared. MySQL and MariaDB are sent text anyway; there a list is
+spelled out, since neither finds rows by their key from a list in JSON. What else they lack is in `mysql_words`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,18 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, ColumnElement, Dialect, Table, TableValuedAlias, Text, bindparam, column
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Dialect,
+    Integer,
+    Table,
+    TableValuedAlias,
+    Text,
+    bindparam,
+    column,
+)
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -105,6 +117,14 @@ def _now_postgresql(element: now_us, compiler: SQLCompiler, **_: Any) -> str:
 @compiles(now_us, "sqlite")
 def _now_sqlite(element: now_us, compiler: SQLCompiler, **_: Any) -> str:
     return "CAST(round((julianday('now') - 2440587.5) * 86400000000.0) AS INTEGER)"
+
+
+class characters_in(FunctionElement[int]):  # noqa: N801  # reads as an SQL function
+    """How many characters a text has; what MySQL calls ``length`` counts bytes."""
+
+    type = Integer()
+    inherit_cache = True
+    name = "length"
 
 
 class TransactionId(TypeDecorator[int]):
@@ -311,6 +331,7 @@ def _nothing_is_passed(element: is_passed, compiler: SQLCompiler, **_: Any) -> s
     return "1 = 0"
 
 
+@compiles(characters_in)
 @compiles(now_us)
 @compiles(any_of)
 @compiles(none_of)

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Text,
     and_,
     bindparam,
+    case,
     delete,
     exists,
     func,
@@ -165,7 +166,7 @@ GIVE_BACK = (
 _one = or_(bindparam("everyone", type_=SmallInteger) == literal(1), holds.c.consumer == BY)
 STATE = select(
     func.count(),
-    func.count().filter(holds.c.state == HoldState.BLOCKED),
+    func.count(case((holds.c.state == HoldState.BLOCKED, 1))),
     now_us() - func.min(holds.c.since),
 ).where(_one)
 COUNT_MESSAGES = (

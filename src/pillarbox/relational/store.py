@@ -118,6 +118,9 @@ class OwnSyncTransaction(ConnectionTransaction):
 class RelationalStore(TransactionSource):
     """The store of a box on one SQL database."""
 
+    transaction_type: type[OwnTransaction] = OwnTransaction
+    sync_transaction_type: type[OwnSyncTransaction] = OwnSyncTransaction
+
     def __init__(
         self,
         engine: AsyncEngine,
@@ -180,7 +183,7 @@ class RelationalStore(TransactionSource):
                 await connection.begin()
                 if self.traits.lock_wait is not None:
                     await connection.execute(self.traits.lock_wait)
-                yield OwnTransaction(connection)
+                yield self.transaction_type(connection)
                 await connection.commit()
             except asyncio.CancelledError:
                 await connection.invalidate()
@@ -197,7 +200,7 @@ class RelationalStore(TransactionSource):
                 connection.begin()
                 if self.traits.lock_wait is not None:
                     connection.execute(self.traits.lock_wait)
-                yield OwnSyncTransaction(connection)
+                yield self.sync_transaction_type(connection)
                 connection.commit()
             except BaseException:
                 connection.rollback()  # closing alone would lend it on as it is, were it the commit that failed
@@ -217,10 +220,10 @@ class RelationalStore(TransactionSource):
     async def run_single(self, program: Program[T]) -> T:
         """Run a program of one statement, which commits by itself."""
         if self.traits.single_writer:
-            return await self.run(_single(program))
+            return await self.run(single(program))
         try:
             if self._singles is not None:
-                return await drive(_single(program), self._singles.execute)
+                return await drive(single(program), self._singles.execute)
             async with self._connected(self._autocommit) as connection:
                 return await connection.run_sync(_run_unbegun, program)
         except DBAPIError as error:
@@ -320,10 +323,10 @@ class RelationalStore(TransactionSource):
 
 def _run_unbegun(connection: Connection, program: Program[T]) -> T:
     """Run a program of one statement where each statement commits by itself."""
-    return drive_sync(_single(program), partial(_rows, connection))
+    return drive_sync(single(program), partial(_rows, connection))
 
 
-def _single(program: Program[T]) -> Program[T]:
+def single(program: Program[T]) -> Program[T]:
     """Return ``program``, made to fail before a second statement."""
     stepped = step(program)
     if isinstance(stepped, Execute):

@@ -16,28 +16,34 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
-    LargeBinary,
     MetaData,
     SmallInteger,
     String,
     Table,
-    Text,
     UniqueConstraint,
     event,
 )
+from sqlalchemy import LargeBinary as PlainBinary
+from sqlalchemy import Text as PlainText
+from sqlalchemy.dialects.mysql import LONGBLOB, LONGTEXT
 
 from pillarbox.relational.expressions import TransactionId, current_transaction
+from pillarbox.relational.mysql_types import BOTH, TABLE_OPTIONS, BinaryKey, BinaryText
 
 PREFIX = "pillarbox_"
 metadata = MetaData()
 
 Position = BigInteger().with_variant(Integer(), "sqlite")  # SQLite's rowid alias must be spelled INTEGER
-Name = String(200, collation="C").with_variant(String(200), "sqlite")  # SQLite compares bytes unless told otherwise
-Key = String(600, collation="C").with_variant(String(600), "sqlite")
+Name = (  # SQLite compares bytes unless told otherwise
+    String(200, collation="C").with_variant(String(200), "sqlite").with_variant(BinaryText(200), *BOTH)
+)
+Key = String(600, collation="C").with_variant(String(600), "sqlite").with_variant(BinaryKey(600), *BOTH)
+Text = PlainText().with_variant(LONGTEXT(), *BOTH)
+LargeBinary = PlainBinary().with_variant(LONGBLOB(), *BOTH)
 
 
 def _table(name: str, *parts: Any, **options: Any) -> Table:
-    return Table(PREFIX + name, metadata, *parts, sqlite_autoincrement=True, **options)
+    return Table(PREFIX + name, metadata, *parts, sqlite_autoincrement=True, **TABLE_OPTIONS, **options)
 
 
 def _on_postgresql(index: Index) -> Index:
@@ -218,6 +224,7 @@ inbox = _table(
     Column("consumer", Name, primary_key=True),
     Column("message_id", Name, primary_key=True),
     Column("processed_at", BigInteger, nullable=False),
+    Column("recorded_by", BigInteger),  # the run's token, where an INSERT cannot tell which of its rows are new
     Index("pillarbox_inbox_processed", "processed_at"),
 )
 attempts = _table(

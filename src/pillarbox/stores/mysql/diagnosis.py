@@ -7,12 +7,13 @@ The rows of RELIABILITY behind the codes: ``auto-increment`` A6, ``flush-log`` a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import text
 
-from pillarbox.control.diagnosis import Finding, Severity, problem, well
+from pillarbox.control.diagnosis import Diagnosable, Finding, Severity, problem, well
+from pillarbox.relational import RelationalStore
 from pillarbox.relational.shape import SchemaFacts, schema_findings, tables_of
 from pillarbox.transaction import Execute, Program
 
@@ -40,6 +41,18 @@ COMPARED = frozenset(
     ("id", "message_id", "message_key", "hold_key", "aggregate_id", "destination", "consumer", "channel", "owner")
 )
 """Columns whose values are told apart byte by byte."""
+
+
+class MysqlDiagnosis(Diagnosable):
+    """Looks at the database of a store, with sessions like the store's own."""
+
+    def __init__(self, store: RelationalStore) -> None:
+        """Connect to nothing yet."""
+        self._store = store
+
+    async def diagnose(self, *, deep: bool) -> Sequence[Finding]:
+        """Read, then judge; ``deep`` changes nothing."""
+        return judge_mysql(await self._store.run(read_facts()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,274 @@
+"""What MariaDB lets go wrong: waiting producers, frozen snapshots, folded or cut ids (RELIABILITY B13, B14, G3)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+from msgspec.structs import replace
+from sqlalchemy import create_engine, func, make_url, select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from pillarbox import Pillarbox, Settings
+from pillarbox.errors import ConfigurationError, ConflictError
+from pillarbox.lease import LeaseTerms
+from pillarbox.outbox import record_of
+from pillarbox.relational.tables import inbox, outbox
+from pillarbox.relay.reader import ReadPlan
+from pillarbox.stores.mysql import mysql_store
+from pillarbox.testing.contracts.harness import EVERY_SLOT, LONG, make_message, make_record
+from pillarbox.transaction import adopt, adopt_sync
+from tests.integration.boxes import OrderPlaced, create_tables, make_box, note, noted, publish
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from pillarbox.relational import RelationalStore
+
+CONSUMER = "shop/one"
+RELAY = LeaseTerms(scope="relay", slots=64, ttl=LONG)
+LOOKALIKES = ["Msg1", "mSG1", "msg1 ", "msg1", "y" * 199 + "a", "y" * 199 + "b"]
+"""A folding collation makes one of the first four, a cut to the column's width minus one of the last two."""
+
+
+@pytest.fixture
+async def store(mariadb_url: str) -> AsyncIterator[RelationalStore]:
+    store = mysql_store(make_url(mariadb_url))
+    await store.migrate()
+    yield store
+    await store.close()
+
+
+# --- B13 -------------------------------------------------------------------------------------------------------------
+
+
+async def test_what_a_relay_or_receiver_locks_never_makes_a_producer_wait(store: RelationalStore) -> None:
+    await store.run(store.outbox.append([make_record(f"m{number}") for number in range(9)]))
+    tokens = list((await store.run(store.leases.heartbeat(RELAY, "relay"))).tokens.values())
+
+    async with store.begin() as claiming:
+        plan = ReadPlan(slots=EVERY_SLOT, in_flight=(), paused=(), limit=99)
+        found = await claiming.run(store.slots.read(plan))
+        settled = await claiming.run(store.slots.settle(RELAY.scope, tokens, [one.position for one in found]))
+        assert (len(found), settled) == (9, 9)
+        async with asyncio.timeout(5), store.begin() as producing:
+            await producing.run(store.outbox.append([make_record("later", key="another")]))
+
+    assert await _ids(store) == ["later"]
+
+
+async def test_a_producer_at_repeatable_read_does_not_wait_for_a_relay_either(store: RelationalStore) -> None:
+    await store.run(store.outbox.append([make_record(f"m{number}") for number in range(9)]))
+    engine = create_async_engine(store.engine.url, isolation_level="REPEATABLE READ")
+
+    async with store.begin() as claiming:
+        await claiming.connection.execute(select(outbox.c.position).with_for_update(skip_locked=True))
+        async with asyncio.timeout(5), engine.begin() as producing:
+            await adopt(producing).run(store.outbox.append([make_record("later", key="another")]))
+    await engine.dispose()
+
+    assert "later" in await _ids(store)
+
+
+# --- B14 -------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_transaction_that_polls_sees_what_is_committed_later(store: RelationalStore) -> None:
+    plan = ReadPlan(slots=EVERY_SLOT, in_flight=(), paused=(), limit=9)
+
+    async with store.begin() as polling:
+        assert not await polling.run(store.slots.read(plan))
+        await store.run(store.outbox.append([make_record("m1")]))
+        assert [one.message.id for one in await polling.run(store.slots.read(plan))] == ["m1"]
+
+
+async def test_the_transactions_of_a_lent_engine_are_read_committed_too(mariadb_url: str) -> None:
+    url = make_url(mariadb_url).set(drivername="mariadb+asyncmy")
+    lent = create_async_engine(url)
+    store = mysql_store(lent)
+    await store.migrate()
+
+    async with store.begin() as ours, lent.connect() as theirs:
+        assert (await ours.connection.scalar(text("SELECT @@tx_isolation"))) == "READ-COMMITTED"
+        assert (await theirs.scalar(text("SELECT @@tx_isolation"))) == "REPEATABLE-READ"
+    await lent.dispose()
+
+
+# --- G3 --------------------------------------------------------------------------------------------------------------
+
+
+async def test_ids_that_look_alike_are_six_messages_with_six_effects(store: RelationalStore) -> None:
+    assert set(await store.run(store.inbox.record(CONSUMER, LOOKALIKES))) == set(LOOKALIKES)
+    assert not await store.run(store.inbox.record(CONSUMER, LOOKALIKES))
+
+    async with store.begin() as tx:
+        assert await tx.connection.scalar(select(func.count()).select_from(inbox)) == len(LOOKALIKES)
+
+
+@pytest.mark.parametrize("too_long", ["z" * 201, "é" * 201])
+async def test_an_id_wider_than_its_column_is_refused_and_not_cut(store: RelationalStore, too_long: str) -> None:
+    with pytest.raises(DBAPIError):
+        await store.run(store.inbox.record(CONSUMER, [too_long]))
+    with pytest.raises(DBAPIError):
+        await store.run(store.outbox.append([make_record(too_long)]))
+
+    async with store.begin() as tx:
+        assert await tx.connection.scalar(select(func.count()).select_from(inbox)) == 0
+    assert await _ids(store) == []
+
+
+async def test_keys_that_look_alike_are_different_keys(store: RelationalStore) -> None:
+    keys = ["k", "K", "k ", "ключ", "🔑", "k" * 512]
+    await store.run(store.outbox.append([make_record(f"m{at}", key=key) for at, key in enumerate(keys)]))
+
+    plan = ReadPlan(slots=EVERY_SLOT, in_flight=(), paused=(), limit=9)
+    assert [one.message.key for one in await store.run(store.slots.read(plan))] == keys
+
+
+async def test_a_payload_larger_than_a_blob_comes_back_whole(store: RelationalStore) -> None:
+    body = bytes(range(256)) * 4_000
+    await store.run(store.outbox.append([record_of(replace(make_message("large"), body=body))]))
+
+    plan = ReadPlan(slots=EVERY_SLOT, in_flight=(), paused=(), limit=9)
+    assert [one.message.body for one in await store.run(store.slots.read(plan))] == [body]
+
+
+async def test_of_two_transactions_with_the_same_ids_the_second_waits_and_records_the_rest(
+    store: RelationalStore,
+) -> None:
+    async with asyncio.TaskGroup() as tasks, store.begin() as first:
+        assert set(await first.run(store.inbox.record(CONSUMER, ["a", "b"]))) == {"a", "b"}
+        second = tasks.create_task(store.run(store.inbox.record(CONSUMER, ["a", "b", "c"])))
+        done, _ = await asyncio.wait([second], timeout=0.3)
+        assert not done
+
+    assert set(second.result()) == {"c"}
+
+
+async def test_of_two_transactions_with_the_same_id_the_second_records_it_when_the_first_rolls_back(
+    store: RelationalStore,
+) -> None:
+    async with asyncio.TaskGroup() as tasks, store.begin() as first:
+        await first.run(store.inbox.record(CONSUMER, ["a"]))
+        second = tasks.create_task(store.run(store.inbox.record(CONSUMER, ["a"])))
+        await asyncio.wait([second], timeout=0.3)
+        await first.connection.rollback()
+
+    assert set(second.result()) == {"a"}
+
+
+async def test_of_three_duplicates_at_once_whose_first_rolls_back_one_is_recorded(store: RelationalStore) -> None:
+    async def record() -> set[str]:
+        while True:
+            try:
+                return set(await store.run(store.inbox.record(CONSUMER, ["a"])))
+            except ConflictError:
+                continue  # InnoDB chose it as the victim of a deadlock: not an attempt
+
+    async with asyncio.TaskGroup() as tasks, store.begin() as first:
+        await first.run(store.inbox.record(CONSUMER, ["a"]))
+        others = [tasks.create_task(record()) for _ in range(2)]
+        await asyncio.wait(others, timeout=0.3)
+        await first.connection.rollback()
+
+    assert sorted(len(one.result()) for one in others) == [0, 1]
+
+
+async def test_messages_that_look_alike_are_handled_each(mariadb_url: str) -> None:
+    box, happenings = make_box(mariadb_url)
+    seen: list[str] = []
+
+    @box.on(OrderPlaced, name="one")
+    async def handle(order: OrderPlaced) -> None:
+        seen.append(order.order_id)
+
+    async with box, box.running():
+        await publish(box, *[OrderPlaced(name) for name in LOOKALIKES])
+        await happenings.until_settled(len(LOOKALIKES))
+
+    assert sorted(seen) == sorted(LOOKALIKES)
+
+
+# --- whose transactions can be joined, and whose servers -------------------------------------------------------------
+
+
+async def test_a_synchronous_engine_of_the_callers_is_a_place(mariadb_url: str) -> None:
+    engine = create_engine(make_url(mariadb_url).set(drivername="mysql+pymysql"))
+    box = Pillarbox("shop", store=engine, settings=Settings(migrate_on_open=True))
+
+    async with box:
+        with engine.begin() as tx:
+            box.publish_sync(OrderPlaced("kept"), tx=tx)
+        with engine.connect() as tx:
+            box.publish_sync(OrderPlaced("gone"), tx=tx)
+            tx.rollback()
+        assert (await box.store.run(box.store.outbox.state())).pending == 1
+    engine.dispose()
+
+
+@pytest.mark.parametrize("driver", ["asyncmy", "pymysql"])
+async def test_a_driver_s_own_connection_is_refused_by_name(mariadb_url: str, driver: str) -> None:
+    url = make_url(mariadb_url)
+    if driver == "pymysql":
+        import pymysql
+
+        connection = pymysql.connect(host=url.host, port=url.port or 0, user=url.username, database=url.database)
+        with pytest.raises(ConfigurationError, match=r"pymysql.*SQLAlchemy"):
+            adopt_sync(connection)  # type: ignore[arg-type]
+        connection.close()
+    else:
+        import asyncmy
+
+        bare = await asyncmy.connect(host=url.host, port=url.port, user=url.username, database=url.database)
+        with pytest.raises(ConfigurationError, match=r"asyncmy.*SQLAlchemy"):
+            adopt(bare)
+        await bare.ensure_closed()
+
+
+async def test_a_lent_engine_whose_sessions_cut_values_is_refused(mariadb_url: str) -> None:
+    url = make_url(mariadb_url).set(drivername="mysql+asyncmy")
+    lax = create_async_engine(url, connect_args={"init_command": "SET SESSION sql_mode = ''"})
+
+    with pytest.raises(ConfigurationError, match="STRICT_TRANS_TABLES"):
+        await mysql_store(lax).migrate()
+    await lax.dispose()
+
+
+async def test_effects_and_what_is_published_commit_together(mariadb_url: str) -> None:
+    box, _ = make_box(mariadb_url)
+    async with box:
+        await create_tables(box)
+        async with box.store.engine.connect() as tx:
+            await note(tx, "gone")
+            await box.publish(OrderPlaced("gone"), tx=tx)
+            await tx.rollback()
+        assert await noted(box) == []
+        assert (await box.store.run(box.store.outbox.state())).pending == 0
+
+
+async def test_a_waiter_for_a_lock_is_told_to_try_again(mariadb_url: str) -> None:
+    lent = create_async_engine(make_url(mariadb_url).set(drivername="mysql+asyncmy"))
+    store = mysql_store(make_url(mariadb_url))
+    await store.migrate()
+
+    async def impatient() -> None:
+        async with store.begin() as second:
+            await second.connection.execute(text("SET SESSION innodb_lock_wait_timeout = 1"))
+            try:
+                await second.run(store.inbox.record(CONSUMER, ["a"]))
+            except DBAPIError as error:
+                raise store.translate(error) from error
+
+    async with store.begin() as first:
+        await first.run(store.inbox.record(CONSUMER, ["a"]))
+        with pytest.raises(ConflictError):
+            await impatient()
+    await store.close()
+    await lent.dispose()
+
+
+async def _ids(store: RelationalStore) -> list[str]:
+    async with store.begin() as tx:
+        return list((await tx.connection.scalars(select(outbox.c.id).order_by(outbox.c.position))).all())
