@@ -28,6 +28,7 @@ PURPOSE = {
     "members": "The live processes of each scope of leases.",
     "outbox": "Records to be published, in position order. A relay removes what was published.",
     "outbox_checkpoint": "How far a log tailing relay has come in PostgreSQL's log.",
+    "outbox_cursor_history": "Where the cursor stood at earlier instants: when the records behind it were published.",
     "outbox_cursor": "How far a sequence relay has come: two snapshots and a position.",
     "outbox_held": "Records put aside: `parked`, `held` behind a parked one, `released` to go on, `skipped` for good.",
     "outbox_holds": "Keys of the outbox that are held by a record in `outbox_held`.",

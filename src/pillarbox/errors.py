@@ -16,9 +16,7 @@
     │   └── UnsupportedCapabilityError
     ├── TransientError                      waiting may help; the retry policy decides
     │   ├── BrokerUnavailableError          also ConnectionError
-    │   ├── DestinationNotReadyError        also LookupError
     │   ├── LogBrokenError
-    │   ├── SlotBusyError
     │   ├── StoreUnavailableError           also ConnectionError
     │   └── ThrottledError
     ├── PermanentError                      waiting cannot help; the message goes to the dead letters
@@ -233,19 +231,6 @@ class BrokerUnavailableError(TransientError, ConnectionError):
         self.reason = reason
 
 
-class DestinationNotReadyError(TransientError, LookupError):
-    """The destination does not exist yet or nobody is bound to it; the message was not accepted.
-
-    Attributes:
-        destination: The logical address, as in ``queue:payments``.
-    """
-
-    def __init__(self, *, destination: str, reason: str) -> None:
-        super().__init__(f"{destination!r} is not ready: {reason}; start a consumer of it or declare the channel")
-        self.destination = destination
-        self.reason = reason
-
-
 class LogBrokenError(TransientError):
     """The database's log cannot be read on from where the relay was; it is healed when it is opened again.
 
@@ -256,19 +241,6 @@ class LogBrokenError(TransientError):
 
     def __init__(self, *, slot: str, reason: str) -> None:
         super().__init__(f"the log cannot be read on through the replication slot {slot!r}: {reason}")
-        self.slot = slot
-        self.reason = reason
-
-
-class SlotBusyError(TransientError):
-    """Another connection reads the replication slot; it ends by itself when its process is gone.
-
-    Attributes:
-        slot: The replication slot.
-    """
-
-    def __init__(self, *, slot: str, reason: str) -> None:
-        super().__init__(f"the replication slot {slot!r} is in use: {reason}")
         self.slot = slot
         self.reason = reason
 

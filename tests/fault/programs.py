@@ -115,10 +115,30 @@ class MarkedTransfer(OutboxTransfer):
         self._mark = mark
 
     def transfer(
-        self, scope: str, tokens: Sequence[int], *, slots: Sequence[int], paused: Sequence[str], limit: int
+        self,
+        scope: str,
+        tokens: Sequence[int],
+        *,
+        slots: Sequence[int],
+        paused: Sequence[str],
+        limit: int,
+        keep: bool = False,
     ) -> Program[Transferred]:
         with self._mark.busy():
-            return (yield from self._inner.transfer(scope, tokens, slots=slots, paused=paused, limit=limit))
+            moving = self._inner.transfer(scope, tokens, slots=slots, paused=paused, limit=limit, keep=keep)
+            return (yield from moving)
+
+    def transfer_released(
+        self,
+        scope: str,
+        tokens: Sequence[int],
+        *,
+        slots: Sequence[int],
+        paused: Sequence[str],
+        limit: int,
+        keep: bool = False,
+    ) -> Program[Transferred]:
+        return self._inner.transfer_released(scope, tokens, slots=slots, paused=paused, limit=limit, keep=keep)
 
 
 async def relay_within(me: Seat, setting: Setting) -> None:

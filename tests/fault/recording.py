@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,11 +46,13 @@ class Mark:
         self._descriptor = os.open(path, os.O_CREAT | os.O_WRONLY)
 
     @contextmanager
-    def busy(self) -> Iterator[None]:
+    def busy(self) -> Generator[None]:
         """Be busy for as long as the block lasts."""
         os.pwrite(self._descriptor, BUSY, 0)
-        yield
-        os.pwrite(self._descriptor, IDLE, 0)
+        try:
+            yield
+        finally:
+            os.pwrite(self._descriptor, IDLE, 0)
 
 
 def has_worked(path: Path) -> bool:

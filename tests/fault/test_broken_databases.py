@@ -1,4 +1,4 @@
-"""A database that restarts, ends connections, is full, or cannot be heard of: nothing is lost, and work goes on by itself.
+"""A database that restarts, ends connections, is full or falls silent: nothing is lost, work goes on by itself.
 
 The relays of every kind suffer at once, each kind in a database of its own.
 """
@@ -83,7 +83,7 @@ class Theatre:
 
 
 async def play(server: PostgresServer, workers: Workers, rng: Random, *, through: int | None = None) -> list[Theatre]:
-    """Start relays of every kind and a writer for each; ``through`` is the port by which the relays reach the server."""
+    """Start a relay and a writer of every kind; ``through`` is the port by which the relays reach the server."""
     theatres: list[Theatre] = []
     for kind in POSTGRESQL_KINDS:
         url = server.create_database().replace("postgresql://", "postgresql+asyncpg://")
@@ -94,9 +94,7 @@ async def play(server: PostgresServer, workers: Workers, rng: Random, *, through
         by = setting if through is None else replace(setting, store=url.replace(f":{server.port}/", f":{through}/"))
         theatre.relays.append(workers.start(relay, by, log, name=f"relay-{kind}"))
         plan = Writing(accounts=ACCOUNTS, events=10**6, hold_ms=40, seed=rng.randrange(10**6))
-        demand = Demand(
-            writers=3, commits=workers.folder / f"{kind}.commits", stop=stop, backlog=1_000, stubborn=True
-        )
+        demand = Demand(writers=3, commits=workers.folder / f"{kind}.commits", stop=stop, backlog=1_000, stubborn=True)
         theatre.writer = workers.start(write, setting, plan, demand)
         theatres.append(theatre)
     await progress(theatres)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from pillarbox.relational import RelationalStore
-    from tests.fault.workers import Workers
+    from tests.fault.workers import Worker, Workers
 
 PATIENCE = timedelta(seconds=90)
 ACCOUNTS = [f"account-{number}" for number in range(10)]
@@ -51,16 +52,18 @@ async def test_a_rolling_switch_of_relays_loses_and_reorders_nothing(
     running = [workers.start(relay, replace(setting, kind=kinds[0]), log, name=f"{kinds[0]}-0{half}") for half in "ab"]
 
     for number, kind in enumerate(kinds[1:], start=1):
-        await wait_until(lambda: _taken_by(log, running[0].name) + _taken_by(log, running[1].name) > COPIES, PATIENCE)
         old = running
-        running = [workers.start(relay, replace(setting, kind=kind), log, name=f"{kind}-{number}{half}") for half in "ab"]
+        await _have_published(log, old)
+        running = [
+            workers.start(relay, replace(setting, kind=kind), log, name=f"{kind}-{number}{half}") for half in "ab"
+        ]
         for one in old:
             if end == "SIGTERM":
                 one.terminate()
                 assert await one.ended(PATIENCE) == 0
             else:
                 one.kill()
-    await wait_until(lambda: _taken_by(log, running[0].name) + _taken_by(log, running[1].name) > COPIES, PATIENCE)
+    await _have_published(log, running)
     stop.touch()
     assert await writer.ended(PATIENCE) == 0
     await wait_until(lambda: _nothing_pending(store), PATIENCE)
@@ -71,8 +74,9 @@ async def test_a_rolling_switch_of_relays_loses_and_reorders_nothing(
     verdict.assert_sound(max_duplicates=0 if end == "SIGTERM" else WINDOW * 2 * (len(kinds) - 1))
 
 
-def _taken_by(log: Path, name: str) -> int:
-    return sum(copy.sender == name for copy in records(log))
+async def _have_published(log: Path, relays: Sequence[Worker]) -> None:
+    names = {one.name for one in relays}
+    await wait_until(lambda: sum(copy.sender in names for copy in records(log)) > COPIES, PATIENCE)
 
 
 async def _nothing_pending(store: RelationalStore) -> bool:

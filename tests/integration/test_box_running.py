@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox import Pillarbox, Retry
@@ -235,6 +236,5 @@ async def _leave_work_for(url: str, name: str) -> None:
     async with box.running():
         await create_tables(box)
     async with box:
-        waiting = message("m1")
-        object.__setattr__(waiting, "body", b'{"order_id": "a"}')
+        waiting = structs.replace(message("m1"), body=b'{"order_id": "a"}')
         await box.broker.sender().send([waiting])

@@ -15,6 +15,7 @@ from pillarbox import Pillarbox, Settings
 from pillarbox.channel import Confirmed, NotReady, Refused
 from pillarbox.control import HealthStatus
 from pillarbox.errors import ConfigurationError
+from pillarbox.observe import WorkerFaltered
 from pillarbox.relay import RelaySettings
 from tests.integration.boxes import OrderPlaced
 from tests.integration.log_boxes import FORMS, WITHIN, LogScene, number_in, quick_relay
@@ -263,6 +264,27 @@ async def test_another_kind_of_relay_takes_over_and_gives_back(scene: LogScene) 
 
     assert scene.broker.numbers == [1, 2, 3]
     assert scene.gaps() == []
+
+
+async def test_another_kind_of_relay_leaves_a_table_less_log_alone_until_it_is_drained(scene: LogScene) -> None:
+    polling = RelaySettings(kind="polling", lease=timedelta(seconds=3))
+    async with scene.relaying():
+        await scene.until_read()
+    await scene.until_unread()
+    await scene.publish(1, box=scene.box(form="log"))
+
+    async with scene.relaying(polling):
+        await wait_until(lambda: any("table-less" in one.error for one in scene.happenings.of(WorkerFaltered)), WITHIN)
+        assert len(scene.slots()) == 1
+    async with scene.relaying():
+        await scene.broker.until([1])
+    await scene.until_unread()
+    async with scene.relaying(polling):
+        await scene.publish(2)
+        await scene.broker.until([2])
+
+    assert scene.broker.numbers == [1, 2]
+    assert scene.slots() == []
 
 
 async def test_published_records_are_kept_if_asked_for(scene: LogScene) -> None:

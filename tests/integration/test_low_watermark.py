@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from pillarbox.outbox import record_of
 from pillarbox.relational.outbox import READ
-from pillarbox.relay import LowWatermark
+from pillarbox.relay.low_watermark import LowWatermark
 from pillarbox.stores.postgresql import postgresql_store
 from pillarbox.testing import VirtualClock
 from pillarbox.testing.contracts.harness import make_message

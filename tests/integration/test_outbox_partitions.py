@@ -13,8 +13,9 @@ from pillarbox.app.system_clock import SystemClock
 from pillarbox.errors import ConflictError
 from pillarbox.lease import LeaseKeeper, LeaseTerms
 from pillarbox.outbox import SLOTS, OutboxPartitions, record_of
-from pillarbox.relay import RelaySettings, Upkeep
+from pillarbox.relay import RelaySettings
 from pillarbox.relay.reader import Aside
+from pillarbox.relay.upkeep import Upkeep
 from pillarbox.stores.postgresql import postgresql_store
 from pillarbox.testing.contracts.harness import Tenant, make_message
 from pillarbox.testing.contracts.sequence_reader import SequenceWalk, begin_walk
@@ -223,6 +224,19 @@ async def test_only_rows_of_the_default_partition_are_deleted_one_by_one(
 
     assert await store.run(store.published.purge(NOW, limit=1000)) == 9
     assert await counts(store) == {"pillarbox_outbox_10_110": 100, "pillarbox_outbox_110_210": 40}
+
+
+async def test_a_role_that_does_not_own_the_outbox_leaves_partitions_alone(
+    store: RelationalStore, partitions: OutboxPartitions
+) -> None:
+    await append(store, 0, 3)
+    assert store.traits.horizon is not None
+
+    async with store.begin() as tx:
+        await tx.connection.execute(text("SET LOCAL ROLE pg_monitor"))
+        assert not await tx.run(partitions.extend(ROWS))
+        assert await tx.run(partitions.find_droppable(NOW)) == []
+        assert (await tx.run(store.traits.horizon.look())).last == 0, "reading begins at the lowest position"
 
 
 async def test_after_100_000_events_next_to_nothing_is_left_to_vacuum(

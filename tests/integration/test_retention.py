@@ -15,7 +15,7 @@ from pillarbox.brokers.memory import MemoryBroker
 from pillarbox.channel import Confirmed, MessageSender, SendResult
 from pillarbox.errors import ConfigurationError
 from pillarbox.lease import LeaseKeeper, LeaseTerms
-from pillarbox.relay import Upkeep
+from pillarbox.relay.upkeep import Upkeep
 from tests.integration.boxes import SETTINGS, OrderPlaced
 from tests.waiting import wait_until
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import cast
 
 import pytest
 from sqlalchemy import Executable, text
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.sql.compiler import SQLCompiler
 
-from pillarbox.relational import outbox, queue
+from pillarbox.relational import outbox, outbox_held, queue
 from pillarbox.stores.postgresql import postgresql_store
 
 BACKLOG = 20_000
@@ -37,7 +39,7 @@ STATEMENTS: dict[str, tuple[Executable, Mapping[str, str], str]] = {
         {"slots": SLOTS, "paused": "'{}'", "up_to": "500", **FENCE, **ANYWHERE},
         "outbox",
     ),
-    "remove": (outbox.REMOVE, {"positions": POSITIONS}, "outbox"),
+    "remove": (outbox_held.REMOVE, {"positions": POSITIONS}, "outbox"),
     "receive": (
         queue.READ,
         {"mailbox": "'one'", "slots": SLOTS, "leave_out": POSITIONS, "up_to": "200", **ANYWHERE},
@@ -59,7 +61,8 @@ FILL = (
 
 async def _plan(connection: AsyncConnection, statement: Executable, values: Mapping[str, str]) -> str:
     """Return the plan that PostgreSQL makes without looking at ``values``."""
-    compiled = statement.compile(dialect=PGDialect_psycopg())  # type: ignore[attr-defined]  # every one of these has it
+    made = statement.compile(dialect=PGDialect_psycopg())  # type: ignore[attr-defined, no-untyped-call]
+    compiled = cast("SQLCompiler", made)
     numbers = {name: f"${number}" for number, name in enumerate(values, start=1)}
     sql = str(compiled) % numbers
     await connection.exec_driver_sql("SET LOCAL plan_cache_mode = force_generic_plan")

@@ -1,4 +1,4 @@
-"""A broker that is away: one probe at a time, ever longer pauses, nothing counted against a message, no producer waits."""
+"""A broker that is away: one probe at a time, ever longer pauses, no attempt burnt, no producer that waits."""
 
 from __future__ import annotations
 

@@ -32,7 +32,6 @@ from pillarbox.relay import (
     SCOPE,
     Dispatch,
     HandOver,
-    LowWatermark,
     PollingPublication,
     Publication,
     Relay,
@@ -41,10 +40,10 @@ from pillarbox.relay import (
     Released,
     SequenceFeed,
     TransferPublication,
-    Upkeep,
     WatermarkPublication,
 )
 from pillarbox.relay.log_tailing import LogTailingFeed
+from pillarbox.relay.upkeep import Upkeep
 from pillarbox.relay.watermark import Feed
 from pillarbox.retry import Classification
 from pillarbox.serialization import Codec, decode_message
@@ -189,7 +188,6 @@ class Parts:
                 keeper=keeper,
                 settings=self.relay,
                 observer=self.observers,
-                low=LowWatermark(self.store.traits.horizon, source=self.store, clock=self.clock),
             )
         return WatermarkPublication(
             feed=self._feed(kind, keeper),

@@ -59,6 +59,7 @@ from pillarbox.relational.tables import (
     queue,
     subscriptions,
 )
+from pillarbox.relay.low_watermark import OutboxHorizon
 from pillarbox.relay.reader import (
     Aside,
     HeldRecords,
@@ -250,15 +251,24 @@ class RelationalOutboxStore(OutboxStore):
 class RelationalSlotReader(SlotReader):
     """The outbox as a polling relay sees it."""
 
-    def __init__(self, key_locks: KeyLocks | None, *, writes_in_with: bool = False) -> None:
+    def __init__(
+        self, key_locks: KeyLocks | None, *, writes_in_with: bool = False, horizon: OutboxHorizon | None = None
+    ) -> None:
         """Lock the keys of scheduled records with ``key_locks`` as they take their positions.
 
         Args:
             key_locks: ``None`` where the database has one writer at a time anyway.
             writes_in_with: a WITH clause may delete, so that only a number need be fetched.
+            horizon: how the database tells what may still appear; ``None`` where reading passes nothing removed.
         """
         self._key_locks = key_locks
         self._writes_in_with = writes_in_with
+        self._horizon = horizon
+
+    @property
+    def horizon(self) -> OutboxHorizon | None:
+        """How the database tells what may still appear."""
+        return self._horizon
 
     def read(self, plan: ReadPlan) -> Program[Sequence[PendingRecord]]:
         """Read the oldest records of the plan's slots."""

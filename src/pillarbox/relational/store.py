@@ -35,8 +35,9 @@ from pillarbox.relational.outbox_held import RelationalHeldRecords, RelationalPa
 from pillarbox.relational.published import RelationalPublishedRecords
 from pillarbox.relational.queue import RelationalQueueStore
 from pillarbox.relational.tables import outbox
-from pillarbox.relay import OutboxHorizon, RelayKind, SequenceReader
+from pillarbox.relay import RelayKind, SequenceReader
 from pillarbox.relay.log_reader import LogAccess
+from pillarbox.relay.low_watermark import OutboxHorizon
 from pillarbox.transaction import Execute, Program, Rows, TransactionSource, drive, drive_sync, step
 from pillarbox.transaction.sqlalchemy_ import AsyncConnectionTransaction, ConnectionTransaction
 from pillarbox.transaction.threads import in_thread
@@ -135,7 +136,9 @@ class RelationalStore(TransactionSource):
         self.engine = engine
         self.traits = traits
         self.outbox = RelationalOutboxStore(traits.key_locks)
-        self.slots = RelationalSlotReader(traits.key_locks, writes_in_with=traits.writes_in_with)
+        self.slots = RelationalSlotReader(
+            traits.key_locks, writes_in_with=traits.writes_in_with, horizon=traits.horizon
+        )
         self.held_records = RelationalHeldRecords()
         self.transfer = RelationalTransfer(self.held_records)
         self.parked = RelationalParkedRecords()

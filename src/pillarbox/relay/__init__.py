@@ -9,7 +9,6 @@ waves, polling, transfer, then watermark, sequence, and released and handover wh
 from pillarbox.relay.dispatch import Dispatch
 from pillarbox.relay.handover import HandOver, RelayMarks
 from pillarbox.relay.log_settings import LogSettings
-from pillarbox.relay.low_watermark import Horizon, LowWatermark, OutboxHorizon
 from pillarbox.relay.polling import PollingPublication
 from pillarbox.relay.reader import (
     HeldRecords,
@@ -24,7 +23,6 @@ from pillarbox.relay.released import Released
 from pillarbox.relay.sequence import SequenceFeed, SequenceReader
 from pillarbox.relay.settings import RelayKind, RelaySettings
 from pillarbox.relay.transfer import TransferPublication
-from pillarbox.relay.upkeep import Upkeep
 from pillarbox.relay.watermark import WatermarkPublication
 
 __all__ = [
@@ -32,10 +30,7 @@ __all__ = [
     "Dispatch",
     "HandOver",
     "HeldRecords",
-    "Horizon",
     "LogSettings",
-    "LowWatermark",
-    "OutboxHorizon",
     "OutboxTransfer",
     "PendingRecord",
     "PollingPublication",
@@ -51,6 +46,5 @@ __all__ = [
     "SlotReader",
     "TransferPublication",
     "Transferred",
-    "Upkeep",
     "WatermarkPublication",
 ]

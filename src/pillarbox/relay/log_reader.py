@@ -161,8 +161,7 @@ class LogReader(Protocol):
             meanwhile: awaited now and then, since making a slot waits for the transactions under way.
 
         Raises:
-            SlotBusyError: somebody reads the slot; nothing was dropped.
-            StoreUnavailableError: it took too long, or the database is away; the slot may be gone.
+            StoreUnavailableError: somebody reads the slot, it took too long, or the database is away; the slot may be gone.
         """
 
     @abstractmethod
@@ -170,7 +169,7 @@ class LogReader(Protocol):
         """Begin to read behind ``checkpoint``; records settled in part of a transaction are passed over.
 
         Raises:
-            SlotBusyError: somebody else reads the slot.
+            StoreUnavailableError: somebody else reads the slot, or the database is away.
             LogBrokenError: the slot does not lead on from the checkpoint.
         """
 

@@ -19,7 +19,8 @@ class _Pause:
 class Pauses:
     """Pauses by name, the longest of each twice that of the one before it until there is a success.
 
-    A pause is drawn from the upper half of its longest, so that many relays do not probe at the same moment. Times are seconds of one monotonic clock, which the caller reads.
+    A pause is drawn from the upper half of its longest, so that many relays do not probe at the same moment. Times are
+    seconds of one monotonic clock, which the caller reads.
     """
 
     def __init__(self, *, first: timedelta, longest: timedelta, dice: Callable[[], float]) -> None:

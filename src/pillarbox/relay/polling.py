@@ -27,8 +27,8 @@ class PollingPublication(Publication):
     """Sends records to a broker, waits for the confirms, then settles; three batches overlap.
 
     Each read starts at or below the oldest record that is not settled, since a transaction that took its position early
-    may commit late. While one batch is published the next is read and the one before it is settled. A record that was not
-    confirmed is read again first, and what was read behind it is read again too: nothing overtakes it.
+    may commit late. While one batch is published the next is read and the one before it is settled. A record that was
+    not confirmed is read again first, and what was read behind it is read again too: nothing overtakes it.
     """
 
     def __init__(
@@ -41,9 +41,8 @@ class PollingPublication(Publication):
         keeper: LeaseKeeper,
         settings: RelaySettings,
         observer: Observer,
-        low: LowWatermark,
     ) -> None:
-        """Publish what is in the slots of ``keeper`` through ``dispatch``, from the position ``low`` on."""
+        """Publish what is in the slots of ``keeper`` through ``dispatch``."""
         self._dispatch = dispatch
         self._reader = reader
         self._released = released
@@ -52,7 +51,7 @@ class PollingPublication(Publication):
         self._keeper = keeper
         self._settings = settings
         self._observer = observer
-        self._low = low
+        self._low = LowWatermark(reader.horizon, source=keeper.source, clock=keeper.clock)
         self._batch: Sequence[PendingRecord] = ()
         self._published: dict[int, int] = {}
         """Position → token of what is confirmed and not settled."""

@@ -10,6 +10,7 @@ from typing import Protocol, TypeAlias
 import msgspec
 
 from pillarbox.message import Message
+from pillarbox.relay.low_watermark import OutboxHorizon
 from pillarbox.transaction import Program
 
 Key: TypeAlias = tuple[str, str]
@@ -70,6 +71,11 @@ class SlotReader(Protocol):
 
     Every implementation must pass ``pillarbox.testing.contracts.SlotReaderContract``.
     """
+
+    @property
+    @abstractmethod
+    def horizon(self) -> OutboxHorizon | None:
+        """How to tell what may still appear; ``None`` where reading passes over nothing that was removed."""
 
     @abstractmethod
     def read(self, plan: ReadPlan) -> Program[Sequence[PendingRecord]]:

@@ -86,7 +86,7 @@ class WatermarkPublication(Publication):
         self._observer = observer
         self._entries: deque[_Entry] = deque()
         self._holds: set[Key] = set()
-        self._opened_for = frozenset[int]()
+        self._opened_for: frozenset[int] = frozenset()
 
     async def advance(self) -> bool:
         """Publish what was read, read what follows, settle what is done."""

@@ -1,5 +1,7 @@
 """What can be set about a relay."""
 
+from datetime import timedelta
+
 import pytest
 
 from pillarbox.errors import ConfigurationError
@@ -15,3 +17,19 @@ def test_three_batches_fit_into_the_window_that_bounds_duplicates(window: int, b
 def test_a_window_that_holds_no_message_is_refused(window: int) -> None:
     with pytest.raises(ConfigurationError, match="window"):
         RelaySettings(window=window)
+
+
+@pytest.mark.parametrize("keep", [timedelta(0), timedelta(days=-1)])
+def test_to_keep_for_no_time_is_refused(keep: timedelta) -> None:
+    with pytest.raises(ConfigurationError, match="keep"):
+        RelaySettings(keep=keep)
+
+
+def test_a_log_tailing_relay_cannot_be_told_to_keep() -> None:
+    with pytest.raises(ConfigurationError, match="keeps nothing"):
+        RelaySettings(kind="log", keep=timedelta(days=1))
+
+
+def test_partitions_that_would_be_made_all_the_time_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="partition"):
+        RelaySettings(partition_rows=9_999)

@@ -24,6 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.types import UserDefinedType
 
+from pillarbox.errors import ConfigurationError
 from pillarbox.relational.expressions import any_of, now_us, position_list
 from pillarbox.relational.keeping import KEEP
 from pillarbox.relational.leases import is_owned
@@ -35,6 +36,7 @@ from pillarbox.relay.reader import Aside, PendingRecord
 from pillarbox.stores.postgresql.pgoutput import lsn_of, lsn_text
 from pillarbox.stores.postgresql.set_aside import set_aside
 from pillarbox.stores.postgresql.slots import DROP_SLOT
+from pillarbox.stores.postgresql.tableless import PREFIX
 from pillarbox.transaction import Execute, Program
 
 NAME = "outbox"
@@ -106,6 +108,14 @@ END_READER = text(  # it may take a moment
     "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots"
     " WHERE slot_name = :slot AND database = current_database() AND active_pid IS NOT NULL"
 ).bindparams(bindparam("slot", type_=String))
+HAS_UNREAD = text(  # reads what the slot holds back; a message of the log bears its prefix ten bytes behind its kind
+    "SELECT EXISTS (SELECT FROM pg_replication_slots AS s CROSS JOIN LATERAL pg_logical_slot_peek_binary_changes("
+    "s.slot_name, NULL, NULL, VARIADIC ARRAY['proto_version', '1', 'messages', 'true', 'publication_names', coalesce("
+    "(SELECT pubname FROM pg_publication_tables WHERE tablename = 'pillarbox_outbox' LIMIT 1), 'pillarbox_outbox')]"
+    ") AS change WHERE s.slot_name = :slot AND s.database = current_database() AND s.plugin = 'pgoutput'"
+    " AND s.wal_status <> 'lost' AND get_byte(change.data, 0) = ascii('M')"
+    " AND substring(change.data FROM 11 FOR length(CAST(:prefix AS text))) = convert_to(:prefix, 'UTF8'))"
+).bindparams(bindparam("slot", type_=String), bindparam("prefix", type_=String))
 FORGET = delete(_table).where(_table.c.name == NAME)  # primary key
 
 
@@ -164,6 +174,11 @@ class PostgresLogCheckpoints(LogCheckpoints):
         slot = {"slot": found[0][2]}
         if (yield Execute(END_READER, slot)):
             return True
+        if (yield Execute(HAS_UNREAD, {**slot, "prefix": PREFIX}))[0][0]:
+            raise ConfigurationError(
+                "messages of a table-less outbox stand in the log and nowhere else; let a relay of the kind 'log' "
+                "publish them before another kind takes over"
+            )
         yield Execute(DROP_SLOT, slot)
         yield Execute(FORGET)
         return False

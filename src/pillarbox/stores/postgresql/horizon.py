@@ -13,9 +13,10 @@ from pillarbox.relational.tables import outbox
 from pillarbox.relay.low_watermark import Horizon, OutboxHorizon
 from pillarbox.transaction import Execute, Program
 
-LAST = text(  # NULL before the first position was taken
-    "SELECT COALESCE(pg_sequence_last_value(CAST(pg_get_serial_sequence('pillarbox_outbox', 'position') AS regclass)),"
-    " 0) AS last"
+SEQUENCE = "CAST(pg_get_serial_sequence('pillarbox_outbox', 'position') AS regclass)"
+LAST = text(  # NULL before the first position was taken; a role that may not look at the sequence learns nothing
+    f"SELECT CASE WHEN has_sequence_privilege(CAST({SEQUENCE} AS oid), 'USAGE, SELECT')"
+    f" THEN COALESCE(pg_sequence_last_value({SEQUENCE}), 0) ELSE 0 END AS last"
 ).columns(last=BigInteger)
 WRITERS = text(  # a prepared transaction has no process, and another name than it had before
     "SELECT virtualtransaction, pid IS NULL AS is_prepared FROM pg_locks"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError
 
-from pillarbox.errors import LogBrokenError, PillarboxError, SlotBusyError, StoreUnavailableError
+from pillarbox.errors import LogBrokenError, PillarboxError, StoreUnavailableError
 from pillarbox.relational.rows import message_of
 from pillarbox.relay.log_reader import Checkpoint, LogEntry, LogReader, NewSlot, Outlook
 from pillarbox.relay.log_settings import LogSettings
@@ -230,7 +230,7 @@ class PostgresLogReader(LogReader):
             await self._source.run(program)
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) == "55006" or "is active" in str(error.orig):
-                raise SlotBusyError(slot=self._slot, reason=str(error.orig)) from error
+                raise StoreUnavailableError(store=NAME, reason=str(error.orig)) from error
             raise
 
     @property

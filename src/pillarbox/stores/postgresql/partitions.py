@@ -14,6 +14,7 @@ from sqlalchemy import BigInteger, Boolean, MetaData, String, Table, Text, bindp
 from pillarbox.outbox import OutboxPartitions, Partition
 from pillarbox.relational.expressions import micros
 from pillarbox.relational.tables import outbox
+from pillarbox.stores.postgresql.horizon import SEQUENCE
 from pillarbox.transaction import Execute, Program
 
 DEFAULT: Table = outbox.to_metadata(MetaData(), name="pillarbox_outbox_default")
@@ -23,10 +24,12 @@ LARGEST_DEFAULT = 64 * 1024 * 1024
 """Bytes of the default partition above which none is made: making one reads it through, while appending waits."""
 
 SHORT_LOCKS = text("SET LOCAL lock_timeout = '150ms'")
-STATE = text(  # the highest position handed out, and the end of the last partition
-    "SELECT COALESCE(pg_sequence_last_value(CAST(pg_get_serial_sequence('pillarbox_outbox', 'position') AS regclass)),"
-    " 0) AS last, pg_relation_size('pillarbox_outbox_default') AS bytes"
-).columns(last=BigInteger, bytes=BigInteger)
+STATE = text(  # whether the role may make partitions, the highest position handed out, the default one's size
+    "SELECT pg_has_role(relowner, 'USAGE') AND has_schema_privilege(relnamespace, 'CREATE') AS is_ours,"
+    f" CASE WHEN pg_has_role(relowner, 'USAGE') THEN COALESCE(pg_sequence_last_value({SEQUENCE}), 0) ELSE 0 END"
+    " AS last, pg_relation_size('pillarbox_outbox_default') AS bytes"
+    " FROM pg_class WHERE oid = CAST('pillarbox_outbox' AS regclass)"
+).columns(is_ours=Boolean, last=BigInteger, bytes=BigInteger)
 PARTITIONS = text(
     "SELECT relname, CAST(bounds[1] AS BIGINT) AS first, CAST(bounds[2] AS BIGINT) AS last FROM ("
     "SELECT part.relname, regexp_match(pg_get_expr(part.relpartbound, part.oid),"
@@ -39,7 +42,8 @@ LOCK_OUTBOX = text("LOCK TABLE ONLY pillarbox_outbox IN ACCESS EXCLUSIVE MODE")
 
 _PENDING = (  # NULL where no cursor stands, so that all is pending; in another cluster what is above its highest
     "EXISTS (SELECT FROM {name} AS record WHERE record.transaction_id BETWEEN COALESCE(pg_snapshot_xmin(c.since),"
-    " CAST('0' AS xid8)) AND CAST('18446744073709551615' AS xid8) AND (pg_visible_in_snapshot(record.transaction_id, c.since) OR (record.position <= c.position"
+    " CAST('0' AS xid8)) AND CAST('18446744073709551615' AS xid8)"
+    " AND (pg_visible_in_snapshot(record.transaction_id, c.since) OR (record.position <= c.position"
     " AND pg_visible_in_snapshot(record.transaction_id, c.until))) IS NOT TRUE)"
     " OR COALESCE((SELECT max(record.position) FROM {name} AS record) > c.highest, false)"
 )
@@ -76,8 +80,10 @@ class PostgresOutboxPartitions(OutboxPartitions):
 
     def find_droppable(self, older_than: timedelta) -> Program[Sequence[Partition]]:
         """Look at those below the positions in use, without a lock."""
-        last, _ = (yield Execute(STATE))[0]
+        is_ours, last, _ = (yield Execute(STATE))[0]
         found: list[Partition] = []
+        if not is_ours:
+            return found
         for name, first, end in (yield Execute(PARTITIONS)):
             if end > last:
                 break
@@ -111,9 +117,12 @@ class PostgresOutboxPartitions(OutboxPartitions):
 
 
 def _next_first(rows: int) -> Program[int | None]:
-    """Return where the next partition begins; ``None`` when none is needed, or the default one is too large."""
-    last, size = (yield Execute(STATE))[0]
+    """Return where the next partition begins; ``None`` when none is needed, or none can be made.
+
+    That is so where the default partition is too large, and for a role that does not own the outbox.
+    """
+    is_ours, last, size = (yield Execute(STATE))[0]
     end = max((found[2] for found in (yield Execute(PARTITIONS))), default=0)
-    if end - last > rows or size > LARGEST_DEFAULT:
+    if not is_ours or end - last > rows or size > LARGEST_DEFAULT:
         return None
     return int(max(end, last + rows // 10))

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import pq
 
-from pillarbox.errors import LogBrokenError, PillarboxError, SlotBusyError, StoreUnavailableError
+from pillarbox.errors import LogBrokenError, PillarboxError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
 
 NAME = "PostgreSQL"
 COMMAND_WITHIN_S = 20.0
-_IN_USE, _NO_SUCH_OBJECT, _NOT_IN_STATE, _NO_SUCH_FILE = "55006", "42704", "55000", "58P01"
+_NO_SUCH_OBJECT, _NOT_IN_STATE, _NO_SUCH_FILE = "42704", "55000", "58P01"
 _BROKEN = (_NO_SUCH_OBJECT, _NOT_IN_STATE, _NO_SUCH_FILE)
 _OK = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COPY_BOTH)
 
@@ -71,9 +71,8 @@ class ReplicationConnection:
         """Execute one command and return its rows; for one that begins to copy, none.
 
         Raises:
-            SlotBusyError: another connection uses the slot.
             LogBrokenError: the slot or the publication is not there, or the log behind it.
-            StoreUnavailableError: the server is away, or gave no answer in time.
+            StoreUnavailableError: another connection uses the slot, the server is away, or gave no answer in time.
         """
         self.send(command)
         answer = await self.answer(within_s)
@@ -140,8 +139,6 @@ class ReplicationConnection:
         state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
         primary = result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"the server closed the connection"
         reason = primary.decode(errors="replace")
-        if state == _IN_USE:
-            return SlotBusyError(slot=self.slot, reason=reason)
         if state in _BROKEN:
             return LogBrokenError(slot=self.slot, reason=reason)
         return StoreUnavailableError(store=NAME, reason=reason)
