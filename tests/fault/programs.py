@@ -24,7 +24,7 @@ from tests.fault.story import Entered, Setting, Writer, Writing, effects, stay_o
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from pillarbox.relay import Transferred
+    from pillarbox.relay.reader import Transferred
     from pillarbox.transaction import Program
     from tests.fault.workers import Seat
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import (
     ColumnElement,
@@ -83,8 +83,7 @@ def _steps(statement: Executable) -> _Steps | None:
         return None
     if not isinstance(statement, (Update, Delete)):
         raise InternalError(f"what an INSERT has inserted cannot be told here without RETURNING: {statement}")
-    table, condition = statement.table, statement.whereclause
-    assert isinstance(table, Table), "statements name tables"
+    table, condition = cast("Table[Any]", statement.table), statement.whereclause
     assert condition is not None, "statements choose rows"
     key: list[Any] = list(table.primary_key)
     found = _is_found(key)

@@ -16,7 +16,6 @@ from pillarbox.relay.reader import (
     PendingRecord,
     ReadPlan,
     SlotReader,
-    Transferred,
 )
 from pillarbox.relay.relay import SCOPE, Publication, Relay
 from pillarbox.relay.released import Released
@@ -45,6 +44,5 @@ __all__ = [
     "SequenceReader",
     "SlotReader",
     "TransferPublication",
-    "Transferred",
     "WatermarkPublication",
 ]
