@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from pillarbox import Pillarbox, Settings
@@ -209,6 +209,27 @@ async def test_a_sqlite_file_is_examined(sqlite_url: str) -> None:
     assert found["integrity", "file"].severity is Severity.OK
     assert found["journal-mode", "journal_mode"].severity is Severity.OK
     assert found["synchronous", "synchronous"].severity is Severity.OK
+
+
+async def test_a_mariadb_server_is_examined(mariadb_url: str) -> None:
+    async with migrated(mariadb_url):
+        found = await examine(mariadb_url)
+
+    bad = [one for one in found.values() if one.severity in {Severity.WARNING, Severity.ERROR}]
+    assert bad == []
+    assert {one.code for one in found.values()} >= {"version", "flush-log", "isolation", "sql-mode", "collation"}
+
+
+async def test_a_folding_collation_in_mariadb_is_an_error(mariadb_url: str) -> None:
+    async with migrated(mariadb_url) as box:
+        change = "ALTER TABLE pillarbox_inbox MODIFY message_id VARCHAR(200) COLLATE utf8mb4_general_ci NOT NULL"
+        async with box.transaction() as tx:
+            await tx.execute(text(change))
+        found = await examine(mariadb_url)
+
+    (folding,) = [one for one in found.values() if one.code == "collation"]
+    assert folding.severity is Severity.ERROR
+    assert "pillarbox_inbox.message_id" in folding.what
 
 
 async def test_a_sqlite_file_with_rowids_used_again_is_an_error(sqlite_url: str) -> None:
