@@ -62,8 +62,8 @@ ANSWERS: dict[str, SendResult] = {
 @pytest.mark.parametrize(
     ("store", "kind", "stride"),
     [
-        *(pytest.param("sqlite", kind, 4, id=f"sqlite-{kind}") for kind in SQLITE_KINDS),
-        *(pytest.param("psycopg", kind, 9, id=f"postgresql-{kind}") for kind in POSTGRESQL_KINDS),
+        *(pytest.param("sqlite", kind, 8, id=f"sqlite-{kind}") for kind in SQLITE_KINDS),
+        *(pytest.param("psycopg", kind, 20, id=f"postgresql-{kind}") for kind in POSTGRESQL_KINDS),
     ],
     indirect=["store"],
 )

@@ -231,7 +231,7 @@ class Run:
         last, last_moved = Scene(pending=-1, settled=0, effects=0), self._clock.monotonic()
         while True:
             await self._clock.sleep(LOOK_EVERY)
-            scene = await self._box.store.run_single(look())
+            scene = await self._box.store.run(look())
             unplaced = len(self._found.valid) - self._placed
             progress.show(placed=self._placed, settled=scene.settled)
             if kills and scene.settled >= kills[0] * len(self._found.valid):
