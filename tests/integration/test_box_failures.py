@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox import Context, Pillarbox, Retry, Unordered
@@ -183,8 +184,7 @@ async def test_what_cannot_be_decoded_is_dead_with_its_very_bytes(store_url: str
     async def handle(order: OrderPlaced, tx: AsyncConnection) -> None: ...
 
     async with box.running():
-        garbage = message("m1")
-        object.__setattr__(garbage, "body", bytes(range(256)))
+        garbage = structs.replace(message("m1"), body=bytes(range(256)))
         await box.broker.sender().send([garbage])
         (dead,) = await happenings.until(MessageDead)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import pytest
+from msgspec import structs
 from sqlalchemy import Connection, Integer, String, insert, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
@@ -342,8 +343,7 @@ async def test_events_of_one_topic_that_nobody_handles_are_discarded(store_url: 
         seen.append(order.order_id)
 
     async with box.running():
-        stranger = message("m1")
-        object.__setattr__(stranger, "type", "order.unheard-of")
+        stranger = structs.replace(message("m1"), type="order.unheard-of")
         await box.broker.sender().send([stranger, message("m2")])
         await happenings.until(MessageHandled)
         held = await box.store.run(box.store.holding.state())

@@ -53,6 +53,7 @@ WITHOUT_WORK = {
     "pillarbox_consumers": "who is registered",
     "pillarbox_members": "who lives; expires",
     "pillarbox_outbox_cursor": "how far a sequence relay has come",
+    "pillarbox_outbox_cursor_history": "when a sequence relay had come how far",
     "pillarbox_outbox_checkpoint": "how far a log tailing relay has come",
     "pillarbox_outbox_published": "kept for republishing, removed by age",
     "pillarbox_outbox_holds": "a mark on keys whose rows are in outbox_held",

@@ -51,8 +51,8 @@ class Settings:
         limits: what is refused at publish.
         classification: which exceptions are transient, which permanent.
         drain_within: how long a stopping box waits for handlers under way.
-        outbox: where records wait for their relay: in a ``table``, or in the database's ``log`` alone, table-less, which only
-            a relay of the kind ``log`` can read.
+        outbox: where records wait for their relay: in a ``table``, or in the database's ``log`` alone, which only a
+            relay of the kind ``log`` can read.
         clock: real time, or a test's.
         migrate_on_open: create missing tables when the box opens; ``None`` does so on SQLite only.
     """

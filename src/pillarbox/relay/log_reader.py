@@ -161,7 +161,8 @@ class LogReader(Protocol):
             meanwhile: awaited now and then, since making a slot waits for the transactions under way.
 
         Raises:
-            StoreUnavailableError: somebody reads the slot, it took too long, or the database is away; the slot may be gone.
+            StoreUnavailableError: somebody reads the slot, it took too long, or the database is away; the slot may be
+                gone.
         """
 
     @abstractmethod

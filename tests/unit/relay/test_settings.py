@@ -25,11 +25,6 @@ def test_to_keep_for_no_time_is_refused(keep: timedelta) -> None:
         RelaySettings(keep=keep)
 
 
-def test_a_log_tailing_relay_cannot_be_told_to_keep() -> None:
-    with pytest.raises(ConfigurationError, match="keeps nothing"):
-        RelaySettings(kind="log", keep=timedelta(days=1))
-
-
 def test_partitions_that_would_be_made_all_the_time_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="partition"):
         RelaySettings(partition_rows=9_999)
