@@ -173,5 +173,15 @@ def import_snapshot(name: str) -> TextClause:
 
 
 def snapshot_text() -> Program[str]:
-    """Return the snapshot of the transaction as text."""
-    return str((yield Execute(CURRENT_SNAPSHOT))[0][0])
+    """Return the snapshot of the transaction as text that can be read back."""
+    return readable(str((yield Execute(CURRENT_SNAPSHOT))[0][0]))
+
+
+def readable(snapshot: str) -> str:
+    """Return a snapshot so that its end is not below its beginning, as PostgreSQL writes but does not read it.
+
+    That of a new slot may be ``7:6:``: the slot has seen that all below 7 ended, and no commit of 6 or above. What is
+    below the beginning is visible whatever the end says, so both are 7. Source: PostgreSQL, ``XidInMVCCSnapshot``.
+    """
+    oldest, following, under_way = snapshot.split(":")
+    return f"{oldest}:{max(int(oldest), int(following))}:{under_way}"
