@@ -47,7 +47,7 @@ class PublishedRecords(Protocol):
 
     @abstractmethod
     def purge(self, older_than: timedelta, *, limit: int) -> Program[int]:
-        """Remove up to ``limit`` records published longer ago than ``older_than``; return how many.
+        """Remove up to ``limit`` records published ``older_than`` ago or earlier; return how many.
 
         A record that is still to be published is never among them
         (``tests/contract/test_published_records.py``).

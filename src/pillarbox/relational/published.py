@@ -68,13 +68,13 @@ FORGET_MARKS = delete(outbox_cursor_history).where(outbox_cursor_history.c.at < 
 
 PUBLISHED_BEFORE = (  # index on published_at
     select(outbox_published.c.position)
-    .where(outbox_published.c.published_at < _instant)
+    .where(outbox_published.c.published_at <= _instant)
     .order_by(outbox_published.c.published_at)
     .limit(UP_TO)
     .with_for_update(skip_locked=True)
 )
 REMOVE_PUBLISHED = delete(outbox_published).where(any_of(outbox_published.c.position, AT))
-COUNT_PUBLISHED = select(func.count()).select_from(outbox_published).where(outbox_published.c.published_at < _instant)
+COUNT_PUBLISHED = select(func.count()).select_from(outbox_published).where(outbox_published.c.published_at <= _instant)
 IS_PUBLISHED = select(exists().where(outbox_published.c.position >= 0))
 
 

@@ -25,6 +25,7 @@ from pillarbox.testing.contracts.harness import (
 from pillarbox.testing.contracts.sequence_reader import begin_walk, pending
 from pillarbox.testing.contracts.slot_reader import park
 from pillarbox.testing.waiting import wait_until
+from pillarbox.transaction import Program
 
 NOTHING = timedelta(0)
 
@@ -123,6 +124,22 @@ class PurgingContract:
         assert [await purge(harness, NOTHING, limit=2) for _ in range(4)] == [2, 2, 1, 0]
         assert await count(harness) == 0
 
+    async def test_what_was_published_in_this_instant_is_as_old_as_nothing(self, harness: StoreHarness) -> None:
+        """Also by a clock so coarse that publishing and purging see the same instant."""
+        tenant = await take_all(harness)
+
+        def keep_count_and_purge(position: int) -> Program[list[int]]:
+            return [
+                (yield from harness.slots.settle_and_keep(tenant.scope, tenant.tokens, [position])),
+                (yield from harness.published.count_older(NOTHING)),
+                (yield from harness.published.purge(NOTHING, limit=100)),
+            ]
+
+        for number in range(20):
+            await append(harness, make_record(f"m{number}"))
+            (record,) = await read_all(harness)
+            assert await harness.source.run(keep_count_and_purge(record.position)) == [1, 1, 1]
+
     async def test_what_a_cursor_passed_is_removed_and_what_waits_is_not(self, harness: StoreHarness) -> None:
         """Also when it waits below what was passed."""
         walk = await begin_walk(harness)
@@ -156,6 +173,7 @@ class PurgingContract:
         await append(harness, make_record("m1"))
         await walk.publish()
         await harness.source.run(harness.published.remember(every=NOTHING))
+        await _pass(harness)
         await append(harness, make_record("m2"))
         await walk.publish()
 
