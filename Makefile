@@ -19,8 +19,8 @@ setup: $(STAMP) ## create .venv with everything that the lock names
 check: setup ## format, lint, types, import contracts and the tests that need no servers; under 90 s
 	@$(VENV)/bin/python scripts/check.py
 
-test: setup ## every test, with real servers that are installed and started as needed
-	@$(VENV)/bin/python -m pytest
+test: setup ## every test, with real servers that are installed and started as needed; two at a time, since most wait
+	@$(VENV)/bin/python -m pytest -n 2 --dist worksteal
 
 bench: setup ## the benchmarks: all of them, or one with BENCH=name
 	@$(VENV)/bin/python -m benchmarks $(BENCH)

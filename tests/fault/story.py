@@ -85,13 +85,15 @@ class Setting:
     window: int = WINDOW
     kind: RelayKind = RelayKind.POLLING
     relay: RelaySettings | None = None
+    answer_within: timedelta = timedelta(seconds=30)
 
     def box(self, broker: Broker | None = None) -> Pillarbox:
         """Make a box of the story; without ``broker`` the store carries the messages."""
         relay = self.relay or RelaySettings(
             kind=self.kind, window=self.window, lease=self.lease, longest_poll=timedelta(milliseconds=20)
         )
-        box = Pillarbox(SERVICE, store=self.store, broker=broker or "database://", settings=Settings(relay=relay))
+        settings = Settings(relay=relay, answer_within=self.answer_within)
+        box = Pillarbox(SERVICE, store=self.store, broker=broker or "database://", settings=settings)
         box.register(Entered)
         return box
 

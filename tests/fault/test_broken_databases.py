@@ -87,7 +87,7 @@ async def play(server: PostgresServer, workers: Workers, rng: Random, *, through
     theatres: list[Theatre] = []
     for kind in POSTGRESQL_KINDS:
         url = server.create_database().replace("postgresql://", "postgresql+asyncpg://")
-        setting = Setting(store=url, kind=kind, lease=timedelta(seconds=1))
+        setting = Setting(store=url, kind=kind, lease=timedelta(seconds=1), answer_within=timedelta(seconds=2))
         await prepare(setting, ACCOUNTS)
         theatre = Theatre(kind, setting, setting.box(), workers.folder, workers, [])
         log, stop = workers.folder / f"{kind}.broker", workers.folder / f"{kind}.stop"
@@ -152,6 +152,20 @@ async def test_a_relay_whose_connections_fall_silent_goes_on_when_they_end(
             proxy.swallow()
             await stay_open(3000)  # three leases
             proxy.forward()
+            await progress(theatres)
+
+        for theatre in theatres:
+            await theatre.judge(times=2)
+
+
+async def test_a_relay_whose_connections_are_forgotten_gives_them_up(
+    private_postgresql_server: PostgresServer, workers: Workers, rng: Random
+) -> None:
+    with Proxy(private_postgresql_server.port) as proxy:
+        theatres = await play(private_postgresql_server, workers, rng, through=proxy.port)
+
+        for _ in range(2):
+            proxy.forget()  # and nobody will ever tell
             await progress(theatres)
 
         for theatre in theatres:

@@ -17,7 +17,8 @@ class Proxy:
     """Forwards connections on ``port`` to a port of this machine, in a thread of its own.
 
     ``swallow`` accepts and takes what is sent, and lets nothing through in either direction: a black hole, as when a
-    firewall forgets a connection. Nobody is told. ``cut`` ends every connection.
+    host drops off the network. Nobody is told. ``forget`` does that to the connections that are there, and new ones work:
+    what a firewall does that has lost its table. ``cut`` ends every connection.
     """
 
     def __init__(self, to_port: int) -> None:
@@ -51,6 +52,10 @@ class Proxy:
         """Let nothing through from now on; connections stay open, new ones are accepted."""
         self._loop.call_soon_threadsafe(self._open.clear)
 
+    def forget(self) -> None:
+        """Let nothing through on the connections that are there; new ones are served."""
+        asyncio.run_coroutine_threadsafe(self._forget(), self._loop).result(10)
+
     def forward(self) -> None:
         """Let everything through again; what was swallowed is gone with the connections that it was meant for."""
         asyncio.run_coroutine_threadsafe(self._forward(), self._loop).result(10)
@@ -65,24 +70,32 @@ class Proxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
+        is_open = self._open
         self._writers.add(writer)
         with suppress(OSError):
             server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._to_port)
             self._writers.add(server_writer)
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._pump(reader, server_writer))
-                group.create_task(self._pump(server_reader, writer))
+                group.create_task(self._pump(reader, server_writer, is_open))
+                group.create_task(self._pump(server_reader, writer, is_open))
             self._writers -= {server_writer}
         writer.close()
         self._writers -= {writer}
 
-    async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, is_open: asyncio.Event
+    ) -> None:
         with suppress(OSError):
             while data := await source.read(CHUNK_BYTES):
-                await self._open.wait()
+                await is_open.wait()
                 target.write(data)
                 await target.drain()
         target.close()
+
+    async def _forget(self) -> None:
+        self._open.clear()
+        self._open = asyncio.Event()
+        self._open.set()
 
     async def _forward(self) -> None:
         await self._cut()

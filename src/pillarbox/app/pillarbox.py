@@ -51,6 +51,7 @@ class Settings:
         limits: what is refused at publish.
         classification: which exceptions are transient, which permanent.
         drain_within: how long a stopping box waits for handlers under way.
+        answer_within: how long the database may take over what Pillarbox asks it; then the connection is given up.
         outbox: where records wait for their relay: in a ``table``, or in the database's ``log`` alone, which only a
             relay of the kind ``log`` can read.
         clock: real time, or a test's.
@@ -61,6 +62,7 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     classification: Classification = field(default_factory=Classification)
     drain_within: timedelta = timedelta(seconds=30)
+    answer_within: timedelta = timedelta(seconds=30)
     outbox: Literal["table", "log"] = "table"
     clock: Clock = field(default_factory=SystemClock)
     migrate_on_open: bool | None = None
@@ -101,6 +103,7 @@ class Pillarbox(Publisher):
         self.settings = settings
         self.registry = Registry()
         self.store: RelationalStore = store_at(store)
+        self.store.wait_within(settings.answer_within)
         self.observers = Observers()
         self._handlers = Handlers()
         self._included: list[Handlers] = [self._handlers]

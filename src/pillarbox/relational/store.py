@@ -6,12 +6,14 @@ import asyncio
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import (
+    AbstractAsyncContextManager,
     AsyncExitStack,
     ExitStack,
     asynccontextmanager,
     contextmanager,
 )
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from functools import partial
 from typing import NoReturn, Protocol, TypeVar
 
@@ -34,6 +36,7 @@ from pillarbox.relational.outbox import KeyLocks, RelationalOutboxStore, Relatio
 from pillarbox.relational.outbox_held import RelationalHeldRecords, RelationalParkedRecords
 from pillarbox.relational.published import RelationalPublishedRecords
 from pillarbox.relational.queue import RelationalQueueStore
+from pillarbox.relational.silence import Patience, Sever
 from pillarbox.relational.tables import outbox
 from pillarbox.relay import RelayKind, SequenceReader
 from pillarbox.relay.log_reader import LogAccess
@@ -65,6 +68,7 @@ class DatabaseTraits:
         partitions: of the outbox; ``None`` where there are none.
         removed_by_row: where records that a sequence relay has passed are deleted one by one; the rest is partitions.
         refuses: why a kind of relay cannot read it.
+        sever: ends a connection that gives no answer; ``None`` where no network lies between.
     """
 
     name: str
@@ -80,6 +84,7 @@ class DatabaseTraits:
     partitions: OutboxPartitions | None = None
     removed_by_row: Table = outbox
     refuses: Mapping[RelayKind, str] = field(default_factory=dict[RelayKind, str])
+    sever: Sever | None = None
 
 
 class SingleStatements(Protocol):
@@ -101,10 +106,18 @@ class SingleStatements(Protocol):
 class OwnTransaction(AsyncConnectionTransaction):
     """A transaction begun here."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
-        """Run programs on ``connection``."""
+    def __init__(self, connection: AsyncConnection, patience: Patience | None = None) -> None:
+        """Run programs on ``connection``, each with ``patience``."""
         super().__init__(connection)
         self.connection = connection
+        self._patience = patience
+
+    async def run(self, program: Program[T]) -> T:
+        """Run ``program`` on the connection."""
+        if self._patience is None:
+            return await super().run(program)
+        async with self._patience.for_answer(self.connection):
+            return await super().run(program)
 
 
 class OwnSyncTransaction(ConnectionTransaction):
@@ -133,6 +146,7 @@ class RelationalStore(TransactionSource):
     ) -> None:
         """Use ``engine``; ``sync_engine`` is the caller's, or makes one for threads when it is first asked for."""
         self._singles = singles
+        self._patience = Patience(traits.name, traits.sever)
         self.engine = engine
         self.traits = traits
         self.outbox = RelationalOutboxStore(traits.key_locks)
@@ -178,16 +192,25 @@ class RelationalStore(TransactionSource):
         assert self._sync_engine is not None, "a store has a synchronous engine, or can make one"
         return self._sync_engine
 
-    @asynccontextmanager
-    async def begin(self) -> AsyncGenerator[OwnTransaction]:
+    def wait_within(self, limit: timedelta) -> None:
+        """Give up a connection whose database has not answered within ``limit``: not a program, nor a commit."""
+        self._patience = replace(self._patience, within=limit)
+
+    def begin(self) -> AbstractAsyncContextManager[OwnTransaction]:
         """Begin a transaction; a cancellation inside it discards the connection, whose state is then unknown."""
+        return self._begin(self._patience)
+
+    @asynccontextmanager
+    async def _begin(self, patience: Patience) -> AsyncGenerator[OwnTransaction]:
         async with self._my_turn(), self._connected(self.engine) as connection:
             try:
-                await connection.begin()
-                if self.traits.lock_wait is not None:
-                    await connection.execute(self.traits.lock_wait)
-                yield self.transaction_type(connection)
-                await connection.commit()
+                async with patience.for_answer(connection):
+                    await connection.begin()
+                    if self.traits.lock_wait is not None:
+                        await connection.execute(self.traits.lock_wait)
+                yield self.transaction_type(connection, patience)
+                async with patience.for_answer(connection):
+                    await connection.commit()
             except asyncio.CancelledError:
                 await connection.invalidate()
                 raise
@@ -211,11 +234,18 @@ class RelationalStore(TransactionSource):
 
     async def run(self, program: Program[T]) -> T:
         """Run ``program`` in a short transaction of its own."""
+        return await self._run(program, self.begin)
+
+    async def _run_patiently(self, program: Program[T]) -> T:
+        """Run ``program`` in a transaction of its own, however long it takes."""
+        return await self._run(program, partial(self._begin, replace(self._patience, sever=None)))
+
+    async def _run(self, program: Program[T], begin: Callable[[], AbstractAsyncContextManager[OwnTransaction]]) -> T:
         try:
             if self.traits.single_writer:
                 async with self._my_turn():
                     return await in_thread(partial(self._run_in_thread, program))
-            async with self.begin() as transaction:
+            async with begin() as transaction:
                 return await transaction.run(program)
         except DBAPIError as error:
             self._raise(error)
@@ -226,11 +256,18 @@ class RelationalStore(TransactionSource):
             return await self.run(single(program))
         try:
             if self._singles is not None:
-                return await drive(single(program), self._singles.execute)
-            async with self._connected(self._autocommit) as connection:
+                return await self._run_directly(self._singles, program)
+            async with self._connected(self._autocommit) as connection, self._patience.for_answer(connection):
                 return await connection.run_sync(_run_unbegun, program)
         except DBAPIError as error:
             self._raise(error)
+
+    async def _run_directly(self, singles: SingleStatements, program: Program[T]) -> T:
+        try:
+            async with asyncio.timeout(self._patience.within.total_seconds()):
+                return await drive(single(program), singles.execute)
+        except TimeoutError:
+            raise self._patience.silent() from None
 
     def _run_in_thread(self, program: Program[T]) -> T:
         """Run ``program`` as a whole in a thread: an embedded database answers sooner than a thread can be woken."""
@@ -249,7 +286,7 @@ class RelationalStore(TransactionSource):
 
     async def migrate(self) -> tuple[Migration, ...]:
         """Bring the tables to this release's schema; return the steps applied. Safe to run many times at once."""
-        return await self.run(migrate(self.engine.dialect.name, self.traits.migration_lock))
+        return await self._run_patiently(migrate(self.engine.dialect.name, self.traits.migration_lock))
 
     def migration_sql(self) -> str:
         """Return the schema as an SQL script."""
@@ -280,7 +317,8 @@ class RelationalStore(TransactionSource):
     async def _connected(self, engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
         async with AsyncExitStack() as stack:
             try:
-                connection = await stack.enter_async_context(engine.connect())
+                async with self._patience.for_connection():
+                    connection = await stack.enter_async_context(engine.connect())
             except (DBAPIError, OSError, PoolTimeoutError) as error:
                 raise self._unreachable(error) from error
             yield connection

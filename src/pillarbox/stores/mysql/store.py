@@ -50,10 +50,16 @@ def error_number(error: BaseException) -> int | None:
     return error.args[0] if error.args and isinstance(error.args[0], int) else None
 
 
+def sever(connection: Any) -> None:
+    """End a connection of asyncmy or aiomysql: both close their transport, and say nothing to the server."""
+    connection.close()
+
+
 TRAITS = DatabaseTraits(
     name="MariaDB",
     key_locks=LOCKS,
     conflicts=is_conflict,
+    sever=sever,
     refuses={
         RelayKind.SEQUENCE: "its snapshots do not tell which transactions they see, so that a cursor would pass those "
         "that commit late, and lose them; choose 'polling'",
@@ -100,7 +106,7 @@ class MySqlStore(RelationalStore):
         Here each CREATE commits by itself: what a failed run has made stays, and the next run goes on from there.
         """
         await self._refuse_unfit()
-        return await self.run(_migrate(self.engine.dialect.name))
+        return await self._run_patiently(_migrate(self.engine.dialect.name))
 
     def migration_sql(self) -> str:
         """Return the schema as an SQL script."""

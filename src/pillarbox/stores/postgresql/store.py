@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
@@ -40,6 +41,16 @@ def is_conflict(error: BaseException) -> bool:
     return state in (SERIALIZATION_FAILURE, DEADLOCK, LOCK_NOT_AVAILABLE)
 
 
+def sever(connection: Any) -> None:
+    """End a connection of asyncpg or psycopg; the latter waits for its socket, whatever happens to the object."""
+    if hasattr(connection, "terminate"):
+        connection.terminate()
+        return
+    if not connection.closed:
+        with socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM) as its_own:
+            its_own.shutdown(socket.SHUT_RDWR)
+
+
 LOCKED = (  # OFFSET keeps the planner from taking the function apart from the row that follows it
     text(f"SELECT pg_advisory_xact_lock({LOCK_SPACE}, CAST(:bucket AS INTEGER)) AS locked OFFSET 0")
     .bindparams(bindparam("bucket", type_=Integer))
@@ -54,6 +65,7 @@ TRAITS = DatabaseTraits(
     lock_wait=LOCK_WAIT,
     writes_in_with=True,
     conflicts=is_conflict,
+    sever=sever,
     sequence=PostgresSequenceReader(),
     horizon=PostgresHorizon(),
     partitions=PostgresOutboxPartitions(),
