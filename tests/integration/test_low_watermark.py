@@ -72,6 +72,8 @@ async def buffers_of_a_read(store: RelationalStore, *, first: int) -> int:
     slots = "'{" + ",".join(map(str, range(64))) + "}'"
     values = {
         "slots": slots,
+        "run_first": "0",
+        "run_last": "-1",
         "in_flight": "'{}'",
         "paused": "'{}'",
         "up_to": "500",

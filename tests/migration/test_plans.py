@@ -17,7 +17,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from pillarbox.relational import outbox, outbox_held, queue
+from pillarbox.relational import outbox, outbox_held, queue, transfer
 from pillarbox.stores.postgresql import postgresql_store
 
 BACKLOG = 20_000
@@ -25,17 +25,24 @@ SLOTS = "'{" + ",".join(map(str, range(64))) + "}'"
 TOKENS = "'{" + ",".join(str(1024 + slot) for slot in range(64)) + "}'"
 POSITIONS = "'{" + ",".join(map(str, range(1, 501))) + "}'"
 ANYWHERE = {"first_position": "0", "last_position": str(2**63 - 1)}
+RUN, NO_RUN = {"run_first": "1", "run_last": "500"}, {"run_first": "0", "run_last": "-1"}
 FENCE = {"scope": "'relay'", "tokens": TOKENS}
 
 STATEMENTS: dict[str, tuple[Executable, Mapping[str, str], str]] = {
     "read": (
         outbox.READ,
-        {"slots": SLOTS, "in_flight": POSITIONS, "paused": "'{}'", "up_to": "500", **ANYWHERE},
+        {"slots": SLOTS, "in_flight": POSITIONS, "paused": "'{}'", "up_to": "500", **NO_RUN, **ANYWHERE},
+        "outbox",
+    ),
+    "read around a run": (
+        outbox.READ,
+        {"slots": SLOTS, "in_flight": "'{}'", "paused": "'{}'", "up_to": "500", **RUN, **ANYWHERE},
         "outbox",
     ),
     "settle": (outbox.SETTLE, {"positions": POSITIONS, **FENCE}, "outbox"),
+    "settle a run": (outbox.SETTLE_RUN_AND_COUNT, {**RUN, **FENCE}, "outbox"),
     "transfer": (
-        outbox.TRANSFERABLE,
+        transfer.TRANSFERABLE,
         {"slots": SLOTS, "paused": "'{}'", "up_to": "500", **FENCE, **ANYWHERE},
         "outbox",
     ),

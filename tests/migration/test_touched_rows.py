@@ -17,13 +17,14 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from pillarbox.relational import cursor, leases, outbox, outbox_held, published
+from pillarbox.relational import cursor, leases, outbox, outbox_held, published, transfer
 from pillarbox.stores.postgresql import postgresql_store, sequence
 
 RETAINED, PENDING, LATE, SLOTS = 20_000, 30, 3, 64
 ALL_SLOTS = "'{" + ",".join(map(str, range(SLOTS))) + "}'"
 TOKENS = "'{" + ",".join(str(1024 + slot) for slot in range(SLOTS)) + "}'"
 FIVE = "'{" + ",".join(str(RETAINED + number) for number in range(LATE + 1, LATE + 6)) + "}'"
+RUN = {"run_first": str(RETAINED + LATE + 1), "run_last": str(RETAINED + LATE + 5)}
 ANYWHERE = {"first_position": "0", "last_position": str(2**63 - 1)}
 FENCE = {"scope": "'relay'", "tokens": TOKENS}
 RELAY = {"in_scope": "'relay'", "by_owner": "'me'"}
@@ -165,8 +166,9 @@ async def test_what_the_cursor_passed_is_found_up_to_the_limit(connection: Async
 
 CLAIMS: dict[str, tuple[Executable, Mapping[str, str], int, int]] = {
     "settle": (outbox.SETTLE, {"positions": FIVE, **FENCE}, 5, SLOTS + 10),
+    "settle a run": (outbox.SETTLE_RUN, {**RUN, **FENCE}, 5, SLOTS + 10),
     "transfer": (
-        outbox.TRANSFERABLE,
+        transfer.TRANSFERABLE,
         {"slots": ALL_SLOTS, "paused": "'{}'", "up_to": "5", **FENCE, **ANYWHERE},
         5,
         2 * SLOTS + 20,

@@ -17,8 +17,8 @@ class Proxy:
     """Forwards connections on ``port`` to a port of this machine, in a thread of its own.
 
     ``swallow`` accepts and takes what is sent, and lets nothing through in either direction: a black hole, as when a
-    host drops off the network. Nobody is told. ``forget`` does that to the connections that are there, and new ones work:
-    what a firewall does that has lost its table. ``cut`` ends every connection.
+    host drops off the network. Nobody is told. ``forget`` does that to the connections that are there, and new ones
+    work: what a firewall does that has lost its table. ``cut`` ends every connection.
     """
 
     def __init__(self, to_port: int) -> None:
@@ -82,9 +82,7 @@ class Proxy:
         writer.close()
         self._writers -= {writer}
 
-    async def _pump(
-        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, is_open: asyncio.Event
-    ) -> None:
+    async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, is_open: asyncio.Event) -> None:
         with suppress(OSError):
             while data := await source.read(CHUNK_BYTES):
                 await is_open.wait()

@@ -5,28 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     Executable,
     FromClause,
     ScalarSelect,
     String,
     Table,
     Text,
-    and_,
     bindparam,
     cast,
     delete,
     exists,
     func,
-    literal,
     select,
+    true,
 )
 
-from pillarbox.channel import is_queue
-from pillarbox.channel.address import QUEUE
-from pillarbox.errors import LeaseLostError
 from pillarbox.outbox import OutboxRecord, OutboxState, OutboxStore, bucket_for
 from pillarbox.relational.cursor import pending
 from pillarbox.relational.expressions import (
@@ -56,20 +54,15 @@ from pillarbox.relational.tables import (
     outbox_held,
     outbox_holds,
     outbox_scheduled,
-    queue,
-    subscriptions,
 )
 from pillarbox.relay.low_watermark import OutboxHorizon
 from pillarbox.relay.reader import (
     Aside,
-    HeldRecords,
-    OutboxTransfer,
     PendingRecord,
     ReadPlan,
     SlotReader,
-    Transferred,
 )
-from pillarbox.transaction import Execute, Program, Rows
+from pillarbox.transaction import Execute, Program
 
 DELAY = bindparam("delay_us", type_=BigInteger)
 AT = position_list("positions")
@@ -99,10 +92,12 @@ SCHEDULE = insert_into(outbox_scheduled).values(
 KEY_IS_HELD = exists().where(
     outbox_holds.c.destination == outbox.c.destination, outbox_holds.c.message_key == outbox.c.message_key
 )
-READ = (  # walks the primary key from the oldest position; the two lists are short
+_RUN = (bindparam("run_first", type_=BigInteger), bindparam("run_last", type_=BigInteger))
+READ = (  # walks the primary key from the oldest position; the two lists are short, and a run costs a comparison a row
     select(outbox.c.position, outbox.c.slot, KEY_IS_HELD.label("held"), *record_message_columns(outbox))
     .where(
         anywhere(outbox.c.position),
+        outbox.c.position.between(*_RUN).is_not(true()),  # is_not, so that no plan takes it for two walks
         any_of(outbox.c.slot, numbers("slots")),
         none_of(outbox.c.position, position_list("in_flight")),
         none_of(outbox.c.destination, texts("paused")),
@@ -110,12 +105,16 @@ READ = (  # walks the primary key from the oldest position; the two lists are sh
     .order_by(outbox.c.position)
     .limit(bindparam("up_to", type_=BigInteger))
 )
-SETTLE = (  # primary key; fenced
-    delete(outbox)
-    .where(any_of(outbox.c.position, AT), is_owned(outbox.c.slot, locked=False))
-    .returning(outbox.c.position)
-)
-SETTLE_AND_COUNT = select(func.count()).select_from(SETTLE.cte("settled"))  # fetches one row instead of hundreds
+
+
+def _settle(condition: ColumnElement[Any]) -> tuple[Executable, Executable]:
+    """Return the fenced removal of what ``condition`` finds: one that tells the positions, and one that counts."""
+    removal = delete(outbox).where(condition, is_owned(outbox.c.slot, locked=False)).returning(outbox.c.position)
+    return removal, select(func.count()).select_from(removal.cte("settled"))
+
+
+SETTLE, SETTLE_AND_COUNT = _settle(any_of(outbox.c.position, AT))  # primary key
+SETTLE_RUN, SETTLE_RUN_AND_COUNT = _settle(outbox.c.position.between(*_RUN))  # one walk of the primary key
 
 # --- scheduled records ------------------------------------------------------------------------------------------------
 DUE = (  # index on due_at
@@ -125,54 +124,6 @@ DUE = (  # index on due_at
     .limit(bindparam("up_to", type_=BigInteger))
 )
 UNSCHEDULE = delete(outbox_scheduled).where(any_of(outbox_scheduled.c.position, AT))
-
-# --- the database as the broker ---------------------------------------------------------------------------------------
-TRANSFERABLE = (  # walks the primary key; fenced, and locked to the end of the transaction
-    select(outbox.c.position, outbox.c.destination)
-    .where(
-        anywhere(outbox.c.position),
-        ~KEY_IS_HELD,
-        any_of(outbox.c.slot, numbers("slots")),
-        is_owned(outbox.c.slot, locked=True),
-        none_of(outbox.c.destination, texts("paused")),
-    )
-    .order_by(outbox.c.position)
-    .limit(bindparam("up_to", type_=BigInteger))
-)
-LISTENED_TO = select(subscriptions.c.channel).where(any_of(subscriptions.c.channel, texts("channels"))).distinct()
-_mailbox = func.coalesce(subscriptions.c.consumer, outbox.c.destination).label("consumer")
-_QUEUED = (
-    "consumer",
-    "message_id",
-    "type",
-    "channel",
-    "message_key",
-    "content_type",
-    "headers",
-    "body",
-    "slot",
-    "created_at",
-)
-
-
-def _fan_out(table: Table) -> Executable:
-    """Return the insert of chosen records into the queue of each consumer, in the order of their positions."""
-    mailbox = func.coalesce(subscriptions.c.consumer, table.c.destination)
-    places = table.outerjoin(
-        subscriptions,
-        and_(subscriptions.c.channel == table.c.destination, ~table.c.destination.startswith(literal(QUEUE))),
-    )
-    return insert_into(queue).from_select(
-        _QUEUED,
-        select(mailbox, *record_message_columns(table), table.c.slot, table.c.created_at)
-        .select_from(places)
-        .where(any_of(table.c.position, AT))
-        .order_by(table.c.position),
-    )
-
-
-FAN_OUT = _fan_out(outbox)
-FAN_OUT_HELD = _fan_out(outbox_held)
 
 # --- what waits -------------------------------------------------------------------------------------------------------
 _in_order = oldest_first(outbox.c.transaction_id, outbox.c.position)
@@ -272,9 +223,13 @@ class RelationalSlotReader(SlotReader):
 
     def read(self, plan: ReadPlan) -> Program[Sequence[PendingRecord]]:
         """Read the oldest records of the plan's slots."""
+        run = as_run(plan.in_flight)
+        first, last = run or NO_RUN
         wanted = {
             "slots": plan.slots,
-            "in_flight": plan.in_flight,
+            "run_first": first,
+            "run_last": last,
+            "in_flight": () if run else plan.in_flight,
             "paused": plan.paused,
             "up_to": plan.limit,
             "first_position": plan.first,
@@ -286,10 +241,16 @@ class RelationalSlotReader(SlotReader):
 
     def settle(self, scope: str, tokens: Sequence[int], positions: Sequence[int]) -> Program[int]:
         """Delete what was published and is still ours."""
-        settled = {"scope": scope, "tokens": tokens, "positions": positions}
-        if self._writes_in_with:
-            return int((yield Execute(SETTLE_AND_COUNT, settled))[0][0])
-        return len((yield Execute(SETTLE, settled)))
+        settled: dict[str, object] = {"scope": scope, "tokens": tokens}
+        if run := as_run(positions):
+            removal, count = SETTLE_RUN, SETTLE_RUN_AND_COUNT
+            settled |= {"run_first": run[0], "run_last": run[1]}
+        else:
+            removal, count = SETTLE, SETTLE_AND_COUNT
+            settled["positions"] = positions
+        if self._writes_in_with:  # fetches one row instead of hundreds
+            return int((yield Execute(count, settled))[0][0])
+        return len((yield Execute(removal, settled)))
 
     def settle_and_keep(self, scope: str, tokens: Sequence[int], positions: Sequence[int]) -> Program[int]:
         """Lock the leases, copy, delete."""
@@ -325,65 +286,12 @@ class RelationalSlotReader(SlotReader):
         return len(moving)
 
 
-class RelationalTransfer(OutboxTransfer):
-    """Moves records to the consumers' queues of the same database."""
-
-    def __init__(self, held: HeldRecords) -> None:
-        """Take released records from ``held``."""
-        self._held = held
-
-    def transfer(
-        self,
-        scope: str,
-        tokens: Sequence[int],
-        *,
-        slots: Sequence[int],
-        paused: Sequence[str],
-        limit: int,
-        keep: bool = False,
-    ) -> Program[Transferred]:
-        """Choose the rows first, so that a row committed meanwhile is neither copied nor removed by half."""
-        chosen = yield Execute(
-            TRANSFERABLE, {"scope": scope, "tokens": tokens, "slots": slots, "paused": paused, "up_to": limit}
-        )
-        ready = yield from _listened_to(chosen)
-        if ready:
-            yield Execute(FAN_OUT, {"positions": ready})
-            if keep:
-                yield Execute(KEEP, {"positions": ready})
-            yield Execute(REMOVE, {"positions": ready})
-        return _transferred(chosen, ready, limit)
-
-    def transfer_released(
-        self,
-        scope: str,
-        tokens: Sequence[int],
-        *,
-        slots: Sequence[int],
-        paused: Sequence[str],
-        limit: int,
-        keep: bool = False,
-    ) -> Program[Transferred]:
-        """Settle what was fanned out as a relay does that published it."""
-        found = yield from self._held.read(slots=slots, paused=paused, limit=limit)
-        chosen = [(record.position, record.message.destination) for record in found]
-        ready = yield from _listened_to(chosen)
-        if ready:
-            yield Execute(FAN_OUT_HELD, {"positions": ready})
-            if (yield from self._held.settle(scope, tokens, ready, keep=keep)) < len(ready):
-                raise LeaseLostError(lease=scope, token=max(tokens, default=0))
-        return _transferred(chosen, ready, limit)
+NO_RUN = (0, -1)
 
 
-def _listened_to(chosen: Rows) -> Program[list[int]]:
-    """Return the positions of the chosen (position, destination) whose destinations somebody listens to."""
-    topics = sorted({destination for _, destination in chosen if not is_queue(destination)})
-    heard = {channel for (channel,) in (yield Execute(LISTENED_TO, {"channels": topics}))} if topics else set[str]()
-    return [position for position, destination in chosen if is_queue(destination) or destination in heard]
-
-
-def _transferred(chosen: Rows, ready: Sequence[int], limit: int) -> Transferred:
-    not_ready: dict[int, str] = {row[0]: row[1] for row in chosen}
-    for position in ready:
-        del not_ready[position]
-    return Transferred(moved=len(ready), not_ready=sorted(set(not_ready.values())), full=len(chosen) == limit)
+def as_run(positions: Sequence[int]) -> tuple[int, int] | None:
+    """Return the first and the last of ``positions`` when they leave none out, as in a backlog they do."""
+    if not positions:
+        return None
+    first, last = min(positions), max(positions)
+    return (first, last) if last - first + 1 == len(set(positions)) else None

@@ -32,12 +32,13 @@ from pillarbox.relational.idempotency import RelationalAttemptStore, RelationalC
 from pillarbox.relational.inspection import RelationalInspection
 from pillarbox.relational.leases import RelationalLeaseStore
 from pillarbox.relational.migrations import Migration, as_sql, check_version, migrate
-from pillarbox.relational.outbox import KeyLocks, RelationalOutboxStore, RelationalSlotReader, RelationalTransfer
+from pillarbox.relational.outbox import KeyLocks, RelationalOutboxStore, RelationalSlotReader
 from pillarbox.relational.outbox_held import RelationalHeldRecords, RelationalParkedRecords
 from pillarbox.relational.published import RelationalPublishedRecords
 from pillarbox.relational.queue import RelationalQueueStore
 from pillarbox.relational.silence import Patience, Sever
 from pillarbox.relational.tables import outbox
+from pillarbox.relational.transfer import RelationalTransfer
 from pillarbox.relay import RelayKind, SequenceReader
 from pillarbox.relay.log_reader import LogAccess
 from pillarbox.relay.low_watermark import OutboxHorizon

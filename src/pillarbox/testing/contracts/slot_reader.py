@@ -62,6 +62,19 @@ class ReadingContract:
 
         assert [one.message.id for one in read] == ["m3"]
 
+    async def test_what_lies_between_those_in_flight_is_read(self, harness: StoreHarness) -> None:
+        """It may have been committed later than they were."""
+        await append(harness, *(make_record(f"m{number}") for number in range(5)))
+        positions = [one.position for one in await read_all(harness)]
+
+        for in_flight, expected in (
+            ([0, 2], ["m1", "m3", "m4"]),
+            ([3, 1, 0], ["m2", "m4"]),
+            ([2, 1], ["m0", "m3", "m4"]),
+        ):
+            read = await read_all(harness, in_flight=[positions[number] for number in in_flight])
+            assert [one.message.id for one in read] == expected
+
     async def test_paused_destinations_are_left_out(self, harness: StoreHarness) -> None:
         """A destination that takes nothing does not fill the batches of the others."""
         await append(harness, *(make_record(f"m{number}", destination="topic:deaf") for number in range(5)))
@@ -159,6 +172,17 @@ class SettlingContract:
         misdirected = Tenant(scope="relay", tokens=tenant.tokens)
 
         assert await settle(harness, misdirected, (await read_all(harness))[0].position) == 0
+
+    async def test_settling_leaves_what_lies_between(self, harness: StoreHarness) -> None:
+        """Only what was named goes, whether the positions follow each other or not."""
+        tenant = await take_all(harness)
+        await append(harness, *(make_record(f"m{number}") for number in range(6)))
+        positions = [one.position for one in await read_all(harness)]
+
+        assert await settle(harness, tenant, positions[5], positions[0], positions[2]) == 3
+        assert await read_ids(harness) == ["m1", "m3", "m4"]
+        assert await settle(harness, tenant, positions[4], positions[3]) == 2
+        assert await read_ids(harness) == ["m1"]
 
     async def test_settling_without_tokens_or_positions_settles_nothing(self, harness: StoreHarness) -> None:
         """Empty lists are lists."""
