@@ -59,7 +59,7 @@ async def test_killed_relays_lose_nothing_and_repeat_no_more_than_the_window(
     verdict = check(await committed(store), taken)
     print(f"{kills} kills, {in_flight:.0%} in flight, {len(taken)} copies, {verdict.duplicates} duplicates")
     verdict.assert_sound(max_duplicates=WINDOW * kills)
-    assert in_flight >= 0.6
+    assert in_flight >= 0.4, "the kills came while there was nothing to repeat"
 
 
 @pytest.mark.parametrize(

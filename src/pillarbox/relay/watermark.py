@@ -10,9 +10,10 @@ import asyncio
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from pillarbox.lease import first_of
 from pillarbox.observe import MessagesPublished, Observer, SettlementRefused
@@ -53,9 +54,8 @@ class Feed(Protocol):
         """Let go of connections; ``open`` may be called again."""
 
 
-@dataclass(slots=True)
-class _Entry:
-    """A record between feed and watermark."""
+class _Entry(msgspec.Struct, gc=False):
+    """A record between feed and watermark; a struct, since one is made for every record."""
 
     record: PendingRecord
     is_done: bool = False
@@ -144,15 +144,13 @@ class WatermarkPublication(Publication):
 
     def _to_send(self) -> list[_Entry]:
         """Return what waits, in order; records of held keys go behind what is held instead."""
-        sending: list[_Entry] = []
-        for entry in self._entries:
-            if entry.is_done:
-                continue
-            if self._key_of(entry) in self._holds:
-                self._put_aside(entry, Aside(position=entry.record.position))  # opens the hold if it ended meanwhile
-            elif len(sending) < self._dispatch.limit:
-                sending.append(entry)
-        return sending
+        if self._holds:
+            for entry in self._entries:
+                if not entry.is_done and self._key_of(entry) in self._holds:
+                    self._put_aside(
+                        entry, Aside(position=entry.record.position)
+                    )  # opens the hold if it ended meanwhile
+        return list(islice((entry for entry in self._entries if not entry.is_done), self._dispatch.limit))
 
     def _done(self) -> list[_Entry]:
         return list(takewhile(lambda entry: entry.is_done, self._entries))
