@@ -57,7 +57,8 @@ def skip_or_fail(missing: ServerMissingError, config: pytest.Config) -> NoReturn
 
 
 @contextmanager
-def _started(server: Server, config: pytest.Config) -> Generator[None]:
+def started(server: Server, config: pytest.Config) -> Generator[None]:
+    """Have ``server`` run for as long as the block lasts; where it is missing the test ends."""
     try:
         server.start()
         yield
@@ -71,14 +72,14 @@ def _started(server: Server, config: pytest.Config) -> Generator[None]:
 def postgresql_server(pytestconfig: pytest.Config) -> Iterator[PostgresServer]:
     """The PostgreSQL of the whole run. Do not kill or pause it: take ``private_postgresql_server`` for that."""
     server = PostgresServer()
-    with _started(server, pytestconfig):
+    with started(server, pytestconfig):
         yield server
 
 
 @pytest.fixture(scope="module")
 def _module_postgresql_server(pytestconfig: pytest.Config) -> Iterator[PostgresServer]:
     server = PostgresServer()
-    with _started(server, pytestconfig):
+    with started(server, pytestconfig):
         yield server
 
 
@@ -109,14 +110,14 @@ def postgresql_module_url(postgresql_server: PostgresServer) -> Iterator[str]:
 def mariadb_server(pytestconfig: pytest.Config) -> Iterator[MariaDbServer]:
     """The MariaDB of the whole run. Do not kill or pause it: take ``private_mariadb_server`` for that."""
     server = MariaDbServer()
-    with _started(server, pytestconfig):
+    with started(server, pytestconfig):
         yield server
 
 
 @pytest.fixture(scope="module")
 def _module_mariadb_server(pytestconfig: pytest.Config) -> Iterator[MariaDbServer]:
     server = MariaDbServer()
-    with _started(server, pytestconfig):
+    with started(server, pytestconfig):
         yield server
 
 

@@ -4,31 +4,58 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from itertools import pairwise
+from statistics import median
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import make_url, text
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
+from pillarbox import Pillarbox
+from pillarbox.channel import Confirmed, MessageSender, SendResult
 from pillarbox.outbox import record_of
 from pillarbox.relational.outbox import READ
 from pillarbox.relay.low_watermark import LowWatermark
 from pillarbox.stores.postgresql import postgresql_store
 from pillarbox.testing import VirtualClock
 from pillarbox.testing.contracts.harness import make_message
+from tests.brokers import StandInBroker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Sequence
 
+    from pillarbox.message import Message
     from pillarbox.relational import RelationalStore
 
 SECOND = timedelta(seconds=1)
-SETTLED = 100_000
+SETTLED, MANY = 100_000, 50_000
 RECORDS = text(
     "INSERT INTO pillarbox_outbox (id, aggregate_type, aggregate_id, event_type, payload, content_type, headers,"
     " destination, message_key, slot, created_at) SELECT 'm' || n, 'order', 'k', 'order.placed', '\\x00',"
     " 'application/json', '{}', 'topic:order', 'k' || n % 100, n % 64, n FROM generate_series(1, :count) AS n"
 )
+
+
+class TimingBroker(StandInBroker, MessageSender):
+    """Confirms everything at once, and notes when each batch came."""
+
+    def __init__(self, expected: int) -> None:
+        super().__init__()
+        self.at: list[float] = []
+        self._missing = expected
+        self.when_all_came: Callable[[], None] = lambda: None
+
+    def sender(self) -> MessageSender:
+        return self
+
+    async def send(self, messages: Sequence[Message]) -> Sequence[SendResult]:
+        self.at.append(perf_counter())
+        self._missing -= len(messages)
+        if not self._missing:
+            self.when_all_came()
+        return [Confirmed()] * len(messages)
 
 
 @pytest.fixture
@@ -111,6 +138,30 @@ async def test_beside_an_old_snapshot_reads_do_not_walk_over_what_was_settled(
     assert low.first == SETTLED + 1
     assert from_the_start > 500, "without it a read walks over what was settled"
     assert from_there <= 50
+
+
+async def test_beside_an_old_snapshot_the_last_of_many_records_leave_about_as_quickly_as_the_first(
+    store: RelationalStore,
+) -> None:
+    """The median batch of the last tenth against that of the first, so that a busy machine disturbs it little."""
+    async with store.engine.connect() as old:
+        await old.execution_options(isolation_level="REPEATABLE READ")
+        await old.execute(text("SELECT count(*) FROM pillarbox_outbox"))
+        async with store.begin() as tx:
+            await tx.connection.execute(RECORDS, {"count": MANY})
+            await tx.connection.execute(text("ANALYZE pillarbox_outbox"))
+
+        broker = TimingBroker(MANY)
+        box = Pillarbox("shop", store=store.engine, broker=broker)
+        broker.when_all_came = box.stop
+        async with box:
+            await box.run(consumers=False)
+
+    took = [later - earlier for earlier, later in pairwise(broker.at)]
+    tenth = len(took) // 10
+    first, last = median(took[:tenth]), median(took[-tenth:])
+    print(f"a batch took {first * 1000:.2f} ms at first, {last * 1000:.2f} ms at last")
+    assert last <= 3 * first
 
 
 async def test_it_never_passes_a_record_that_is_not_committed(

@@ -174,6 +174,7 @@ CLAIMS: dict[str, tuple[Executable, Mapping[str, str], int, int]] = {
         2 * SLOTS + 20,
     ),
     "due": (outbox.DUE, {"up_to": "5", **FENCE}, 5, 2 * SLOTS + 20),
+    "beside": (outbox.HAS_BESIDE, {"slots": ALL_SLOTS}, 1, 2),
     "owned": (outbox_held.OWNED_AMONG, {"positions": FIVE, **FENCE}, 5, 2 * SLOTS + 10),
     "lease free": (leases.FREE, {"in_scope": "'relay'", "up_to": "5"}, 0, SLOTS),
     "lease take": (leases.TAKE, {**RELAY, "ttl_us": "1000", "slots": "'{1,2,3}'"}, 3, SLOTS + 3),

@@ -42,7 +42,7 @@ _STATEMENT_TIMEOUT_S = 60
 
 
 class PostgresServer(Server):
-    """PostgreSQL; ``settings`` are added to those of its configuration file."""
+    """PostgreSQL; ``settings`` are added to those of its configuration file, ``programs`` may be another release's."""
 
     name = "postgresql"
     packages = ("postgresql",)
@@ -50,9 +50,14 @@ class PostgresServer(Server):
     close_signal = signal.SIGQUIT  # an "immediate" one
 
     def __init__(
-        self, *, settings: Mapping[str, str] | None = None, choose_port: Callable[[], int] = free_port
+        self,
+        *,
+        settings: Mapping[str, str] | None = None,
+        choose_port: Callable[[], int] = free_port,
+        programs: Path | None = None,
     ) -> None:
         super().__init__(choose_port=choose_port)
+        self._programs = programs
         self._settings = {**SETTINGS, **(settings or {})}
         self._numbers = itertools.count(1)
 
@@ -73,7 +78,7 @@ class PostgresServer(Server):
 
     def prepare(self) -> None:
         """Copy an empty cluster, which is quicker than initdb, and add the settings."""
-        shutil.copytree(_empty_cluster(self.run_as()), self.data)
+        shutil.copytree(_empty_cluster(self.run_as(), self._program("initdb")), self.data)
         with (self.data / "postgresql.conf").open("a") as configuration:
             configuration.writelines(f"{name} = '{value}'\n" for name, value in self._settings.items())
         self.run_as().give(self.data)
@@ -81,7 +86,7 @@ class PostgresServer(Server):
     def command(self) -> Sequence[str]:
         """The postmaster itself, not pg_ctl, so that it is our child and its end is seen at once."""
         listen = ["-c", "listen_addresses=127.0.0.1", "-p", str(self.port)]
-        return [_program("postgres"), "-D", str(self.data), *listen]
+        return [self._program("postgres"), "-D", str(self.data), *listen]
 
     def environment(self) -> Mapping[str, str]:
         """Ours, without the settings of some other PostgreSQL."""
@@ -117,7 +122,7 @@ class PostgresServer(Server):
         Raises:
             ServerError: the server refused it or did not answer in time; carries what it said.
         """
-        psql = [_program("psql"), "-X", "-q", "-A", "-t", "-F", "\x1f", "-R", "\x1e", "-v", "ON_ERROR_STOP=1"]
+        psql = [self._program("psql"), "-X", "-q", "-A", "-t", "-F", "\x1f", "-R", "\x1e", "-v", "ON_ERROR_STOP=1"]
         try:
             done = subprocess.run(
                 [*psql, "-d", self._url(database), "-f", "-"],
@@ -154,6 +159,12 @@ class PostgresServer(Server):
             """
         )
 
+    def _program(self, name: str) -> str:
+        folder = self._programs or _binaries()
+        if folder is None:
+            raise ServerMissingError("PostgreSQL's programs are not on this machine")
+        return str(folder / name)
+
     def _url(self, database: str) -> str:
         return f"postgresql://{USER}@127.0.0.1:{self.port}/{database}"
 
@@ -170,8 +181,8 @@ def _database_name(name_or_url: str) -> str:
 
 
 @functools.cache
-def _empty_cluster(run_as: RunAs) -> Path:
-    """Run initdb once for all servers of this process, and return the data folder that it made.
+def _empty_cluster(run_as: RunAs, initdb: str) -> Path:
+    """Run ``initdb`` once for all servers of this process, and return the data folder that it made.
 
     Raises:
         ServerStartError: initdb failed; carries what it said.
@@ -182,7 +193,7 @@ def _empty_cluster(run_as: RunAs) -> Path:
     data.mkdir(mode=0o700)
     run_as.give(data)
     done = subprocess.run(
-        [*run_as.prefix, _program("initdb"), "--pgdata", str(data), "--username", USER, "--auth=trust", *_INITDB],
+        [*run_as.prefix, initdb, "--pgdata", str(data), "--username", USER, "--auth=trust", *_INITDB],
         cwd=folder,
         env=environment_without_settings(folder),
         capture_output=True,
@@ -201,13 +212,6 @@ def environment_without_settings(home: Path) -> dict[str, str]:
     """Our environment, without what would tell a client of some other PostgreSQL."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     return {**own, "HOME": str(home), "LC_ALL": "C", "TZ": "UTC"}
-
-
-def _program(name: str) -> str:
-    folder = _binaries()
-    if folder is None:
-        raise ServerMissingError("PostgreSQL's programs are not on this machine")
-    return str(folder / name)
 
 
 def _binaries() -> Path | None:

@@ -35,20 +35,24 @@ class Wakeup:
 
 
 class Pace:
-    """How long an idle poller waits: the shortest time after it found work, then ever longer."""
+    """How long an idle poller waits: the shortest time after it found work, some times over, then ever longer."""
 
-    def __init__(self, *, shortest: timedelta, longest: timedelta) -> None:
-        """Wait between ``shortest`` and ``longest``."""
+    def __init__(self, *, shortest: timedelta, longest: timedelta, steady: int = 1) -> None:
+        """Wait between ``shortest`` and ``longest``; the first ``steady`` waits are of the shortest."""
         self._shortest = shortest
         self._longest = longest
-        self._next = shortest
+        self._steady = steady
+        self.found_work()
 
     def found_work(self) -> None:
         """Poll fast again."""
         self._next = self._shortest
+        self._short_ones = self._steady
 
     def pause(self) -> timedelta:
         """Return how long to wait now, and wait longer the next time."""
         current = self._next
-        self._next = min(current * 2, self._longest)
+        self._short_ones -= 1
+        if self._short_ones <= 0:
+            self._next = min(current * 2, self._longest)
         return current

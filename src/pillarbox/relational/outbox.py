@@ -21,6 +21,7 @@ from sqlalchemy import (
     delete,
     exists,
     func,
+    or_,
     select,
     true,
 )
@@ -122,6 +123,12 @@ DUE = (  # index on due_at
     .where(outbox_scheduled.c.due_at <= now_us(), is_owned(outbox_scheduled.c.slot, locked=True))
     .order_by(outbox_scheduled.c.due_at, outbox_scheduled.c.position)
     .limit(bindparam("up_to", type_=BigInteger))
+)
+HAS_BESIDE = select(  # index on due_at, index on (state, position)
+    or_(
+        exists().where(outbox_scheduled.c.due_at <= now_us(), any_of(outbox_scheduled.c.slot, numbers("slots"))),
+        exists().where(outbox_held.c.state == RELEASED, any_of(outbox_held.c.slot, numbers("slots"))),
+    )
 )
 UNSCHEDULE = delete(outbox_scheduled).where(any_of(outbox_scheduled.c.position, AT))
 
@@ -264,6 +271,10 @@ class RelationalSlotReader(SlotReader):
     def put_aside(self, scope: str, tokens: Sequence[int], asides: Sequence[Aside]) -> Program[frozenset[int]]:
         """Move records into the table of held ones."""
         return put_aside(scope, tokens, asides)
+
+    def has_beside(self, slots: Sequence[int]) -> Program[bool]:
+        """Look into both tables."""
+        return bool((yield Execute(HAS_BESIDE, {"slots": slots}))[0][0])
 
     def release_due(self, scope: str, tokens: Sequence[int], *, limit: int) -> Program[int]:
         """Move what is due; a key that a producer's open transaction has locked waits for the next pass."""

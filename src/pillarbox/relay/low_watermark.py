@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pillarbox.transaction import TransactionSource
 
 EVERY = timedelta(seconds=1)
+OR_EVERY = 10_000
+"""Records read, after which it looks although the time has not come: a second of a backlog leaves many behind."""
 FROM_THE_START_EVERY = timedelta(seconds=60)
 """So often all positions are looked at: a database that was set back may hand out positions a second time."""
 
@@ -59,12 +61,14 @@ class LowWatermark:
         self._clock = clock
         self._seen: Horizon | None = None
         self._is_busy = True
+        self._found = 0
         self._look_from = self._start_from = float("-inf")
         self.first = 0
 
     def note(self, found: int) -> None:
         """Note that a read found so many records; while it finds none there is nothing to rise for."""
         self._is_busy = self._is_busy or found > 0
+        self._found += found
 
     def fall(self) -> None:
         """Begin at the lowest position again; the database may not be the one that it was."""
@@ -78,9 +82,10 @@ class LowWatermark:
         """
         now = self._clock.monotonic()
         is_behind = self._is_busy or (self._seen is not None and self._seen.last >= self.first)
-        if self._horizon is None or now < self._look_from or not (is_behind or now >= self._start_from):
+        is_time = now >= self._look_from or self._found >= OR_EVERY
+        if self._horizon is None or not is_time or not (is_behind or now >= self._start_from):
             return
-        self._look_from, self._is_busy = now + EVERY.total_seconds(), False
+        self._look_from, self._is_busy, self._found = now + EVERY.total_seconds(), False, 0
         seen, self._seen = self._seen, await self._source.run(self._horizon.look())
         if seen is None:
             return

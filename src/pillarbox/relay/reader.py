@@ -101,6 +101,10 @@ class SlotReader(Protocol):
         """
 
     @abstractmethod
+    def has_beside(self, slots: Sequence[int]) -> Program[bool]:
+        """Tell whether ``slots`` have scheduled records that are due, or released ones; a single statement."""
+
+    @abstractmethod
     def release_due(self, scope: str, tokens: Sequence[int], *, limit: int) -> Program[int]:
         """Move scheduled records of leased slots that are due into the outbox, where they take their positions."""
 

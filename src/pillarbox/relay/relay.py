@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SCOPE = "relay"
 """The lease scope that every kind of relay shares, so that no two publish side by side."""
+STEADY_POLLS = 20
+"""Where records come every few milliseconds, none of them should find the relay in one of its longer pauses."""
 
 
 class Publication(Protocol):
@@ -75,7 +77,7 @@ class Relay:
         self._observer = observer
         self._upkeep = upkeep
         self._stopping = False
-        self._look_at_schedule_from = float("-inf")
+        self._look_aside_from = float("-inf")
 
     def stop(self) -> None:
         """End ``run`` after the batch under way is settled."""
@@ -87,7 +89,8 @@ class Relay:
 
         Cancelling ends it at once: what was published without being settled will be published again by another.
         """
-        pace = Pace(shortest=self._settings.shortest_poll, longest=self._settings.longest_poll)
+        settings = self._settings
+        pace = Pace(shortest=settings.shortest_poll, longest=settings.longest_poll, steady=STEADY_POLLS)
         try:
             while not self._stopping:
                 try:
@@ -127,14 +130,17 @@ class Relay:
     async def _look_aside(self) -> bool:
         """Move what is due into the outbox and publish what was released: seldom, since there is seldom any."""
         now = self._clock.monotonic()
-        if now < self._look_at_schedule_from:
+        if now < self._look_aside_from:
+            return False
+        if not await self._source.run_single(self._reader.has_beside(sorted(self._keeper.tokens))):
+            self._look_aside_from = now + self._settings.longest_poll.total_seconds()
             return False
         tokens = sorted(self._keeper.tokens.values())
         batch = self._settings.batch
         due = await self._source.run(self._reader.release_due(self._keeper.terms.scope, tokens, limit=batch))
         more = await self._publication.advance_released()
         if due < batch and not more:
-            self._look_at_schedule_from = now + self._settings.longest_poll.total_seconds()
+            self._look_aside_from = now + self._settings.longest_poll.total_seconds()
         return due > 0 or more
 
     async def _falter(self, error: Exception) -> None:

@@ -99,8 +99,10 @@ class ParkedRecordsContract:
         await append(harness, make_record("m1", None), make_record("m2", None))
         await park_first(harness, tenant)
         await park_first(harness, tenant)
+        assert not await harness.source.run_single(harness.slots.has_beside(EVERY_SLOT))
 
         assert await release(harness, "m1") == 1
+        assert await harness.source.run_single(harness.slots.has_beside(EVERY_SLOT))
         assert await released_ids(harness) == ["m1"]
         assert await counts(harness) == (1, 1, 0)
 

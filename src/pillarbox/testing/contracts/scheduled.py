@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -10,6 +11,7 @@ import pytest
 
 from pillarbox.outbox import OutboxRecord
 from pillarbox.testing.contracts.harness import (
+    EVERY_SLOT,
     LONG,
     SHORT,
     StoreHarness,
@@ -35,6 +37,11 @@ def delayed(record: OutboxRecord, due_in: timedelta = timedelta(microseconds=1))
 async def release(harness: StoreHarness, tenant: Tenant, *, limit: int = 100) -> int:
     """Release what is due now."""
     return await harness.source.run(harness.slots.release_due(tenant.scope, tenant.tokens, limit=limit))
+
+
+async def has_beside(harness: StoreHarness, slots: Sequence[int]) -> bool:
+    """Ask whether a look into ``slots`` is worth a transaction."""
+    return await harness.source.run_single(harness.slots.has_beside(slots))
 
 
 async def release_all(harness: StoreHarness, tenant: Tenant, expected: int) -> None:
@@ -64,6 +71,20 @@ class ScheduledRecordsContract:
 
         assert [one.message for one in await read_all(harness)] == [record.message]
         assert (await harness.source.run(harness.outbox.state())).scheduled == 0
+
+    async def test_a_look_beside_tells_what_is_due_in_the_slots_asked_for(self, harness: StoreHarness) -> None:
+        """So that a relay need not begin a transaction to find nothing."""
+        mine, other = keys_apart(2)
+        await append(harness, delayed(make_record("later", mine), LONG))
+        assert not await has_beside(harness, EVERY_SLOT)
+        await append(harness, delayed(make_record("m1", mine)))
+
+        await wait_until(lambda: has_beside(harness, EVERY_SLOT))
+
+        assert await has_beside(harness, [slot_of(mine)])
+        assert not await has_beside(harness, [slot_of(other)])
+        await release_all(harness, await take_all(harness), 1)
+        assert not await has_beside(harness, EVERY_SLOT)
 
     async def test_a_record_that_is_not_due_stays_scheduled(self, harness: StoreHarness) -> None:
         """However often it is asked for."""
