@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 
 from tests.processes import PythonProcesses
-from tests.servers import KNOWN, MariaDbServer, PostgresServer, Server, ServerMissingError
+from tests.servers import KNOWN, MariaDbServer, PostgresServer, RedisServer, Server, ServerMissingError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -142,6 +142,22 @@ def mariadb_module_url(mariadb_server: MariaDbServer) -> Iterator[str]:
     url = mariadb_server.create_database()
     yield url
     mariadb_server.drop_database(url)
+
+
+@pytest.fixture(scope="session")
+def redis_server(pytestconfig: pytest.Config) -> Iterator[RedisServer]:
+    """The Redis of the whole run. Do not kill or pause it, nor flush it: take ``private_redis_server`` for that."""
+    server = RedisServer()
+    with started(server, pytestconfig):
+        yield server
+
+
+@pytest.fixture
+def private_redis_server(pytestconfig: pytest.Config) -> Iterator[RedisServer]:
+    """A Redis of this test alone, to be killed, paused and emptied at will."""
+    server = RedisServer()
+    with started(server, pytestconfig):
+        yield server
 
 
 @pytest.fixture

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import make_url
 
+from pillarbox.app.system_clock import SystemClock
 from pillarbox.brokers.database import DatabaseBroker
 from pillarbox.brokers.memory import MemoryBroker
+from pillarbox.brokers.redis import PartitionLeases, redis_broker
 from pillarbox.channel.wakeup import Wakeup
 from pillarbox.relational import metadata
 from pillarbox.stores.postgresql import postgresql_store
@@ -18,17 +21,18 @@ from pillarbox.testing import VirtualClock
 from pillarbox.testing.contracts import BrokerHarness, ReceiverContract, SenderContract
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
 
     from pillarbox.relational import RelationalStore
 
-LEASE = timedelta(seconds=15)
+LEASE, SHORT_LEASE = timedelta(seconds=15), timedelta(seconds=1)
 BROKERS = [
     "memory",
     "database on memory",
     "database on sqlite",
     pytest.param("database on postgresql+psycopg", marks=pytest.mark.server),
     pytest.param("database on postgresql+asyncpg", marks=pytest.mark.server),
+    pytest.param("redis", marks=pytest.mark.server),
 ]
 
 
@@ -38,6 +42,10 @@ async def broker_harness(request: pytest.FixtureRequest) -> AsyncIterator[Broker
     clock = VirtualClock(autojump=True)
     if request.param == "memory":
         yield BrokerHarness(broker=MemoryBroker(clock=clock), again=lambda: MemoryBroker(clock=clock))
+        return
+    if request.param == "redis":
+        async with _redis(request.getfixturevalue("redis_server").url) as harness:
+            yield harness
         return
     store = _store(request, clock)
     await store.migrate()
@@ -57,6 +65,19 @@ class TestSender(SenderContract):
 
 class TestReceiver(ReceiverContract):
     """See the contract."""
+
+
+@asynccontextmanager
+async def _redis(url: str) -> AsyncGenerator[BrokerHarness]:
+    """A broker on real time; its instances find each other through leases in a database, of which little must pass."""
+    store = sqlite_store(make_url("sqlite://"))
+    await store.migrate()
+    leases = PartitionLeases(store=store.leases, source=store, clock=SystemClock(), ttl=SHORT_LEASE)
+    broker = redis_broker(url, leases=leases)
+    await broker.open()
+    yield BrokerHarness(broker=broker, again=lambda: redis_broker(url, leases=leases))
+    await broker.close()
+    await store.close()
 
 
 def _store(request: pytest.FixtureRequest, clock: VirtualClock) -> RelationalStore:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from typing import TypeAlias
 
 from sqlalchemy import Engine
@@ -15,7 +16,7 @@ from pillarbox.brokers.memory import MemoryBroker
 from pillarbox.channel import Broker
 from pillarbox.channel.wakeup import Wakeup
 from pillarbox.clock import Clock
-from pillarbox.errors import ConfigurationError
+from pillarbox.errors import ConfigurationError, MissingExtraError
 from pillarbox.outbox import OutboxStore
 from pillarbox.relational import RelationalStore
 from pillarbox.relay import RelayKind, RelaySettings
@@ -25,7 +26,8 @@ BrokerPlace: TypeAlias = str | Broker
 
 STORE_VARIABLE, BROKER_VARIABLE = "PILLARBOX_STORE", "PILLARBOX_BROKER"
 STORES = "memory://, sqlite:///FILE, postgresql+psycopg://…, postgresql+asyncpg://… or mariadb+asyncmy://…"
-BROKERS = "database:// (the store carries the messages) or memory://"
+BROKERS = "database:// (the store carries the messages), redis://… or memory://"
+REDIS = ("redis", "rediss", "unix")
 
 
 def store_at(place: StorePlace | None) -> RelationalStore:
@@ -64,6 +66,7 @@ def broker_at(
 
     Raises:
         ConfigurationError: none of that kind exists.
+        MissingExtraError: its client is not installed.
     """
     if place is not None and not isinstance(place, str):
         return place
@@ -75,7 +78,18 @@ def broker_at(
         )
     if kind == "memory":
         return MemoryBroker(clock=clock)
+    if kind in REDIS:
+        return _redis_at(place, store=store, relay=relay, clock=clock)
     raise ConfigurationError(f"there is no broker of the kind {kind!r}; there are {BROKERS}")
+
+
+def _redis_at(url: str, *, store: RelationalStore, relay: RelaySettings, clock: Clock) -> Broker:
+    if find_spec("redis") is None:
+        raise MissingExtraError(module="redis", extra="redis", needed_for="a Redis broker")
+    from pillarbox.brokers.redis import PartitionLeases, redis_broker
+
+    leases = PartitionLeases(store=store.leases, source=store, clock=clock, ttl=relay.lease)
+    return redis_broker(url, leases=leases)
 
 
 def outbox_of(store: RelationalStore, *, form: str, relay: RelaySettings) -> OutboxStore:

@@ -1,0 +1,90 @@
+"""Redis as the broker of a box."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from pillarbox.brokers.redis.connection import RedisConnection
+from pillarbox.brokers.redis.layout import PARTITIONS
+from pillarbox.brokers.redis.receiver import RedisReceiver, declare
+from pillarbox.brokers.redis.sender import CAPABILITIES, RedisSender
+from pillarbox.channel import Broker, BrokerCapabilities, MessageReceiver, MessageSender, Subscription
+from pillarbox.errors import ConfigurationError
+from pillarbox.lease import LeaseKeeper, LeaseTerms
+
+if TYPE_CHECKING:
+    from pillarbox.clock import Clock
+    from pillarbox.lease import LeaseStore
+    from pillarbox.transaction import TransactionSource
+
+OLDEST = (6, 2)
+"""The first release that trims a stream by an entry's id."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionLeases:
+    """Where the instances of a consumer agree on who reads which partition: the consumer's own database."""
+
+    store: LeaseStore
+    source: TransactionSource
+    clock: Clock
+    ttl: timedelta = timedelta(seconds=15)
+
+    def keeper(self, consumer: str, owner: str) -> LeaseKeeper:
+        """Return the keeper of one instance."""
+        terms = LeaseTerms(scope=f"redis/{consumer}", slots=PARTITIONS, ttl=self.ttl)
+        return LeaseKeeper(terms, owner, store=self.store, source=self.source, clock=self.clock)
+
+
+class RedisBroker(Broker):
+    """Queues and topics as streams; a consumer is a group, its instances lease the partitions of its channels."""
+
+    def __init__(self, url: str, *, leases: PartitionLeases) -> None:
+        """Reach the server at ``url``; connects to nothing."""
+        self._connection = RedisConnection(url)
+        self._leases = leases
+
+    @property
+    def capabilities(self) -> BrokerCapabilities:
+        return CAPABILITIES
+
+    async def open(self) -> None:
+        """Make sure that the server is there and new enough.
+
+        Raises:
+            BrokerUnavailableError: it cannot be reached.
+            ConfigurationError: it is too old.
+        """
+        facts = await self._connection.execute("INFO", "server")
+        version = str(facts["redis_version"])
+        if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+            raise ConfigurationError(f"Redis {version} is too old; streams are trimmed as needed from 6.2 on")
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+    async def declare(self, subscriptions: Sequence[Subscription]) -> None:
+        for subscription in subscriptions:
+            await declare(self._connection, subscription)
+
+    def sender(self) -> MessageSender:
+        return RedisSender(self._connection)
+
+    def receiver(self, subscription: Subscription, *, owner: str) -> MessageReceiver:
+        keeper = self._leases.keeper(subscription.consumer, owner)
+        return RedisReceiver(subscription, connection=self._connection, keeper=keeper)
+
+
+def redis_broker(url: str, *, leases: PartitionLeases) -> RedisBroker:
+    """Return the broker at ``url``: ``redis://``, ``rediss://`` or ``unix://``, as redis-py reads it.
+
+    Raises:
+        ConfigurationError: it is no such URL.
+    """
+    try:
+        return RedisBroker(url, leases=leases)
+    except ValueError as error:
+        raise ConfigurationError(f"what broker= names is no URL of a Redis: {error}") from None

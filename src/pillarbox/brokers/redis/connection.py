@@ -1,0 +1,105 @@
+"""The connection to Redis: commands in one round trip, errors as the library's."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError
+
+from pillarbox.errors import BrokerUnavailableError
+
+Argument: TypeAlias = str | bytes | int
+Command: TypeAlias = Sequence[Argument]
+
+NAME = "redis"
+ANSWER_WITHIN_S = 5.0
+BLOCK_AT_MOST_MS = 1000
+"""Shorter than the time within which an answer must come, so that a quiet stream is not taken for a silent server."""
+
+
+class RedisConnection:
+    """A pool of connections that never tries by itself a second time: the caller decides."""
+
+    def __init__(self, url: str) -> None:
+        """Reach the server at ``url``; connects to nothing."""
+        client: Any = Redis  # its types know neither raw answers nor all options
+        self._redis = client.from_url(
+            url,
+            protocol=2,
+            decode_responses=False,
+            socket_timeout=ANSWER_WITHIN_S,
+            socket_connect_timeout=ANSWER_WITHIN_S,
+            retry=Retry(NoBackoff(), 0),
+        )
+        for command in ("XREADGROUP", "XINFO GROUPS", "EVALSHA"):
+            self._redis.set_response_callback(command, _as_it_is)
+        self._digests: dict[str, str] = {}
+
+    async def execute(self, *command: Argument) -> Any:
+        """Execute one command.
+
+        Raises:
+            BrokerUnavailableError: the server cannot be reached, gave no answer in time, or refused.
+        """
+        with _translated():
+            return await self._redis.execute_command(*command)
+
+    async def execute_all(self, commands: Sequence[Command]) -> Sequence[Any]:
+        """Execute commands in one round trip; an answer may be the exception that Redis gave for that command.
+
+        Raises:
+            BrokerUnavailableError: the server cannot be reached or gave no answer in time; any of them may be done.
+        """
+        with _translated():
+            pipeline = self._redis.pipeline(transaction=False)
+            for command in commands:
+                pipeline.execute_command(*command)
+            answers: Sequence[Any] = await pipeline.execute(raise_on_error=False)
+            return answers
+
+    async def call(self, script: str, calls: Sequence[Command]) -> Sequence[Any]:
+        """Call ``script`` once for each of ``calls``, which are the number of keys, the keys and the arguments.
+
+        Raises:
+            BrokerUnavailableError: as ``execute_all``.
+        """
+        if script not in self._digests:
+            self._digests[script] = await self._load(script)
+        commands = [("EVALSHA", self._digests[script], *call) for call in calls]
+        answers = list(await self.execute_all(commands))
+        if missing := [place for place, answer in enumerate(answers) if isinstance(answer, NoScriptError)]:
+            await self._load(script)  # the server was restarted; what it did not know it did not run
+            again = await self.execute_all([commands[place] for place in missing])
+            for place, answer in zip(missing, again, strict=True):
+                answers[place] = answer
+        return answers
+
+    async def close(self) -> None:
+        """Close all connections; they are opened again when they are needed."""
+        await self._redis.aclose()
+
+    async def _load(self, script: str) -> str:
+        digest = await self.execute("SCRIPT LOAD", script)
+        return digest.decode() if isinstance(digest, bytes) else str(digest)
+
+
+def is_refusal(answer: object) -> bool:
+    """Tell whether the answer to one of many commands is that Redis would not do it."""
+    return isinstance(answer, RedisError)
+
+
+@contextmanager
+def _translated() -> Generator[None]:
+    try:
+        yield
+    except (RedisError, OSError, TimeoutError) as error:
+        raise BrokerUnavailableError(broker=NAME, reason=str(error) or type(error).__name__) from error
+
+
+def _as_it_is(answer: Any, **_: Any) -> Any:
+    return answer

@@ -1,0 +1,67 @@
+"""Messages as entries of a stream, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from pillarbox.message import Message
+
+_decode_headers = msgspec.json.Decoder(dict[str, str]).decode
+_encode_headers = msgspec.json.Encoder().encode
+
+UNREADABLE: Final = "unreadable"
+"""The type of what somebody else put into a stream and nobody can read; its consumer makes a dead letter of it."""
+
+
+def fields_of(message: Message) -> list[bytes | str]:
+    """Return the fields of an entry, each name followed by its value; ``key`` is left out where there is none."""
+    key: list[bytes | str] = [] if message.key is None else ["key", message.key]
+    return [
+        "id",
+        message.id,
+        "type",
+        message.type,
+        *key,
+        "contenttype",
+        message.content_type,
+        "headers",
+        _encode_headers(message.headers),
+        "body",
+        message.body,
+    ]
+
+
+def message_from(fields: Sequence[bytes], *, channel: str, place: str) -> Message:
+    """Return the message of an entry.
+
+    Args:
+        fields: as Redis returns them, each name followed by its value.
+        channel: where it was found.
+        place: names the entry, for one that is no message of ours: it then becomes one of the type ``unreadable``
+            with all that it holds as its body.
+    """
+    found = dict(zip(fields[::2], fields[1::2], strict=False))
+    try:
+        key = found.get(b"key")
+        return Message(
+            id=found[b"id"].decode(),
+            type=found[b"type"].decode(),
+            destination=channel,
+            key=None if key is None else key.decode(),
+            content_type=found[b"contenttype"].decode(),
+            headers=_decode_headers(found[b"headers"]),
+            body=found[b"body"],
+        )
+    except (KeyError, ValueError):  # UnicodeDecodeError and msgspec's errors are ValueErrors
+        return Message(
+            id=place,
+            type=UNREADABLE,
+            destination=channel,
+            key=None,
+            content_type="application/octet-stream",
+            headers={},
+            body=b"\n".join(fields),
+        )
