@@ -17,6 +17,7 @@ OMNI_BOX = "omni-box 0.3.1"
 NATS_OUTBOX = "nats-outbox 0.1.0"
 RAW = "raw asyncpg"
 RAW_LOG = "raw pgoutput"
+RAW_REDIS = "raw asyncpg, packed XADD"
 BUSINESS = "business only"
 BUSINESS_SQLALCHEMY = "business only, SQLAlchemy"
 RAW_PRODUCER = "raw INSERT"
@@ -64,6 +65,27 @@ BENCHES: tuple[Bench, ...] = (
             Goal(against=(RAW,), at_least=0.5),
             Goal(figure="cpu_us", against=(TXOUTBOX,), at_most=1 / 8),
             Goal(figure="cpu_us", at_most=20),
+        ),
+    ),
+    Bench(
+        name="relay.redis.postgresql",
+        title="A backlog in PostgreSQL, relayed to Redis Streams",
+        count=50_000,
+        figures=rate("events/s"),
+        competitors=(
+            Competitor(who=OURS, module="pillarbox_relay_redis"),
+            Competitor(who=TXOUTBOX, module="txoutbox_relay_redis", peer="txoutbox-redis"),
+            Competitor(
+                who=TXOUTBOX_UNORDERED,
+                module="txoutbox_relay_redis",
+                peer="txoutbox-redis",
+                options=(("strict_ordering", False),),
+            ),
+            Competitor(who=RAW_REDIS, module="raw_relay_redis"),
+        ),
+        goals=(
+            Goal(against=(TXOUTBOX, TXOUTBOX_UNORDERED), at_least=6),
+            Goal(figure="cpu_us", at_most=30),
         ),
     ),
     Bench(

@@ -8,26 +8,16 @@ import asyncpg
 from txoutbox import OutboxMessage, Relay, RelayConfig
 from txoutbox.adapters.postgres import PostgresStorage
 
+from benchmarks.competitors.txoutbox_backlog import fill
 from benchmarks.measure import Stopwatch, task
-from benchmarks.order import BODY, KEYS
 
 
 async def main() -> None:
-    """Fill the outbox by its own insert, multiplied in the database, and drain it."""
+    """Fill the outbox and drain it."""
     todo = task()
     pool = await asyncpg.create_pool(todo.url, min_size=2, max_size=4)
     storage = PostgresStorage(pool, delete_on_ack=True, strict_ordering=todo.options.get("strict_ordering", True))
-    await storage.create_schema()
-    async with pool.acquire() as connection, connection.transaction():
-        await storage.insert(connection, "order", BODY, key="o-1", headers={"source": "shop"})
-    await pool.execute(
-        "INSERT INTO outbox (topic, key, payload, headers) SELECT topic, 'o-' || n % $2, payload, headers"
-        " FROM outbox, generate_series(2, $1::int) AS n ORDER BY n",
-        todo.count,
-        KEYS,
-    )
-    await pool.execute("VACUUM ANALYZE outbox")
-    await pool.execute("CHECKPOINT")
+    await fill(storage, pool, todo.count)
     count = 0
 
     async def publish(message: OutboxMessage) -> None:

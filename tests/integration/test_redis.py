@@ -117,7 +117,7 @@ async def test_nothing_behind_a_failure_is_stored(
 async def test_a_server_that_lost_its_scripts_is_told_them_again(broker: RedisBroker, redis: RedisConnection) -> None:
     queue = new_queue()
     await broker.sender().send([letter("m1", queue)])
-    await redis.execute("SCRIPT FLUSH")
+    await redis.execute("SCRIPT", "FLUSH")
 
     assert list(await broker.sender().send([letter("m2", queue)])) == [Confirmed()]
     assert await count_entries(redis, queue) == 2

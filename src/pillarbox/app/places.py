@@ -84,8 +84,9 @@ def broker_at(
 
 
 def _redis_at(url: str, *, store: RelationalStore, relay: RelaySettings, clock: Clock) -> Broker:
-    if find_spec("redis") is None:
-        raise MissingExtraError(module="redis", extra="redis", needed_for="a Redis broker")
+    for module in ("redis", "hiredis"):
+        if find_spec(module) is None:
+            raise MissingExtraError(module=module, extra="redis", needed_for="a Redis broker")
     from pillarbox.brokers.redis import PartitionLeases, redis_broker
 
     leases = PartitionLeases(store=store.leases, source=store, clock=clock, ttl=relay.lease)

@@ -58,8 +58,8 @@ class RedisBroker(Broker):
             BrokerUnavailableError: it cannot be reached.
             ConfigurationError: it is too old.
         """
-        facts = await self._connection.execute("INFO", "server")
-        version = str(facts["redis_version"])
+        facts = (await self._connection.execute("INFO", "server")).decode()
+        version = facts.partition("redis_version:")[2].partition("\r\n")[0]
         if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
             raise ConfigurationError(f"Redis {version} is too old; streams are trimmed as needed from 6.2 on")
 

@@ -1,4 +1,8 @@
-"""The connection to Redis: commands in one round trip, errors as the library's."""
+"""The connection to Redis: commands in one round trip, errors as the library's.
+
+Connecting and authenticating are redis-py's. Commands are packed by hiredis and sent by hand: redis-py's own packing,
+in Python, would cost more than everything else that a relay does for a message.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,19 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
+import hiredis
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from pillarbox.errors import BrokerUnavailableError
 
 Argument: TypeAlias = str | bytes | int
 Command: TypeAlias = Sequence[Argument]
 
+_hiredis: Any = hiredis  # its types know commands of one word only
+_pack = _hiredis.pack_command
 NAME = "redis"
 ANSWER_WITHIN_S = 5.0
 BLOCK_AT_MOST_MS = 1000
@@ -36,8 +43,7 @@ class RedisConnection:
             socket_connect_timeout=ANSWER_WITHIN_S,
             retry=Retry(NoBackoff(), 0),
         )
-        for command in ("XREADGROUP", "XINFO GROUPS", "EVALSHA"):
-            self._redis.set_response_callback(command, _as_it_is)
+        self._pool = self._redis.connection_pool
         self._digests: dict[str, str] = {}
 
     async def execute(self, *command: Argument) -> Any:
@@ -46,8 +52,10 @@ class RedisConnection:
         Raises:
             BrokerUnavailableError: the server cannot be reached, gave no answer in time, or refused.
         """
-        with _translated():
-            return await self._redis.execute_command(*command)
+        (answer,) = await self.execute_all([command])
+        if is_refusal(answer):
+            raise BrokerUnavailableError(broker=NAME, reason=str(answer)) from answer
+        return answer
 
     async def execute_all(self, commands: Sequence[Command]) -> Sequence[Any]:
         """Execute commands in one round trip; an answer may be the exception that Redis gave for that command.
@@ -55,12 +63,19 @@ class RedisConnection:
         Raises:
             BrokerUnavailableError: the server cannot be reached or gave no answer in time; any of them may be done.
         """
+        if not commands:
+            return ()
+        packed = b"".join([_pack(tuple(command)) for command in commands])
         with _translated():
-            pipeline = self._redis.pipeline(transaction=False)
-            for command in commands:
-                pipeline.execute_command(*command)
-            answers: Sequence[Any] = await pipeline.execute(raise_on_error=False)
-            return answers
+            connection = await self._pool.get_connection()
+            try:
+                await connection.send_packed_command(packed, check_health=False)
+                return [await _answer(connection) for _ in commands]
+            except BaseException:
+                await connection.disconnect(nowait=True)  # answers may be on their way
+                raise
+            finally:
+                await self._pool.release(connection)
 
     async def call(self, script: str, calls: Sequence[Command]) -> Sequence[Any]:
         """Call ``script`` once for each of ``calls``, which are the number of keys, the keys and the arguments.
@@ -84,7 +99,7 @@ class RedisConnection:
         await self._redis.aclose()
 
     async def _load(self, script: str) -> str:
-        digest = await self.execute("SCRIPT LOAD", script)
+        digest = await self.execute("SCRIPT", "LOAD", script)
         return digest.decode() if isinstance(digest, bytes) else str(digest)
 
 
@@ -101,5 +116,8 @@ def _translated() -> Generator[None]:
         raise BrokerUnavailableError(broker=NAME, reason=str(error) or type(error).__name__) from error
 
 
-def _as_it_is(answer: Any, **_: Any) -> Any:
-    return answer
+async def _answer(connection: Any) -> Any:
+    try:
+        return await connection.read_response(disable_decoding=True)
+    except ResponseError as refusal:
+        return refusal

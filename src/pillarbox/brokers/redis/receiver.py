@@ -258,7 +258,7 @@ async def declare(connection: RedisConnection, subscription: Subscription, *, st
         answers = await connection.execute_all(
             [
                 *(
-                    ("XGROUP CREATE", stream, subscription.consumer, begin, "MKSTREAM")
+                    ("XGROUP", "CREATE", stream, subscription.consumer, begin, "MKSTREAM")
                     for stream in streams_of(channel)
                 ),
                 ("SADD", groups_of(channel), subscription.consumer),

@@ -1,0 +1,47 @@
+"""txoutbox on PostgreSQL to a Redis stream, at the settings of its other benchmark; a connection pool as users have."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+from redis.asyncio import Redis
+from txoutbox import OutboxMessage, Relay, RelayConfig
+from txoutbox.adapters.postgres import PostgresStorage
+
+from benchmarks.competitors.txoutbox_backlog import fill
+from benchmarks.measure import Stopwatch, task
+from benchmarks.streams import STREAM, private_redis
+
+
+async def main() -> None:
+    """Fill the outbox and drain it."""
+    todo = task()
+    pool = await asyncpg.create_pool(todo.url, min_size=2, max_size=4)
+    storage = PostgresStorage(pool, delete_on_ack=True, strict_ordering=todo.options.get("strict_ordering", True))
+    await fill(storage, pool, todo.count)
+    count = 0
+    with private_redis() as server:
+        redis = Redis.from_url(server.url)
+
+        async def publish(message: OutboxMessage) -> None:
+            nonlocal count
+            await redis.xadd(STREAM, {"key": message.key or "", "body": message.payload})
+            count += 1
+            if count >= todo.count:
+                relay.stop()
+
+        config = RelayConfig(
+            batch_size=todo.options.get("batch", 500), concurrency=todo.options.get("concurrency", 100)
+        )
+        relay = Relay(storage, publish, config=config)
+        stopwatch = Stopwatch(todo)
+        stopwatch.start()
+        await relay.run()
+        stopwatch.report(count)
+        assert await redis.xlen(STREAM) == todo.count
+        await redis.aclose()
+    await pool.close()
+
+
+asyncio.run(main())
