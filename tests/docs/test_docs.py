@@ -2,7 +2,8 @@
 
 The Python blocks of a page are one program, run from top to bottom; its line numbers are the page's. An ``output``
 block is compared with what the program printed since the last one; ``…`` stands for anything. A page that speaks of the
-database ``app@localhost/shop`` gets a fresh PostgreSQL database in its place.
+database ``app@localhost/shop`` gets a fresh PostgreSQL database in its place, one that speaks of ``localhost:6379`` a
+Redis of its own.
 """
 
 from __future__ import annotations
@@ -20,10 +21,14 @@ from tests.docs.pages import PAGES, blocks_of, name_of
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.servers import RedisServer
+
 DATABASE = "app@localhost/shop"
 PROGRAMS = [page for page in PAGES if any(block.language == "python" for block in blocks_of(page))]
 ON_POSTGRESQL = [page for page in PROGRAMS if DATABASE in page.read_text(encoding="utf-8")]
-ANYWHERE = [page for page in PROGRAMS if page not in ON_POSTGRESQL]
+REDIS = "localhost:6379"
+ON_REDIS = [page for page in PROGRAMS if REDIS in page.read_text(encoding="utf-8")]
+ANYWHERE = [page for page in PROGRAMS if page not in (*ON_POSTGRESQL, *ON_REDIS)]
 KNOWN_LANGUAGES = {"python", "output", "sh", "mermaid", "sql", "text"}
 MARK = "\x1e"
 LONGEST_S = 120
@@ -69,8 +74,18 @@ def test_a_page_s_program_runs_and_prints_what_the_page_says(
 
 @pytest.mark.parametrize("page", ON_POSTGRESQL, ids=name_of)
 def test_a_page_s_program_runs_on_postgresql(page: Path, tmp_path: Path, postgresql_url: str) -> None:
-    script = tmp_path / f"{page.stem}.py"
-    script.write_text(program_of(page).replace(DATABASE, postgresql_url.partition("://")[2]), encoding="utf-8")
+    run(page, tmp_path, DATABASE, postgresql_url.partition("://")[2])
+
+
+@pytest.mark.parametrize("page", ON_REDIS, ids=name_of)
+def test_a_page_s_program_runs_on_redis(page: Path, tmp_path: Path, private_redis_server: RedisServer) -> None:
+    run(page, tmp_path, REDIS, f"127.0.0.1:{private_redis_server.port}")
+
+
+def run(page: Path, tmp_path: Path, place: str, real: str) -> None:
+    """Run a page's program with the ``real`` server where it names ``place``."""
+    script = tmp_path / f"program_of_{page.stem}.py"  # not the name of a library
+    script.write_text(program_of(page).replace(place, real), encoding="utf-8")
 
     done = subprocess.run(  # in a process of its own: it may set up Django
         [sys.executable, "-W", "error", str(script)],
