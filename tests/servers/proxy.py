@@ -108,5 +108,8 @@ class Proxy:
             self._server.close()
         await self._cut()
         self._open.set()
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
             task.cancel()
+        if others:
+            await asyncio.wait(others)
