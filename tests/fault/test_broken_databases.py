@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 DRAIN = timedelta(seconds=90)
 ACCOUNTS = [f"account-{number}" for number in range(10)]
 RESTARTS = 10
-TERMINATE_EVERY_MS, TERMINATE_FOR_MS = 500, 15_000
+TERMINATE_EVERY_MS, TERMINATE_FOR_MS = 500, 30_000
 END_CLIENTS = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
     " WHERE pid <> pg_backend_pid() AND backend_type IN ('client backend', 'walsender')"

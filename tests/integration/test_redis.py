@@ -12,12 +12,14 @@ import pytest
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from pillarbox.app.diagnosing import doctor_of
 from pillarbox.app.system_clock import SystemClock
 from pillarbox.brokers.redis import PartitionLeases, RedisBroker, redis_broker
 from pillarbox.brokers.redis.connection import RedisConnection
 from pillarbox.brokers.redis.layout import PARTITIONS, groups_of, partition_of, streams_of
-from pillarbox.brokers.redis.receiver import TRIM_AFTER
+from pillarbox.brokers.redis.receiver import MEMBER, TRIM_AFTER
 from pillarbox.channel import Confirmed, NotReady, NotSent, Outcome, Subscription, Unavailable, Unknown
+from pillarbox.control.diagnosis import DiagnosisLimits, Severity
 from pillarbox.errors import BrokerUnavailableError, ConfigurationError
 from pillarbox.observe import MessageDead
 from pillarbox.stores.sqlite import sqlite_store
@@ -223,6 +225,45 @@ async def test_a_stale_acknowledgement_is_taken_since_the_effect_is_there(broker
     await second.close()
 
 
+async def test_what_a_former_owner_took_after_its_lease_had_ended_is_found(
+    broker: RedisBroker, harness: BrokerHarness, redis: RedisConnection
+) -> None:
+    """It was paused right before it read, and never handled what it got."""
+    topic = new_topic()
+    subscription = new_subscription(topic)
+    async with listening(harness, subscription) as receiver:
+        assert list(await receiver.receive(1, within=DEAF)) == []
+        message = letter("m1", topic)
+        stream = streams_of(topic)[partition_of(message)]
+        await broker.sender().send([message])
+        group = subscription.consumer
+        taken = await redis.execute("XREADGROUP", "GROUP", group, MEMBER, "STREAMS", stream, ">")
+        assert len(taken[0][1]) == 1
+
+        assert [one.message for one in await receive(receiver, 1)] == [message]
+
+
+async def test_what_somebody_removed_while_it_was_pending_is_told_once(
+    broker: RedisBroker, redis: RedisConnection, caplog: pytest.LogCaptureFixture
+) -> None:
+    subscription = new_subscription(new_topic())
+    await broker.declare([subscription])
+    first = broker.receiver(subscription, owner="first")
+    message = letter("m1", subscription.channels[0])
+    await broker.sender().send([message])
+    await receive(first, 1)
+    await first.close()
+    stream = streams_of(message.destination)[partition_of(message)]
+    await redis.execute("XTRIM", stream, "MAXLEN", 0)
+
+    second = broker.receiver(subscription, owner="second")
+    assert list(await second.receive(10, within=LEASE * 3)) == []
+    await second.close()
+
+    assert [record.levelname for record in caplog.records if "was removed before" in record.message] == ["ERROR"]
+    assert (await redis.execute("XPENDING", stream, subscription.consumer))[0] == 0
+
+
 async def test_entries_are_removed_once_the_slowest_group_has_them_behind_it(
     broker: RedisBroker, harness: BrokerHarness, redis: RedisConnection
 ) -> None:
@@ -340,6 +381,20 @@ def _by_key(effects: Sequence[str]) -> dict[str, list[int]]:
         key, number = effect.split()
         found.setdefault(key, []).append(int(number))
     return found
+
+
+async def test_the_doctor_looks_at_the_broker_of_a_box(private_redis_server: RedisServer, sqlite_url: str) -> None:
+    box, _ = make_box(sqlite_url, broker=private_redis_server.url)
+    await box.migrate()
+    private_redis_server.ask("CONFIG", "SET", "appendfsync", "everysec")
+
+    diagnosis = await doctor_of(box.store, DiagnosisLimits(), box.broker).examine()
+
+    found = {one.code: one.severity for one in diagnosis.findings}
+    assert found["append-only"] == found["eviction"] == found["replica"] == Severity.OK
+    assert found["append-fsync"] == Severity.NOTICE
+    await box.broker.close()
+    await box.store.close()
 
 
 async def test_nobody_hears_until_somebody_subscribes(broker: RedisBroker) -> None:

@@ -1,19 +1,25 @@
-"""From a store to the doctor who knows its kind of database."""
+"""From a store and a broker to the doctors who know their kinds."""
 
 from __future__ import annotations
 
+from typing import cast
+
+from pillarbox.channel import Broker
 from pillarbox.control.diagnosis import Diagnosable, DiagnosisLimits, Doctor
 from pillarbox.errors import ConfigurationError
 from pillarbox.relational import RelationalStore
 
 
-def doctor_of(store: RelationalStore, limits: DiagnosisLimits) -> Doctor:
-    """Return the doctor of a box on ``store``; connects to nothing.
+def doctor_of(store: RelationalStore, limits: DiagnosisLimits, broker: Broker | None = None) -> Doctor:
+    """Return the doctor of a box on ``store``, and of its ``broker`` where that can say something; connects to nothing.
 
     Raises:
         ConfigurationError: nobody knows that kind of database.
     """
-    return Doctor([_of_database(store, limits)])  # a broker that is Diagnosable joins here
+    patients = [_of_database(store, limits)]
+    if Diagnosable in type(broker).__mro__:
+        patients.append(cast("Diagnosable", broker))
+    return Doctor(patients)
 
 
 def _of_database(store: RelationalStore, limits: DiagnosisLimits) -> Diagnosable:

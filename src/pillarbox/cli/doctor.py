@@ -1,4 +1,4 @@
-"""``pillarbox doctor``: what about the database endangers messages, what it means, and what to do."""
+"""``pillarbox doctor``: what about database and broker endangers messages, what it means, and what to do."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ async def doctor(place: Place, strict: bool, deep: bool, everything: bool, oldes
     Changes nothing. Some facts need the right to see other users' sessions (pg_monitor).
     """
     async with place.lend():
-        found = await doctor_of(place.store, DiagnosisLimits(oldest_transaction=oldest_transaction)).examine(deep=deep)
+        limits = DiagnosisLimits(oldest_transaction=oldest_transaction)
+        found = await doctor_of(place.store, limits, place.broker).examine(deep=deep)
     _show(place, found, everything=everything)
     bad = {Severity.ERROR, Severity.WARNING} if strict else {Severity.ERROR}
     if found.worst in bad:

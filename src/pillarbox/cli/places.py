@@ -19,6 +19,7 @@ import click
 from pillarbox.app import Pillarbox
 from pillarbox.app.controlling import control_of
 from pillarbox.app.places import STORE_VARIABLE, store_at
+from pillarbox.channel import Broker
 from pillarbox.cli.output import AS_JSON
 from pillarbox.control import Control
 from pillarbox.errors import ConfigurationError
@@ -36,6 +37,11 @@ class Place:
     def url(self) -> str:
         """The store's URL without its password."""
         return self.store.engine.url.render_as_string(hide_password=True)
+
+    @property
+    def broker(self) -> Broker | None:
+        """The broker of the box; a store by its URL alone has none."""
+        return None if self.box is None else self.box.broker
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[Control]:
@@ -68,6 +74,8 @@ class Place:
             yield
         finally:
             await self.store.close()
+            if self.broker is not None:
+                await self.broker.close()
 
 
 def _check_file(name: str) -> None:

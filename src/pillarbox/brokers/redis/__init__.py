@@ -2,7 +2,8 @@
 
 Guarantee: a confirmed message is in its stream, and stays until every declared consumer has acknowledged it.
 Not promised: that Redis keeps what it confirmed through a crash; that takes ``appendonly yes``, ``appendfsync always``.
-Source: Redis, *Streams*; the reading order is layout, entries, scripts, connection, sender, receiver, broker.
+Source: Redis, *Streams*; the reading order is layout, entries, scripts, connection, sender, share, groups,
+receiver, broker; diagnosis.
 """
 
 from pillarbox.brokers.redis.broker import PartitionLeases, RedisBroker, redis_broker

@@ -8,10 +8,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from pillarbox.brokers.redis.connection import RedisConnection
+from pillarbox.brokers.redis.diagnosis import judge_redis, look
+from pillarbox.brokers.redis.groups import declare
 from pillarbox.brokers.redis.layout import PARTITIONS
-from pillarbox.brokers.redis.receiver import RedisReceiver, declare
+from pillarbox.brokers.redis.receiver import RedisReceiver
 from pillarbox.brokers.redis.sender import CAPABILITIES, RedisSender
 from pillarbox.channel import Broker, BrokerCapabilities, MessageReceiver, MessageSender, Subscription
+from pillarbox.control.diagnosis import Diagnosable, Finding
 from pillarbox.errors import ConfigurationError
 from pillarbox.lease import LeaseKeeper, LeaseTerms
 
@@ -39,7 +42,7 @@ class PartitionLeases:
         return LeaseKeeper(terms, owner, store=self.store, source=self.source, clock=self.clock)
 
 
-class RedisBroker(Broker):
+class RedisBroker(Broker, Diagnosable):
     """Queues and topics as streams; a consumer is a group, its instances lease the partitions of its channels."""
 
     def __init__(self, url: str, *, leases: PartitionLeases) -> None:
@@ -69,6 +72,9 @@ class RedisBroker(Broker):
     async def declare(self, subscriptions: Sequence[Subscription]) -> None:
         for subscription in subscriptions:
             await declare(self._connection, subscription)
+
+    async def diagnose(self, *, deep: bool) -> Sequence[Finding]:
+        return judge_redis(await look(self._connection))
 
     def sender(self) -> MessageSender:
         return RedisSender(self._connection)

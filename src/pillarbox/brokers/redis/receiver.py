@@ -8,18 +8,14 @@ that follows.
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from heapq import merge
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from pillarbox.brokers.redis.connection import BLOCK_AT_MOST_MS, Command, RedisConnection
-from pillarbox.brokers.redis.entries import message_from
-from pillarbox.brokers.redis.layout import groups_of, streams_of
-from pillarbox.brokers.redis.scripts import TRIM
+from pillarbox.brokers.redis.connection import BLOCK_AT_MOST_MS, NAME, RedisConnection, is_refusal
+from pillarbox.brokers.redis.groups import declare, trim
+from pillarbox.brokers.redis.layout import streams_of
+from pillarbox.brokers.redis.share import Receipt, Share, by_stream, hand_out
 from pillarbox.channel import Delivery, MessageReceiver, Outcome, Subscription
 from pillarbox.errors import BrokerUnavailableError
 
@@ -36,40 +32,6 @@ TRIM_AFTER: Final = 500
 """Acknowledged entries of a stream, after which what no group needs any more is removed from it."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Receipt:
-    """Where an entry lies; in the order of entries within a stream."""
-
-    milliseconds: int
-    number: int
-    stream: str
-
-    @property
-    def entry(self) -> str:
-        """The id of the entry."""
-        return f"{self.milliseconds}-{self.number}"
-
-
-@dataclass(slots=True)
-class _Stream:
-    """A stream of this subscription, and what this instance has of it.
-
-    Attributes:
-        ready: read and not handed out, in order.
-        out: handed out and not settled.
-        token: the lease under which what is pending was read; none while it has still to be.
-        acknowledged: entries since the stream was last trimmed.
-    """
-
-    name: str
-    channel: str
-    partition: int
-    ready: deque[Delivery]
-    out: dict[Receipt, Delivery]
-    token: int | None = None
-    acknowledged: int = 0
-
-
 class RedisReceiver(MessageReceiver):
     """One instance's share of a consumer's messages."""
 
@@ -79,11 +41,14 @@ class RedisReceiver(MessageReceiver):
         self._connection = connection
         self._keeper = keeper
         self._clock = keeper.clock
-        self._streams = {
-            name: _Stream(name, channel, partition, deque(), {})
+        self._shares = {
+            name: Share(name, channel, partition)
             for channel in subscription.channels
             for partition, name in enumerate(streams_of(channel))
         }
+        self._count_from = float("-inf")
+        self._removed: dict[str, list[Receipt]] = {}
+        """What somebody removed while it was pending, to be acknowledged: it would be found again and again."""
 
     async def receive(self, limit: int, *, within: timedelta) -> Sequence[Delivery]:
         """Renew the leases, then read what is there or wait for it."""
@@ -92,9 +57,9 @@ class RedisReceiver(MessageReceiver):
             mine = await self._keep_leases()
             left = timedelta(seconds=deadline - self._clock.monotonic())
             if limit and mine:
-                if not any(stream.ready for stream in mine):
+                if not any(share.ready for share in mine):
                     await self._read(mine, limit, left)
-                if deliveries := self._hand_out(mine, limit):
+                if deliveries := hand_out(mine, limit):
                     return deliveries
             elif left > timedelta(0):
                 await self._clock.sleep(min(left, WITHOUT_WORK))
@@ -103,179 +68,130 @@ class RedisReceiver(MessageReceiver):
 
     async def settle(self, deliveries: Sequence[Delivery], outcome: Outcome) -> None:
         """Acknowledge, or hand out again in order; what was not acknowledged for want of a server is read again."""
-        by_stream: dict[str, list[Receipt]] = {}
-        for delivery in deliveries:
-            receipt = _receipt(delivery)
-            by_stream.setdefault(receipt.stream, []).append(receipt)
-        if outcome is Outcome.RETURNED:
-            for name, receipts in by_stream.items():
-                stream = self._streams[name]
-                returned = [stream.out.pop(receipt) for receipt in receipts if receipt in stream.out]
-                stream.ready = deque(sorted([*returned, *stream.ready], key=_receipt))
+        if outcome is Outcome.ACCEPTED:
+            await self._acknowledge(by_stream(deliveries))
             return
-        await self._acknowledge(by_stream)
+        for name, receipts in by_stream(deliveries).items():
+            self._shares[name].give_back(receipts)
 
     async def close(self) -> None:
         """Give the partitions back; what is not settled is found by whoever takes them."""
-        for stream in self._streams.values():
-            _forget(stream)
+        for share in self._shares.values():
+            share.forget()
         await self._keeper.leave()
 
-    async def _keep_leases(self) -> list[_Stream]:
+    async def _keep_leases(self) -> list[Share]:
         """Return the streams that may be read now."""
         await self._keeper.keep()
         surplus, tokens = set(self._keeper.surplus), self._keeper.tokens
         busy: set[int] = set()
-        mine: list[_Stream] = []
-        for stream in self._streams.values():
-            token = tokens.get(stream.partition)
-            if stream.token is not None and stream.token != token:
-                _forget(stream)
-            if token is not None and stream.partition not in surplus:
-                mine.append(stream)
-            elif stream.out:
-                stream.ready.clear()
-                busy.add(stream.partition)
+        mine: list[Share] = []
+        for share in self._shares.values():
+            token = tokens.get(share.partition)
+            if share.token is not None and share.token != token:
+                share.forget()
+            if token is not None and share.partition not in surplus:
+                mine.append(share)
+            elif share.out:
+                share.ready.clear()
+                busy.add(share.partition)
             else:
-                _forget(stream)
+                share.forget()
         await self._keeper.give_back(surplus - busy)
         return mine
 
-    async def _read(self, mine: Sequence[_Stream], limit: int, within: timedelta) -> None:
+    async def _read(self, mine: Sequence[Share], limit: int, within: timedelta) -> None:
         tokens = self._keeper.tokens
         try:
-            gained = [stream for stream in mine if stream.partition in tokens and stream.token is None]
+            await self._count_pending(mine)
+            gained = [share for share in mine if share.partition in tokens and share.token is None]
             if gained:
                 await self._read_pending(gained)
-                for stream in gained:
-                    stream.token = tokens[stream.partition]
-            if not any(stream.ready for stream in mine):
-                await self._read_new([stream for stream in mine if stream.token is not None], limit, within)
+                for share in gained:
+                    share.token = tokens[share.partition]
+            if not any(share.ready for share in mine):
+                await self._read_new([share.name for share in mine if share.token is not None], limit, within)
+            if self._removed:
+                removed, self._removed = self._removed, {}
+                await self._acknowledge(removed)
         except BrokerUnavailableError as error:
             self._read_all_again()
             if error.reason.startswith("NOGROUP"):
                 logger.warning("the group %s was gone; it begins again with all that is there", self._group)
-                await declare(self._connection, self._subscription, start="0")
+                await declare(self._connection, self._subscription, anew=True)
             raise
         except BaseException:
             self._read_all_again()  # an answer may have been on its way
             raise
 
-    async def _read_new(self, streams: Sequence[_Stream], limit: int, within: timedelta) -> None:
-        names = [stream.name for stream in streams]
+    async def _count_pending(self, mine: Sequence[Share]) -> None:
+        """Have a stream's pending entries read again when there are more than are known here.
+
+        A former owner that was paused between looking at its lease and reading may have taken some afterwards.
+        """
+        now = self._clock.monotonic()
+        if now < self._count_from:
+            return
+        self._count_from = now + self._keeper.terms.ttl.total_seconds()
+        answers = await self._connection.execute_all([("XPENDING", share.name, self._group) for share in mine])
+        for share, answer in zip(mine, answers, strict=True):
+            if is_refusal(answer):
+                raise BrokerUnavailableError(broker=NAME, reason=str(answer)) from answer
+            if answer[0] > share.known:
+                share.token = None
+
+    async def _read_new(self, names: Sequence[str], limit: int, within: timedelta) -> None:
         if not names:
             return
         wait_ms = min(int(within.total_seconds() * 1000), BLOCK_AT_MOST_MS)
         block = ("BLOCK", wait_ms) if wait_ms > 0 else ()
-        new = (">" for _ in names)
-        answer = await self._connection.execute(
-            "XREADGROUP", "GROUP", self._group, MEMBER, "COUNT", limit, *block, "STREAMS", *names, *new
-        )
-        self._keep(answer)
+        await self._ask(dict.fromkeys(names, ">"), "COUNT", limit, *block)
 
-    async def _read_pending(self, gained: Sequence[_Stream]) -> None:
+    async def _read_pending(self, gained: Sequence[Share]) -> None:
         """Read what was delivered to somebody and never acknowledged, but for what this instance has handed out."""
-        after = {stream.name: "0" for stream in gained}
-        for stream in gained:
-            stream.ready.clear()
+        after = {share.name: "0" for share in gained}
+        for share in gained:
+            share.ready.clear()
         while after:
-            answer = await self._connection.execute(
-                "XREADGROUP", "GROUP", self._group, MEMBER, "COUNT", PAGE, "STREAMS", *after, *after.values()
-            )
-            self._keep(answer)
-            full = {name.decode(): entries for name, entries in answer or () if len(entries) == PAGE}
-            after = {name: entries[-1][0].decode() for name, entries in full.items()}
+            found = await self._ask(after, "COUNT", PAGE)
+            after = {name: entries[-1][0].decode() for name, entries in found.items() if len(entries) == PAGE}
 
-    def _keep(self, answer: Any) -> None:
-        for name, entries in answer or ():
-            stream = self._streams[name.decode()]
-            for entry, fields in entries:
-                milliseconds, _, number = entry.decode().partition("-")
-                receipt = Receipt(int(milliseconds), int(number), stream.name)
-                if fields is None:
-                    logger.error("entry %s of %s was removed before it was acknowledged", receipt.entry, stream.name)
-                    stream.acknowledged += 1
-                elif receipt not in stream.out:
-                    place = f"{stream.name}/{receipt.entry}"
-                    message = message_from(fields, channel=stream.channel, place=place)
-                    stream.ready.append(Delivery(message=message, receipt=receipt))
+    async def _ask(self, after: Mapping[str, str], *how: str | int) -> dict[str, Any]:
+        """Read behind an entry of each stream; keep what comes and return it."""
+        member = ("GROUP", self._group, MEMBER)
+        answer = await self._connection.execute("XREADGROUP", *member, *how, "STREAMS", *after, *after.values())
+        found = {name.decode(): entries for name, entries in answer or ()}
+        for name, entries in found.items():
+            for receipt in self._shares[name].take(entries):
+                logger.error("entry %s of %s was removed before it was acknowledged", receipt.entry, name)
+                self._removed.setdefault(name, []).append(receipt)
+        return found
 
-    def _hand_out(self, mine: Sequence[_Stream], limit: int) -> list[Delivery]:
-        in_order = merge(*(list(stream.ready) for stream in mine), key=_receipt)
-        deliveries = list(islice(in_order, limit))
-        for delivery in deliveries:
-            receipt = _receipt(delivery)
-            stream = self._streams[receipt.stream]
-            stream.ready.popleft()
-            stream.out[receipt] = delivery
-        return deliveries
-
-    async def _acknowledge(self, by_stream: dict[str, list[Receipt]]) -> None:
-        commands: list[Command] = [
-            ("XACK", name, self._group, *(receipt.entry for receipt in receipts))
-            for name, receipts in by_stream.items()
-        ]
+    async def _acknowledge(self, receipts_of: Mapping[str, Sequence[Receipt]]) -> None:
+        entries = {name: [receipt.entry for receipt in receipts] for name, receipts in receipts_of.items()}
         try:
-            await self._connection.execute_all(commands)
+            await self._connection.execute_all([("XACK", name, self._group, *ids) for name, ids in entries.items()])
         except BaseException:
             self._read_all_again()
             raise
         finally:
-            for name, receipts in by_stream.items():
+            for name, receipts in receipts_of.items():
                 for receipt in receipts:
-                    self._streams[name].out.pop(receipt, None)
-        full: list[_Stream] = []
-        for name, receipts in by_stream.items():
-            stream = self._streams[name]
-            stream.acknowledged += len(receipts)
-            if stream.acknowledged >= TRIM_AFTER:
-                stream.acknowledged = 0
-                full.append(stream)
-        if full:
-            await self._connection.call(TRIM, [(2, stream.name, groups_of(stream.channel)) for stream in full])
+                    self._shares[name].out.pop(receipt, None)
+        full: list[Share] = []
+        for name, receipts in receipts_of.items():
+            share = self._shares[name]
+            share.acknowledged += len(receipts)
+            if share.acknowledged >= TRIM_AFTER:
+                share.acknowledged = 0
+                full.append(share)
+        await trim(self._connection, full)
 
     def _read_all_again(self) -> None:
         """Have what is pending read once more, since some of it may never have reached us."""
-        for stream in self._streams.values():
-            stream.token = None
+        for share in self._shares.values():
+            share.token = None
 
     @property
     def _group(self) -> str:
         return self._subscription.consumer
-
-
-async def declare(connection: RedisConnection, subscription: Subscription, *, start: str | None = None) -> None:
-    """Make the groups of ``subscription``, then tell senders of them; those that are there stay as they are.
-
-    Args:
-        connection: to the server.
-        subscription: of one consumer.
-        start: the entry behind which a new group begins; unless given, a queue's begins with all that waits there, and
-            a topic's with what comes from now on.
-    """
-    for channel in subscription.channels:
-        begin = start or ("0" if channel.startswith("queue:") else "$")
-        answers = await connection.execute_all(
-            [
-                *(
-                    ("XGROUP", "CREATE", stream, subscription.consumer, begin, "MKSTREAM")
-                    for stream in streams_of(channel)
-                ),
-                ("SADD", groups_of(channel), subscription.consumer),
-            ]
-        )
-        for answer in answers:
-            if isinstance(answer, Exception) and not str(answer).startswith("BUSYGROUP"):
-                raise BrokerUnavailableError(broker="redis", reason=str(answer)) from answer
-
-
-def _forget(stream: _Stream) -> None:
-    stream.ready.clear()
-    stream.out.clear()
-    stream.token = None
-
-
-def _receipt(delivery: Delivery) -> Receipt:
-    receipt = delivery.receipt
-    assert isinstance(receipt, Receipt), receipt
-    return receipt
