@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import os
 import shutil
 import subprocess
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
 POLICY = Path("/usr/sbin/policy-rc.d")
+LOCK = Path(tempfile.gettempdir()) / "pillarbox-packages.lock"
 _FORBID_STARTING = "#!/bin/sh\nexit 101\n"
 _WAIT_FOR_LOCK = ("-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=3")
 _TIMEOUT_S = 900
@@ -24,7 +27,8 @@ _TIMEOUT_S = 900
 def install_packages(packages: Sequence[str]) -> None:
     """Install Debian packages without starting any service of the system.
 
-    The package lists are refreshed once per process. Another apt at work is waited for.
+    The package lists are refreshed once per process. Another apt at work is waited for, and so is another of our
+    processes that installs: apt itself does not wait for the lock on its lists.
 
     Raises:
         ServerMissingError: no apt-get here, not root, or apt-get failed. Nothing is half-installed by us.
@@ -34,7 +38,7 @@ def install_packages(packages: Sequence[str]) -> None:
         raise ServerMissingError(f"this machine has no apt-get: install {names} by hand")
     if os.geteuid() != 0:
         raise ServerMissingError(f"not root, so it cannot be installed from here: run `sudo apt-get install {names}`")
-    with _services_left_alone():
+    with _one_at_a_time(), _services_left_alone():
         refresh_lists()
         _apt_get("install", "--yes", "--no-install-recommends", *packages)
 
@@ -54,6 +58,13 @@ def _apt_get(*arguments: str) -> None:
         raise ServerMissingError(f"`{' '.join(command)}` took longer than {_TIMEOUT_S} s") from None
     if done.returncode != 0:
         raise ServerMissingError(f"`{' '.join(command)}` failed:\n{(done.stdout + done.stderr)[-2000:]}")
+
+
+@contextmanager
+def _one_at_a_time() -> Generator[None]:
+    with LOCK.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # let go of with the file
+        yield
 
 
 @contextmanager

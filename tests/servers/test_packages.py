@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,6 +27,7 @@ def fake_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
     calls.touch()
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setattr(packages, "POLICY", tmp_path / "policy-rc.d")
+    monkeypatch.setattr(packages, "LOCK", tmp_path / "lock")
     monkeypatch.setattr("os.geteuid", lambda: 0)
 
     def install(line: str) -> Path:
@@ -58,6 +60,15 @@ def test_an_installed_package_starts_no_service_of_the_system(fake_apt: Callable
 
     assert (tmp_path / "answer").read_text().strip() == "101"
     assert not (tmp_path / "policy-rc.d").exists()
+
+
+def test_processes_install_one_at_a_time(fake_apt: Callable[[str], Path], tmp_path: Path) -> None:
+    """Each notes when it is in the program, and finds nobody else there."""
+    fake_apt(f"mkdir {tmp_path}/inside || exit 100; sleep 0.05; rmdir {tmp_path}/inside")
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        for done in [pool.submit(install_packages, ["one"]) for _ in range(4)]:
+            done.result()
 
 
 def test_a_failed_installation_carries_what_apt_said(fake_apt: Callable[[str], Path]) -> None:
