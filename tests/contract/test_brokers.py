@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pillarbox.relational import RelationalStore
 
-LEASE, SHORT_LEASE = timedelta(seconds=15), timedelta(seconds=1)
+LEASE, SHORT_LEASE = timedelta(seconds=15), timedelta(seconds=3)
 BROKERS = [
     "memory",
     "database on memory",

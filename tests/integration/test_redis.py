@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from pillarbox.message import Message
 
-LEASE = timedelta(milliseconds=600)
+LEASE = timedelta(seconds=2)
 WITHIN = timedelta(seconds=60)
 DEAF = timedelta(0)
 
@@ -257,7 +257,7 @@ async def test_what_somebody_removed_while_it_was_pending_is_told_once(
     await redis.execute("XTRIM", stream, "MAXLEN", 0)
 
     second = broker.receiver(subscription, owner="second")
-    assert list(await second.receive(10, within=LEASE * 3)) == []
+    assert list(await second.receive(10, within=LEASE * 2)) == []
     await second.close()
 
     assert [record.levelname for record in caplog.records if "was removed before" in record.message] == ["ERROR"]
