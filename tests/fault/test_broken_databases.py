@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tests.fault.workers import Worker, Workers
 
 DRAIN = timedelta(seconds=90)
+LEASE = timedelta(seconds=2)  # a relay that opens its log on a busy machine must be able to keep it
 ACCOUNTS = [f"account-{number}" for number in range(10)]
 RESTARTS = 10
 TERMINATE_EVERY_MS, TERMINATE_FOR_MS = 500, 30_000
@@ -87,7 +88,7 @@ async def play(server: PostgresServer, workers: Workers, rng: Random, *, through
     theatres: list[Theatre] = []
     for kind in POSTGRESQL_KINDS:
         url = server.create_database().replace("postgresql://", "postgresql+asyncpg://")
-        setting = Setting(store=url, kind=kind, lease=timedelta(seconds=1), answer_within=timedelta(seconds=2))
+        setting = Setting(store=url, kind=kind, lease=LEASE, answer_within=2 * LEASE)
         await prepare(setting, ACCOUNTS)
         theatre = Theatre(kind, setting, setting.box(), workers.folder, workers, [])
         log, stop = workers.folder / f"{kind}.broker", workers.folder / f"{kind}.stop"
@@ -150,7 +151,7 @@ async def test_a_relay_whose_connections_fall_silent_goes_on_when_they_end(
 
         for _ in range(2):
             proxy.swallow()
-            await stay_open(3000)  # three leases
+            await stay_open(2 * LEASE / timedelta(milliseconds=1))
             proxy.forward()
             await progress(theatres)
 

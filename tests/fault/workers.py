@@ -64,7 +64,8 @@ class Worker(Seat):
         """Return how often its box told of what, and the last troubles."""
         notices = lines(self.notices)
         troubles = [notice for notice in notices if notice["kind"] in {"WorkerFaltered", "RunRolledBack"}]
-        return f"{Counter(notice['kind'] for notice in notices)} {troubles[-3:]}"
+        errors = Counter(str(notice.get("error")) for notice in troubles)
+        return f"{Counter(notice['kind'] for notice in notices)} {errors.most_common(5)} {troubles[-1:]}"
 
     def kill(self) -> None:
         """End it as kill -9 does, frozen or not, and wait for its end."""

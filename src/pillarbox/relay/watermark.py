@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from pillarbox.errors import LeaseLostError
 from pillarbox.lease import first_of
 from pillarbox.observe import MessagesPublished, Observer, SettlementRefused
 from pillarbox.relay.dispatch import Dispatch, Sent
@@ -132,11 +133,17 @@ class WatermarkPublication(Publication):
         await self._feed.close()
 
     async def _open(self) -> None:
-        """Start again from the watermark after the slots were gained anew, or after an error."""
+        """Start again from the watermark after the slots were gained anew, or after an error.
+
+        Raises:
+            LeaseLostError: no slot may be worked on now; what was in flight is forgotten.
+        """
         tokens = frozenset(self._keeper.tokens.values())
-        if tokens == self._opened_for:
+        if tokens and tokens == self._opened_for:
             return
         await self.close()
+        if not tokens:
+            raise LeaseLostError(lease=self._keeper.terms.scope, token=0)
         await self._hand_over.take_over()
         await self._feed.open()
         self._holds = set(await self._released.holds())

@@ -254,3 +254,16 @@ async def test_nothing_is_sent_once_the_lease_has_run_out(scene: RelayScene) -> 
     assert scene.sent() == sent
     await relay.until(scene.is_drained)
     await sound(scene, duplicates=sent)
+
+
+async def test_nothing_is_read_when_the_lease_has_run_out_before_the_first_pass(scene: RelayScene) -> None:
+    relay = scene.relay("one")
+    await relay.keeper.keep()
+
+    scene.clock.advance(scene.settings.lease)
+    with pytest.raises(LeaseLostError):
+        await relay.publication.advance()
+
+    assert scene.sent() == 0
+    await relay.until(scene.is_drained)
+    await sound(scene)
