@@ -12,7 +12,8 @@ from sqlalchemy import make_url
 from pillarbox.app.system_clock import SystemClock
 from pillarbox.brokers.database import DatabaseBroker
 from pillarbox.brokers.memory import MemoryBroker
-from pillarbox.brokers.redis import PartitionLeases, redis_broker
+from pillarbox.brokers.partitions import PartitionLeases
+from pillarbox.brokers.redis import redis_broker
 from pillarbox.channel.wakeup import Wakeup
 from pillarbox.relational import metadata
 from pillarbox.stores.postgresql import postgresql_store

@@ -14,9 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox.app.diagnosing import doctor_of
 from pillarbox.app.system_clock import SystemClock
-from pillarbox.brokers.redis import PartitionLeases, RedisBroker, redis_broker
+from pillarbox.brokers.partitions import PARTITIONS, PartitionLeases, partition_of
+from pillarbox.brokers.redis import RedisBroker, redis_broker
 from pillarbox.brokers.redis.connection import RedisConnection
-from pillarbox.brokers.redis.layout import PARTITIONS, groups_of, partition_of, streams_of
+from pillarbox.brokers.redis.layout import groups_of, streams_of
 from pillarbox.brokers.redis.receiver import MEMBER, TRIM_AFTER
 from pillarbox.channel import Confirmed, NotReady, NotSent, Outcome, Subscription, Unavailable, Unknown
 from pillarbox.control.diagnosis import DiagnosisLimits, Severity

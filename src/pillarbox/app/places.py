@@ -87,7 +87,8 @@ def _redis_at(url: str, *, store: RelationalStore, relay: RelaySettings, clock: 
     for module in ("redis", "hiredis"):
         if find_spec(module) is None:
             raise MissingExtraError(module=module, extra="redis", needed_for="a Redis broker")
-    from pillarbox.brokers.redis import PartitionLeases, redis_broker
+    from pillarbox.brokers.partitions import PartitionLeases
+    from pillarbox.brokers.redis import redis_broker
 
     leases = PartitionLeases(store=store.leases, source=store, clock=clock, ttl=relay.lease)
     return redis_broker(url, leases=leases)

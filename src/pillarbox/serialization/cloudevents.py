@@ -77,28 +77,29 @@ def from_structured(event: Mapping[str, object], *, destination: str) -> Message
     return _message(attributes, headers, content_type=content_type, body=_data(event), destination=destination)
 
 
-def to_binary(message: Message) -> dict[str, str]:
+def to_binary(message: Message, *, prefix: str = BINARY_PREFIX) -> dict[str, str]:
     """Return the transport headers of a CloudEvent in binary mode; the body travels beside them as it is.
 
-    Attributes bear the prefix ``ce_``, the user's own headers travel under their own names.
+    Attributes bear ``prefix``, the user's own headers travel under their own names.
 
     Raises:
         InvalidMessageError: It names no source, which CloudEvents demands.
     """
-    headers = {f"{BINARY_PREFIX}{name}": value for name, value in _attributes(message).items()}
+    headers = {f"{prefix}{name}": value for name, value in _attributes(message).items()}
     headers["content-type"] = message.content_type
     for name, value in message.headers.items():
-        headers[f"{BINARY_PREFIX}{name}" if name in names.OWN else name] = value
+        headers[f"{prefix}{name}" if name in names.OWN else name] = value
     return headers
 
 
-def from_binary(headers: Mapping[str, str], body: bytes, *, destination: str) -> Message:
+def from_binary(headers: Mapping[str, str], body: bytes, *, destination: str, prefix: str = BINARY_PREFIX) -> Message:
     """Return the message that a CloudEvent in binary mode describes.
 
     Args:
         headers: The transport headers; names of attributes are read in either case.
         body: The body, kept as it is.
         destination: The channel that it came from.
+        prefix: What the names of attributes begin with, in small letters.
 
     Raises:
         DecodeError: It is no CloudEvent 1.0, or lacks an attribute that it must have.
@@ -108,8 +109,8 @@ def from_binary(headers: Mapping[str, str], body: bytes, *, destination: str) ->
     content_type = "application/octet-stream"
     for name, value in headers.items():
         lowered = name.lower()
-        if lowered.startswith(BINARY_PREFIX):
-            attributes[lowered.removeprefix(BINARY_PREFIX)] = value
+        if lowered.startswith(prefix):
+            attributes[lowered.removeprefix(prefix)] = value
         elif lowered == "content-type":
             content_type = value
         else:

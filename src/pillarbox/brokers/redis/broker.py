@@ -3,43 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import timedelta
-from typing import TYPE_CHECKING
 
-from pillarbox.brokers.redis.connection import RedisConnection
+from pillarbox.brokers.partitions import PartitionLeases
+from pillarbox.brokers.redis.connection import NAME, RedisConnection
 from pillarbox.brokers.redis.diagnosis import judge_redis, look
 from pillarbox.brokers.redis.groups import declare
-from pillarbox.brokers.redis.layout import PARTITIONS
 from pillarbox.brokers.redis.receiver import RedisReceiver
 from pillarbox.brokers.redis.sender import CAPABILITIES, RedisSender
 from pillarbox.channel import Broker, BrokerCapabilities, MessageReceiver, MessageSender, Subscription
 from pillarbox.control.diagnosis import Diagnosable, Finding
 from pillarbox.errors import ConfigurationError
-from pillarbox.lease import LeaseKeeper, LeaseTerms
-
-if TYPE_CHECKING:
-    from pillarbox.clock import Clock
-    from pillarbox.lease import LeaseStore
-    from pillarbox.transaction import TransactionSource
 
 OLDEST = (6, 2)
 """The first release that trims a stream by an entry's id."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartitionLeases:
-    """Where the instances of a consumer agree on who reads which partition: the consumer's own database."""
-
-    store: LeaseStore
-    source: TransactionSource
-    clock: Clock
-    ttl: timedelta = timedelta(seconds=15)
-
-    def keeper(self, consumer: str, owner: str) -> LeaseKeeper:
-        """Return the keeper of one instance."""
-        terms = LeaseTerms(scope=f"redis/{consumer}", slots=PARTITIONS, ttl=self.ttl)
-        return LeaseKeeper(terms, owner, store=self.store, source=self.source, clock=self.clock)
 
 
 class RedisBroker(Broker, Diagnosable):
@@ -80,7 +56,7 @@ class RedisBroker(Broker, Diagnosable):
         return RedisSender(self._connection)
 
     def receiver(self, subscription: Subscription, *, owner: str) -> MessageReceiver:
-        keeper = self._leases.keeper(subscription.consumer, owner)
+        keeper = self._leases.keeper(NAME, subscription.consumer, owner)
         return RedisReceiver(subscription, connection=self._connection, keeper=keeper)
 
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 import msgspec
 
 from pillarbox.message import Message
+from pillarbox.serialization import unreadable
 
 _decode_headers = msgspec.json.Decoder(dict[str, str]).decode
 _encode_headers = msgspec.json.Encoder().encode
-
-UNREADABLE: Final = "unreadable"
-"""The type of what somebody else put into a stream and nobody can read; its consumer makes a dead letter of it."""
 
 
 def fields_of(message: Message) -> list[bytes | str]:
@@ -56,12 +53,4 @@ def message_from(fields: Sequence[bytes], *, channel: str, place: str) -> Messag
             body=found[b"body"],
         )
     except (KeyError, ValueError):  # UnicodeDecodeError and msgspec's errors are ValueErrors
-        return Message(
-            id=place,
-            type=UNREADABLE,
-            destination=channel,
-            key=None,
-            content_type="application/octet-stream",
-            headers={},
-            body=b"\n".join(fields),
-        )
+        return unreadable(b"\n".join(fields), channel=channel, place=place)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pillarbox.brokers.partitions import Share
 from pillarbox.brokers.redis.connection import NAME, RedisConnection, is_refusal
 from pillarbox.brokers.redis.layout import groups_of, streams_of
 from pillarbox.brokers.redis.scripts import TRIM
-from pillarbox.brokers.redis.share import Share
 from pillarbox.channel import Subscription, is_queue
 from pillarbox.errors import BrokerUnavailableError
 

@@ -8,14 +8,15 @@ that follows.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from pillarbox.brokers.partitions import Receipt, Share, Shares, by_place, hand_out
 from pillarbox.brokers.redis.connection import BLOCK_AT_MOST_MS, NAME, RedisConnection, is_refusal
+from pillarbox.brokers.redis.entries import message_from
 from pillarbox.brokers.redis.groups import declare, trim
-from pillarbox.brokers.redis.layout import streams_of
-from pillarbox.brokers.redis.share import Receipt, Share, by_stream, hand_out
+from pillarbox.brokers.redis.layout import stream_of
 from pillarbox.channel import Delivery, MessageReceiver, Outcome, Subscription
 from pillarbox.errors import BrokerUnavailableError
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("pillarbox.brokers.redis")
 
+Entry: TypeAlias = tuple[bytes, Sequence[bytes] | None]
+"""An entry's id, and its fields; none where somebody removed it while it was pending."""
 MEMBER: Final = "pillarbox"
 """The one name that all instances have in a group."""
 WITHOUT_WORK: Final = timedelta(milliseconds=100)
@@ -41,11 +44,11 @@ class RedisReceiver(MessageReceiver):
         self._connection = connection
         self._keeper = keeper
         self._clock = keeper.clock
-        self._shares = {
-            name: Share(name, channel, partition)
-            for channel in subscription.channels
-            for partition, name in enumerate(streams_of(channel))
-        }
+        self._shares = Shares(
+            subscription,
+            keeper,
+            make=lambda channel, partition: Share(stream_of(channel, partition), channel, partition),
+        )
         self._count_from = float("-inf")
         self._removed: dict[str, list[Receipt]] = {}
         """What somebody removed while it was pending, to be acknowledged: it would be found again and again."""
@@ -54,7 +57,7 @@ class RedisReceiver(MessageReceiver):
         """Renew the leases, then read what is there or wait for it."""
         deadline = self._clock.monotonic() + within.total_seconds()
         while True:
-            mine = await self._keep_leases()
+            mine = await self._shares.keep()
             left = timedelta(seconds=deadline - self._clock.monotonic())
             if limit and mine:
                 if not any(share.ready for share in mine):
@@ -69,46 +72,22 @@ class RedisReceiver(MessageReceiver):
     async def settle(self, deliveries: Sequence[Delivery], outcome: Outcome) -> None:
         """Acknowledge, or hand out again in order; what was not acknowledged for want of a server is read again."""
         if outcome is Outcome.ACCEPTED:
-            await self._acknowledge(by_stream(deliveries))
+            await self._acknowledge(by_place(deliveries))
             return
-        for name, receipts in by_stream(deliveries).items():
+        for name, receipts in by_place(deliveries).items():
             self._shares[name].give_back(receipts)
 
     async def close(self) -> None:
         """Give the partitions back; what is not settled is found by whoever takes them."""
-        for share in self._shares.values():
-            share.forget()
-        await self._keeper.leave()
-
-    async def _keep_leases(self) -> list[Share]:
-        """Return the streams that may be read now."""
-        await self._keeper.keep()
-        surplus, tokens = set(self._keeper.surplus), self._keeper.tokens
-        busy: set[int] = set()
-        mine: list[Share] = []
-        for share in self._shares.values():
-            token = tokens.get(share.partition)
-            if share.token is not None and share.token != token:
-                share.forget()
-            if token is not None and share.partition not in surplus:
-                mine.append(share)
-            elif share.out:
-                share.ready.clear()
-                busy.add(share.partition)
-            else:
-                share.forget()
-        await self._keeper.give_back(surplus - busy)
-        return mine
+        await self._shares.leave()
 
     async def _read(self, mine: Sequence[Share], limit: int, within: timedelta) -> None:
-        tokens = self._keeper.tokens
         try:
             await self._count_pending(mine)
-            gained = [share for share in mine if share.partition in tokens and share.token is None]
-            if gained:
-                await self._read_pending(gained)
-                for share in gained:
-                    share.token = tokens[share.partition]
+            if gained := self._shares.gained(mine):
+                await self._read_pending([self._shares[name] for name in gained])
+                for name, token in gained.items():
+                    self._shares[name].token = token
             if not any(share.ready for share in mine):
                 await self._read_new([share.name for share in mine if share.token is not None], limit, within)
             if self._removed:
@@ -162,13 +141,21 @@ class RedisReceiver(MessageReceiver):
         answer = await self._connection.execute("XREADGROUP", *member, *how, "STREAMS", *after, *after.values())
         found = {name.decode(): entries for name, entries in answer or ()}
         for name, entries in found.items():
-            for receipt in self._shares[name].take(entries):
-                logger.error("entry %s of %s was removed before it was acknowledged", receipt.entry, name)
-                self._removed.setdefault(name, []).append(receipt)
+            self._take(self._shares[name], entries)
         return found
 
+    def _take(self, share: Share, entries: Iterable[Entry]) -> None:
+        for entry, fields in entries:
+            milliseconds, _, number = entry.decode().partition("-")
+            order = int(milliseconds), int(number)
+            if fields is None:
+                logger.error("entry %s of %s was removed before it was acknowledged", entry.decode(), share.name)
+                self._removed.setdefault(share.name, []).append(Receipt(order, share.name))
+            else:
+                share.add(order, message_from(fields, channel=share.channel, place=f"{share.name}/{entry.decode()}"))
+
     async def _acknowledge(self, receipts_of: Mapping[str, Sequence[Receipt]]) -> None:
-        entries = {name: [receipt.entry for receipt in receipts] for name, receipts in receipts_of.items()}
+        entries = {name: [_entry_of(receipt) for receipt in receipts] for name, receipts in receipts_of.items()}
         try:
             await self._connection.execute_all([("XACK", name, self._group, *ids) for name, ids in entries.items()])
         except BaseException:
@@ -176,22 +163,26 @@ class RedisReceiver(MessageReceiver):
             raise
         finally:
             for name, receipts in receipts_of.items():
-                for receipt in receipts:
-                    self._shares[name].out.pop(receipt, None)
+                self._shares[name].settle(receipts)
         full: list[Share] = []
         for name, receipts in receipts_of.items():
             share = self._shares[name]
-            share.acknowledged += len(receipts)
-            if share.acknowledged >= TRIM_AFTER:
-                share.acknowledged = 0
+            share.accepted += len(receipts)
+            if share.accepted >= TRIM_AFTER:
+                share.accepted = 0
                 full.append(share)
         await trim(self._connection, full)
 
     def _read_all_again(self) -> None:
         """Have what is pending read once more, since some of it may never have reached us."""
-        for share in self._shares.values():
+        for share in self._shares:
             share.token = None
 
     @property
     def _group(self) -> str:
         return self._subscription.consumer
+
+
+def _entry_of(receipt: Receipt) -> str:
+    milliseconds, number = receipt.order
+    return f"{milliseconds}-{number}"

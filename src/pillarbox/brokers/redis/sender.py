@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from pillarbox.brokers.partitions import partition_of
 from pillarbox.brokers.redis.connection import Argument, RedisConnection, is_refusal
 from pillarbox.brokers.redis.entries import fields_of
-from pillarbox.brokers.redis.layout import groups_of, partition_of, streams_of
+from pillarbox.brokers.redis.layout import groups_of, streams_of
 from pillarbox.brokers.redis.scripts import APPEND
 from pillarbox.channel import (
     BrokerCapabilities,

@@ -1,4 +1,4 @@
-"""What one instance has of a stream: pure book-keeping."""
+"""What one instance has of a partition of a channel: pure book-keeping."""
 
 from __future__ import annotations
 
@@ -7,38 +7,34 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from heapq import merge
 from itertools import islice
-from typing import TypeAlias
 
-from pillarbox.brokers.redis.entries import message_from
 from pillarbox.channel import Delivery
-
-Entry: TypeAlias = tuple[bytes, Sequence[bytes] | None]
-"""An entry's id, and its fields; none where somebody removed it while it was pending."""
+from pillarbox.message import Message
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Receipt:
-    """Where an entry lies; in the order of entries within a stream."""
+    """Where a message lies; in the order in which the messages of a place follow each other.
 
-    milliseconds: int
-    number: int
-    stream: str
+    Attributes:
+        order: rises from message to message of one place.
+        place: the name of the share.
+    """
 
-    @property
-    def entry(self) -> str:
-        """The id of the entry."""
-        return f"{self.milliseconds}-{self.number}"
+    order: tuple[int, ...]
+    place: str
 
 
 @dataclass(slots=True)
 class Share:
-    """A stream of a subscription, and what this instance has of it.
+    """A partition of a channel, and what this instance has of it.
 
     Attributes:
+        name: what the broker calls the partition.
         ready: read and not handed out, in order.
         out: handed out and not settled.
         token: the lease under which what is pending was read; none while it has still to be.
-        acknowledged: entries since the stream was last trimmed.
+        accepted: messages since what no group needs any more was last removed.
     """
 
     name: str
@@ -47,25 +43,22 @@ class Share:
     ready: deque[Delivery] = field(default_factory=deque[Delivery])
     out: dict[Receipt, Delivery] = field(default_factory=dict[Receipt, Delivery])
     token: int | None = None
-    acknowledged: int = 0
+    accepted: int = 0
 
     @property
     def known(self) -> int:
-        """How many pending entries are here."""
+        """How many messages are here."""
         return len(self.out) + len(self.ready)
 
-    def take(self, entries: Iterable[Entry]) -> list[Receipt]:
-        """Make entries ready that were read, but for those that are out; return those that somebody removed."""
-        removed: list[Receipt] = []
-        for entry, fields in entries:
-            milliseconds, _, number = entry.decode().partition("-")
-            receipt = Receipt(int(milliseconds), int(number), self.name)
-            if fields is None:
-                removed.append(receipt)
-            elif receipt not in self.out:
-                message = message_from(fields, channel=self.channel, place=f"{self.name}/{receipt.entry}")
-                self.ready.append(Delivery(message=message, receipt=receipt))
-        return removed
+    def add(self, order: tuple[int, ...], message: Message) -> None:
+        """Make ready what was read, unless it is out already."""
+        receipt = Receipt(order, self.name)
+        if receipt not in self.out:
+            self.ready.append(Delivery(message=message, receipt=receipt))
+
+    def settle(self, receipts: Iterable[Receipt]) -> int:
+        """Forget what was handed out; return how many of ``receipts`` were."""
+        return sum(self.out.pop(receipt, None) is not None for receipt in receipts)
 
     def give_back(self, receipts: Iterable[Receipt]) -> None:
         """Make ready again what was handed out, before what follows it."""
@@ -86,8 +79,8 @@ def hand_out(shares: Sequence[Share], limit: int) -> list[Delivery]:
     deliveries = list(islice(oldest_first, limit))
     for delivery in deliveries:
         receipt = receipt_of(delivery)
-        by_name[receipt.stream].ready.popleft()
-        by_name[receipt.stream].out[receipt] = delivery
+        by_name[receipt.place].ready.popleft()
+        by_name[receipt.place].out[receipt] = delivery
     return deliveries
 
 
@@ -98,10 +91,10 @@ def receipt_of(delivery: Delivery) -> Receipt:
     return receipt
 
 
-def by_stream(deliveries: Iterable[Delivery]) -> dict[str, list[Receipt]]:
-    """Return the receipts of ``deliveries`` by the names of their streams."""
+def by_place(deliveries: Iterable[Delivery]) -> dict[str, list[Receipt]]:
+    """Return the receipts of ``deliveries`` by the names of their shares."""
     found: dict[str, list[Receipt]] = {}
     for delivery in deliveries:
         receipt = receipt_of(delivery)
-        found.setdefault(receipt.stream, []).append(receipt)
+        found.setdefault(receipt.place, []).append(receipt)
     return found

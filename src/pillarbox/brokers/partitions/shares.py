@@ -1,0 +1,72 @@
+"""All the partitions of a subscription, and which of them this instance may read now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from pillarbox.brokers.partitions.leases import PARTITIONS
+from pillarbox.brokers.partitions.share import Share
+from pillarbox.channel import Subscription
+
+if TYPE_CHECKING:
+    from pillarbox.lease import LeaseKeeper
+
+SomeShare = TypeVar("SomeShare", bound=Share)
+
+
+class Shares(Generic[SomeShare]):
+    """The shares of a subscription by their names, and the leases under which they are read."""
+
+    def __init__(
+        self, subscription: Subscription, keeper: LeaseKeeper, *, make: Callable[[str, int], SomeShare]
+    ) -> None:
+        """Have a share of every partition; ``make`` makes it from a channel and a partition's number."""
+        self._keeper = keeper
+        made = [make(channel, partition) for channel in subscription.channels for partition in range(PARTITIONS)]
+        self._shares: Mapping[str, SomeShare] = {share.name: share for share in made}
+
+    def __getitem__(self, name: str) -> SomeShare:
+        return self._shares[name]
+
+    def __iter__(self) -> Iterator[SomeShare]:
+        return iter(self._shares.values())
+
+    async def keep(self) -> list[SomeShare]:
+        """Renew the leases and return what may be read now; what lies in others is forgotten.
+
+        What is beyond the fair share is read no more, and given back once nothing of it is out.
+
+        Raises:
+            TransientError: the database is away.
+        """
+        await self._keeper.keep()
+        surplus, tokens = set(self._keeper.surplus), self._keeper.tokens
+        busy: set[int] = set()
+        mine: list[SomeShare] = []
+        for share in self:
+            token = tokens.get(share.partition)
+            if share.token is not None and share.token != token:
+                share.forget()
+            if token is not None and share.partition not in surplus:
+                mine.append(share)
+            elif share.out:
+                share.ready.clear()
+                busy.add(share.partition)
+            else:
+                share.forget()
+        await self._keeper.give_back(surplus - busy)
+        return mine
+
+    def gained(self, mine: Sequence[SomeShare]) -> dict[str, int]:
+        """Return the tokens of those of ``mine`` whose pending messages have still to be read, by their names."""
+        tokens = self._keeper.tokens
+        return {
+            share.name: tokens[share.partition] for share in mine if share.token is None and share.partition in tokens
+        }
+
+    async def leave(self) -> None:
+        """Forget everything and give the leases back."""
+        for share in self:
+            share.forget()
+        await self._keeper.leave()

@@ -1,0 +1,56 @@
+"""What came by a broker, from us or from others, as messages: CloudEvents in either mode, and what is neither."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from pillarbox.errors import DecodeError
+from pillarbox.message.message import Message
+from pillarbox.serialization.cloudevents import BINARY_PREFIX, from_binary, from_structured
+from pillarbox.serialization.envelope import media_type
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+STRUCTURED: Final = "application/cloudevents+json"
+UNREADABLE: Final = "unreadable"
+"""The type of what somebody else sent and nobody can read; its consumer makes a dead letter of it."""
+
+_decode_event = msgspec.json.Decoder(dict[str, object]).decode
+
+
+def arrived(
+    headers: Mapping[str, str], body: bytes, *, channel: str, place: str, prefix: str = BINARY_PREFIX
+) -> Message:
+    """Return the message that came with ``headers`` and ``body``.
+
+    Args:
+        headers: as the broker delivered them.
+        body: kept as it is, but for an event in structured mode.
+        channel: where it came from.
+        place: names where it lies, the same at each delivery: the id of one that is no CloudEvent. Such a one becomes
+            a message of the type ``unreadable`` with its body as it is, so that it can be looked at.
+        prefix: what the headers of attributes begin with at this broker, in small letters.
+    """
+    content_type = next((value for name, value in headers.items() if name.lower() == "content-type"), "")
+    try:
+        if media_type(content_type) == STRUCTURED:
+            return from_structured(_decode_event(body), destination=channel)
+        return from_binary(headers, body, destination=channel, prefix=prefix)
+    except (DecodeError, ValueError, RecursionError):
+        return unreadable(body, channel=channel, place=place)
+
+
+def unreadable(body: bytes, *, channel: str, place: str) -> Message:
+    """Return a message that carries what cannot be read, so that its consumer can put it aside."""
+    return Message(
+        id=place,
+        type=UNREADABLE,
+        destination=channel,
+        key=None,
+        content_type="application/octet-stream",
+        headers={},
+        body=body,
+    )

@@ -1,0 +1,56 @@
+"""What came by a broker becomes a message, readable or not."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from pillarbox.message import Message
+from pillarbox.serialization import arrived, to_binary
+from pillarbox.serialization.arrival import UNREADABLE
+from pillarbox.serialization.cloudevents import to_structured
+
+MESSAGE = Message(
+    id="m-1",
+    type="order.placed",
+    destination="topic:order",
+    key="o-1",
+    content_type="application/json",
+    headers={"source": "shop", "correlationid": "c", "tenant": "t"},
+    body=b'{"a":1}',
+)
+
+
+@pytest.mark.parametrize("prefix", ["ce_", "ce-", "cloudevents:"])
+def test_what_we_sent_arrives_as_it_was(prefix: str) -> None:
+    headers = to_binary(MESSAGE, prefix=prefix)
+
+    assert arrived(headers, MESSAGE.body, channel="topic:order", place="p", prefix=prefix) == MESSAGE
+
+
+@pytest.mark.parametrize("name", ["content-type", "Content-Type"])
+def test_an_event_in_structured_mode_is_understood(name: str) -> None:
+    body = msgspec.json.encode(to_structured(MESSAGE))
+
+    found = arrived({name: "application/cloudevents+json; charset=utf-8"}, body, channel="topic:order", place="p")
+
+    assert found == MESSAGE
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ({}, b"hello"),
+        ({"ce_specversion": "1.0", "ce_id": "1"}, b"{}"),
+        ({"content-type": "application/cloudevents+json"}, b"[1"),
+        ({"content-type": "application/cloudevents+json"}, b'{"specversion": "1.0"}'),
+        ({"content-type": "application/cloudevents+json"}, b"[" * 100_000),
+    ],
+    ids=["no event", "without a type", "no JSON", "without an id", "too deep"],
+)
+def test_what_nobody_can_read_keeps_its_bytes_and_is_named_after_its_place(
+    headers: dict[str, str], body: bytes
+) -> None:
+    found = arrived(headers, body, channel="topic:order", place="stream/7")
+
+    assert (found.id, found.type, found.destination, found.body) == ("stream/7", UNREADABLE, "topic:order", body)
