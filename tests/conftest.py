@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 
 from tests.processes import PythonProcesses
-from tests.servers import KNOWN, MariaDbServer, PostgresServer, RedisServer, Server, ServerMissingError
+from tests.servers import KNOWN, MariaDbServer, NatsServer, PostgresServer, RedisServer, Server, ServerMissingError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -156,6 +156,22 @@ def redis_server(pytestconfig: pytest.Config) -> Iterator[RedisServer]:
 def private_redis_server(pytestconfig: pytest.Config) -> Iterator[RedisServer]:
     """A Redis of this test alone, to be killed, paused and emptied at will."""
     server = RedisServer()
+    with started(server, pytestconfig):
+        yield server
+
+
+@pytest.fixture(scope="session")
+def nats_server(pytestconfig: pytest.Config) -> Iterator[NatsServer]:
+    """The NATS of the whole run. Do not kill or pause it: take ``private_nats_server`` for that."""
+    server = NatsServer()
+    with started(server, pytestconfig):
+        yield server
+
+
+@pytest.fixture
+def private_nats_server(pytestconfig: pytest.Config) -> Iterator[NatsServer]:
+    """A NATS of this test alone, to be killed and paused at will."""
+    server = NatsServer()
     with started(server, pytestconfig):
         yield server
 

@@ -12,6 +12,7 @@ from sqlalchemy import make_url
 from pillarbox.app.system_clock import SystemClock
 from pillarbox.brokers.database import DatabaseBroker
 from pillarbox.brokers.memory import MemoryBroker
+from pillarbox.brokers.nats import nats_broker
 from pillarbox.brokers.partitions import PartitionLeases
 from pillarbox.brokers.redis import redis_broker
 from pillarbox.channel.wakeup import Wakeup
@@ -22,10 +23,12 @@ from pillarbox.testing import VirtualClock
 from pillarbox.testing.contracts import BrokerHarness, ReceiverContract, SenderContract
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
+    from pillarbox.channel import Broker
     from pillarbox.relational import RelationalStore
 
+LEASED = {"redis": redis_broker, "nats": nats_broker}
 LEASE, SHORT_LEASE = timedelta(seconds=15), timedelta(seconds=3)
 BROKERS = [
     "memory",
@@ -34,6 +37,7 @@ BROKERS = [
     pytest.param("database on postgresql+psycopg", marks=pytest.mark.server),
     pytest.param("database on postgresql+asyncpg", marks=pytest.mark.server),
     pytest.param("redis", marks=pytest.mark.server),
+    pytest.param("nats", marks=pytest.mark.server),
 ]
 
 
@@ -44,8 +48,9 @@ async def broker_harness(request: pytest.FixtureRequest) -> AsyncIterator[Broker
     if request.param == "memory":
         yield BrokerHarness(broker=MemoryBroker(clock=clock), again=lambda: MemoryBroker(clock=clock))
         return
-    if request.param == "redis":
-        async with _redis(request.getfixturevalue("redis_server").url) as harness:
+    if request.param in LEASED:
+        server = request.getfixturevalue(f"{request.param}_server")
+        async with _leased(lambda leases: LEASED[request.param](server.url, leases=leases)) as harness:
             yield harness
         return
     store = _store(request, clock)
@@ -69,14 +74,14 @@ class TestReceiver(ReceiverContract):
 
 
 @asynccontextmanager
-async def _redis(url: str) -> AsyncGenerator[BrokerHarness]:
+async def _leased(broker_with: Callable[[PartitionLeases], Broker]) -> AsyncGenerator[BrokerHarness]:
     """A broker on real time; its instances find each other through leases in a database, of which little must pass."""
     store = sqlite_store(make_url("sqlite://"))
     await store.migrate()
     leases = PartitionLeases(store=store.leases, source=store, clock=SystemClock(), ttl=SHORT_LEASE)
-    broker = redis_broker(url, leases=leases)
+    broker = broker_with(leases)
     await broker.open()
-    yield BrokerHarness(broker=broker, again=lambda: redis_broker(url, leases=leases))
+    yield BrokerHarness(broker=broker, again=lambda: broker_with(leases))
     await broker.close()
     await store.close()
 

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from pillarbox.brokers.database import DatabaseBroker
 from pillarbox.brokers.memory import MemoryBroker
+from pillarbox.brokers.partitions import PartitionLeases
 from pillarbox.channel import Broker
 from pillarbox.channel.wakeup import Wakeup
 from pillarbox.clock import Clock
@@ -26,8 +27,9 @@ BrokerPlace: TypeAlias = str | Broker
 
 STORE_VARIABLE, BROKER_VARIABLE = "PILLARBOX_STORE", "PILLARBOX_BROKER"
 STORES = "memory://, sqlite:///FILE, postgresql+psycopg://…, postgresql+asyncpg://… or mariadb+asyncmy://…"
-BROKERS = "database:// (the store carries the messages), redis://… or memory://"
+BROKERS = "database:// (the store carries the messages), redis://…, nats://… or memory://"
 REDIS = ("redis", "rediss", "unix")
+NATS = ("nats", "tls", "ws", "wss")
 
 
 def store_at(place: StorePlace | None) -> RelationalStore:
@@ -79,19 +81,26 @@ def broker_at(
     if kind == "memory":
         return MemoryBroker(clock=clock)
     if kind in REDIS:
-        return _redis_at(place, store=store, relay=relay, clock=clock)
+        _need("redis", "hiredis", extra="redis", needed_for="a Redis broker")
+        from pillarbox.brokers.redis import redis_broker
+
+        return redis_broker(place, leases=_leases(store, relay, clock))
+    if kind in NATS:
+        _need("nats", extra="nats", needed_for="a NATS broker")
+        from pillarbox.brokers.nats import nats_broker
+
+        return nats_broker(place, leases=_leases(store, relay, clock))
     raise ConfigurationError(f"there is no broker of the kind {kind!r}; there are {BROKERS}")
 
 
-def _redis_at(url: str, *, store: RelationalStore, relay: RelaySettings, clock: Clock) -> Broker:
-    for module in ("redis", "hiredis"):
+def _need(*modules: str, extra: str, needed_for: str) -> None:
+    for module in modules:
         if find_spec(module) is None:
-            raise MissingExtraError(module=module, extra="redis", needed_for="a Redis broker")
-    from pillarbox.brokers.partitions import PartitionLeases
-    from pillarbox.brokers.redis import redis_broker
+            raise MissingExtraError(module=module, extra=extra, needed_for=needed_for)
 
-    leases = PartitionLeases(store=store.leases, source=store, clock=clock, ttl=relay.lease)
-    return redis_broker(url, leases=leases)
+
+def _leases(store: RelationalStore, relay: RelaySettings, clock: Clock) -> PartitionLeases:
+    return PartitionLeases(store=store.leases, source=store, clock=clock, ttl=relay.lease)
 
 
 def outbox_of(store: RelationalStore, *, form: str, relay: RelaySettings) -> OutboxStore:

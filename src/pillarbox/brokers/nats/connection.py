@@ -1,0 +1,121 @@
+"""The connection to NATS: made when it is needed, given up when it falls silent, never mended behind our back."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+
+from pillarbox.errors import BrokerUnavailableError
+
+NAME: Final = "nats"
+CONNECT_WITHIN_S: Final = 5
+ANSWER_WITHIN_S: Final = 5.0
+PING_EVERY_S: Final = 2
+"""A server that leaves two pings without an answer is given up."""
+
+
+@dataclass(slots=True, eq=False)
+class Link:
+    """One connection, from when it was made to when it was lost.
+
+    Attributes:
+        client: nats-py's client, whose own reconnecting is off.
+        watchers: are set when the connection is lost.
+    """
+
+    client: Any  # its types leave out what its callbacks are
+    watchers: set[asyncio.Event] = field(default_factory=set[asyncio.Event])
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the connection stands, as far as is known."""
+        return bool(self.client.is_connected)
+
+    async def lost(self) -> None:
+        """Wake everybody who waits for an answer that will not come."""
+        for watcher in self.watchers:
+            watcher.set()
+
+
+class NatsConnection:
+    """The one connection that both ends of a broker share."""
+
+    def __init__(self, servers: Sequence[str]) -> None:
+        """Reach one of ``servers``; connects to nothing."""
+        self._servers = list(servers)
+        self._link: Link | None = None
+        self._connecting = asyncio.Lock()
+
+    async def link(self) -> Link:
+        """Return the connection, made anew if it was lost.
+
+        Raises:
+            BrokerUnavailableError: no server can be reached.
+        """
+        async with self._connecting:
+            if self._link is None or not self._link.is_up:
+                self._link = await self._connect()
+            return self._link
+
+    async def request(self, subject: str, payload: bytes) -> bytes:
+        """Ask one question and return the answer.
+
+        Raises:
+            BrokerUnavailableError: there is no connection, nobody who would answer, or no answer in time.
+        """
+        link = await self.link()
+        try:
+            answer = await link.client.request(subject, payload, timeout=ANSWER_WITHIN_S)
+        except (NatsError, OSError, TimeoutError) as error:
+            raise unavailable(error) from error
+        return bytes(answer.data)
+
+    async def close(self) -> None:
+        """Disconnect; the next use connects anew."""
+        link, self._link = self._link, None
+        if link is not None:
+            await _end(link.client)
+
+    async def _connect(self) -> Link:
+        link = Link(Client())
+        try:
+            async with asyncio.timeout(CONNECT_WITHIN_S * (1 + len(self._servers))):
+                await link.client.connect(
+                    self._servers,
+                    name="pillarbox",
+                    allow_reconnect=False,
+                    connect_timeout=CONNECT_WITHIN_S,
+                    ping_interval=PING_EVERY_S,
+                    max_outstanding_pings=2,
+                    skip_subject_validation=True,
+                    error_cb=_overlook,
+                    disconnected_cb=link.lost,
+                    closed_cb=link.lost,
+                )
+        except (NatsError, OSError, TimeoutError, ssl.SSLError) as error:
+            await _end(link.client)
+            raise unavailable(error) from error
+        return link
+
+
+def unavailable(error: BaseException) -> BrokerUnavailableError:
+    """Return the library's error for one of the client's."""
+    return BrokerUnavailableError(broker=NAME, reason=str(error) or type(error).__name__)
+
+
+async def _overlook(_error: Exception) -> None:
+    """Do nothing: what an error means shows where an answer is waited for."""
+
+
+async def _end(client: Any) -> None:
+    try:
+        async with asyncio.timeout(1.0):  # what was not written to a silent server never will be
+            await client.close()
+    except (NatsError, OSError, TimeoutError):
+        pass

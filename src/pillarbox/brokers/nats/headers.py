@@ -1,0 +1,55 @@
+"""Headers as NATS carries them: CloudEvents in binary mode, values in printable ASCII.
+
+Source: CloudEvents 1.0.2, *NATS protocol binding*, which encodes values as the HTTP binding does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import quote, unquote
+
+from pillarbox.message import Message
+from pillarbox.serialization import arrived, to_binary
+
+PREFIX: Final = "ce-"
+MESSAGE_ID: Final = "Nats-Msg-Id"
+"""By this header a stream knows what it has already, and stores it once."""
+_TO_BE_ENCODED: Final = re.compile(r'[^!-~]|["%]')
+_SAFE: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
+_LINE: Final = "NATS/1.0"
+
+
+def headers_of(message: Message) -> dict[str, str]:
+    """Return the headers of a message.
+
+    Raises:
+        InvalidMessageError: it names no source, which CloudEvents demands.
+    """
+    headers = {
+        name: quote(value, safe=_SAFE) if _TO_BE_ENCODED.search(value) else value
+        for name, value in to_binary(message, prefix=PREFIX).items()
+    }
+    headers[MESSAGE_ID] = headers["ce-id"]
+    return headers
+
+
+def size_of(headers: Mapping[str, str]) -> int:
+    """Return how many bytes ``headers``, all of ASCII, take on the wire."""
+    return len(_LINE) + 4 + sum(len(name) + len(value) + 4 for name, value in headers.items())
+
+
+def message_from(headers: Mapping[str, str] | None, body: bytes, *, channel: str, place: str) -> Message:
+    """Return the message that came with ``headers``; ``place`` names one that is no CloudEvent."""
+    decoded = {
+        name: unquote(value) if "%" in value else value for name, value in (headers or {}).items() if name != MESSAGE_ID
+    }
+    return arrived(decoded, body, channel=channel, place=place, prefix=PREFIX)
+
+
+def headers_from(block: bytes) -> dict[str, str]:
+    """Return the headers of a block as a stream stores it: a line of the protocol, then one for each."""
+    lines = block.decode("utf-8", "replace").split("\r\n")[1:]
+    pairs = (line.partition(":") for line in lines if ":" in line)
+    return {name.strip(): value.strip() for name, _, value in pairs}
