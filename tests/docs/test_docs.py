@@ -21,14 +21,18 @@ from tests.docs.pages import PAGES, blocks_of, name_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.servers import RedisServer
 
 DATABASE = "app@localhost/shop"
 PROGRAMS = [page for page in PAGES if any(block.language == "python" for block in blocks_of(page))]
 ON_POSTGRESQL = [page for page in PROGRAMS if DATABASE in page.read_text(encoding="utf-8")]
-REDIS = "localhost:6379"
-ON_REDIS = [page for page in PROGRAMS if REDIS in page.read_text(encoding="utf-8")]
-ANYWHERE = [page for page in PROGRAMS if page not in (*ON_POSTGRESQL, *ON_REDIS)]
+BROKERS = {"localhost:6379": "redis", "localhost:4222": "nats"}
+ON_BROKER = [
+    pytest.param(page, place, id=f"{name_of(page)}-{BROKERS[place]}")
+    for page in PROGRAMS
+    for place in BROKERS
+    if place in page.read_text(encoding="utf-8")
+]
+ANYWHERE = [page for page in PROGRAMS if not any(place in page.read_text("utf-8") for place in (DATABASE, *BROKERS))]
 KNOWN_LANGUAGES = {"python", "output", "sh", "mermaid", "sql", "text"}
 MARK = "\x1e"
 LONGEST_S = 120
@@ -77,9 +81,12 @@ def test_a_page_s_program_runs_on_postgresql(page: Path, tmp_path: Path, postgre
     run(page, tmp_path, DATABASE, postgresql_url.partition("://")[2])
 
 
-@pytest.mark.parametrize("page", ON_REDIS, ids=name_of)
-def test_a_page_s_program_runs_on_redis(page: Path, tmp_path: Path, private_redis_server: RedisServer) -> None:
-    run(page, tmp_path, REDIS, f"127.0.0.1:{private_redis_server.port}")
+@pytest.mark.parametrize(("page", "place"), ON_BROKER)
+def test_a_page_s_program_runs_on_its_broker(
+    page: Path, place: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    server = request.getfixturevalue(f"private_{BROKERS[place]}_server")
+    run(page, tmp_path, place, f"127.0.0.1:{server.port}")
 
 
 def run(page: Path, tmp_path: Path, place: str, real: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
 
 from pillarbox.errors import BrokerUnavailableError
 
@@ -72,6 +73,9 @@ class NatsConnection:
         link = await self.link()
         try:
             answer = await link.client.request(subject, payload, timeout=ANSWER_WITHIN_S)
+        except NoRespondersError as error:
+            reason = "nobody answers for JetStream; start nats-server with -js, or wait until its cluster has a leader"
+            raise BrokerUnavailableError(broker=NAME, reason=reason) from error
         except (NatsError, OSError, TimeoutError) as error:
             raise unavailable(error) from error
         return bytes(answer.data)
@@ -90,6 +94,8 @@ class NatsConnection:
                     self._servers,
                     name="pillarbox",
                     allow_reconnect=False,
+                    max_reconnect_attempts=1,
+                    reconnect_time_wait=0,
                     connect_timeout=CONNECT_WITHIN_S,
                     ping_interval=PING_EVERY_S,
                     max_outstanding_pings=2,

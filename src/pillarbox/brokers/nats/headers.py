@@ -53,3 +53,8 @@ def headers_from(block: bytes) -> dict[str, str]:
     lines = block.decode("utf-8", "replace").split("\r\n")[1:]
     pairs = (line.partition(":") for line in lines if ":" in line)
     return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def status_of(headers: Mapping[str, str] | None) -> str:
+    """Return the status that the server gave instead of a message: ``503`` when nobody took it."""
+    return "" if headers is None else headers.get("Status", "")

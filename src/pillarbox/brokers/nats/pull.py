@@ -43,9 +43,9 @@ class Pull(Share):
         settled: sequences of those settled last.
         following: the number of the next delivery.
         asked: how many were asked for and have not come.
-        ask_from: the earliest time to ask again while some are still asked for.
+        asked_until: when they will not come any more.
+        ask_from: the earliest time to ask again.
         came: what has come and was not looked at.
-        is_gone: whether the server has said that the consumer is not there.
     """
 
     stream: str = ""
@@ -55,13 +55,21 @@ class Pull(Share):
     settled: OrderedDict[int, None] = field(default_factory=OrderedDict[int, None])
     following: int = 0
     asked: int = 0
+    asked_until: float = 0.0
     ask_from: float = 0.0
     came: deque[Any] = field(default_factory=deque[Any])
 
-    @property
-    def wants(self) -> int:
-        """How many should be asked for now."""
-        return ASK_AT_ONCE - len(self.ready) if len(self.ready) < LOW else 0
+    def ask(self, now: float, *, within: float) -> int:
+        """Return how many to ask for now, and count them as asked for; they come ``within`` so many seconds."""
+        is_asked = self.asked > 0 and now < self.asked_until
+        if self.token is None or self.inbox is None or is_asked or now < self.ask_from or len(self.ready) >= LOW:
+            return 0
+        self.asked, self.asked_until = ASK_AT_ONCE - len(self.ready), now + within
+        return self.asked
+
+    def ask_again(self, *, from_: float) -> None:
+        """Count nothing as asked for, and ask no earlier."""
+        self.asked, self.ask_from = 0, from_
 
     def attach(self, *, following: int) -> None:
         """Begin with the delivery ``following``; what is out stays, all else is found again."""

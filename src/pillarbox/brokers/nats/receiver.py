@@ -20,7 +20,7 @@ from nats.errors import Error as NatsError
 from pillarbox.brokers.nats.api import JetStream, Refusal, refused
 from pillarbox.brokers.nats.connection import Link, NatsConnection, unavailable
 from pillarbox.brokers.nats.consumers import ACK_WAIT_S, NANOSECONDS, declare, trim
-from pillarbox.brokers.nats.headers import headers_from, message_from
+from pillarbox.brokers.nats.headers import headers_from, message_from, status_of
 from pillarbox.brokers.nats.layout import durable_of, stream_of, subject_of
 from pillarbox.brokers.nats.pull import Arrival, Pull
 from pillarbox.brokers.partitions import Shares, by_place, hand_out
@@ -160,7 +160,7 @@ class NatsReceiver(MessageReceiver):
                     share.find(after, message_from(headers, found.body, channel=share.channel, place=place))
         except Refusal as refusal:
             raise refused(refusal, what=f"consumer {share.durable} of {share.stream}") from refusal
-        share.asked, share.ask_from = 0, 0.0
+        share.ask_again(from_=0.0)
         try:
             share.inbox = await link.client.subscribe(link.client.new_inbox(), cb=partial(self._came, share))
         except (NatsError, OSError) as error:
@@ -177,7 +177,7 @@ class NatsReceiver(MessageReceiver):
             while share.came and share.token is not None:
                 came = share.came.popleft()
                 if not came.reply:
-                    self._hear(share, (came.headers or {}).get("Status", ""))
+                    self._hear(share, status_of(came.headers))
                     continue
                 share.asked -= 1
                 arrival = share.take(came)
@@ -189,8 +189,7 @@ class NatsReceiver(MessageReceiver):
 
     def _hear(self, share: Pull, status: str) -> None:
         """Heed what the server says of a question for messages."""
-        share.asked = 0
-        share.ask_from = 0.0 if status in ENDED else self._clock.monotonic() + ASK_AGAIN_S
+        share.ask_again(from_=0.0 if status in ENDED else self._clock.monotonic() + ASK_AGAIN_S)
         if status not in ENDED:  # the consumer may be gone
             share.token = None
 
@@ -203,10 +202,7 @@ class NatsReceiver(MessageReceiver):
         publish: Callable[..., Awaitable[None]] = link.client.publish
         try:
             for share in mine:
-                if share.token is None or share.inbox is None or (share.asked > 0 and now < share.ask_from):
-                    continue
-                if (wanted := share.wants) and now >= (share.ask_from if share.asked == 0 else 0.0):
-                    share.asked, share.ask_from = wanted, now + ASKED_FOR_S + GRACE_S
+                if wanted := share.ask(now, within=ASKED_FOR_S + GRACE_S):
                     question = {"batch": wanted, "expires": ASKED_FOR_S * NANOSECONDS}
                     subject = f"$JS.API.CONSUMER.MSG.NEXT.{share.stream}.{share.durable}"
                     await publish(subject, _encode(question), reply=share.inbox.subject)

@@ -13,7 +13,7 @@ from nats.errors import Error as NatsError
 from pillarbox.brokers.nats.api import JetStream
 from pillarbox.brokers.nats.connection import ANSWER_WITHIN_S, Link, NatsConnection, unavailable
 from pillarbox.brokers.nats.consumers import make_stream
-from pillarbox.brokers.nats.headers import headers_of, size_of
+from pillarbox.brokers.nats.headers import headers_of, size_of, status_of
 from pillarbox.brokers.nats.layout import stream_of, subject_of
 from pillarbox.brokers.partitions import partition_of
 from pillarbox.channel import (
@@ -194,7 +194,7 @@ class _Confirms:
 
 def _judge(answer: Any) -> SendResult:
     if not answer.data:
-        status = (answer.headers or {}).get("Status", "")
+        status = status_of(answer.headers)
         return _NOBODY if status == NO_RESPONDERS else Unavailable(f"the server answered {status or 'nothing'}")
     try:
         error = _answer_of(answer.data).error
