@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from nats.aio.client import Client
+from nats.errors import ConnectionClosedError, NoRespondersError
 from nats.errors import Error as NatsError
-from nats.errors import NoRespondersError
 
 from pillarbox.errors import BrokerUnavailableError
 
@@ -37,6 +37,23 @@ class Link:
     def is_up(self) -> bool:
         """Whether the connection stands, as far as is known."""
         return bool(self.client.is_connected)
+
+    async def publish(self, subject: str, body: bytes, *, reply: str, headers: bytes) -> None:
+        """Publish a message whose headers are written already.
+
+        nats-py's own way to write them would cost as much as everything else that a relay does for a message.
+
+        Raises:
+            ConnectionClosedError: the connection is lost.
+        """
+        if not self.is_up:
+            raise ConnectionClosedError
+        sizes = b"%d %d" % (len(headers), len(headers) + len(body))
+        await self.client._send_command(
+            b"HPUB %b %b %b\r\n%b%b\r\n" % (subject.encode(), reply.encode(), sizes, headers, body)
+        )
+        if self.client._flush_queue.empty():
+            await self.client._flush_pending()
 
     async def lost(self) -> None:
         """Wake everybody who waits for an answer that will not come."""
@@ -87,7 +104,7 @@ class NatsConnection:
             await _end(link.client)
 
     async def _connect(self) -> Link:
-        link = Link(Client())
+        link = Link(_Client())
         try:
             async with asyncio.timeout(CONNECT_WITHIN_S * (1 + len(self._servers))):
                 await link.client.connect(
@@ -108,6 +125,19 @@ class NatsConnection:
             await _end(link.client)
             raise unavailable(error) from error
         return link
+
+
+class _Client(Client):
+    """nats-py's client, whose own way to read headers takes a third of a consumer's time."""
+
+    @staticmethod
+    def _parse_header_lines(raw: bytes) -> dict[str, str]:
+        lines = raw.decode("utf-8", "replace").split("\r\n")
+        return {name.strip(): value.strip() for name, colon, value in map(_at_colon, lines) if colon}
+
+
+def _at_colon(line: str) -> tuple[str, str, str]:
+    return line.partition(":")
 
 
 def unavailable(error: BaseException) -> BrokerUnavailableError:

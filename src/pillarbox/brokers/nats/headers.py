@@ -19,25 +19,20 @@ MESSAGE_ID: Final = "Nats-Msg-Id"
 _TO_BE_ENCODED: Final = re.compile(r'[^!-~]|["%]')
 _SAFE: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 _LINE: Final = "NATS/1.0"
+_ID: Final = f"{PREFIX}id"
 
 
-def headers_of(message: Message) -> dict[str, str]:
-    """Return the headers of a message.
+def block_of(message: Message) -> bytes:
+    """Return the headers of a message as they go over the wire.
 
     Raises:
         InvalidMessageError: it names no source, which CloudEvents demands.
     """
-    headers = {
-        name: quote(value, safe=_SAFE) if _TO_BE_ENCODED.search(value) else value
-        for name, value in to_binary(message, prefix=PREFIX).items()
-    }
-    headers[MESSAGE_ID] = headers["ce-id"]
-    return headers
-
-
-def size_of(headers: Mapping[str, str]) -> int:
-    """Return how many bytes ``headers``, all of ASCII, take on the wire."""
-    return len(_LINE) + 4 + sum(len(name) + len(value) + 4 for name, value in headers.items())
+    headers = to_binary(message, prefix=PREFIX)
+    if _TO_BE_ENCODED.search("".join(headers.values())):
+        headers = {name: quote(value, safe=_SAFE) for name, value in headers.items()}
+    lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+    return f"{_LINE}\r\n{MESSAGE_ID}: {headers[_ID]}\r\n{''.join(lines)}\r\n".encode("ascii")
 
 
 def message_from(headers: Mapping[str, str] | None, body: bytes, *, channel: str, place: str) -> Message:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ from nats.errors import Error as NatsError
 from pillarbox.brokers.nats.api import JetStream
 from pillarbox.brokers.nats.connection import ANSWER_WITHIN_S, Link, NatsConnection, unavailable
 from pillarbox.brokers.nats.consumers import make_stream
-from pillarbox.brokers.nats.headers import headers_of, size_of, status_of
+from pillarbox.brokers.nats.headers import block_of, status_of
 from pillarbox.brokers.nats.layout import stream_of, subject_of
 from pillarbox.brokers.partitions import partition_of
 from pillarbox.channel import (
@@ -132,22 +132,21 @@ async def _subscribed(link: Link, confirms: _Confirms) -> AsyncGenerator[str]:
 async def _publish_all(
     link: Link, inbox: str, messages: Sequence[Message], places: Iterable[int], confirms: _Confirms
 ) -> None:
-    client, limit = link.client, link.client.max_payload
-    publish: Callable[..., Awaitable[None]] = client.publish
+    limit = link.client.max_payload
     for place in places:
         message = messages[place]
         try:
-            headers = headers_of(message)
+            headers = block_of(message)
         except InvalidMessageError as error:
             confirms.refuse(place, error.reason)
             continue
-        size = size_of(headers) + len(message.body)
+        size = len(headers) + len(message.body)
         if size > limit:
             confirms.refuse(place, f"{size} bytes with its headers; this server takes {limit} (max_payload)")
             continue
         confirms.expect(place)
         subject = subject_of(message.destination, partition_of(message))
-        await publish(subject, message.body, reply=f"{inbox}.{place}", headers=headers)
+        await link.publish(subject, message.body, reply=f"{inbox}.{place}", headers=headers)
     confirms.all_sent()
 
 
