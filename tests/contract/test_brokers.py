@@ -20,7 +20,7 @@ from pillarbox.relational import metadata
 from pillarbox.stores.postgresql import postgresql_store
 from pillarbox.stores.sqlite import sqlite_store
 from pillarbox.testing import VirtualClock
-from pillarbox.testing.contracts import BrokerHarness, ReceiverContract, SenderContract
+from pillarbox.testing.contracts import BrokerContract, BrokerHarness, ReceiverContract, SenderContract
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -63,6 +63,10 @@ async def broker_harness(request: pytest.FixtureRequest) -> AsyncIterator[Broker
         await _empty(store)
     yield BrokerHarness(broker=broker(), again=broker, source=store, let_time_pass=lambda: clock.advance(LEASE / 3))
     await store.close()
+
+
+class TestBroker(BrokerContract):
+    """See the contract."""
 
 
 class TestSender(SenderContract):
