@@ -119,7 +119,7 @@ def brokers_page() -> str:
     parts = [
         "# Capabilities of brokers",
         NOTE,
-        "What each adapter declares. `pillarbox.testing.contracts` has rules for each declaration, and the tests run them "
+        "What each adapter declares. `pillarbox.testing.contracts` has rules for each declaration, and tests run them "
         "on real servers; a rule about what is not declared is skipped with that reason.",
         "\n".join(rows),
         "\n".join(f"- `{name}`: {meaning.replace('``', '`')}" for name, meaning in meanings),

@@ -22,7 +22,12 @@ _decode_event = msgspec.json.Decoder(dict[str, object]).decode
 
 
 def arrived(
-    headers: Mapping[str, str], body: bytes, *, channel: str, place: str, prefix: str = BINARY_PREFIX
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    channel: str,
+    place: str,
+    prefixes: tuple[str, ...] = (BINARY_PREFIX,),
 ) -> Message:
     """Return the message that came with ``headers`` and ``body``.
 
@@ -32,13 +37,13 @@ def arrived(
         channel: where it came from.
         place: names where it lies, the same at each delivery: the id of one that is no CloudEvent. Such a one becomes
             a message of the type ``unreadable`` with its body as it is, so that it can be looked at.
-        prefix: what the headers of attributes begin with at this broker, in small letters.
+        prefixes: what the headers of attributes may begin with at this broker, in small letters.
     """
     content_type = next((value for name, value in headers.items() if name.lower() == "content-type"), "")
     try:
         if media_type(content_type) == STRUCTURED:
             return from_structured(_decode_event(body), destination=channel)
-        return from_binary(headers, body, destination=channel, prefix=prefix)
+        return from_binary(headers, body, destination=channel, prefixes=prefixes)
     except (DecodeError, ValueError, RecursionError):
         return unreadable(body, channel=channel, place=place)
 

@@ -25,7 +25,7 @@ MESSAGE = Message(
 def test_what_we_sent_arrives_as_it_was(prefix: str) -> None:
     headers = to_binary(MESSAGE, prefix=prefix)
 
-    assert arrived(headers, MESSAGE.body, channel="topic:order", place="p", prefix=prefix) == MESSAGE
+    assert arrived(headers, MESSAGE.body, channel="topic:order", place="p", prefixes=(prefix,)) == MESSAGE
 
 
 @pytest.mark.parametrize("name", ["content-type", "Content-Type"])

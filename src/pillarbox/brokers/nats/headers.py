@@ -40,7 +40,7 @@ def message_from(headers: Mapping[str, str] | None, body: bytes, *, channel: str
     decoded = {
         name: unquote(value) if "%" in value else value for name, value in (headers or {}).items() if name != MESSAGE_ID
     }
-    return arrived(decoded, body, channel=channel, place=place, prefix=PREFIX)
+    return arrived(decoded, body, channel=channel, place=place, prefixes=(PREFIX,))
 
 
 def headers_from(block: bytes) -> dict[str, str]:

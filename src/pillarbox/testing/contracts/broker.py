@@ -201,11 +201,11 @@ async def _send_in_waves(broker: Broker, messages: Sequence[Message]) -> None:
         waves = []
         seen: dict[str | None, int] = defaultdict(int)
         for message in messages:
-            wave = seen[message.key]
+            number = seen[message.key]
             seen[message.key] += 1
-            if wave == len(waves):
+            if number == len(waves):
                 waves.append([])
-            waves[wave].append(message)
+            waves[number].append(message)
     for wave in waves:
         assert list(await sender.send(wave)) == [Confirmed()] * len(wave)
 
