@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox import Retry
 from pillarbox.observe import DestinationNotReady, MessageDead
+from tests.fault.story import stay_open
 from tests.integration.boxes import OrderPlaced, create_tables, make_box, note, noted, publish
 from tests.servers.proxy import Proxy
 from tests.waiting import wait_until
@@ -27,6 +31,8 @@ WITHIN = timedelta(seconds=60)
 KILLS = 5
 ATTEMPTS = 3
 CUTS = 3
+MEMBERS, STORM_MS = 3, 10_000
+MEANWHILE, MOST_MIB = 1_500, 64
 
 
 @pytest.fixture(params=["redis", "nats"])
@@ -178,3 +184,60 @@ async def test_a_topic_that_nobody_heard_heals_when_somebody_does(broker_server:
     async with box.running():
         await wait_until(has_noted(box, 5), WITHIN, what="what had waited")
         assert by_key(await noted(box)) == {"o-1": list(range(5))}
+
+
+async def test_members_that_come_and_go_lose_reorder_and_repeat_nothing(
+    broker_server: Server, store_url: str, rng: Random
+) -> None:
+    """A rebalance storm: every second or so an instance joins or leaves."""
+    shop = Shop(store_url, broker_server.url, rng)
+    async with shop.box.running(consumers=False):
+        await create_tables(shop.box)
+        enough = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(shop.write(enough))
+            members = [group.create_task(member(store_url, broker_server.url, rng, enough)) for _ in range(MEMBERS)]
+            await stay_open(STORM_MS)
+            enough.set()
+        total, comings = sum(shop.written.values()), sum(task.result() for task in members)
+        async with Shop(store_url, broker_server.url, rng).box.running(relay=False):
+            await wait_until(has_noted(shop.box, total), WITHIN, what=f"{total} effects")
+        effects = await noted(shop.box)
+
+    print(f"{total} orders, {comings} comings")
+    assert comings > MEMBERS
+    assert by_key(effects) == {key: list(range(count)) for key, count in shop.written.items() if count}
+
+
+async def member(url: str, broker: str, rng: Random, until: asyncio.Event) -> int:
+    """Come and go until the end; return how often."""
+    times = 0
+    while not until.is_set():
+        async with Shop(url, broker, rng).box.running(relay=False):
+            times += 1
+            with suppress(TimeoutError):
+                async with asyncio.timeout(rng.uniform(0.5, 2.0)):
+                    await until.wait()
+    return times
+
+
+async def test_a_broker_that_is_away_for_a_while_disturbs_no_producer(
+    broker_server: Server, store_url: str, rng: Random
+) -> None:
+    """What they publish meanwhile waits in the database, not in memory."""
+    shop = Shop(store_url, broker_server.url, rng)
+
+    async def be_away() -> None:
+        await asyncio.to_thread(broker_server.kill)
+        before, memory = sum(shop.written.values()), resident_mib()
+        await wait_until(lambda: sum(shop.written.values()) >= before + MEANWHILE, WITHIN, what="orders meanwhile")
+        assert resident_mib() - memory < MOST_MIB
+        await asyncio.to_thread(broker_server.start)
+
+    await shop.lives_through(1, be_away)
+
+
+def resident_mib() -> float:
+    """Return how much memory this process holds."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)

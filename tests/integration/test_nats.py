@@ -27,7 +27,8 @@ from pillarbox.channel import Confirmed, NotReady, Outcome, Refused, Subscriptio
 from pillarbox.control.diagnosis import DiagnosisLimits, Severity
 from pillarbox.errors import BrokerUnavailableError, ConfigurationError
 from pillarbox.message import Limits
-from pillarbox.observe import MessageDead, RecordParked
+from pillarbox.observe import DuplicateSuppressed, MessageDead, RecordParked
+from pillarbox.serialization import ForeignMessages
 from pillarbox.stores.sqlite import sqlite_store
 from pillarbox.testing.contracts.broker_harness import (
     BrokerHarness,
@@ -408,6 +409,32 @@ async def test_events_of_others_are_understood_and_what_nobody_can_read_is_a_dea
 
     assert dead.message_id.startswith("queue:payments/")
     assert bodies == [b"who knows"]
+    await JetStream(nats).ask("STREAM.DELETE.queue:payments")
+
+
+async def test_messages_of_others_are_read_as_they_are_described(
+    nats_server: NatsServer, nats: NatsConnection, sqlite_url: str
+) -> None:
+    """One without an id is a dead letter, never a message with an id that was made up."""
+    legacy = ForeignMessages(id="header:x-id", type="=payment.charge", key="body:order_id")
+    box, happenings = make_box(
+        sqlite_url, broker=nats_server.url, settings=replace(SETTINGS, foreign={"queue:payments": legacy})
+    )
+
+    @box.on(ChargePayment, name="charge-foreign")
+    async def charge(payment: ChargePayment, tx: AsyncConnection) -> None:
+        await note(tx, payment.order_id)
+
+    async with box.running():
+        await create_tables(box)
+        stream = (await nats.link()).client.jetstream()
+        for headers in ({"X-Id": "7"}, {"X-Id": "7", "X-Try": "2"}, {}):
+            await stream.publish(subject_of("queue:payments", 5), b'{"order_id": "o-1"}', headers=headers or None)
+        (dead,) = await happenings.until(MessageDead)
+        await happenings.until(DuplicateSuppressed)
+
+        assert await noted(box) == ["o-1"]
+    assert dead.message_id.startswith("queue:payments/")
     await JetStream(nats).ask("STREAM.DELETE.queue:payments")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -33,7 +33,7 @@ from pillarbox.outbox import Outbox
 from pillarbox.relational import RelationalStore
 from pillarbox.relay import RelaySettings
 from pillarbox.retry import Classification
-from pillarbox.serialization import Codec, JsonCodec
+from pillarbox.serialization import Codec, ForeignMessages, JsonCodec
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -52,6 +52,7 @@ class Settings:
         classification: which exceptions are transient, which permanent.
         drain_within: how long a stopping box waits for handlers under way.
         answer_within: how long the database may take over what Pillarbox asks it; then the connection is given up.
+        foreign: by channel (``topic:…``, ``queue:…``), how messages of others are read that are no CloudEvents.
         outbox: where records wait for their relay: in a ``table``, or in the database's ``log`` alone, which only a
             relay of the kind ``log`` can read.
         clock: real time, or a test's.
@@ -63,6 +64,7 @@ class Settings:
     classification: Classification = field(default_factory=Classification)
     drain_within: timedelta = timedelta(seconds=30)
     answer_within: timedelta = timedelta(seconds=30)
+    foreign: Mapping[str, ForeignMessages] = field(default_factory=dict[str, ForeignMessages])
     outbox: Literal["table", "log"] = "table"
     clock: Clock = field(default_factory=SystemClock)
     migrate_on_open: bool | None = None
@@ -112,7 +114,12 @@ class Pillarbox(Publisher):
         self._outbox_wakeup = Wakeup()
         self._queue_wakeup = Wakeup()
         self.broker: Broker = broker_at(
-            broker, store=self.store, relay=settings.relay, clock=settings.clock, wakeup=self._queue_wakeup
+            broker,
+            store=self.store,
+            relay=settings.relay,
+            clock=settings.clock,
+            wakeup=self._queue_wakeup,
+            foreign=settings.foreign,
         )
         self._outbox = Outbox(
             service=name,

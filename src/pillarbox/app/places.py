@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TypeAlias
 
@@ -21,6 +22,7 @@ from pillarbox.errors import ConfigurationError, MissingExtraError
 from pillarbox.outbox import OutboxStore
 from pillarbox.relational import RelationalStore
 from pillarbox.relay import RelayKind, RelaySettings
+from pillarbox.serialization import NO_FOREIGN, ForeignMessages
 
 StorePlace: TypeAlias = str | URL | AsyncEngine | Engine | RelationalStore
 BrokerPlace: TypeAlias = str | Broker
@@ -30,6 +32,8 @@ STORES = "memory://, sqlite:///FILE, postgresql+psycopg://…, postgresql+asyncp
 BROKERS = "database:// (the store carries the messages), redis://…, nats://… or memory://"
 REDIS = ("redis", "rediss", "unix")
 NATS = ("nats", "tls", "ws", "wss")
+OPEN_TO_OTHERS = (*NATS,)
+"""Brokers whose messages other programs write, too."""
 
 
 def store_at(place: StorePlace | None) -> RelationalStore:
@@ -62,7 +66,13 @@ def store_at(place: StorePlace | None) -> RelationalStore:
 
 
 def broker_at(
-    place: BrokerPlace | None, *, store: RelationalStore, relay: RelaySettings, clock: Clock, wakeup: Wakeup
+    place: BrokerPlace | None,
+    *,
+    store: RelationalStore,
+    relay: RelaySettings,
+    clock: Clock,
+    wakeup: Wakeup,
+    foreign: Mapping[str, ForeignMessages] = NO_FOREIGN,
 ) -> Broker:
     """Return the broker at ``place``; connects to nothing.
 
@@ -74,6 +84,10 @@ def broker_at(
         return place
     place = place if place is not None else os.environ.get(BROKER_VARIABLE, "database://")
     kind = place.partition(":")[0]
+    if foreign and kind not in OPEN_TO_OTHERS:
+        raise ConfigurationError(
+            f"Settings(foreign=…) says how to read messages of others; a broker of the kind {kind!r} carries only ours"
+        )
     if kind == "database":
         return DatabaseBroker(
             queue=store.queue, leases=store.leases, source=store, clock=clock, wakeup=wakeup, lease=relay.lease
@@ -89,7 +103,7 @@ def broker_at(
         _need("nats", extra="nats", needed_for="a NATS broker")
         from pillarbox.brokers.nats import nats_broker
 
-        return nats_broker(place, leases=_leases(store, relay, clock))
+        return nats_broker(place, leases=_leases(store, relay, clock), foreign=foreign)
     raise ConfigurationError(f"there is no broker of the kind {kind!r}; there are {BROKERS}")
 
 

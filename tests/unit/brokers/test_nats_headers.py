@@ -85,7 +85,7 @@ def test_what_comes_again_is_not_handed_out_again_and_is_acknowledged_where_it_c
 
 def test_what_was_read_from_the_stream_is_acknowledged_when_it_comes() -> None:
     share = pull()
-    share.find(9, message())
+    share.find(9, headers_from(block_of(message())), b"{}")
     (out,) = hand_out([share], 10)
     assert share.accept([receipt_of(out)]) == []
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from pillarbox.brokers.nats.api import JetStream, Refusal
@@ -15,6 +15,7 @@ from pillarbox.brokers.partitions import PartitionLeases
 from pillarbox.channel import Broker, BrokerCapabilities, MessageReceiver, MessageSender, Subscription
 from pillarbox.control.diagnosis import Diagnosable, Finding
 from pillarbox.errors import ConfigurationError
+from pillarbox.serialization import NO_FOREIGN, ForeignMessages
 
 OLDEST = (2, 9)
 """The first release that finds the next message of a subject."""
@@ -24,12 +25,20 @@ SCHEMES = ("nats", "tls", "ws", "wss")
 class NatsBroker(Broker, Diagnosable):
     """Queues and topics as streams; a consumer has a durable one for each partition, its instances lease them."""
 
-    def __init__(self, servers: Sequence[str], *, leases: PartitionLeases, replicas: int = 1) -> None:
+    def __init__(
+        self,
+        servers: Sequence[str],
+        *,
+        leases: PartitionLeases,
+        replicas: int = 1,
+        foreign: Mapping[str, ForeignMessages] = NO_FOREIGN,
+    ) -> None:
         """Reach one of ``servers``; connects to nothing. Streams that are made have ``replicas``."""
         self._connection = NatsConnection(servers)
         self._jetstream = JetStream(self._connection)
         self._leases = leases
         self._replicas = replicas
+        self._foreign = foreign
 
     @property
     def capabilities(self) -> BrokerCapabilities:
@@ -74,10 +83,13 @@ class NatsBroker(Broker, Diagnosable):
             jetstream=self._jetstream,
             keeper=self._leases.keeper(NAME, subscription.consumer, owner),
             replicas=self._replicas,
+            foreign=self._foreign,
         )
 
 
-def nats_broker(url: str, *, leases: PartitionLeases) -> NatsBroker:
+def nats_broker(
+    url: str, *, leases: PartitionLeases, foreign: Mapping[str, ForeignMessages] = NO_FOREIGN
+) -> NatsBroker:
     """Return the broker at ``url``: ``nats://user:password@host:port?replicas=3``; several are separated by commas.
 
     Raises:
@@ -94,4 +106,6 @@ def nats_broker(url: str, *, leases: PartitionLeases) -> NatsBroker:
         )
     if any(urlsplit(one).scheme not in SCHEMES or not urlsplit(one).hostname for one in servers):
         raise ConfigurationError("what broker= names is no URL of NATS: nats://host:port, or tls://host:port")
-    return NatsBroker([*others, urlunsplit(parts._replace(query=""))], leases=leases, replicas=int(replicas))
+    return NatsBroker(
+        [*others, urlunsplit(parts._replace(query=""))], leases=leases, replicas=int(replicas), foreign=foreign
+    )

@@ -11,7 +11,7 @@ from typing import Final
 from urllib.parse import quote, unquote
 
 from pillarbox.message import Message
-from pillarbox.serialization import arrived, to_binary
+from pillarbox.serialization import ForeignMessages, arrived, to_binary
 
 PREFIX: Final = "ce-"
 MESSAGE_ID: Final = "Nats-Msg-Id"
@@ -35,12 +35,19 @@ def block_of(message: Message) -> bytes:
     return f"{_LINE}\r\n{MESSAGE_ID}: {headers[_ID]}\r\n{''.join(lines)}\r\n".encode("ascii")
 
 
-def message_from(headers: Mapping[str, str] | None, body: bytes, *, channel: str, place: str) -> Message:
-    """Return the message that came with ``headers``; ``place`` names one that is no CloudEvent."""
+def message_from(
+    headers: Mapping[str, str] | None,
+    body: bytes,
+    *,
+    channel: str,
+    place: str,
+    foreign: ForeignMessages | None = None,
+) -> Message:
+    """Return the message that came with ``headers``; ``place`` names one that nobody can read."""
     decoded = {
         name: unquote(value) if "%" in value else value for name, value in (headers or {}).items() if name != MESSAGE_ID
     }
-    return arrived(decoded, body, channel=channel, place=place, prefixes=(PREFIX,))
+    return arrived(decoded, body, channel=channel, place=place, prefixes=(PREFIX,), foreign=foreign)
 
 
 def headers_from(block: bytes) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Final
@@ -11,6 +12,7 @@ from pillarbox.brokers.nats.consumers import MOST_PENDING
 from pillarbox.brokers.nats.headers import message_from
 from pillarbox.brokers.partitions import Receipt, Share, receipt_of
 from pillarbox.message import Message
+from pillarbox.serialization import ForeignMessages
 
 ASK_AT_ONCE: Final = 200
 LOW: Final = 100
@@ -38,6 +40,7 @@ class Pull(Share):
         stream: the stream of its channel.
         durable: the consumer of its partition.
         inbox: the subscription to which what is asked for comes; none while nothing is.
+        foreign: how messages of the channel are read that are no CloudEvents.
         replies: where each message that is here is acknowledged, by its sequence in the stream; empty where it was read
             from the stream and has still to come from the consumer.
         settled: sequences of those settled last.
@@ -50,6 +53,7 @@ class Pull(Share):
 
     stream: str = ""
     durable: str = ""
+    foreign: ForeignMessages | None = None
     inbox: Any = None
     replies: dict[int, str] = field(default_factory=dict[int, str])
     settled: OrderedDict[int, None] = field(default_factory=OrderedDict[int, None])
@@ -82,10 +86,10 @@ class Pull(Share):
         """Tell whether a message is here, or was settled here."""
         return sequence in self.replies or sequence in self.settled
 
-    def find(self, sequence: int, message: Message) -> None:
+    def find(self, sequence: int, headers: Mapping[str, str], body: bytes) -> None:
         """Make ready what was read from the stream."""
         self.replies[sequence] = ""
-        self.add((sequence,), message)
+        self.add((sequence,), self._message(sequence, headers, body))
 
     def take(self, came: Any) -> Arrival:
         """Make ready what came from the consumer."""
@@ -100,8 +104,7 @@ class Pull(Share):
             return Arrival.ACKNOWLEDGED_BEFORE
         elif is_new:
             self.replies[sequence] = came.reply
-            place = f"{self.stream}/{sequence}"
-            self.add((sequence,), message_from(came.headers, came.data, channel=self.channel, place=place))
+            self.add((sequence,), self._message(sequence, came.headers, came.data))
         return Arrival.TAKEN
 
     def accept(self, receipts: list[Receipt]) -> list[str]:
@@ -116,6 +119,10 @@ class Pull(Share):
         while len(self.settled) > REMEMBERED:
             self.settled.popitem(last=False)
         return replies
+
+    def _message(self, sequence: int, headers: Mapping[str, str] | None, body: bytes) -> Message:
+        place = f"{self.stream}/{sequence}"
+        return message_from(headers, body, channel=self.channel, place=place, foreign=self.foreign)
 
     def forget(self) -> None:
         """Have nothing of it."""

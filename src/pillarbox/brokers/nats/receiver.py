@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -20,11 +20,12 @@ from nats.errors import Error as NatsError
 from pillarbox.brokers.nats.api import JetStream, Refusal, refused
 from pillarbox.brokers.nats.connection import Link, NatsConnection, unavailable
 from pillarbox.brokers.nats.consumers import ACK_WAIT_S, NANOSECONDS, declare, trim
-from pillarbox.brokers.nats.headers import headers_from, message_from, status_of
+from pillarbox.brokers.nats.headers import headers_from, status_of
 from pillarbox.brokers.nats.layout import durable_of, stream_of, subject_of
 from pillarbox.brokers.nats.pull import Arrival, Pull
 from pillarbox.brokers.partitions import Shares, by_place, hand_out
 from pillarbox.channel import Delivery, MessageReceiver, Outcome, Subscription
+from pillarbox.serialization import ForeignMessages
 
 if TYPE_CHECKING:
     from pillarbox.lease import LeaseKeeper
@@ -57,6 +58,7 @@ class NatsReceiver(MessageReceiver):
         jetstream: JetStream,
         keeper: LeaseKeeper,
         replicas: int,
+        foreign: Mapping[str, ForeignMessages],
     ) -> None:
         """Receive for ``subscription`` what lies in the partitions that ``keeper`` leases."""
         self._subscription = subscription
@@ -64,6 +66,7 @@ class NatsReceiver(MessageReceiver):
         self._jetstream = jetstream
         self._clock = keeper.clock
         self._replicas = replicas
+        self._foreign = foreign
         self._shares = Shares(subscription, keeper, make=self._pull)
         self._link: Link | None = None
         self._something_came = asyncio.Event()
@@ -118,7 +121,8 @@ class NatsReceiver(MessageReceiver):
 
     def _pull(self, channel: str, partition: int) -> Pull:
         durable = durable_of(self._subscription.consumer, partition)
-        return Pull(subject_of(channel, partition), channel, partition, stream=stream_of(channel), durable=durable)
+        name, stream, foreign = subject_of(channel, partition), stream_of(channel), self._foreign.get(channel)
+        return Pull(name, channel, partition, stream=stream, durable=durable, foreign=foreign)
 
     async def _connected(self, mine: Sequence[Pull]) -> None:
         """Have a connection, on it the inboxes of what is read, and no others; begin with what was gained."""
@@ -155,9 +159,7 @@ class NatsReceiver(MessageReceiver):
                     break
                 after = found.sequence
                 if not share.knows(after):
-                    place = f"{share.stream}/{after}"
-                    headers = headers_from(found.headers)
-                    share.find(after, message_from(headers, found.body, channel=share.channel, place=place))
+                    share.find(after, headers_from(found.headers), found.body)
         except Refusal as refusal:
             raise refused(refusal, what=f"consumer {share.durable} of {share.stream}") from refusal
         share.ask_again(from_=0.0)
