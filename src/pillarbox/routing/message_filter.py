@@ -57,7 +57,9 @@ class MessageFilter(Route):
         """Let it pass, or discard it."""
         if self._rule.applies(message, route=self.name):
             return Decision(destinations=(self._rule.to,))
-        return Decision(destinations=() if self._discard_to is None else (self._discard_to,), by_default=True)
+        if self._discard_to is None:
+            return Decision(destinations=())
+        return Decision(destinations=(self._discard_to,), by_default=True)
 
     def rules_for(self, message: RoutedMessage, /) -> tuple[RuleExplanation, ...]:
         """Explain the condition."""

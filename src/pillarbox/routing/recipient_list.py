@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias, cast
 
 from pillarbox.channel import address_of
@@ -114,7 +114,7 @@ class RecipientList(Route):
             return ()
         if isinstance(named, str):
             return (named,)
-        names = list(cast("Iterable[object]", named))
-        if not all(isinstance(one, str) for one in names):
-            raise TypeError("recipients are named by texts")
+        names = [] if isinstance(named, Mapping) else list(cast("Iterable[object]", named))
+        if isinstance(named, Mapping) or not all(isinstance(one, str) for one in names):
+            raise TypeError("recipients are named by a text, or by several")
         return cast("list[str]", names)
