@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from msgspec import structs
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -348,9 +349,9 @@ def test_a_box_explains_with_the_classes_that_it_knows() -> None:
     box, _ = make_box("memory://")
     box.include(ContentBasedRouter("orders", source="topic:order").when(lambda m: m.payload.number > 5, to="large"))
     box.include(ContentBasedRouter("payments", source=ChargePayment, default="bank"))
-    box.register(OrderPlaced)
+    desk(box, "large")
 
-    (order,) = box.explain(OrderPlaced("o-1", 6))
+    (order,) = box.explain(structs.replace(message(), body=b'{"order_id": "o-1", "number": 6}'))
     (charge,) = box.explain(ChargePayment("o-1"))
 
     assert (order.route, order.destinations) == ("orders", ("queue:large",))

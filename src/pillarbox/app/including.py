@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Unpack, overload
 
-from pillarbox.consumer import Handlers, RouteOptions, declaration_of
+from pillarbox.consumer import Declaration, Handlers, RouteOptions, declaration_of
 from pillarbox.errors import ConfigurationError
 from pillarbox.message import Registry
 from pillarbox.routing import Explanation, Reader, Route
@@ -44,10 +44,14 @@ class Including:
             self._included.append(part)
 
     @property
+    def _declarations(self) -> tuple[Declaration, ...]:
+        """Everything that was declared."""
+        return tuple(declaration for part in self._included for declaration in part.declarations)
+
+    @property
     def routes(self) -> tuple[Route, ...]:
         """The routes that were included."""
-        declarations = [declaration for part in self._included for declaration in part.declarations]
-        return tuple(declaration.route for declaration in declarations if declaration.route is not None)
+        return tuple(declaration.route for declaration in self._declarations if declaration.route is not None)
 
     def explain(self, message: object, /) -> tuple[Explanation, ...]:
         """Explain what each route that takes ``message`` from its channel would do with it; nothing is sent.
@@ -58,8 +62,13 @@ class Including:
         Raises:
             ConfigurationError: it is no message.
         """
+        self._register_declared()
         view = self._reader.view(message)
         return tuple(route.explain(view) for route in self.routes if route.takes(view.message))
+
+    def _register_declared(self) -> None:
+        for declaration in self._declarations:
+            self.registry.register(*declaration.types)
 
     @property
     def _reader(self) -> Reader:

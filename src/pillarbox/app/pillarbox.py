@@ -303,15 +303,13 @@ class Pillarbox(Publisher, Including):
         Raises:
             InvalidSetupError: lists everything that is wrong with the declarations.
         """
-        declarations = [declaration for part in self._included for declaration in part.declarations]
         consumers = resolve(
-            declarations,
+            self._declarations,
             service=self.name,
             provided=self._providers.by_type,
             names_required=not self.store.traits.single_writer,
         )
-        for declaration in declarations:
-            self.registry.register(*declaration.types)
+        self._register_declared()
         self._check_codec()
         return consumers
 
