@@ -24,7 +24,7 @@ ACCOUNTS = [f"account-{number}" for number in range(20)]
 
 
 @pytest.mark.parametrize(
-    ("setting", "kills"), [("psycopg", 30), ("sqlite", 10)], indirect=["setting"], ids=["psycopg", "sqlite"]
+    ("setting", "kills"), [("psycopg", 20), ("sqlite", 8)], indirect=["setting"], ids=["psycopg", "sqlite"]
 )
 async def test_killed_routers_forward_each_entry_once_and_in_order(
     setting: Setting, kills: int, box: Pillarbox, workers: Workers, rng: Random

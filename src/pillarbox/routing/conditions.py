@@ -137,7 +137,8 @@ class Predicate(Condition):
         return str(getattr(self.function, "__name__", type(self.function).__qualname__))
 
 
-ConditionLike: TypeAlias = Condition | Mapping[str, Any] | Callable[[RoutedMessage], bool]
+Known: TypeAlias = Comparison | AllOf | AnyOf | Not | Predicate
+ConditionLike: TypeAlias = Known | Mapping[str, Any] | Callable[[RoutedMessage], bool]
 
 
 def condition_of(said: ConditionLike, *, depth: int = 0) -> Condition:
@@ -148,7 +149,7 @@ def condition_of(said: ConditionLike, *, depth: int = 0) -> Condition:
     """
     if depth > MAX_NESTING:
         raise ConfigurationError(f"a condition is nested deeper than {MAX_NESTING} levels")
-    if isinstance(said, (Comparison, AllOf, AnyOf, Not, Predicate)):
+    if isinstance(said, Known):
         return said
     if _is_data(said):
         return _from_data(said, depth)
