@@ -26,7 +26,9 @@ SHAPE = 'write {"type": "order.placed", "body": {…}}, and if you like "channel
 @click.option("--route", "only", metavar="NAME", help="Only the route of this name.")
 @json_option
 def explain(app: str, file: IO[str], only: str | None) -> None:
-    """Say where the routes of a program would send a message, and why. Nothing is sent.
+    """Say where a message would be routed, and why.
+
+    Nothing is sent, and no database is opened.
 
     The file holds {"type": "order.placed", "body": {...}}, and if need be "channel", "key", "headers" and "id". Without
     a channel the message comes by that of its type; where the type is not known, every route is asked.

@@ -193,6 +193,9 @@ def test_what_is_written_wrongly_is_refused_when_it_is_written(said: Any, compla
     "pattern",
     [
         "(",
+        "[[]",
+        "[a",
+        "[a-\\d]",
         ")",
         "[",
         "[]",
@@ -215,6 +218,28 @@ def test_what_is_written_wrongly_is_refused_when_it_is_written(said: Any, compla
 def test_a_pattern_that_is_none_is_refused(pattern: str) -> None:
     with pytest.raises(ConfigurationError, match="pattern"):
         condition_of({"field": "body.x", "operator": "matches", "value": pattern})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        ("", ""),
+        ("a|b|", ""),
+        ("(ab|cd)+x?", "abcdx"),
+        ("[a-c-]{2,}", "b-a"),
+        ("[^\\d\\]]+", "ab"),
+        ("[\\w.]*", "a_1.b"),
+        ("\\D\\S\\W\\s\\n", "ab- \n"),
+        ("a{0,2}b{1}c{2,3}", "bcc"),
+        ("\\(.\\)", "(é)"),
+        ("-", "-"),
+    ],
+)
+def test_patterns_match_whole_texts(pattern: str, text: str) -> None:
+    condition = condition_of({"field": "body.x", "operator": "matches", "value": pattern})
+
+    assert condition.holds(view({"x": text}))
+    assert not condition.holds(view({"x": f"{text}]"}))
 
 
 @pytest.mark.parametrize("pattern", ["a{999}", "((a{30}){30}){30}", "(" * 200 + ")" * 200])

@@ -175,6 +175,23 @@ def test_a_route_to_where_it_receives_from_is_a_problem() -> None:
         ([LARGE, {**LARGE, "value": 20_000}], "before it holds"),
         ([{"field": "body.total", "operator": "exists"}, LARGE], "before it holds"),
         ([fails, fails], "before it holds"),
+        ([{"any": [EXPRESS, LARGE]}, EXPRESS], "before it holds"),
+        (
+            [LARGE, {"any": [{**LARGE, "value": 20_000}, {**LARGE, "operator": "ge", "value": 30_000}]}],
+            "before it holds",
+        ),
+        ([{"not": EXPRESS}, {"not": EXPRESS}], "before it holds"),
+        ([{"any": [EXPRESS, LARGE]}, {"any": [EXPRESS, LARGE]}], "before it holds"),
+        ([{**LARGE, "operator": "le"}, {**LARGE, "operator": "lt"}], "before it holds"),
+        (
+            [{**EXPRESS, "operator": "starts_with", "value": "EX"}, {**EXPRESS, "operator": "starts_with"}],
+            "before it holds",
+        ),
+        (
+            [{**EXPRESS, "operator": "in", "value": [1, 2]}, {**EXPRESS, "operator": "in", "value": [2, 1.0]}],
+            "before it",
+        ),
+        ([{"any": [{"not": ALWAYS}, {"all": [{"not": ALWAYS}, EXPRESS]}]}], "contradicts itself"),
         ([{"not": {"not": ALWAYS}}, LARGE], "always holds"),
         ([{"any": [EXPRESS, {"not": EXPRESS}]}, LARGE], "always holds"),
         ([{"all": [EXPRESS, {**EXPRESS, "value": "STANDARD"}]}], "contradicts itself"),
@@ -208,6 +225,10 @@ def test_a_rule_that_can_never_decide_is_a_problem(rules: list[Any], unreachable
         [{"field": "body.x", "operator": "eq", "value": 1}, {"field": "body.x", "operator": "eq", "value": True}],
         [{"field": "body.x", "operator": "gt", "value": 1}, {"field": "body.x", "operator": "ge", "value": 1}],
         [EXPRESS, ALWAYS],
+        [{**EXPRESS, "operator": "starts_with"}, {**EXPRESS, "operator": "starts_with", "value": "EX"}],
+        [LARGE, {**LARGE, "value": "20000"}],
+        [{**LARGE, "operator": "lt"}, {**LARGE, "operator": "le"}],
+        [LARGE, {**LARGE, "field": "body.weight"}],
         [fails, lambda m: True],
         [{"all": [{**LARGE, "operator": "ge"}, {**LARGE, "operator": "le"}]}],
     ],
@@ -274,6 +295,25 @@ def test_a_recipient_list_without_recipients_or_with_one_twice_is_refused() -> N
         RecipientList("copies", "billing", "queue:billing")
 
 
+def test_how_recipients_are_chosen_is_checked_beforehand() -> None:
+    async def later(_: RoutedMessage) -> list[str]:
+        return ["email"]
+
+    with pytest.raises(ConfigurationError, match="plain function"):
+        RecipientList("notify", "email", chosen_by=later)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="names no field"):
+        RecipientList("notify", "email", chosen_by="to")
+    assert "which it receives from" in str(RecipientList("notify", "email", default="notify").problems())
+
+
+def test_an_explanation_says_why_nobody_can_be_chosen() -> None:
+    told = RecipientList("notify", "email", chosen_by="body.to").explain(message({"to": 7}))
+
+    assert [(rule.matched, rule.decides) for rule in told.rules] == [(None, False)]
+    assert told.outcome == "dead"
+    assert RecipientList("copies", "email").explain(message({})).rules[0].why == "everybody gets it"
+
+
 def test_an_explanation_says_who_is_chosen() -> None:
     told = RecipientList("notify", "email", "sms", chosen_by="body.to").explain(message({"to": ["sms"]}))
 
@@ -299,6 +339,12 @@ def test_a_filter_can_keep_what_does_not_pass() -> None:
     assert goes(MessageFilter("large-only", keep=LARGE, to="large", discard_to="small"), {"total": 1}) == (
         "queue:small",
     )
+
+
+def test_a_filter_with_a_condition_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="large-only"):
+        MessageFilter("large-only", keep={"field": "total", "operator": "gt", "value": 1}, to="large")
+    assert MessageFilter("large-only", keep=LARGE, to="a", discard_to="b").outputs == ("queue:a", "queue:b")
 
 
 def test_a_filter_whose_condition_fails_discards_nothing() -> None:
