@@ -75,8 +75,8 @@ class ContentBasedRouter(Route):
             ConfigurationError: a rule is not as it should be.
         """
         for said in rules:
-            match dict(said):
-                case {"when": Mapping(), "to": str() as to, **rest} if rest.keys() <= {"name"}:
+            match said:
+                case {"when": Mapping(), "to": str() as to, **rest} if _is_named(rest):
                     self.when(cast("Mapping[str, Any]", said["when"]), to=to, name=rest.get("name"))
                 case _:
                     raise ConfigurationError(
@@ -137,3 +137,7 @@ class ContentBasedRouter(Route):
             if decides_before and implies(rule.condition, other.condition):
                 return f"rule {other.name!r} before it holds for the same messages"
         return None
+
+
+def _is_named(rest: Mapping[str, Any]) -> bool:
+    return not rest or (set(rest) == {"name"} and isinstance(rest["name"], str))

@@ -132,6 +132,9 @@ def test_rules_live_in_configuration() -> None:
     [
         ({"when": EXPRESS}, "no rule"),
         ({"to": "express"}, "no rule"),
+        ("when: always", "no rule"),
+        ({"when": EXPRESS, "to": "express", "name": 7}, "no rule"),
+        ({"when": EXPRESS, "to": ["express"]}, "no rule"),
         ({"when": EXPRESS, "to": "express", "otherwise": "x"}, "no rule"),
         ({"when": "priority == EXPRESS", "to": "express"}, "no rule"),
         ({"when": EXPRESS, "to": "Express"}, "'rule-1' of 'orders'.*'Express'"),
