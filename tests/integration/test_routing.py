@@ -42,7 +42,7 @@ from tests.messages import message
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from tests.servers import RedisServer
+    from tests.servers import NatsServer, RedisServer
 
 EVEN = {"field": "body.number", "operator": "in", "value": [0, 2, 4, 6, 8]}
 LARGE = {"field": "body.number", "operator": "ge", "value": 100}
@@ -303,6 +303,10 @@ async def test_routes_pass_a_message_on_over_the_memory_broker(sqlite_url: str) 
 
 async def test_routes_pass_a_message_on_over_redis(sqlite_url: str, private_redis_server: RedisServer) -> None:
     await _pass_on(sqlite_url, private_redis_server.url)
+
+
+async def test_routes_pass_a_message_on_over_nats(sqlite_url: str, nats_server: NatsServer) -> None:
+    await _pass_on(sqlite_url, nats_server.url)
 
 
 async def _pass_on(store_url: str, broker: str) -> None:
