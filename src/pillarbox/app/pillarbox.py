@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from pillarbox.app.assembly import Parts, Worker
 from pillarbox.app.controlling import control_of
+from pillarbox.app.including import Including
 from pillarbox.app.places import BrokerPlace, StorePlace, broker_at, outbox_of, store_at
 from pillarbox.app.publishing import Publisher
 from pillarbox.app.running import Running
@@ -73,7 +74,7 @@ class Settings:
 DEFAULTS = Settings()
 
 
-class Pillarbox(Publisher):
+class Pillarbox(Publisher, Including):
     """One service's reliability layer: its outbox, its consumers, its dead letters.
 
     Constructing connects to nothing. ``publish`` and its siblings need only the caller's transaction; everything else
@@ -149,11 +150,6 @@ class Pillarbox(Publisher):
         """Declare the decorated function as a consumer of ``types``; see ``Handlers.on``."""
         declare: Callable[..., Any] = self._handlers.on
         return declare(*types, **options)
-
-    def include(self, handlers: Handlers, /) -> None:
-        """Take over the handlers that a module has declared."""
-        if handlers not in self._included:
-            self._included.append(handlers)
 
     def register(self, *types: type[object], upcasters: dict[int, Upcaster] | None = None) -> None:
         """Make message types known that no handler names, or teach a type to read its older versions.
@@ -314,15 +310,13 @@ class Pillarbox(Publisher):
         Raises:
             InvalidSetupError: lists everything that is wrong with the declarations.
         """
-        declarations = [declaration for part in self._included for declaration in part.declarations]
         consumers = resolve(
-            declarations,
+            self._declarations,
             service=self.name,
             provided=self._providers.by_type,
             names_required=not self.store.traits.single_writer,
         )
-        for declaration in declarations:
-            self.registry.register(*declaration.types)
+        self._register_declared()
         self._check_codec()
         return consumers
 
