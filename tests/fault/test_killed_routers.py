@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import effort
 from tests.fault.killing import kill_again_and_again
 from tests.fault.programs import CONSUMERS, Consuming, Demand, consume, relay_within, write
 from tests.fault.story import Setting, Writing, applied, committed, count_effects, prepare
@@ -24,7 +25,10 @@ ACCOUNTS = [f"account-{number}" for number in range(20)]
 
 
 @pytest.mark.parametrize(
-    ("setting", "kills"), [("psycopg", 20), ("sqlite", 8)], indirect=["setting"], ids=["psycopg", "sqlite"]
+    ("setting", "kills"),
+    [("psycopg", effort.of(20, 10)), ("sqlite", effort.of(8, 4))],
+    indirect=["setting"],
+    ids=["psycopg", "sqlite"],
 )
 async def test_killed_routers_forward_each_entry_once_and_in_order(
     setting: Setting, kills: int, box: Pillarbox, workers: Workers, rng: Random
