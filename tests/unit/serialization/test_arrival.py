@@ -37,6 +37,15 @@ def test_an_event_in_structured_mode_is_understood(name: str) -> None:
     assert found == MESSAGE
 
 
+def test_headers_become_texts_that_every_store_can_hold() -> None:
+    headers = {**to_binary(MESSAGE), "tenant": "a\x00b\ud800c\x9b"}
+
+    found = arrived(headers, MESSAGE.body, channel="topic:order", place="p")
+
+    assert found.headers["tenant"] == "a\\x00b\\xd800c\\x9b"
+    assert arrived({"x": "\x1b[2J"}, b"", channel="topic:order", place="p").headers == {"x": "\\x1b[2J"}
+
+
 @pytest.mark.parametrize(
     ("headers", "body"),
     [
