@@ -24,7 +24,7 @@ from pillarbox.channel import Broker, Subscription
 from pillarbox.channel.wakeup import Wakeup
 from pillarbox.clock import Clock
 from pillarbox.consumer import Consumer, Handlers, HandlesMessage, Options, Provider, Providers, Scope
-from pillarbox.consumer.resolve import resolve
+from pillarbox.consumer.resolve import check_rename, resolve
 from pillarbox.control import Health
 from pillarbox.deadletter import DeadLetters
 from pillarbox.errors import ConfigurationError, InvalidSetupError, UnregisteredConsumerError
@@ -350,6 +350,7 @@ class Pillarbox(Publisher, Including):
     async def _enlist(self, consumers: tuple[Consumer, ...]) -> None:
         for consumer in consumers:
             if consumer.options.renamed_from is not None:
+                check_rename(consumer, self.broker.capabilities)
                 old = f"{self.name}/{consumer.options.renamed_from}"
                 await self.store.run(self.store.consumers.rename(old, consumer.identity))
         subscriptions = [Subscription(consumer=one.identity, channels=one.channels) for one in consumers]

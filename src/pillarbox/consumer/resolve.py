@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pillarbox.channel import address_of
+from pillarbox.channel import BrokerCapabilities, address_of
 from pillarbox.consumer.injection import Provider, signature_of
 from pillarbox.consumer.spec import Consumer, Declaration
 from pillarbox.errors import (
@@ -131,3 +131,17 @@ def _function(handler: object) -> str:
 def declared_types(declarations: Sequence[Declaration]) -> list[MessageType]:
     """Return the message types that ``declarations`` name."""
     return [message_type_of(kind) for declaration in declarations for kind in declaration.types]
+
+
+def check_rename(consumer: Consumer, broker: BrokerCapabilities) -> None:
+    """Refuse to rename a consumer whose place lies in a broker: what waits there under the old name would be lost.
+
+    Raises:
+        ConfigurationError: the broker keeps messages, and not in the database where the name is changed.
+    """
+    if broker.durable and not broker.transactional:
+        old = consumer.options.renamed_from
+        raise ConfigurationError(
+            f"{consumer.identity} is renamed from {old!r}, and what waits in the broker under that name would never be "
+            f"handled; keep name={old!r}, or let it drain and start the new consumer without renamed_from"
+        )
