@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pillarbox.brokers.nats.api import JetStream, Refusal, refused
-from pillarbox.brokers.nats.layout import durable_of, stream_of, subject_of
-from pillarbox.brokers.partitions import PARTITIONS
+from pillarbox.brokers.nats.layout import consumer_of, durable_of, stream_of, subject_of
+from pillarbox.brokers.partitions import PARTITIONS, two_consumers
 from pillarbox.channel import Subscription, is_queue
 from pillarbox.errors import ConfigurationError
 
@@ -71,10 +71,13 @@ async def declare(jetstream: JetStream, subscription: Subscription, *, replicas:
 
     Raises:
         BrokerUnavailableError: the server cannot be reached, or would not.
-        ConfigurationError: a stream is there and does not take its channel's messages.
+        ConfigurationError: a stream is there and does not take its channel's messages, or a queue has another
+            consumer already.
     """
     for channel in subscription.channels:
         await make_stream(jetstream, channel, replicas=replicas)
+        if is_queue(channel):
+            await _check_alone(jetstream, channel, subscription.consumer)
         try:
             async with asyncio.TaskGroup() as group:
                 for partition in range(PARTITIONS):
@@ -82,6 +85,17 @@ async def declare(jetstream: JetStream, subscription: Subscription, *, replicas:
                     group.create_task(_make_consumer(jetstream, channel, subscription.consumer, partition, begin))
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from errors
+
+
+async def _check_alone(jetstream: JetStream, channel: str, consumer: str) -> None:
+    ours = {durable_of(consumer, partition) for partition in range(PARTITIONS)}
+    try:
+        found = await jetstream.consumers(stream_of(channel))
+    except Refusal as refusal:
+        raise refused(refusal, what=f"consumers of {stream_of(channel)}") from refusal
+    others = {consumer_of(one.name) for one in found if one.name not in ours}
+    if others:
+        raise ConfigurationError(two_consumers(channel, consumer, *others))
 
 
 async def _make_consumer(jetstream: JetStream, channel: str, consumer: str, partition: int, begin: str) -> None:

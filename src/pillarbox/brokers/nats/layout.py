@@ -33,3 +33,8 @@ def subjects_of(channel: str) -> list[str]:
 def durable_of(consumer: str, partition: int) -> str:
     """Return the durable consumer by which ``consumer`` gets a partition of a channel."""
     return f"{consumer.translate(_IN_NAMES)}-{partition}"
+
+
+def consumer_of(durable: str) -> str:
+    """Return whose durable consumer ``durable`` is."""
+    return durable.rpartition("-")[0].replace("=", ".").replace("~", "/")

@@ -10,6 +10,7 @@ from datetime import timedelta
 import pytest
 
 from pillarbox.channel import Broker, Confirmed, Delivery, MessageReceiver, NotReady, Outcome
+from pillarbox.errors import ConfigurationError
 from pillarbox.message import Message
 from pillarbox.testing.contracts.broker_harness import (
     A_WHILE,
@@ -133,6 +134,33 @@ class BrokerContract:
         finally:
             for receiver in receivers:
                 await receiver.close()
+
+    async def test_a_message_of_a_queue_goes_to_one_consumer(self, broker_harness: BrokerHarness) -> None:
+        """A second one is refused, or shares with the first."""
+        queue = new_queue()
+        first, second = new_subscription(queue), new_subscription(queue)
+        async with listening(broker_harness, first) as one:
+            try:
+                await broker_harness.broker.declare([second])
+            except ConfigurationError:
+                receivers = [one]
+            else:
+                receivers = [one, broker_harness.broker.receiver(second, owner="second")]
+            sent = [letter(f"m{number}", queue, key=f"k{number}") for number in range(20)]
+            await _send_in_waves(broker_harness.broker, sent)
+
+            came: list[Delivery] = []
+            async with asyncio.timeout(PATIENCE.total_seconds()):
+                while len(came) < len(sent):
+                    for receiver in receivers:
+                        found = await receiver.receive(5, within=A_WHILE)
+                        await accept(broker_harness, receiver, found)
+                        came += found
+            await assert_silent(*receivers)
+            for receiver in receivers:
+                await receiver.close()
+
+            assert sorted(one.message.id for one in came) == sorted(one.id for one in sent)
 
     async def test_a_large_batch_is_confirmed_whole(self, broker_harness: BrokerHarness) -> None:
         """A result for each, in the same order."""
