@@ -41,7 +41,8 @@ def partition_of(message: Message) -> int:
 
 def two_consumers(queue: str, consumer: str, *others: str) -> str:
     """Return what is said when a second consumer wants a queue, each of whose messages goes to one consumer."""
+    named = ", ".join(sorted(others))
     return (
-        f"{queue} has the consumer {', '.join(sorted(others))} already, and {consumer} wants it too; a queue's messages "
-        "go to one consumer: publish events for several, or remove the other's group in the broker if it is gone for good"
+        f"{queue} has the consumer {named} already, and {consumer} wants it too; a queue's messages go to one "
+        "consumer: publish events for several, or remove the other's group in the broker if it is gone for good"
     )
