@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 
 from tests.processes import PythonProcesses
-from tests.servers import KNOWN, MariaDbServer, PostgresServer, RedisServer, Server, ServerMissingError
+from tests.servers import KNOWN, KafkaServer, MariaDbServer, PostgresServer, RedisServer, Server, ServerMissingError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -156,6 +156,22 @@ def redis_server(pytestconfig: pytest.Config) -> Iterator[RedisServer]:
 def private_redis_server(pytestconfig: pytest.Config) -> Iterator[RedisServer]:
     """A Redis of this test alone, to be killed, paused and emptied at will."""
     server = RedisServer()
+    with started(server, pytestconfig):
+        yield server
+
+
+@pytest.fixture(scope="session")
+def kafka_server(pytestconfig: pytest.Config) -> Iterator[KafkaServer]:
+    """The Kafka of the whole run. Do not kill or pause it: take ``private_kafka_server`` for that."""
+    server = KafkaServer()
+    with started(server, pytestconfig):
+        yield server
+
+
+@pytest.fixture
+def private_kafka_server(pytestconfig: pytest.Config) -> Iterator[KafkaServer]:
+    """A Kafka of this test alone, to be killed and paused at will."""
+    server = KafkaServer()
     with started(server, pytestconfig):
         yield server
 

@@ -26,7 +26,7 @@ BrokerPlace: TypeAlias = str | Broker
 
 STORE_VARIABLE, BROKER_VARIABLE = "PILLARBOX_STORE", "PILLARBOX_BROKER"
 STORES = "memory://, sqlite:///FILE, postgresql+psycopg://…, postgresql+asyncpg://… or mariadb+asyncmy://…"
-BROKERS = "database:// (the store carries the messages), redis://… or memory://"
+BROKERS = "database:// (the store carries the messages), redis://…, kafka://… or memory://"
 REDIS = ("redis", "rediss", "unix")
 
 
@@ -80,6 +80,8 @@ def broker_at(
         return MemoryBroker(clock=clock)
     if kind in REDIS:
         return _redis_at(place, store=store, relay=relay, clock=clock)
+    if kind == "kafka":
+        return _kafka_at(place, relay=relay, clock=clock)
     raise ConfigurationError(f"there is no broker of the kind {kind!r}; there are {BROKERS}")
 
 
@@ -91,6 +93,14 @@ def _redis_at(url: str, *, store: RelationalStore, relay: RelaySettings, clock: 
 
     leases = PartitionLeases(store=store.leases, source=store, clock=clock, ttl=relay.lease)
     return redis_broker(url, leases=leases)
+
+
+def _kafka_at(url: str, *, relay: RelaySettings, clock: Clock) -> Broker:
+    if find_spec("confluent_kafka") is None:
+        raise MissingExtraError(module="confluent_kafka", extra="kafka", needed_for="a Kafka broker")
+    from pillarbox.brokers.kafka import kafka_broker
+
+    return kafka_broker(url, clock=clock, lease=relay.lease)
 
 
 def outbox_of(store: RelationalStore, *, form: str, relay: RelaySettings) -> OutboxStore:
