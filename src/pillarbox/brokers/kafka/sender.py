@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from pillarbox.brokers.kafka.layout import topic_of
+from pillarbox.brokers.kafka.translation import is_forbidden
 from pillarbox.channel import (
     BrokerCapabilities,
     MessageSender,
@@ -65,10 +66,10 @@ class KafkaSender(MessageSender):
 
     def _send(self, messages: Sequence[Message]) -> Sequence[SendResult]:
         try:
-            absent = self._absent({message.destination for message in messages})
+            closed = self._look_up({message.destination for message in messages})
         except BrokerUnavailableError as error:
             return [Unavailable(error.reason)] * len(messages)
-        objections = [self._objection(message, absent) for message in messages]
+        objections = [self._objection(message) or closed.get(message.destination) for message in messages]
         wanted = [message for message, objection in zip(messages, objections, strict=True) if objection is None]
         sent = iter(self._producer.send(wanted) if wanted else ())
         results = [next(sent) if objection is None else objection for objection in objections]
@@ -77,24 +78,39 @@ class KafkaSender(MessageSender):
                 self._known.discard(message.destination)  # to be looked at before more comes to an unknown end
         return results
 
-    def _absent(self, destinations: Iterable[str]) -> set[str]:
-        """Return the topics that nobody has declared; a queue is made, since it keeps its messages for who will come.
+    def _look_up(self, destinations: Iterable[str]) -> dict[str, SendResult]:
+        """Return those destinations that take nothing, and why; a queue that is not there is made.
+
+        A queue keeps its messages for a consumer that comes later; for a topic nobody would keep them.
 
         Raises:
             BrokerUnavailableError: there is nobody to ask.
         """
         new = [one for one in destinations if one not in self._known]
-        if not new:
-            return set()
-        self._topics.make([topic_of(one) for one in new if is_queue(one)])
-        found = self._topics.find([topic_of(one) for one in new if not is_queue(one)])
-        absent = {one for one in new if not is_queue(one) and topic_of(one) not in found}
-        self._known.update(set(new) - absent)
-        return absent
+        found = self._topics.find([topic_of(one) for one in new])
+        closed: dict[str, SendResult] = {}
+        for one in new:
+            name = topic_of(one)
+            if name not in found:
+                closed_by = (
+                    self._make(name) if is_queue(one) else NotReady(f"nobody subscribes: Kafka has no topic {name}")
+                )
+                if closed_by is not None:
+                    closed[one] = closed_by
+                    continue
+            self._known.add(one)
+        return closed
 
-    def _objection(self, message: Message, absent: set[str]) -> SendResult | None:
-        if message.destination in absent:
-            return NotReady(f"there is no topic {topic_of(message.destination)} in Kafka: nobody subscribes to it")
+    def _make(self, name: str) -> SendResult | None:
+        try:
+            self._topics.make([name])
+        except BrokerUnavailableError as error:
+            if is_forbidden(error):
+                return Refused(f"the topic {name} is not there and may not be made: {error.reason}")
+            raise
+        return None
+
+    def _objection(self, message: Message) -> SendResult | None:
         limit = self._capabilities.max_body_bytes
         if limit is not None and len(message.body) > limit:
             size = len(message.body)

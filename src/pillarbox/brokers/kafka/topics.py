@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, admin
 
-from pillarbox.brokers.kafka.translation import ABSENT, NAME, error_of, logger, translated
+from pillarbox.brokers.kafka.translation import ABSENT, FORBIDDEN, NAME, error_of, logger, translated
 from pillarbox.errors import BrokerUnavailableError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ANSWER_WITHIN_S: Final = 2.0
 MAKE_WITHIN_S: Final = 10.0
+UNTOLD: Final = 0
 
 admin_of_client: Any = admin  # its types export less than it has
 T = TypeVar("T")
@@ -47,6 +48,8 @@ class Topics:
     def find(self, names: Sequence[str]) -> Mapping[str, int]:
         """Return how many partitions each of ``names`` has; those that are not there are left out.
 
+        Of a topic that we may not see the number is ``UNTOLD``.
+
         Raises:
             BrokerUnavailableError: no server answers.
         """
@@ -59,7 +62,10 @@ class Topics:
             try:
                 found[name] = len(wait_for(answer).partitions)
             except KafkaException as exception:
-                if error_of(exception).code() not in ABSENT:
+                code = error_of(exception).code()
+                if code in FORBIDDEN:
+                    found[name] = UNTOLD
+                elif code not in ABSENT:
                     with translated():
                         raise
         return found

@@ -19,6 +19,9 @@ TOO_LARGE: Final = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_L
 ABSENT: Final = frozenset(
     {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}  # pyright: ignore[reportPrivateUsage]  # Kafka's names of errors of the client
 )
+FORBIDDEN: Final = frozenset(
+    {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED, KafkaError.POLICY_VIOLATION}
+)
 _REFUSED: Final = TOO_LARGE | {
     KafkaError.INVALID_MSG,
     KafkaError.INVALID_RECORD,
@@ -49,6 +52,12 @@ def result_of(error: KafkaError) -> SendResult:
     if code in _NOT_STORED:
         return Unavailable(reason)
     return Unknown(reason)
+
+
+def is_forbidden(error: BrokerUnavailableError) -> bool:
+    """Tell whether a server is there and does not let us."""
+    cause = error.__cause__
+    return isinstance(cause, KafkaException) and error_of(cause).code() in FORBIDDEN
 
 
 @contextmanager
