@@ -168,12 +168,18 @@ def kafka_server(pytestconfig: pytest.Config) -> Iterator[KafkaServer]:
         yield server
 
 
-@pytest.fixture
-def private_kafka_server(pytestconfig: pytest.Config) -> Iterator[KafkaServer]:
-    """A Kafka of this test alone, to be killed and paused at will."""
+@pytest.fixture(scope="module")
+def _module_kafka_server(pytestconfig: pytest.Config) -> Iterator[KafkaServer]:
     server = KafkaServer()
     with started(server, pytestconfig):
         yield server
+
+
+@pytest.fixture
+def private_kafka_server(_module_kafka_server: KafkaServer) -> KafkaServer:
+    """A Kafka of this module alone, to be killed, paused and restarted at will; each test finds it serving."""
+    _module_kafka_server.start()
+    return _module_kafka_server
 
 
 @pytest.fixture

@@ -35,7 +35,6 @@ class KafkaBroker(Broker, Diagnosable):
         """Reach the servers of ``settings``; connects to nothing."""
         self._settings = settings
         self._clock = clock
-        self._capabilities = capabilities_of(settings)
         self._topics = Topics(settings, clock)
         self._producer = BatchProducer(settings, clock)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="pillarbox kafka send")
@@ -43,7 +42,7 @@ class KafkaBroker(Broker, Diagnosable):
 
     @property
     def capabilities(self) -> BrokerCapabilities:
-        return self._capabilities
+        return capabilities_of(self._settings)
 
     async def open(self) -> None:
         await in_thread(self._topics.reach)
@@ -61,7 +60,7 @@ class KafkaBroker(Broker, Diagnosable):
         return judge_kafka(await in_thread(partial(look, self._topics, self._declared)), self._settings)
 
     def sender(self) -> MessageSender:
-        return KafkaSender(self._capabilities, producer=self._producer, topics=self._topics, executor=self._executor)
+        return KafkaSender(self._settings, producer=self._producer, topics=self._topics, executor=self._executor)
 
     def receiver(self, subscription: Subscription, *, owner: str) -> MessageReceiver:
         return KafkaReceiver(subscription, settings=self._settings, clock=self._clock)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from pillarbox.brokers.kafka.layout import topic_of
+from pillarbox.brokers.kafka.records import key_of
 from pillarbox.brokers.kafka.translation import is_forbidden
 from pillarbox.channel import (
     BrokerCapabilities,
     MessageSender,
     NotReady,
+    NotSent,
     Refused,
     SendResult,
     Unavailable,
@@ -29,12 +31,9 @@ if TYPE_CHECKING:
 
 
 def capabilities_of(settings: KafkaSettings) -> BrokerCapabilities:
-    """Return what a Kafka is good for.
-
-    librdkafka goes on with later messages of a partition when it gave up an earlier one, so a prefix is not declared.
-    """
+    """Return what a Kafka is good for."""
     return BrokerCapabilities(
-        ordered_prefix=False,
+        ordered_prefix=True,
         key_affinity=True,
         durable=True,
         transactional=False,
@@ -46,10 +45,10 @@ class KafkaSender(MessageSender):
     """Sends from the one thread that ``executor`` has, so that batches do not overtake each other."""
 
     def __init__(
-        self, capabilities: BrokerCapabilities, *, producer: BatchProducer, topics: Topics, executor: ThreadPoolExecutor
+        self, settings: KafkaSettings, *, producer: BatchProducer, topics: Topics, executor: ThreadPoolExecutor
     ) -> None:
         """Send through ``producer`` to ``topics``."""
-        self._capabilities = capabilities
+        self._settings = settings
         self._producer = producer
         self._topics = topics
         self._executor = executor
@@ -57,7 +56,7 @@ class KafkaSender(MessageSender):
 
     @property
     def capabilities(self) -> BrokerCapabilities:
-        return self._capabilities
+        return capabilities_of(self._settings)
 
     async def send(self, messages: Sequence[Message]) -> Sequence[SendResult]:
         if not messages:
@@ -69,7 +68,7 @@ class KafkaSender(MessageSender):
             closed = self._look_up({message.destination for message in messages})
         except BrokerUnavailableError as error:
             return [Unavailable(error.reason)] * len(messages)
-        objections = [self._objection(message) or closed.get(message.destination) for message in messages]
+        objections = self._objections(messages, closed)
         wanted = [message for message, objection in zip(messages, objections, strict=True) if objection is None]
         sent = iter(self._producer.send(wanted) if wanted else ())
         results = [next(sent) if objection is None else objection for objection in objections]
@@ -91,14 +90,12 @@ class KafkaSender(MessageSender):
         closed: dict[str, SendResult] = {}
         for one in new:
             name = topic_of(one)
-            if name not in found:
-                closed_by = (
-                    self._make(name) if is_queue(one) else NotReady(f"nobody subscribes: Kafka has no topic {name}")
-                )
-                if closed_by is not None:
-                    closed[one] = closed_by
-                    continue
-            self._known.add(one)
+            absent = NotReady(f"nobody subscribes to it: there is no topic {name} in Kafka")
+            closed_by = None if name in found else self._make(name) if is_queue(one) else absent
+            if closed_by is None:
+                self._known.add(one)
+            else:
+                closed[one] = closed_by
         return closed
 
     def _make(self, name: str) -> SendResult | None:
@@ -110,9 +107,20 @@ class KafkaSender(MessageSender):
             raise
         return None
 
-    def _objection(self, message: Message) -> SendResult | None:
-        limit = self._capabilities.max_body_bytes
-        if limit is not None and len(message.body) > limit:
-            size = len(message.body)
-            return Refused(f"its body is {size} bytes long, at most {limit} fit; raise the option message.max.bytes")
-        return None
+    def _objections(self, messages: Sequence[Message], closed: Mapping[str, SendResult]) -> list[SendResult | None]:
+        """Say of each message why it is not even tried; behind one that is refused its key waits."""
+        limit = self._settings.max_body_bytes
+        stopped = set[tuple[str, str]]()
+        objections: list[SendResult | None] = []
+        for message in messages:
+            objection = closed.get(message.destination)
+            if objection is None and len(message.body) > limit:
+                size = len(message.body)
+                objection = Refused(f"its body is {size} bytes long, {limit} fit; raise the option message.max.bytes")
+            in_order_with = (message.destination, key_of(message))
+            if stopped and in_order_with in stopped:
+                objection = NotSent()
+            elif isinstance(objection, Refused):
+                stopped.add(in_order_with)
+            objections.append(objection)
+        return objections

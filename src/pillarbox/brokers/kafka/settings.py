@@ -57,9 +57,12 @@ _CONSUMER: Final[Options] = {
 }
 _PRODUCER: Final[Options] = {
     "enable.idempotence": True,
+    "enable.gapless.guarantee": True,
+    "message.timeout.ms": 0,
+    "max.in.flight.requests.per.connection": 1,
     "acks": "all",
     "partitioner": "murmur2_random",
-    "linger.ms": 1,
+    "linger.ms": 0,
 }
 
 
@@ -74,7 +77,7 @@ class KafkaSettings:
         begin: where a consumer begins on a topic that it has no place on yet: ``latest``, what is sent from now on,
             or ``earliest``.
         drain_within: how long a partition that goes to another instance is kept for the sake of what is being handled.
-        confirm_within: how long the client may try to have a batch confirmed.
+        confirm_within: how long a batch may take to be confirmed.
         client: options of librdkafka.
     """
 
@@ -102,8 +105,7 @@ class KafkaSettings:
 
     def producer(self) -> Options:
         """Return the options of a client that sends."""
-        timeout = int(self.confirm_within.total_seconds() * 1000)
-        return {**_PRODUCER, **self._common(without=_OF_CONSUMERS), "message.timeout.ms": timeout}
+        return {**_PRODUCER, **self._common(without=_OF_CONSUMERS)}
 
     def consumer(self, group: str) -> Options:
         """Return the options of a client that receives for ``group``."""
@@ -112,7 +114,7 @@ class KafkaSettings:
     def _common(self, *, without: tuple[str, ...]) -> Options:
         chosen = {name: value for name, value in self.client.items() if not name.startswith(without)}
         return {
-            "log_level": 2,  # what matters comes as errors
+            "log_level": 2,
             "message.max.bytes": DEFAULT_RECORD_BYTES,
             "topic.metadata.refresh.interval.ms": 30_000,
             "reconnect.backoff.ms": 50,

@@ -15,6 +15,17 @@ from pillarbox.errors import BrokerUnavailableError
 NAME: Final = "kafka"
 logger: Final = logging.getLogger("pillarbox.brokers.kafka")
 
+
+class ClientLog:
+    """Takes what librdkafka says, for who looks for it: what matters comes as errors, too."""
+
+    def log(self, level: int, text: str, *arguments: object) -> None:
+        """Note it."""
+        logger.debug("librdkafka, level %s: " + text, level, *arguments)  # noqa: G003  # the client brings the text
+
+
+CLIENT_LOG: Final = ClientLog()
+
 TOO_LARGE: Final = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
 ABSENT: Final = frozenset(
     {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}  # pyright: ignore[reportPrivateUsage]  # Kafka's names of errors of the client
