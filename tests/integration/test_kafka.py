@@ -108,7 +108,7 @@ def make_box(service: str, store: str, broker: str) -> tuple[Pillarbox, Happenin
     return box, happenings
 
 
-async def receive_all(receiver: MessageReceiver, *, quiet: timedelta = timedelta(seconds=1)) -> list[Message]:
+async def receive_all(receiver: MessageReceiver, *, quiet: timedelta = timedelta(milliseconds=500)) -> list[Message]:
     """Receive until nothing came for a while."""
     came: list[Message] = []
     while more := await receiver.receive(500, within=quiet):
@@ -139,7 +139,7 @@ async def test_a_key_lies_where_a_java_client_would_put_it(broker: KafkaBroker) 
 
 async def test_an_absent_server_is_an_error_that_waiting_may_help(private_kafka_server: KafkaServer) -> None:
     """One server for all that it goes through: away at first, killed under a sender, back again."""
-    broker = kafka_broker(f"{private_kafka_server.url}?{OPTIONS}", clock=SystemClock())
+    broker = kafka_broker(f"{private_kafka_server.url}?{OPTIONS}", clock=SystemClock(), lease=LEASE)
     queue = new_queue()
     assert list(await broker.sender().send([letter("m1", queue)])) == [Confirmed()]
     sender = broker.sender()
@@ -167,7 +167,7 @@ async def test_nothing_of_a_key_overtakes_a_message_that_its_topic_refuses(
     """However the client divides a batch into requests, and also where a partition knows nothing of the sender yet."""
     options = f"partitions=2&batch.num.messages={rng.choice([1, 2, 5])}"
     broker = kafka_broker(f"{kafka_server.url}?{options}", clock=SystemClock())
-    for _ in range(8):
+    for _ in range(4):
         topic = new_topic()
         async with listening(broker, new_subscription(topic)) as receiver:
             await asyncio.to_thread(alter, operator, topic, "max.message.bytes", "20000")

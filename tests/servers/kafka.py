@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from tests.servers.ports import free_port
 from tests.servers.server import Server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 VERSION = "4.1.0"
 SETTINGS: Mapping[str, str] = {
@@ -30,8 +31,8 @@ SETTINGS: Mapping[str, str] = {
     "offsets.topic.num.partitions": "4",
     "transaction.state.log.replication.factor": "1",
     "transaction.state.log.min.isr": "1",
-    "broker.session.timeout.ms": "2500",
-    "broker.heartbeat.interval.ms": "400",
+    "broker.session.timeout.ms": "1500",
+    "broker.heartbeat.interval.ms": "300",
     "group.initial.rebalance.delay.ms": "0",
     "group.min.session.timeout.ms": "1000",
     "num.network.threads": "2",
@@ -63,6 +64,20 @@ appender.out.layout.pattern = %d %p %c{1} %m%n
 _CLUSTER_ID = "cGlsbGFyYm94LWthZmthMQ"
 _FORMAT_WITHIN_S = 60
 _FETCH_WITHIN_S = 600
+
+
+def cluster() -> Iterator[list[KafkaServer]]:
+    """Run three nodes, the first with the controller, and end them; of three copies a confirm stands for two."""
+    copies = {
+        "default.replication.factor": "3",
+        "min.insync.replicas": "2",
+        "offsets.topic.replication.factor": "3",
+        "transaction.state.log.replication.factor": "3",
+    }
+    with KafkaServer(settings=copies) as first, ExitStack() as others:
+        member = {**copies, "process.roles": "broker", "controller.quorum.voters": first.controller}
+        nodes = [KafkaServer(settings={**member, "node.id": number}) for number in ("2", "3")]
+        yield [first, *(others.enter_context(node) for node in nodes)]
 
 
 class KafkaServer(Server):
@@ -104,6 +119,11 @@ class KafkaServer(Server):
         """Host and port."""
         return f"127.0.0.1:{self.port}"
 
+    @property
+    def controller(self) -> str:
+        """The controller on this node, as other nodes are told of it; changes with every start."""
+        return f"{self._settings['node.id']}@127.0.0.1:{self._controller_port}"
+
     def prepare(self) -> None:
         """Format the storage."""
         self.before_start()
@@ -122,11 +142,14 @@ class KafkaServer(Server):
 
     def before_start(self) -> None:
         """Write the properties; clients know the broker's port, nobody but itself the controller's."""
-        self._controller_port = self._choose_port()
+        listeners = f"PLAINTEXT://{self.address}"
+        if "controller" in self._settings["process.roles"]:
+            self._controller_port = self._choose_port()
+            listeners += f",CONTROLLER://127.0.0.1:{self._controller_port}"
         own = {
-            "listeners": f"PLAINTEXT://{self.address},CONTROLLER://127.0.0.1:{self._controller_port}",
+            "listeners": listeners,
             "advertised.listeners": f"PLAINTEXT://{self.address}",
-            "controller.quorum.voters": f"{self._settings['node.id']}@127.0.0.1:{self._controller_port}",
+            "controller.quorum.voters": self.controller,
             "log.dirs": str(self.folder / "data"),
         }
         lines = [f"{name}={value}" for name, value in {**own, **self._settings}.items()]
