@@ -12,13 +12,14 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from pillarbox.brokers.kafka.layout import topic_of
 from pillarbox.brokers.kafka.records import headers_of, key_of
 from pillarbox.brokers.kafka.translation import CLIENT_LOG, error_of, result_of
-from pillarbox.channel import Confirmed, NotSent, Refused, SendResult, Unknown
+from pillarbox.channel import Confirmed, NotSent, Refused, SendResult, Unavailable, Unknown
 
 if TYPE_CHECKING:
     from pillarbox.brokers.kafka.settings import KafkaSettings
     from pillarbox.clock import Clock
     from pillarbox.message import Message
 
+CONNECT_WITHIN_S: Final = 2.0
 PURGED_WITHIN_S: Final = 0.5
 _POLL_S: Final = 0.1
 _CONFIRMED: Final = Confirmed()
@@ -89,7 +90,10 @@ class BatchProducer:
                 stopped.add(in_order_with)
 
     def _send(self, messages: Sequence[Message], deadline: float) -> list[SendResult]:
-        producer = self._open()
+        try:
+            producer = self._producer or self._connect(topic_of(messages[0].destination))
+        except KafkaException as exception:
+            return [Unavailable(error_of(exception).str())] * len(messages)
         batch = _Batch([None] * len(messages))
         for place, message in enumerate(messages):
             batch.waiting += 1
@@ -111,10 +115,16 @@ class BatchProducer:
         while batch.waiting and self._clock.monotonic() < deadline:
             _poll(producer, _POLL_S)
 
-    def _open(self) -> Any:
-        if self._producer is None:
-            self._producer = Producer(self._settings.producer(), logger=CLIENT_LOG)
-        return self._producer
+    def _connect(self, topic: str) -> Any:
+        """Make a producer that has reached a server; one that has not waits for half a second before its first request.
+
+        Raises:
+            KafkaException: there is no server.
+        """
+        producer: Any = Producer(self._settings.producer(), logger=CLIENT_LOG)
+        producer.list_topics(topic, timeout=CONNECT_WITHIN_S)
+        self._producer = producer
+        return producer
 
     def _hand_over(self, producer: Any, message: Message, report: object, deadline: float) -> KafkaError | None:
         while True:
