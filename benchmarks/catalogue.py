@@ -17,6 +17,7 @@ OMNI_BOX = "omni-box 0.3.1"
 NATS_OUTBOX = "nats-outbox 0.1.0"
 RAW = "raw asyncpg"
 RAW_LOG = "raw pgoutput"
+RAW_KAFKA = "raw asyncpg, librdkafka"
 RAW_REDIS = "raw asyncpg, packed XADD"
 BUSINESS = "business only"
 BUSINESS_SQLALCHEMY = "business only, SQLAlchemy"
@@ -86,6 +87,23 @@ BENCHES: tuple[Bench, ...] = (
         goals=(
             Goal(against=(TXOUTBOX, TXOUTBOX_UNORDERED), at_least=6),
             Goal(figure="cpu_us", at_most=30),
+        ),
+    ),
+    Bench(
+        name="relay.kafka.postgresql",
+        title="A backlog in PostgreSQL, relayed to Kafka",
+        count=50_000,
+        figures=rate("events/s"),
+        competitors=(
+            Competitor(who=OURS, module="pillarbox_relay_kafka"),
+            Competitor(who=TXOUTBOX, module="txoutbox_relay_kafka", peer="txoutbox-kafka"),
+            Competitor(
+                who=TXOUTBOX_UNORDERED,
+                module="txoutbox_relay_kafka",
+                peer="txoutbox-kafka",
+                options=(("strict_ordering", False),),
+            ),
+            Competitor(who=RAW_KAFKA, module="raw_relay_kafka"),
         ),
     ),
     Bench(
