@@ -1,4 +1,4 @@
-"""txoutbox on PostgreSQL to Kafka by aiokafka, at the settings of its other benchmark; each event awaits its confirm."""
+"""txoutbox on PostgreSQL to Kafka by aiokafka, at the settings of its other benchmark; each awaits its confirm."""
 
 from __future__ import annotations
 

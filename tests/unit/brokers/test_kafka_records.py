@@ -30,7 +30,11 @@ def read(
 
 def there_and_back(message: Message) -> Message:
     return message_from(
-        headers_of(message), key=key_of(message).encode(), value=message.body, channel=message.destination, place=PLACE
+        [(name, text.encode()) for name, text in headers_of(message).items()],
+        key=key_of(message).encode(),
+        value=message.body,
+        channel=message.destination,
+        place=PLACE,
     )
 
 
@@ -47,15 +51,15 @@ def test_a_message_comes_back_as_it_was(key: str | None, headers: dict[str, str]
 
 
 def test_a_record_is_a_cloud_event_in_binary_mode() -> None:
-    assert dict(headers_of(ORDER)) == {
-        "ce_specversion": b"1.0",
-        "ce_id": b"0193",
-        "ce_type": b"order.placed",
-        "ce_source": b"shop",
-        "ce_subject": b"o-1",
-        "ce_hop": b"0",
-        "content-type": b"application/json",
-        "note": "naïve".encode(),
+    assert headers_of(ORDER) == {
+        "ce_specversion": "1.0",
+        "ce_id": "0193",
+        "ce_type": "order.placed",
+        "ce_source": "shop",
+        "ce_subject": "o-1",
+        "ce_hop": "0",
+        "content-type": "application/json",
+        "note": "naïve",
     }
 
 

@@ -132,7 +132,7 @@ class BatchProducer:
                 producer.produce(
                     topic_of(message.destination),
                     message.body,
-                    key_of(message).encode(),
+                    key_of(message),
                     headers=headers_of(message),
                     on_delivery=report,
                 )

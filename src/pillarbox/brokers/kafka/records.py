@@ -55,11 +55,11 @@ def key_of(message: Message) -> str:
     return message.id if message.key is None else message.key
 
 
-def headers_of(message: Message) -> list[tuple[str, bytes]]:
-    """Return the headers of the record; its value is the body as it is."""
+def headers_of(message: Message) -> dict[str, str]:
+    """Return the headers of the record, to be sent in UTF-8; its value is the body as it is."""
     if not message.headers.get(SOURCE):
         message = replace(message, headers={**message.headers, SOURCE: UNNAMED})
-    return [(name, value.encode()) for name, value in to_binary(message).items()]
+    return to_binary(message)
 
 
 def message_from(headers: Headers, *, key: bytes | None, value: bytes | None, channel: str, place: Place) -> Message:
