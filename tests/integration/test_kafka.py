@@ -25,7 +25,7 @@ from pillarbox.brokers.kafka.layout import topic_of
 from pillarbox.brokers.kafka.share import receipt_of
 from pillarbox.channel import Confirmed, NotSent, Outcome, Refused, Subscription, Unavailable, Unknown
 from pillarbox.control.diagnosis import DiagnosisLimits, Severity
-from pillarbox.errors import BrokerUnavailableError
+from pillarbox.errors import BrokerUnavailableError, ConfigurationError
 from pillarbox.observe import DestinationNotReady, MessageDead, RecordParked
 from pillarbox.testing.contracts.broker_harness import letter, new_queue, new_subscription, new_topic, receive
 from tests.integration.boxes import (
@@ -246,6 +246,16 @@ async def test_topics_that_are_there_keep_their_shape_and_what_they_lack_is_told
         pass
 
     assert "has 2 partitions, declared are 4" in caplog.text
+
+
+async def test_a_queue_has_one_consumer(broker: KafkaBroker) -> None:
+    queue = new_queue()
+    first = new_subscription(queue)
+    await broker.declare([first])
+
+    with pytest.raises(ConfigurationError, match="has the consumer"):
+        await broker.declare([new_subscription(queue)])
+    await broker.declare([first])
 
 
 async def test_a_new_consumer_of_a_topic_begins_with_what_comes_then(broker: KafkaBroker) -> None:

@@ -20,6 +20,7 @@ from pillarbox.brokers.kafka.topics import Topics
 from pillarbox.brokers.kafka.translation import logger
 from pillarbox.channel import Broker, BrokerCapabilities, MessageReceiver, MessageSender, Subscription, is_queue
 from pillarbox.control.diagnosis import Diagnosable, Finding
+from pillarbox.errors import ConfigurationError
 from pillarbox.transaction.threads import in_thread
 
 if TYPE_CHECKING:
@@ -72,10 +73,21 @@ class KafkaBroker(Broker, Diagnosable):
             if partitions != self._settings.partitions:
                 drift = "the topic %s has %s partitions, declared are %s; it is left as it is"
                 logger.warning(drift, name, partitions, self._settings.partitions)
+        for channel in subscription.channels:
+            if is_queue(channel):
+                self._check_alone(channel, found[topic_of(channel)], subscription.consumer)
         self._declared.update(names)
         late = self._settings.begin == "latest"
         from_now_on = [topic_of(one) for one in subscription.channels if late and not is_queue(one)]
         Founder(subscription.consumer, settings=self._settings, clock=self._clock).found(found, from_now_on=from_now_on)
+
+    def _check_alone(self, queue: str, partitions: int, consumer: str) -> None:
+        holders = self._topics.consumers_of(topic_of(queue), partitions)
+        if holders and consumer not in holders:
+            raise ConfigurationError(
+                f"{queue} has the consumer {holders[0]} already, {consumer} would get each of its messages, too; a queue "
+                "has one consumer: use a topic, or remove the group of the one that is no more"
+            )
 
 
 def kafka_broker(url: str, *, clock: Clock, lease: timedelta | None = None) -> KafkaBroker:

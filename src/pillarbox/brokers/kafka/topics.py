@@ -7,7 +7,14 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NoAnswer
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection, admin
+from confluent_kafka import (
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+    admin,
+)
 
 from pillarbox.brokers.kafka.translation import ABSENT, FORBIDDEN, NAME, error_of, logger, translated
 from pillarbox.errors import BrokerUnavailableError
@@ -95,6 +102,23 @@ class Topics:
                     with translated():
                         raise
         return self._await(names)
+
+    def consumers_of(self, name: str, partitions: int) -> list[str]:
+        """Return the groups that have a place on a topic.
+
+        Raises:
+            BrokerUnavailableError: no server answers.
+        """
+        asking = self.client()
+        with translated():
+            groups = wait_for(asking.list_consumer_groups(request_timeout=ANSWER_WITHIN_S)).valid
+            return [one.group_id for one in groups if self._has_place(asking, one.group_id, name, partitions)]
+
+    def _has_place(self, asking: Any, group: str, name: str, partitions: int) -> bool:
+        places = [TopicPartition(name, number) for number in range(partitions)]
+        wanted = ConsumerGroupTopicPartitions(group, places)
+        answer = asking.list_consumer_group_offsets([wanted], request_timeout=ANSWER_WITHIN_S)[group]
+        return any(one.offset >= 0 for one in wait_for(answer).topic_partitions)
 
     def _await(self, names: Sequence[str]) -> Mapping[str, int]:
         """Ask until every server that we happen to ask knows of new topics."""
