@@ -85,8 +85,8 @@ class KafkaBroker(Broker, Diagnosable):
         holders = self._topics.consumers_of(topic_of(queue), partitions)
         if holders and consumer not in holders:
             raise ConfigurationError(
-                f"{queue} has the consumer {holders[0]} already, {consumer} would get each of its messages, too; a queue "
-                "has one consumer: use a topic, or remove the group of the one that is no more"
+                f"{queue} has the consumer {holders[0]} already, {consumer} would get each of its messages, too; "
+                "a queue has one consumer: use a topic, or remove the group of the one that is no more"
             )
 
 
