@@ -18,6 +18,7 @@ OMNI_BOX = "omni-box 0.3.1"
 NATS_OUTBOX = "nats-outbox 0.1.0"
 RAW = "raw asyncpg"
 RAW_LOG = "raw pgoutput"
+RAW_KAFKA = "raw asyncpg, librdkafka"
 RAW_REDIS = "raw asyncpg, packed XADD"
 BUSINESS = "business only"
 BUSINESS_SQLALCHEMY = "business only, SQLAlchemy"
@@ -122,6 +123,23 @@ BENCHES: tuple[Bench, ...] = (
             Competitor(who=NATS_OUTBOX, module="nats_outbox_relay", peer="nats-outbox", options=(("nats", True),)),
         ),
         goals=(Goal(against=(TXOUTBOX, TXOUTBOX_UNORDERED, NATS_OUTBOX), at_least=3),),
+    ),
+    Bench(
+        name="relay.kafka.postgresql",
+        title="A backlog in PostgreSQL, relayed to Kafka",
+        count=50_000,
+        figures=rate("events/s"),
+        competitors=(
+            Competitor(who=OURS, module="pillarbox_relay_kafka"),
+            Competitor(who=TXOUTBOX, module="txoutbox_relay_kafka", peer="txoutbox-kafka"),
+            Competitor(
+                who=TXOUTBOX_UNORDERED,
+                module="txoutbox_relay_kafka",
+                peer="txoutbox-kafka",
+                options=(("strict_ordering", False),),
+            ),
+            Competitor(who=RAW_KAFKA, module="raw_relay_kafka"),
+        ),
     ),
     Bench(
         name="relay.log.postgresql",

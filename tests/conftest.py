@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 
 from tests.processes import PythonProcesses
-from tests.servers import KNOWN, MariaDbServer, NatsServer, PostgresServer, RedisServer, Server, ServerMissingError
+from tests.servers import (
+    KNOWN,
+    KafkaServer,
+    MariaDbServer,
+    NatsServer,
+    PostgresServer,
+    RedisServer,
+    Server,
+    ServerMissingError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -174,6 +183,28 @@ def private_nats_server(pytestconfig: pytest.Config) -> Iterator[NatsServer]:
     server = NatsServer()
     with started(server, pytestconfig):
         yield server
+
+
+@pytest.fixture(scope="session")
+def kafka_server(pytestconfig: pytest.Config) -> Iterator[KafkaServer]:
+    """The Kafka of the whole run. Do not kill or pause it: take ``private_kafka_server`` for that."""
+    server = KafkaServer()
+    with started(server, pytestconfig):
+        yield server
+
+
+@pytest.fixture(scope="module")
+def _module_kafka_server(pytestconfig: pytest.Config) -> Iterator[KafkaServer]:
+    server = KafkaServer()
+    with started(server, pytestconfig):
+        yield server
+
+
+@pytest.fixture
+def private_kafka_server(_module_kafka_server: KafkaServer) -> KafkaServer:
+    """A Kafka of this module alone, to be killed, paused and restarted at will; each test finds it serving."""
+    _module_kafka_server.start()
+    return _module_kafka_server
 
 
 @pytest.fixture

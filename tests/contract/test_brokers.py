@@ -11,6 +11,7 @@ from sqlalchemy import make_url
 
 from pillarbox.app.system_clock import SystemClock
 from pillarbox.brokers.database import DatabaseBroker
+from pillarbox.brokers.kafka import KafkaBroker, kafka_broker
 from pillarbox.brokers.memory import MemoryBroker
 from pillarbox.brokers.nats import nats_broker
 from pillarbox.brokers.partitions import PartitionLeases
@@ -38,7 +39,10 @@ BROKERS = [
     pytest.param("database on postgresql+asyncpg", marks=pytest.mark.server),
     pytest.param("redis", marks=pytest.mark.server),
     pytest.param("nats", marks=pytest.mark.server),
+    pytest.param("kafka", marks=pytest.mark.server),
 ]
+KAFKA = "partitions=4&heartbeat.interval.ms=100&session.timeout.ms=6000"
+"""Few partitions, and members that soon hear of each other."""
 
 
 @pytest.fixture(params=BROKERS)
@@ -51,6 +55,10 @@ async def broker_harness(request: pytest.FixtureRequest) -> AsyncIterator[Broker
     if request.param in LEASED:
         server = request.getfixturevalue(f"{request.param}_server")
         async with _leased(lambda leases: LEASED[request.param](server.url, leases=leases)) as harness:
+            yield harness
+        return
+    if request.param == "kafka":
+        async with _kafka(request.getfixturevalue("kafka_server").url) as harness:
             yield harness
         return
     store = _store(request, clock)
@@ -88,6 +96,19 @@ async def _leased(broker_with: Callable[[PartitionLeases], Broker]) -> AsyncGene
     yield BrokerHarness(broker=broker, again=lambda: broker_with(leases))
     await broker.close()
     await store.close()
+
+
+@asynccontextmanager
+async def _kafka(url: str) -> AsyncGenerator[BrokerHarness]:
+    """A broker on real time."""
+
+    def broker() -> KafkaBroker:
+        return kafka_broker(f"{url}?{KAFKA}", clock=SystemClock())
+
+    first = broker()
+    await first.open()
+    yield BrokerHarness(broker=first, again=broker)
+    await first.close()
 
 
 def _store(request: pytest.FixtureRequest, clock: VirtualClock) -> RelationalStore:

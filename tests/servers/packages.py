@@ -38,7 +38,7 @@ def install_packages(packages: Sequence[str]) -> None:
         raise ServerMissingError(f"this machine has no apt-get: install {names} by hand")
     if os.geteuid() != 0:
         raise ServerMissingError(f"not root, so it cannot be installed from here: run `sudo apt-get install {names}`")
-    with _one_at_a_time(), _services_left_alone():
+    with one_at_a_time(), _services_left_alone():
         refresh_lists()
         _apt_get("install", "--yes", "--no-install-recommends", *packages)
 
@@ -61,7 +61,8 @@ def _apt_get(*arguments: str) -> None:
 
 
 @contextmanager
-def _one_at_a_time() -> Generator[None]:
+def one_at_a_time() -> Generator[None]:
+    """Keep others of our processes from installing at the same time."""
     with LOCK.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # let go of with the file
         yield

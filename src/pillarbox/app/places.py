@@ -29,10 +29,11 @@ BrokerPlace: TypeAlias = str | Broker
 
 STORE_VARIABLE, BROKER_VARIABLE = "PILLARBOX_STORE", "PILLARBOX_BROKER"
 STORES = "memory://, sqlite:///FILE, postgresql+psycopg://…, postgresql+asyncpg://… or mariadb+asyncmy://…"
-BROKERS = "database:// (the store carries the messages), redis://…, nats://… or memory://"
+BROKERS = "database:// (the store carries the messages), kafka://…, nats://…, redis://… or memory://"
 REDIS = ("redis", "rediss", "unix")
 NATS = ("nats", "tls", "ws", "wss")
-OPEN_TO_OTHERS = (*NATS,)
+KAFKA = "kafka"
+OPEN_TO_OTHERS = (*NATS, KAFKA)
 """Brokers whose messages other programs write, too."""
 
 
@@ -104,6 +105,11 @@ def broker_at(
         from pillarbox.brokers.nats import nats_broker
 
         return nats_broker(place, leases=_leases(store, relay, clock), foreign=foreign)
+    if kind == KAFKA:
+        _need("confluent_kafka", extra="kafka", needed_for="a Kafka broker")
+        from pillarbox.brokers.kafka import kafka_broker
+
+        return kafka_broker(place, clock=clock, lease=relay.lease, foreign=foreign)
     raise ConfigurationError(f"there is no broker of the kind {kind!r}; there are {BROKERS}")
 
 

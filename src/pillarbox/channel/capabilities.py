@@ -10,7 +10,7 @@ class BrokerCapabilities:
     """Facts about one broker, as its adapter uses it.
 
     Attributes:
-        ordered_prefix: of a batch, what was stored of each destination is a prefix: a failure stops what is behind it.
+        ordered_prefix: of a batch, what was stored of each key is a prefix: a failure stops what is behind it.
         key_affinity: at any time one receiver of a group gets the messages of a key, in the order they were sent.
         durable: a confirmed message survives the end of every process that used the broker.
         transactional: messages can be accepted inside the transaction that holds their effects.

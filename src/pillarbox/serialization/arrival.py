@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from pillarbox.errors import DecodeError, InvalidMessageError
 from pillarbox.message.message import Message
@@ -16,6 +17,7 @@ from pillarbox.serialization.envelope import media_type
 if TYPE_CHECKING:
     from pillarbox.serialization.foreign import ForeignMessages
 
+CONTENT_TYPE: Final = "content-type"
 STRUCTURED: Final = "application/cloudevents+json"
 UNREADABLE: Final = "unreadable"
 """The type of what somebody else sent and nobody can read; its consumer makes a dead letter of it."""
@@ -47,21 +49,34 @@ def arrived(
         prefixes: what the headers of attributes may begin with at this broker, in small letters.
         foreign: how messages of this channel are read that are no CloudEvents.
     """
+    texts = headers
     if _NOT_IN_TEXTS.search("".join(headers.values())):
-        headers = {name: _NOT_IN_TEXTS.sub(_escape, value) for name, value in headers.items()}
-    content_type = next((value for name, value in headers.items() if name.lower() == "content-type"), "")
-    try:
-        if media_type(content_type) == STRUCTURED:
-            return from_structured(_decode_event(body), destination=channel)
-        return from_binary(headers, body, destination=channel, prefixes=prefixes)
-    except (DecodeError, ValueError, RecursionError):
-        pass
+        texts = {name: _NOT_IN_TEXTS.sub(_escape, value) for name, value in headers.items()}
+    is_faulty = any(name.lower().startswith(prefixes) and texts[name] != value for name, value in headers.items())
+    if not is_faulty and (message := _cloud_event(texts, body, channel, prefixes)) is not None:
+        return message
     if foreign is not None:
         try:
-            return foreign.read(headers, body, channel=channel)
+            return foreign.read(texts, body, channel=channel)
         except (DecodeError, InvalidMessageError):
             pass  # without an id it is nobody's duplicate, and cannot be handled once
-    return unreadable(body, channel=channel, place=place, headers=headers)
+    return unreadable(body, channel=channel, place=place, headers=texts)
+
+
+def _cloud_event(headers: Mapping[str, str], body: bytes, channel: str, prefixes: tuple[str, ...]) -> Message | None:
+    """Return the event in either mode; one of ours in binary mode may itself carry one in structured mode."""
+    try:
+        return from_binary(headers, body, destination=channel, prefixes=prefixes)
+    except DecodeError:
+        pass
+    if media_type(next((value for name, value in headers.items() if name.lower() == CONTENT_TYPE), "")) != STRUCTURED:
+        return None
+    try:
+        message = from_structured(_decode_event(body), destination=channel)
+    except (DecodeError, ValueError, RecursionError):
+        return None
+    others = {name: value for name, value in headers.items() if name.lower() != CONTENT_TYPE}
+    return replace(message, headers={**others, **message.headers})
 
 
 def unreadable(body: bytes, *, channel: str, place: str, headers: Mapping[str, str] = NO_HEADERS) -> Message:
@@ -78,4 +93,5 @@ def unreadable(body: bytes, *, channel: str, place: str, headers: Mapping[str, s
 
 
 def _escape(found: re.Match[str]) -> str:
-    return f"\\x{ord(found[0]):02x}"
+    code = ord(found[0])
+    return f"\\x{code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code:02x}"  # a byte that was no text, by its value

@@ -1,0 +1,285 @@
+"""The thread that stands for one instance in its group: it polls, reads ahead a little, and commits.
+
+librdkafka calls back from within a poll and wants its answer there: what is out of a partition that goes to another
+instance is waited for in that place. So polling has a thread of its own, and the event loop never waits for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from threading import Condition, Thread
+from typing import TYPE_CHECKING, Any, Final
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from pillarbox.brokers.kafka.records import Place, message_from
+from pillarbox.brokers.kafka.share import Partition, Receipt, Share, Shares
+from pillarbox.brokers.kafka.translation import error_of, logger
+from pillarbox.channel import Delivery
+from pillarbox.serialization import ForeignMessages
+
+if TYPE_CHECKING:
+    from pillarbox.brokers.kafka.settings import KafkaSettings
+    from pillarbox.clock import Clock
+    from pillarbox.message import Message
+
+POLL_S: Final = 0.1
+CHUNK: Final = 500
+READY_AT_MOST: Final = 1_000
+READY_BYTES_AT_MOST: Final = 16 << 20
+UNATTENDED_AFTER_S: Final = 60.0
+"""After that long without a call of the consumer nothing is polled: the group then gives its partitions to others."""
+AFTER_FAILURE_S: Final = 1.0
+BEGINNING: Final = -2
+
+
+class Pump:
+    """One membership of a group, from its start to its end; whoever wants another makes another."""
+
+    def __init__(
+        self,
+        group: str,
+        channels: Mapping[str, str],
+        *,
+        settings: KafkaSettings,
+        clock: Clock,
+        news: Callable[[], None],
+        foreign: Mapping[str, ForeignMessages],
+    ) -> None:
+        """Read the topics that are the keys of ``channels``; ``news`` is called, in the thread, when some came."""
+        self._group = group
+        self._channels = channels
+        self._settings = settings
+        self._clock = clock
+        self._news = news
+        self._foreign = foreign
+        self._shares = Shares()
+        self._changed = Condition()  # guards the shares
+        self._stopping = False
+        self._is_full = False
+        self._committing = False
+        self._commit_from = float("-inf")
+        self._trouble: str | None = None
+        self._fatal: KafkaError | None = None
+        self._attended_at = clock.monotonic()
+        self._thread = Thread(target=self._run, name=f"pillarbox kafka {group}", daemon=True)
+
+    # What the event loop calls; nothing here waits for the network.
+
+    def start(self) -> None:
+        """Join the group, in the background."""
+        self._thread.start()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the membership is over."""
+        return not self._thread.is_alive()
+
+    def take_trouble(self) -> str | None:
+        """Return what went wrong since the last call."""
+        trouble, self._trouble = self._trouble, None
+        return trouble
+
+    def hand_out(self, limit: int) -> list[Delivery]:
+        """Take up to ``limit`` of what was read."""
+        self._attended_at = self._clock.monotonic()
+        with self._changed:
+            return [] if self._stopping else self._shares.hand_out(limit)
+
+    def accept(self, deliveries: Sequence[Delivery]) -> None:
+        """Have done with ``deliveries``; the group is told soon."""
+        with self._changed:
+            self._shares.accept(deliveries)
+            self._changed.notify_all()
+
+    def give_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Hand ``deliveries`` out again."""
+        with self._changed:
+            self._shares.give_back(deliveries)
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Hand out nothing more; leave the group, in the background."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+
+    def join(self, within_s: float) -> bool:
+        """Wait until the group was left; return whether it was."""
+        self._thread.join(within_s)
+        return self.has_ended
+
+    # What the thread does.
+
+    def _run(self) -> None:
+        consumer: Any = None
+        try:
+            options = {"on_commit": self._on_commit, "error_cb": self._on_error}
+            consumer = Consumer({**self._settings.consumer(self._group), **options})
+            consumer.subscribe(
+                list(self._channels), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+            )
+            while not self._stopping:
+                self._turn(consumer)
+        except Exception as error:
+            logger.exception("the consumer %s of Kafka failed", self._group)
+            self._trouble = str(error)
+        finally:
+            self._stopping = True
+            self._leave(consumer)
+            self._news()
+
+    def _turn(self, consumer: Any) -> None:
+        if self._clock.monotonic() - self._attended_at > UNATTENDED_AFTER_S:
+            with self._changed:
+                self._changed.wait(POLL_S)
+            return
+        first = consumer.poll(POLL_S)
+        if self._fatal is not None:
+            raise KafkaException(self._fatal)
+        if first is not None:
+            self._take(consumer, [first, *consumer.consume(CHUNK, 0)])
+        self._commit(consumer)
+        self._hold_or_go_on(consumer)
+
+    def _take(self, consumer: Any, records: Iterable[Any]) -> None:
+        found: list[tuple[Partition, int, Message]] = []
+        for record in records:
+            error = record.error()
+            if error is None:
+                found.append((_partition_of(record), record.offset(), self._message(record)))
+            else:
+                self._suffer(consumer, error, record)
+        with self._changed:
+            for partition, offset, message in found:
+                for share in self._shares.of([partition]):
+                    share.take(Delivery(message=message, receipt=Receipt(*partition, offset, share.assignment)))
+        if found:
+            self._news()
+
+    def _message(self, record: Any) -> Message:
+        topic, partition = _partition_of(record)
+        place = Place(topic=topic, partition=partition, offset=record.offset(), since_ms=record.timestamp()[1])
+        channel = self._channels[topic]
+        return message_from(
+            record.headers() or (),
+            key=record.key(),
+            value=record.value(),
+            channel=channel,
+            place=place,
+            foreign=self._foreign.get(channel),
+        )
+
+    def _suffer(self, consumer: Any, error: KafkaError, record: Any) -> None:
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:  # pyright: ignore[reportPrivateUsage]
+            topic, partition = _partition_of(record)
+            logger.error(
+                "%s begins anew with the oldest that %s [%s] has, since there is no message at its place: %s; "
+                "what was removed unread is lost to it",
+                *(self._group, topic, partition, error.str()),
+            )
+            with self._changed:
+                self._shares.gain([(topic, partition)])
+            place = TopicPartition(topic, partition, BEGINNING)
+            consumer.incremental_unassign([place])
+            consumer.incremental_assign([place])
+        elif error.fatal():
+            raise KafkaException(error)
+        else:
+            logger.warning("the consumer %s of Kafka: %s", self._group, error.str())
+            self._trouble = error.str()
+
+    def _commit(self, consumer: Any) -> None:
+        """Tell the group how far everything is finished, one request at a time."""
+        if self._committing or self._clock.monotonic() < self._commit_from:
+            return
+        with self._changed:
+            offsets = _due(self._shares.all())
+        if not offsets:
+            return
+        try:
+            self._committing = True
+            consumer.commit(offsets=offsets, asynchronous=True)
+        except KafkaException as exception:
+            self._on_commit(error_of(exception), offsets)
+
+    def _hold_or_go_on(self, consumer: Any) -> None:
+        """Read nothing while there is enough; polling goes on, so that the membership lives."""
+        with self._changed:
+            ready, size = self._shares.ready, self._shares.ready_bytes
+        if not self._is_full and (ready >= READY_AT_MOST or size >= READY_BYTES_AT_MOST):
+            self._is_full = True
+            consumer.pause(consumer.assignment())
+        elif self._is_full and ready <= READY_AT_MOST // 2 and size <= READY_BYTES_AT_MOST // 2:
+            self._is_full = False
+            consumer.resume(consumer.assignment())
+
+    def _leave(self, consumer: Any) -> None:
+        if consumer is not None:
+            try:
+                consumer.close()
+            except Exception:
+                logger.exception("the consumer %s of Kafka did not close well", self._group)
+        with self._changed:
+            self._shares.clear()
+
+    # What librdkafka calls, from within a poll.
+
+    def _on_assign(self, consumer: Any, partitions: Sequence[TopicPartition]) -> None:
+        with self._changed:
+            self._shares.gain([(one.topic, one.partition) for one in partitions])
+        consumer.incremental_assign(partitions)
+        if self._is_full and partitions:
+            consumer.pause(partitions)
+
+    def _on_revoke(self, consumer: Any, partitions: Sequence[TopicPartition]) -> None:
+        """Let what is out be settled, for a while; then tell the group how far we came, and let go."""
+        names = [(one.topic, one.partition) for one in partitions]
+        with self._changed:
+            shares = self._shares.of(names)
+            for share in shares:
+                share.leave()
+            within = self._settings.drain_within.total_seconds()
+            self._changed.wait_for(lambda: self._stopping or not any(share.out for share in shares), within)
+            offsets = _due(shares)
+            self._shares.lose(names)
+        if offsets:
+            try:
+                consumer.commit(offsets=offsets, asynchronous=False)
+            except KafkaException as exception:
+                logger.warning("%s lets go of partitions untold: %s", self._group, error_of(exception).str())
+        consumer.incremental_unassign(partitions)
+
+    def _on_lost(self, consumer: Any, partitions: Sequence[TopicPartition]) -> None:
+        with self._changed:
+            self._shares.lose([(one.topic, one.partition) for one in partitions])
+        consumer.incremental_unassign(partitions)
+
+    def _on_commit(self, error: KafkaError | None, partitions: Sequence[TopicPartition]) -> None:
+        self._committing = False
+        if error is not None:
+            logger.warning("the place of %s was not kept: %s; it is told again", self._group, error.str())
+            self._commit_from = self._clock.monotonic() + AFTER_FAILURE_S
+            with self._changed:
+                for share in self._shares.of([(one.topic, one.partition) for one in partitions]):
+                    share.committed = None
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.fatal():
+            self._fatal = error
+        self._trouble = error.str()
+
+
+def _partition_of(record: Any) -> Partition:
+    return record.topic(), record.partition()
+
+
+def _due(shares: Iterable[Share]) -> list[TopicPartition]:
+    """Return what the group is to be told of ``shares``, and note that it is."""
+    offsets: list[TopicPartition] = []
+    for share in shares:
+        due = share.due
+        if due is not None:
+            share.committed = due
+            offsets.append(TopicPartition(share.topic, share.partition, due))
+    return offsets

@@ -1,0 +1,157 @@
+"""What one instance has of the partitions that the group gave it: pure book-keeping."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TypeAlias
+
+from pillarbox.channel import Delivery
+
+Partition: TypeAlias = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Receipt:
+    """Where a record lies, and under which assignment of its partition it came."""
+
+    topic: str
+    partition: int
+    offset: int
+    assignment: int
+
+
+@dataclass(slots=True)
+class Share:
+    """A partition while it is assigned to this instance.
+
+    Attributes:
+        ready: read and not handed out, in order.
+        out: handed out and not settled.
+        next: the offset behind the last that was read; none before the first.
+        committed: what the group was told, or is being told.
+        leaving: nothing more is handed out; what is out may still be settled.
+    """
+
+    topic: str
+    partition: int
+    assignment: int
+    ready: deque[Delivery] = field(default_factory=deque[Delivery])
+    out: dict[int, Delivery] = field(default_factory=dict[int, Delivery])
+    next: int | None = None
+    committed: int | None = None
+    leaving: bool = False
+
+    def take(self, delivery: Delivery) -> None:
+        """Have a record that was read; one that is known already is let go."""
+        offset = receipt_of(delivery).offset
+        if not self.leaving and (self.next is None or offset >= self.next):
+            self.ready.append(delivery)
+            self.next = offset + 1
+
+    def leave(self) -> None:
+        """Hand out nothing more."""
+        if self.ready:
+            self.next = receipt_of(self.ready[0]).offset
+        self.ready.clear()
+        self.leaving = True
+
+    def give_back(self, offsets: Iterable[int]) -> None:
+        """Make ready again what was handed out, before what follows it."""
+        returned = [self.out.pop(offset) for offset in offsets if offset in self.out]
+        if self.leaving:
+            firsts = [receipt_of(one).offset for one in returned]
+            self.next = min([*firsts, *([] if self.next is None else [self.next])], default=None)
+        elif returned:
+            self.ready = deque(sorted([*returned, *self.ready], key=receipt_of))
+
+    @property
+    def due(self) -> int | None:
+        """The lowest offset that is not finished, where the group does not know it yet."""
+        waiting = [receipt_of(self.ready[0]).offset] if self.ready else []
+        lowest = min([*self.out, *waiting], default=self.next)
+        return None if lowest == self.committed else lowest
+
+
+class Shares:
+    """All partitions of one instance. Not safe for threads: its user locks."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._shares: dict[Partition, Share] = {}
+        self._assignments = count(1)
+        self._turn = 0
+
+    @property
+    def ready(self) -> int:
+        """How many records are ready."""
+        return sum(len(share.ready) for share in self._shares.values())
+
+    @property
+    def ready_bytes(self) -> int:
+        """How large their bodies are."""
+        return sum(len(one.message.body) for share in self._shares.values() for one in share.ready)
+
+    def gain(self, partitions: Iterable[Partition]) -> None:
+        """Begin with partitions that were assigned."""
+        for topic, partition in partitions:
+            self._shares[topic, partition] = Share(topic, partition, next(self._assignments))
+
+    def lose(self, partitions: Iterable[Partition]) -> None:
+        """Have nothing of partitions any more; what of them is out is somebody else's."""
+        for partition in partitions:
+            self._shares.pop(partition, None)
+
+    def clear(self) -> None:
+        """Have nothing of any partition."""
+        self._shares.clear()
+
+    def of(self, partitions: Iterable[Partition]) -> list[Share]:
+        """Return the shares of those partitions that are assigned."""
+        return [self._shares[one] for one in partitions if one in self._shares]
+
+    def all(self) -> list[Share]:
+        """Return every share."""
+        return list(self._shares.values())
+
+    def hand_out(self, limit: int) -> list[Delivery]:
+        """Take up to ``limit`` of what is ready, of each partition in order; the partitions take turns to be first."""
+        shares = list(self._shares.values())
+        self._turn += 1
+        start = self._turn % len(shares) if shares else 0
+        deliveries: list[Delivery] = []
+        for share in [*shares[start:], *shares[:start]]:
+            while share.ready and len(deliveries) < limit:
+                delivery = share.ready.popleft()
+                share.out[receipt_of(delivery).offset] = delivery
+                deliveries.append(delivery)
+        return deliveries
+
+    def accept(self, deliveries: Iterable[Delivery]) -> None:
+        """Have done with what was handed out; stale receipts are ignored."""
+        for share, offsets in self._by_share(deliveries):
+            for offset in offsets:
+                share.out.pop(offset, None)
+
+    def give_back(self, deliveries: Iterable[Delivery]) -> None:
+        """Hand out again, in order; stale receipts are ignored."""
+        for share, offsets in self._by_share(deliveries):
+            share.give_back(offsets)
+
+    def _by_share(self, deliveries: Iterable[Delivery]) -> Sequence[tuple[Share, list[int]]]:
+        found: dict[Partition, tuple[Share, list[int]]] = {}
+        for delivery in deliveries:
+            receipt = receipt_of(delivery)
+            share = self._shares.get((receipt.topic, receipt.partition))
+            if share is not None and share.assignment == receipt.assignment:
+                found.setdefault((receipt.topic, receipt.partition), (share, []))[1].append(receipt.offset)
+        return list(found.values())
+
+
+def receipt_of(delivery: Delivery) -> Receipt:
+    """Return the receipt of a delivery of ours."""
+    receipt = delivery.receipt
+    assert isinstance(receipt, Receipt), receipt
+    return receipt

@@ -1,0 +1,144 @@
+"""Topics: whether they are there, and making those that are not. Blocks; called in threads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NoAnswer
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from confluent_kafka import (
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+    admin,
+)
+
+from pillarbox.brokers.kafka.translation import ABSENT, FORBIDDEN, NAME, error_of, logger, translated
+from pillarbox.errors import BrokerUnavailableError
+
+if TYPE_CHECKING:
+    from pillarbox.brokers.kafka.settings import KafkaSettings
+    from pillarbox.clock import Clock
+
+ANSWER_WITHIN_S: Final = 2.0
+MAKE_WITHIN_S: Final = 10.0
+UNTOLD: Final = 0
+
+admin_of_client: Any = admin  # its types export less than it has
+T = TypeVar("T")
+
+
+class Topics:
+    """The topics of one Kafka."""
+
+    def __init__(self, settings: KafkaSettings, clock: Clock) -> None:
+        """Ask the servers of ``settings``; connects to nothing."""
+        self._settings = settings
+        self._clock = clock
+
+    def client(self) -> Any:
+        """Return a new client that asks and makes; its types are not complete."""
+        return admin_of_client.AdminClient(self._settings.admin())
+
+    def reach(self) -> None:
+        """Make sure that the servers are there.
+
+        Raises:
+            BrokerUnavailableError: none answers.
+        """
+        with translated():
+            self.client().list_topics(timeout=2 * ANSWER_WITHIN_S)
+
+    def find(self, names: Sequence[str]) -> Mapping[str, int]:
+        """Return how many partitions each of ``names`` has; those that are not there are left out.
+
+        Of a topic that we may not see the number is ``UNTOLD``.
+
+        Raises:
+            BrokerUnavailableError: no server answers.
+        """
+        if not names:
+            return {}
+        asking = self.client()
+        answers = asking.describe_topics(TopicCollection(list(names)), request_timeout=ANSWER_WITHIN_S)
+        found: dict[str, int] = {}
+        for name, answer in answers.items():
+            try:
+                found[name] = len(wait_for(answer).partitions)
+            except KafkaException as exception:
+                code = error_of(exception).code()
+                if code in FORBIDDEN:
+                    found[name] = UNTOLD
+                elif code not in ABSENT:
+                    with translated():
+                        raise
+        return found
+
+    def make(self, names: Sequence[str]) -> Mapping[str, int]:
+        """Make sure that all of ``names`` are there, and return their numbers of partitions.
+
+        Raises:
+            BrokerUnavailableError: no server answers, or none lets us.
+        """
+        found = self.find(names)
+        missing = [name for name in names if name not in found]
+        if not missing:
+            return found
+        asking = self.client()
+        partitions, replication = self._settings.partitions, self._settings.replication
+        wanted = [
+            admin_of_client.NewTopic(name, num_partitions=partitions, replication_factor=replication)
+            for name in missing
+        ]
+        for name, answer in asking.create_topics(wanted, operation_timeout=ANSWER_WITHIN_S).items():
+            try:
+                wait_for(answer)
+                logger.info("made the topic %s with %s partitions", name, partitions)
+            except KafkaException as exception:
+                if error_of(exception).code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    with translated():
+                        raise
+        return self._await(names)
+
+    def consumers_of(self, name: str, partitions: int) -> list[str]:
+        """Return the groups that have a place on a topic.
+
+        Raises:
+            BrokerUnavailableError: no server answers.
+        """
+        asking = self.client()
+        with translated():
+            groups = wait_for(asking.list_consumer_groups(request_timeout=ANSWER_WITHIN_S)).valid
+            return [one.group_id for one in groups if self._has_place(asking, one.group_id, name, partitions)]
+
+    def _has_place(self, asking: Any, group: str, name: str, partitions: int) -> bool:
+        places = [TopicPartition(name, number) for number in range(partitions)]
+        wanted = ConsumerGroupTopicPartitions(group, places)
+        answer = asking.list_consumer_group_offsets([wanted], request_timeout=ANSWER_WITHIN_S)[group]
+        return any(one.offset >= 0 for one in wait_for(answer).topic_partitions)
+
+    def _await(self, names: Sequence[str]) -> Mapping[str, int]:
+        """Ask until every server that we happen to ask knows of new topics."""
+        deadline = self._clock.monotonic() + MAKE_WITHIN_S
+        while True:
+            found = self.find(names)
+            if len(found) == len(set(names)):
+                return found
+            if self._clock.monotonic() > deadline:
+                missing = ", ".join(sorted(set(names) - found.keys()))
+                raise BrokerUnavailableError(broker=NAME, reason=f"new topics do not appear: {missing}")
+
+
+def wait_for(answer: Future[T]) -> T:
+    """Return the answer to a question, or raise what the client raises.
+
+    Raises:
+        BrokerUnavailableError: there is none in time.
+    """
+    try:
+        return answer.result(MAKE_WITHIN_S)
+    except NoAnswer:
+        raise BrokerUnavailableError(broker=NAME, reason="it gave no answer in time") from None

@@ -1,0 +1,607 @@
+"""Kafka as the broker: what its adapter does beyond the contract, and what it lives through."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition, admin
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from pillarbox import Pillarbox, Retry, event
+from pillarbox.app.diagnosing import doctor_of
+from pillarbox.app.system_clock import SystemClock
+from pillarbox.brokers.kafka import KafkaBroker, kafka_broker
+from pillarbox.brokers.kafka.layout import topic_of
+from pillarbox.brokers.kafka.share import receipt_of
+from pillarbox.channel import Confirmed, NotSent, Outcome, Refused, Subscription, Unavailable, Unknown
+from pillarbox.control.diagnosis import DiagnosisLimits, Severity
+from pillarbox.errors import BrokerUnavailableError, ConfigurationError
+from pillarbox.observe import DestinationNotReady, MessageDead, RecordParked
+from pillarbox.testing.contracts.broker_harness import letter, new_queue, new_subscription, new_topic, receive
+from tests.integration.boxes import (
+    SETTINGS,
+    ChargePayment,
+    Happenings,
+    OrderPlaced,
+    StockReserved,
+    create_tables,
+    effects,
+    note,
+    noted,
+    publish,
+)
+from tests.servers import KafkaServer
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from pillarbox.channel import MessageReceiver
+    from pillarbox.message import Message
+
+OPTIONS = "partitions=4&heartbeat.interval.ms=100&session.timeout.ms=6000&drain=2"
+WITHIN = timedelta(seconds=60)
+LEASE = timedelta(seconds=5)
+admin_of_client: Any = admin
+
+JAVA_S_MURMUR2 = {
+    "21": -973932308,
+    "foobar": -790332482,
+    "a-little-bit-long-string": -985981536,
+    "a-little-bit-longer-string": -1486304829,
+    "lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8": -58897971,
+    "abc": 479470107,
+}
+
+
+@event("bulky.made", key="key")
+@dataclass(frozen=True)
+class BulkyMade:
+    """An event of whatever size."""
+
+    key: str
+    filling: str
+
+
+@event("late.heard", key="key")
+@dataclass(frozen=True)
+class LateHeard:
+    """An event that nobody listens to at first."""
+
+    key: str
+
+
+@pytest.fixture
+async def broker(kafka_server: KafkaServer) -> AsyncIterator[KafkaBroker]:
+    """An open broker on the server of the run."""
+    broker = kafka_broker(f"{kafka_server.url}?{OPTIONS}", clock=SystemClock())
+    await broker.open()
+    yield broker
+    await broker.close()
+
+
+@pytest.fixture
+def operator(kafka_server: KafkaServer) -> Any:
+    """A client of the test's own, which may do everything."""
+    return admin_of_client.AdminClient({"bootstrap.servers": kafka_server.address})
+
+
+@pytest.fixture
+def service() -> str:
+    """A name that no other test's box has, so that its consumers are new to every topic."""
+    return f"shop-{uuid4().hex[:8]}"
+
+
+def make_box(service: str, store: str, broker: str) -> tuple[Pillarbox, Happenings]:
+    box, happenings = Pillarbox(service, store=store, broker=f"{broker}?{OPTIONS}", settings=SETTINGS), Happenings()
+    box.observe(happenings)
+    return box, happenings
+
+
+async def receive_all(receiver: MessageReceiver, *, quiet: timedelta = timedelta(milliseconds=500)) -> list[Message]:
+    """Receive until nothing came for a while."""
+    came: list[Message] = []
+    while more := await receiver.receive(500, within=quiet):
+        came += [one.message for one in more]
+    return came
+
+
+@asynccontextmanager
+async def listening(broker: KafkaBroker, subscription: Subscription) -> AsyncGenerator[MessageReceiver]:
+    await broker.declare([subscription])
+    receiver = broker.receiver(subscription, owner=uuid4().hex)
+    try:
+        yield receiver
+    finally:
+        await receiver.close()
+
+
+async def test_a_key_lies_where_a_java_client_would_put_it(broker: KafkaBroker) -> None:
+    topic = new_topic()
+    async with listening(broker, new_subscription(topic)) as receiver:
+        await broker.sender().send([letter("m", topic, key=key) for key in JAVA_S_MURMUR2])
+
+        came = await receive(receiver, len(JAVA_S_MURMUR2))
+
+    found = {one.message.key: receipt_of(one).partition for one in came}
+    assert found == {key: (number & 0x7FFFFFFF) % 4 for key, number in JAVA_S_MURMUR2.items()}
+
+
+async def test_an_absent_server_is_an_error_that_waiting_may_help(private_kafka_server: KafkaServer) -> None:
+    """One server for all that it goes through: away at first, killed under a sender, back again."""
+    broker = kafka_broker(f"{private_kafka_server.url}?{OPTIONS}", clock=SystemClock(), lease=LEASE)
+    queue = new_queue()
+    assert list(await broker.sender().send([letter("m1", queue)])) == [Confirmed()]
+    sender = broker.sender()
+    await sender.send([letter("m2", queue)])
+    await asyncio.to_thread(private_kafka_server.kill)
+
+    with pytest.raises(BrokerUnavailableError, match="broker kafka is unavailable"):
+        await broker.open()
+    doubtful, absent = [await sender.send([letter(name, queue)]) for name in ("m3", "m4")]
+    assert isinstance(doubtful[0], (Unknown, Unavailable))
+    assert [type(one) for one in absent] == [Unavailable]
+
+    await asyncio.to_thread(private_kafka_server.start)
+    await broker.open()
+    assert list(await sender.send([letter("m5", queue)])) == [Confirmed()]
+    async with listening(broker, new_subscription(queue)) as receiver:
+        came = [one.message.id.partition("-")[0] for one in await receive(receiver, 3)]
+    assert came in (["m1", "m2", "m5"], ["m1", "m2", "m3"])
+    await broker.close()
+
+
+async def test_nothing_of_a_key_overtakes_a_message_that_its_topic_refuses(
+    kafka_server: KafkaServer, operator: Any, rng: Random
+) -> None:
+    """However the client divides a batch into requests, and also where a partition knows nothing of the sender yet."""
+    options = f"partitions=2&batch.num.messages={rng.choice([1, 2, 5])}"
+    broker = kafka_broker(f"{kafka_server.url}?{options}", clock=SystemClock())
+    for _ in range(4):
+        topic = new_topic()
+        async with listening(broker, new_subscription(topic)) as receiver:
+            await asyncio.to_thread(alter, operator, topic, "max.message.bytes", "20000")
+            too_large = rng.randrange(1, 20)
+            bodies = [b"x" * (30_000 if number == too_large else 300) for number in range(40)]
+            sent = [
+                letter(f"m{number}", topic, key=rng.choice("abcd"), body=body) for number, body in enumerate(bodies)
+            ]
+
+            results = await broker.sender().send(sent)
+
+            assert list(results[:too_large]) == [Confirmed()] * too_large
+            assert isinstance(results[too_large], Refused)
+            behind = [result for one, result in zip(sent, results, strict=True) if one.key == sent[too_large].key]
+            assert set(behind[behind.index(results[too_large]) + 1 :]) <= {NotSent()}
+            came = await receive_all(receiver)
+            for key in "abcd":
+                of_key = [one.id for one in sent if one.key == key]
+                arrived = list(dict.fromkeys(one.id for one in came if one.key == key))
+                assert arrived == of_key[: len(arrived)]
+            confirmed = {one.id for one, result in zip(sent, results, strict=True) if result == Confirmed()}
+            assert confirmed == {one.id for one in came}
+    await broker.close()
+
+
+async def test_nothing_of_a_key_overtakes_a_message_that_was_not_confirmed_in_time(
+    private_kafka_server: KafkaServer, rng: Random
+) -> None:
+    broker = kafka_broker(
+        f"{private_kafka_server.url}?{OPTIONS}&batch.num.messages=3", clock=SystemClock(), lease=LEASE
+    )
+    topic = new_topic()
+    async with listening(broker, new_subscription(topic)) as receiver:
+        sender = broker.sender()
+        await sender.send([letter("m", topic)])
+        sent = [letter(f"m{number}", topic, key=rng.choice("abcd")) for number in range(2000)]
+        sending = asyncio.ensure_future(sender.send(sent))
+        await SystemClock().sleep(timedelta(milliseconds=rng.uniform(5, 60)))
+        private_kafka_server.pause()
+        results = await sending
+        private_kafka_server.resume()
+        came = [one for one in await receive_all(receiver, quiet=LEASE) if one.id in {one.id for one in sent}]
+
+    assert not all(isinstance(one, Confirmed) for one in results), "it was paused in the middle"
+    for key in "abcd":
+        of_key = [(one.id, type(result)) for one, result in zip(sent, results, strict=True) if one.key == key]
+        arrived = list(dict.fromkeys(one.id for one in came if one.key == key))
+        assert arrived == [identity for identity, _ in of_key][: len(arrived)]
+        assert {identity for identity, kind in of_key if kind is Confirmed} <= set(arrived)
+        assert not {identity for identity, kind in of_key if kind in (Unavailable, NotSent)} & set(arrived)
+    await broker.close()
+
+
+async def test_a_forbidden_topic_refuses_and_does_not_stop_the_others(broker: KafkaBroker, operator: Any) -> None:
+    forbidden, open_to_all = new_queue(), new_queue()
+    await broker.sender().send([letter("m", forbidden), letter("m", open_to_all)])
+    await asyncio.to_thread(forbid, operator, forbidden)
+    sender = broker.sender()
+
+    async def refused() -> bool:
+        results = await sender.send([letter("m", forbidden), letter("m", open_to_all)])
+        assert results[1] == Confirmed()
+        return isinstance(results[0], Refused)
+
+    await wait_until(refused, WITHIN, what="the rule has reached the broker")
+
+
+async def test_topics_that_are_there_keep_their_shape_and_what_they_lack_is_told(
+    broker: KafkaBroker, operator: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic = new_topic()
+    operator.create_topics([admin_of_client.NewTopic(topic_of(topic), 2, 1)])[topic_of(topic)].result()
+    caplog.set_level("INFO", logger="pillarbox.brokers.kafka")
+
+    async with listening(broker, new_subscription(topic)):
+        pass
+
+    assert "has 2 partitions, declared are 4" in caplog.text
+
+
+async def test_a_queue_has_one_consumer(broker: KafkaBroker) -> None:
+    queue = new_queue()
+    first = new_subscription(queue)
+    await broker.declare([first])
+
+    with pytest.raises(ConfigurationError, match="has the consumer"):
+        await broker.declare([new_subscription(queue)])
+    await broker.declare([first])
+
+
+async def test_a_new_consumer_of_a_topic_begins_with_what_comes_then(broker: KafkaBroker) -> None:
+    topic = new_topic()
+    early = new_subscription(topic)
+    await broker.declare([early])
+    await broker.sender().send([letter("m1", topic)])
+    late = new_subscription(topic)
+    async with asyncio.TaskGroup() as group:  # several instances start at the same time
+        for _ in range(3):
+            group.create_task(broker.declare([late]))
+    sent = letter("m2", topic)
+    await broker.sender().send([sent])
+    await broker.declare([late])
+
+    async with listening(broker, late) as receiver:
+        assert [one.message for one in await receive(receiver, 1)] == [sent]
+
+
+async def test_what_was_removed_unread_and_partitions_that_are_new_are_told_and_begun_at_the_oldest(
+    broker: KafkaBroker, kafka_server: KafkaServer, operator: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic = new_topic()
+    subscription = new_subscription(topic)
+    await broker.declare([subscription])
+    await broker.sender().send([letter(f"m{number}", topic) for number in range(6)])
+    async with listening(broker, subscription) as receiver:
+        out = await receive(receiver, 2)
+        await receiver.settle(out, Outcome.ACCEPTED)
+    name, partition = topic_of(topic), receipt_of(out[0]).partition
+    for answer in operator.delete_records([TopicPartition(name, partition, 4)]).values():
+        answer.result()
+    operator.create_partitions([admin_of_client.NewPartitions(name, 6)])[name].result()
+
+    async with listening(broker, subscription) as receiver:
+        left = await receive(receiver, 2)
+        assert [receipt_of(one).offset for one in left] == [4, 5]
+        direct = Producer({"bootstrap.servers": kafka_server.address})
+        for number in (4, 5):
+            direct.produce(name, b"x", partition=number)
+        direct.flush()
+        assert {receipt_of(one).partition for one in await receive(receiver, 2)} == {4, 5}
+
+    begun = [record for record in caplog.records if "begins anew with the oldest" in record.message]
+    assert {record.levelname for record in begun} == {"ERROR"}
+    assert f"{name} [{partition}]" in caplog.text
+    assert f"{name} [5]" in caplog.text
+
+
+async def test_what_a_slow_handler_has_is_not_given_to_others_while_the_group_goes_on(
+    kafka_server: KafkaServer,
+) -> None:
+    """It takes longer than a member may go without a poll; its partition is neither lost nor delivered again."""
+    options = "partitions=4&heartbeat.interval.ms=100&session.timeout.ms=2500&max.poll.interval.ms=2500"
+    broker = kafka_broker(f"{kafka_server.url}?{options}", clock=SystemClock())
+    topic = new_topic()
+    subscription = new_subscription(topic)
+    async with listening(broker, subscription) as slow:
+        await broker.sender().send([letter("m1", topic)])
+        out = await receive(slow, 1)
+        until = SystemClock().monotonic() + 4
+        while SystemClock().monotonic() < until:
+            assert list(await slow.receive(0, within=timedelta(milliseconds=500))) == []
+        await slow.settle(out, Outcome.ACCEPTED)
+
+        assert list(await slow.receive(10, within=timedelta(seconds=1))) == []
+        async with listening(broker, subscription) as other:
+            await slow.close()
+            assert list(await other.receive(10, within=timedelta(seconds=2))) == []
+    await broker.close()
+
+
+async def test_what_nobody_can_read_and_what_always_fails_are_dead_letters(
+    kafka_server: KafkaServer, sqlite_url: str, service: str
+) -> None:
+    box, happenings = make_box(service, sqlite_url, kafka_server.url)
+    tries: list[str] = []
+
+    @box.on(OrderPlaced, name="fail", retry=Retry(attempts=3, immediate=1, first=timedelta(milliseconds=20)))
+    async def fail(order: OrderPlaced) -> None:
+        tries.append(order.order_id)
+        raise ValueError("as always")
+
+    @box.on(ChargePayment, name="charge")
+    async def charge(payment: ChargePayment) -> None:
+        raise AssertionError(payment)
+
+    async with box.running():
+        direct = Producer({"bootstrap.servers": kafka_server.address})
+        direct.produce(topic_of("queue:payments"), b"hello", b"key")
+        direct.flush()
+        await publish(box, OrderPlaced("o-1"))
+        dead = await happenings.until(MessageDead, 2)
+        letters = await box.dead_letters.list()
+
+    assert tries == ["o-1"] * 3
+    assert sorted(one.attempts for one in dead)[-1] == 3
+    assert {one.message.body for one in letters} >= {b"hello"}
+    assert any(one.message_id.startswith("kafka/_queue.payments/") for one in dead)
+
+
+async def test_a_refused_message_is_parked_with_its_reason_and_other_keys_flow(
+    kafka_server: KafkaServer, operator: Any, sqlite_url: str, service: str
+) -> None:
+    box, happenings = make_box(service, sqlite_url, kafka_server.url)
+    heard: list[str] = []
+    both = asyncio.Event()
+
+    @box.on(BulkyMade, name="hear")
+    async def hear(made: BulkyMade) -> None:
+        heard.append(made.key)
+        if len(heard) == 2:
+            both.set()
+
+    async with box.running():
+        await asyncio.to_thread(alter, operator, "topic:bulky", "max.message.bytes", "20000")
+        await publish(box, BulkyMade("a", "-"), BulkyMade("b", "x" * 50_000), BulkyMade("c", "-"))
+        async with asyncio.timeout(WITHIN.total_seconds()):
+            await both.wait()
+        (parked,) = await happenings.until(RecordParked)
+
+    assert sorted(heard) == ["a", "c"]
+    assert "MSG_SIZE_TOO_LARGE" in parked.reason
+
+
+async def test_a_topic_that_nobody_has_bound_waits_and_heals(
+    kafka_server: KafkaServer, sqlite_url: str, service: str
+) -> None:
+    publisher, happenings = make_box(service, sqlite_url, kafka_server.url)
+    listener, _ = make_box(f"{service}-later", "memory://", kafka_server.url)
+    heard = asyncio.Event()
+
+    @listener.on(LateHeard, name="hear")
+    async def hear(late: LateHeard) -> None:
+        heard.set()
+
+    async with publisher.running():
+        await publish(publisher, LateHeard("k"))
+        (waits,) = await happenings.until(DestinationNotReady)
+        assert waits.destination == "topic:late"
+        async with listener.running(), asyncio.timeout(WITHIN.total_seconds()):
+            await heard.wait()
+
+
+async def test_the_doctor_looks_at_the_broker_of_a_box(
+    kafka_server: KafkaServer, sqlite_url: str, service: str
+) -> None:
+    box, _ = make_box(service, sqlite_url, kafka_server.url)
+    await box.migrate()
+    await box.broker.declare([new_subscription(new_topic())])
+
+    diagnosis = await doctor_of(box.store, DiagnosisLimits(), box.broker).examine()
+
+    found = {one.code: one.severity for one in diagnosis.findings}
+    assert found["replication-factor"] == Severity.NOTICE
+    assert found["unclean-election"] == found["compaction"] == found["partition-count"] == Severity.OK
+    await box.broker.close()
+    await box.store.close()
+
+
+@pytest.mark.fault
+async def test_a_server_that_is_killed_again_and_again_loses_and_reorders_nothing(
+    private_kafka_server: KafkaServer, postgresql_url: str, service: str, rng: Random
+) -> None:
+    """Committed means handled, once and in the order of its key, whatever Kafka went through."""
+    box, _ = make_box(service, postgresql_url, private_kafka_server.url)
+
+    @box.on(OrderPlaced, name="note")
+    async def handle(order: OrderPlaced, tx: AsyncConnection) -> None:
+        await note(tx, f"{order.order_id} {order.number}")
+
+    written = Written(rng)
+    async with box.running():
+        await create_tables(box)
+        enough = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(written.keep_writing(box, enough))
+            for times in range(1, 6):
+                before = await count_effects(box)
+                await wait_until(has(box, before + 40), WITHIN, what=f"progress before kill {times}")
+                await asyncio.to_thread(private_kafka_server.kill)
+                await asyncio.to_thread(private_kafka_server.start)
+            enough.set()
+        await wait_until(has(box, written.total), WITHIN, what=f"{written.total} effects")
+        happened = await noted(box)
+
+    print(f"{written.total} orders")
+    written.check(happened)
+
+
+@pytest.mark.fault
+async def test_members_that_come_and_go_lose_repeat_and_reorder_nothing(
+    private_kafka_server: KafkaServer, postgresql_url: str, service: str, rng: Random
+) -> None:
+    """And the place that the group keeps never passes a message without its effect."""
+    members: list[Pillarbox] = []
+    for _ in range(4):
+        box, _ = make_box(service, postgresql_url, private_kafka_server.url)
+        members.append(box)
+
+        @box.on(StockReserved, name="note")
+        async def handle(order: StockReserved, tx: AsyncConnection) -> None:
+            await note(tx, f"{order.order_id} {order.number}")
+
+    written, samples, enough = Written(rng, StockReserved), list[Sample](), asyncio.Event()
+    first = members[0]
+    async with first.running():
+        await create_tables(first)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(written.keep_writing(first, enough))
+            group.create_task(sample_places(private_kafka_server, f"{service}/note", first, samples, enough))
+            await storm(members[1:], rng)
+            enough.set()
+        await wait_until(has(first, written.total), WITHIN, what=f"{written.total} effects")
+        happened = await noted(first)
+
+    print(f"{written.total} orders, {len(samples)} samples")
+    written.check(happened)
+    records = await asyncio.to_thread(all_records, private_kafka_server, "stock")
+    for sample in samples:
+        for (partition, offset), order in records.items():
+            assert offset >= sample.places[partition] or order in sample.effects, (partition, offset, order)
+
+
+class Written:
+    """Orders of some keys, numbered within their key."""
+
+    def __init__(self, rng: Random, kind: type[OrderPlaced | StockReserved] = OrderPlaced) -> None:
+        self._rng = rng
+        self._kind = kind
+        self._next = {f"o-{number}": 0 for number in range(8)}
+
+    @property
+    def total(self) -> int:
+        return sum(self._next.values())
+
+    async def keep_writing(self, box: Pillarbox, until: asyncio.Event) -> None:
+        while not until.is_set():
+            orders: list[OrderPlaced | StockReserved] = []
+            for key in self._rng.choices(list(self._next), k=5):
+                orders.append(self._kind(key, self._next[key]))
+                self._next[key] += 1
+            await publish(box, *orders)
+            await SystemClock().sleep(timedelta(milliseconds=40))
+
+    def check(self, effects: Sequence[str]) -> None:
+        """Every order has its effect once, those of a key in their order."""
+        found: dict[str, list[int]] = {}
+        for effect in effects:
+            key, number = effect.split()
+            found.setdefault(key, []).append(int(number))
+        assert found == {key: list(range(count)) for key, count in self._next.items() if count}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The places of a group, and the effects that were there a moment later."""
+
+    places: dict[int, int]
+    effects: set[str]
+
+
+async def sample_places(
+    server: KafkaServer, group: str, box: Pillarbox, samples: list[Sample], until: asyncio.Event
+) -> None:
+    asking: Any = Consumer({"bootstrap.servers": server.address, "group.id": group})
+    partitions = [TopicPartition("stock", number) for number in range(4)]
+    while not until.is_set():
+        places = await asyncio.to_thread(asking.committed, partitions, 10)
+        samples.append(Sample({one.partition: one.offset for one in places}, set(await noted(box))))
+        await SystemClock().sleep(timedelta(milliseconds=300))
+    asking.close()
+
+
+async def storm(members: Sequence[Pillarbox], rng: Random) -> None:
+    """Have a member join or leave every one to three seconds, for twenty."""
+    clock = SystemClock()
+    until = clock.monotonic() + 20
+    waiting = deque(members)
+    running = deque[tuple[Pillarbox, AsyncExitStack]]()
+    try:
+        while clock.monotonic() < until:
+            if running and (not waiting or rng.random() < 0.5):
+                box, stack = running.popleft()
+                await stack.aclose()
+                waiting.append(box)
+            else:
+                box, stack = waiting.popleft(), AsyncExitStack()
+                await stack.enter_async_context(box.running())
+                running.append((box, stack))
+            await clock.sleep(timedelta(seconds=rng.uniform(1, 3)))
+    finally:
+        for _, stack in running:
+            await stack.aclose()
+
+
+def all_records(server: KafkaServer, topic: str) -> dict[tuple[int, int], str]:
+    """Read a topic from end to end: which order lies where."""
+    reading: Any = Consumer(
+        {"bootstrap.servers": server.address, "group.id": uuid4().hex, "enable.partition.eof": True}
+    )
+    reading.assign([TopicPartition(topic, number, 0) for number in range(4)])
+    found: dict[tuple[int, int], str] = {}
+    ends = 0
+    while ends < 4:
+        record = reading.poll(10)
+        assert record is not None
+        if record.error() is not None:
+            ends += 1
+            continue
+        order = json.loads(record.value())
+        found[record.partition(), record.offset()] = f"{order['order_id']} {order['number']}"
+    reading.close()
+    return found
+
+
+async def count_effects(box: Pillarbox) -> int:
+    async with box.transaction() as tx:
+        return (await tx.scalars(select(func.count()).select_from(effects))).one()
+
+
+def has(box: Pillarbox, count: int) -> Callable[[], Coroutine[Any, Any, bool]]:
+    async def has_as_many() -> bool:
+        return await count_effects(box) >= count
+
+    return has_as_many
+
+
+def alter(operator: Any, address: str, name: str, value: str) -> None:
+    """Set an option of a topic."""
+    entry = admin_of_client.ConfigEntry(name, value, incremental_operation=admin_of_client.AlterConfigOpType.SET)
+    kind = admin_of_client.ResourceType.TOPIC
+    resource = admin_of_client.ConfigResource(kind, topic_of(address), incremental_configs=[entry])
+    operator.incremental_alter_configs([resource])[resource].result()
+
+
+def forbid(operator: Any, address: str) -> None:
+    """Let nobody write to a topic."""
+    rule = admin_of_client.AclBinding(
+        admin_of_client.ResourceType.TOPIC,
+        topic_of(address),
+        admin_of_client.ResourcePatternType.LITERAL,
+        "User:ANONYMOUS",
+        "*",
+        admin_of_client.AclOperation.WRITE,
+        admin_of_client.AclPermissionType.DENY,
+    )
+    for answer in operator.create_acls([rule]).values():
+        answer.result()
