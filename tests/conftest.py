@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 
 from tests.processes import PythonProcesses
-from tests.servers import KNOWN, MariaDbServer, PostgresServer, RedisServer, Server, ServerMissingError
+from tests.servers import (
+    KNOWN,
+    MariaDbServer,
+    PostgresServer,
+    RabbitMqServer,
+    RedisServer,
+    Server,
+    ServerMissingError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -158,6 +166,28 @@ def private_redis_server(pytestconfig: pytest.Config) -> Iterator[RedisServer]:
     server = RedisServer()
     with started(server, pytestconfig):
         yield server
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server(pytestconfig: pytest.Config) -> Iterator[RabbitMqServer]:
+    """The RabbitMQ of the whole run. Do not kill or pause it: take ``private_rabbitmq_server`` for that."""
+    server = RabbitMqServer()
+    with started(server, pytestconfig):
+        yield server
+
+
+@pytest.fixture(scope="module")
+def _module_rabbitmq_server(pytestconfig: pytest.Config) -> Iterator[RabbitMqServer]:
+    server = RabbitMqServer()
+    with started(server, pytestconfig):
+        yield server
+
+
+@pytest.fixture
+def private_rabbitmq_server(_module_rabbitmq_server: RabbitMqServer) -> RabbitMqServer:
+    """A RabbitMQ of this module alone, to be killed, paused and restarted at will; each test finds it serving."""
+    _module_rabbitmq_server.start()
+    return _module_rabbitmq_server
 
 
 @pytest.fixture

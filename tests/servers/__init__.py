@@ -2,7 +2,7 @@
 
 Guarantee: when a server's ``close`` has returned, none of its processes runs and its folder is gone; what a killed run
 left behind is cleared away by the next. Not promised: surviving a reboot, or use by two processes at once.
-Reading order: server, postgresql, mariadb, redis, processes, packages. ``python -m tests.servers`` starts all of them
+Reading order: server, postgresql, mariadb, redis, rabbitmq, processes, packages. ``python -m tests.servers`` starts all of them
 for a developer.
 """
 
@@ -12,16 +12,18 @@ from tests.servers.errors import ServerError, ServerMissingError, ServerStartErr
 from tests.servers.mariadb import MariaDbServer
 from tests.servers.pgbouncer import PgBouncerServer
 from tests.servers.postgresql import PostgresServer
+from tests.servers.rabbitmq import RabbitMqServer
 from tests.servers.redis import RedisServer
 from tests.servers.server import Server
 
-KNOWN: tuple[type[Server], ...] = (PostgresServer, MariaDbServer, RedisServer)
+KNOWN: tuple[type[Server], ...] = (PostgresServer, MariaDbServer, RedisServer, RabbitMqServer)
 
 __all__ = [
     "KNOWN",
     "MariaDbServer",
     "PgBouncerServer",
     "PostgresServer",
+    "RabbitMqServer",
     "RedisServer",
     "Server",
     "ServerError",
