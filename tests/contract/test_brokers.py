@@ -13,6 +13,7 @@ from pillarbox.app.system_clock import SystemClock
 from pillarbox.brokers.database import DatabaseBroker
 from pillarbox.brokers.memory import MemoryBroker
 from pillarbox.brokers.partitions import PartitionLeases
+from pillarbox.brokers.rabbitmq import rabbitmq_broker
 from pillarbox.brokers.redis import redis_broker
 from pillarbox.channel.wakeup import Wakeup
 from pillarbox.relational import metadata
@@ -22,8 +23,9 @@ from pillarbox.testing import VirtualClock
 from pillarbox.testing.contracts import BrokerHarness, ReceiverContract, SenderContract
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
+    from pillarbox.channel import Broker
     from pillarbox.relational import RelationalStore
 
 LEASE, SHORT_LEASE = timedelta(seconds=15), timedelta(seconds=3)
@@ -34,6 +36,7 @@ BROKERS = [
     pytest.param("database on postgresql+psycopg", marks=pytest.mark.server),
     pytest.param("database on postgresql+asyncpg", marks=pytest.mark.server),
     pytest.param("redis", marks=pytest.mark.server),
+    pytest.param("rabbitmq", marks=pytest.mark.server),
 ]
 
 
@@ -45,7 +48,11 @@ async def broker_harness(request: pytest.FixtureRequest) -> AsyncIterator[Broker
         yield BrokerHarness(broker=MemoryBroker(clock=clock), again=lambda: MemoryBroker(clock=clock))
         return
     if request.param == "redis":
-        async with _redis(request.getfixturevalue("redis_server").url) as harness:
+        async with _leased(redis_broker, request.getfixturevalue("redis_server").url) as harness:
+            yield harness
+        return
+    if request.param == "rabbitmq":
+        async with _leased(rabbitmq_broker, request.getfixturevalue("rabbitmq_server").url) as harness:
             yield harness
         return
     store = _store(request, clock)
@@ -69,14 +76,14 @@ class TestReceiver(ReceiverContract):
 
 
 @asynccontextmanager
-async def _redis(url: str) -> AsyncGenerator[BrokerHarness]:
+async def _leased(make: Callable[..., Broker], url: str) -> AsyncGenerator[BrokerHarness]:
     """A broker on real time; its instances find each other through leases in a database, of which little must pass."""
     store = sqlite_store(make_url("sqlite://"))
     await store.migrate()
     leases = PartitionLeases(store=store.leases, source=store, clock=SystemClock(), ttl=SHORT_LEASE)
-    broker = redis_broker(url, leases=leases)
+    broker = make(url, leases=leases)
     await broker.open()
-    yield BrokerHarness(broker=broker, again=lambda: redis_broker(url, leases=leases))
+    yield BrokerHarness(broker=broker, again=lambda: make(url, leases=leases))
     await broker.close()
     await store.close()
 

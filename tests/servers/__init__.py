@@ -2,8 +2,8 @@
 
 Guarantee: when a server's ``close`` has returned, none of its processes runs and its folder is gone; what a killed run
 left behind is cleared away by the next. Not promised: surviving a reboot, or use by two processes at once.
-Reading order: server, postgresql, mariadb, redis, rabbitmq, processes, packages. ``python -m tests.servers`` starts all of them
-for a developer.
+Reading order: server, postgresql, mariadb, redis, rabbitmq, processes, packages. ``python -m tests.servers`` starts all
+of them for a developer.
 """
 
 from __future__ import annotations

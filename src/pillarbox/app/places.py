@@ -26,8 +26,9 @@ BrokerPlace: TypeAlias = str | Broker
 
 STORE_VARIABLE, BROKER_VARIABLE = "PILLARBOX_STORE", "PILLARBOX_BROKER"
 STORES = "memory://, sqlite:///FILE, postgresql+psycopg://…, postgresql+asyncpg://… or mariadb+asyncmy://…"
-BROKERS = "database:// (the store carries the messages), redis://… or memory://"
+BROKERS = "database:// (the store carries the messages), redis://…, amqp://… or memory://"
 REDIS = ("redis", "rediss", "unix")
+RABBITMQ = ("amqp", "amqps")
 
 
 def store_at(place: StorePlace | None) -> RelationalStore:
@@ -80,6 +81,8 @@ def broker_at(
         return MemoryBroker(clock=clock)
     if kind in REDIS:
         return _redis_at(place, store=store, relay=relay, clock=clock)
+    if kind in RABBITMQ:
+        return _rabbitmq_at(place, store=store, relay=relay, clock=clock)
     raise ConfigurationError(f"there is no broker of the kind {kind!r}; there are {BROKERS}")
 
 
@@ -92,6 +95,16 @@ def _redis_at(url: str, *, store: RelationalStore, relay: RelaySettings, clock: 
 
     leases = PartitionLeases(store=store.leases, source=store, clock=clock, ttl=relay.lease)
     return redis_broker(url, leases=leases)
+
+
+def _rabbitmq_at(url: str, *, store: RelationalStore, relay: RelaySettings, clock: Clock) -> Broker:
+    if find_spec("pamqp") is None:
+        raise MissingExtraError(module="pamqp", extra="rabbitmq", needed_for="a RabbitMQ broker")
+    from pillarbox.brokers.partitions import PartitionLeases
+    from pillarbox.brokers.rabbitmq import rabbitmq_broker
+
+    leases = PartitionLeases(store=store.leases, source=store, clock=clock, ttl=relay.lease)
+    return rabbitmq_broker(url, leases=leases)
 
 
 def outbox_of(store: RelationalStore, *, form: str, relay: RelaySettings) -> OutboxStore:

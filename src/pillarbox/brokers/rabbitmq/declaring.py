@@ -1,0 +1,71 @@
+"""Making exchanges and queues, and saying what is wrong with those that are there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pamqp.base import Frame
+
+from pillarbox.brokers.rabbitmq.channel import (
+    ACCESS_REFUSED,
+    NOT_FOUND,
+    PRECONDITION_FAILED,
+    Channel,
+    ChannelClosedError,
+)
+from pillarbox.brokers.rabbitmq.layout import declarations, exchange_declaration
+from pillarbox.brokers.rabbitmq.line import Line
+from pillarbox.brokers.rabbitmq.wire import NAME, Wire
+from pillarbox.channel import Subscription, is_queue
+from pillarbox.errors import BrokerUnavailableError, ConfigurationError
+
+OF_NOBODY = ""
+
+
+async def declare(line: Line, subscription: Subscription) -> None:
+    """Make the places of ``subscription``; those that are there stay as they are, with all that is bound to them.
+
+    Raises:
+        BrokerUnavailableError: the server cannot be reached.
+        ConfigurationError: something else of that name is there, or the user may not declare.
+    """
+    for channel in subscription.channels:
+        await _make(await line.wire(), declarations(channel, subscription.consumer))
+
+
+async def make_ready(wire: Wire, destination: str) -> None:
+    """Make a queue that keeps its messages without a consumer, or a topic's exchange, which returns them.
+
+    Raises:
+        BrokerUnavailableError: the server cannot be reached.
+        ConfigurationError: something else of that name is there, or the user may not declare.
+    """
+    if is_queue(destination):
+        await _make(wire, declarations(destination, OF_NOBODY))
+    else:
+        await _make(wire, [exchange_declaration(destination)])
+
+
+async def _make(wire: Wire, things: Iterable[Frame]) -> None:
+    channel = Channel(wire)
+    try:
+        await channel.ask(*things)
+    except ChannelClosedError as refusal:
+        raise _meaning(refusal) from refusal
+    finally:
+        channel.leave()
+
+
+def _meaning(refusal: ChannelClosedError) -> Exception:
+    if refusal.code == PRECONDITION_FAILED:
+        return ConfigurationError(
+            f"RabbitMQ has something else by that name: {refusal.text}; delete it once it is empty, or give the "
+            "channel or the consumer another name"
+        )
+    if refusal.code == ACCESS_REFUSED:
+        return ConfigurationError(
+            f"RabbitMQ lets its user not declare: {refusal.text}; grant configure, write and read"
+        )
+    if refusal.code == NOT_FOUND:
+        return BrokerUnavailableError(broker=NAME, reason=refusal.text)  # a queue's leader is away
+    return BrokerUnavailableError(broker=NAME, reason=str(refusal))

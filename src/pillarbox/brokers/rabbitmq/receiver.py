@@ -1,0 +1,144 @@
+"""The receiving end: leased partitions, each read by a channel of its own.
+
+The lease decides who reads a queue. The server hands a queue's messages to one channel at a time, so whoever takes over
+from an owner that was paused or cut off waits until the server has given that one up, and then gets what it had not
+acknowledged, in order, before anything that follows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from pamqp import commands
+from pamqp.base import Frame
+
+from pillarbox.brokers.partitions import Shares, by_place, hand_out
+from pillarbox.brokers.rabbitmq.channel import NOT_FOUND, Channel, ChannelClosedError
+from pillarbox.brokers.rabbitmq.declaring import declare
+from pillarbox.brokers.rabbitmq.envelope import unpack
+from pillarbox.brokers.rabbitmq.layout import queue_of
+from pillarbox.brokers.rabbitmq.line import Line
+from pillarbox.brokers.rabbitmq.share import QueueShare
+from pillarbox.brokers.rabbitmq.wire import NAME, Wire
+from pillarbox.channel import Delivery, MessageReceiver, Outcome, Subscription
+from pillarbox.channel.wakeup import Wakeup
+from pillarbox.errors import BrokerUnavailableError
+
+if TYPE_CHECKING:
+    from pillarbox.lease import LeaseKeeper
+
+logger = logging.getLogger("pillarbox.brokers.rabbitmq")
+
+PREFETCH: Final = 100
+"""Messages of a partition that are here and not acknowledged; a receiver has at most 16 times as many."""
+WITHOUT_WORK: Final = timedelta(milliseconds=100)
+LONGEST_WAIT: Final = timedelta(seconds=1)
+"""Shorter than any lease, so that leases are renewed while a queue is quiet."""
+
+
+class RabbitMqReceiver(MessageReceiver):
+    """One instance's share of a consumer's messages."""
+
+    def __init__(self, subscription: Subscription, *, line: Line, keeper: LeaseKeeper) -> None:
+        """Receive for ``subscription`` what lies in the partitions that ``keeper`` leases."""
+        self._subscription = subscription
+        self._line = line
+        self._keeper = keeper
+        self._clock = keeper.clock
+        self._came = Wakeup()
+        self._arrivals = 0
+        self._shares = Shares(
+            subscription,
+            keeper,
+            make=lambda channel, partition: QueueShare(
+                queue_of(channel, subscription.consumer, partition), channel, partition
+            ),
+        )
+
+    async def receive(self, limit: int, *, within: timedelta) -> Sequence[Delivery]:
+        """Renew the leases, then hand out what came or wait for it."""
+        deadline = self._clock.monotonic() + within.total_seconds()
+        while True:
+            mine = await self._keep()
+            if limit and mine:
+                await self._read(mine)
+                if deliveries := hand_out(mine, limit):
+                    return deliveries
+            left = timedelta(seconds=deadline - self._clock.monotonic())
+            if left <= timedelta(0):
+                return ()
+            if limit and mine:
+                await self._came.wait(self._clock, min(left, LONGEST_WAIT))
+            else:
+                await self._clock.sleep(min(left, WITHOUT_WORK))
+
+    async def settle(self, deliveries: Sequence[Delivery], outcome: Outcome) -> None:
+        """Acknowledge, or hand out again in order; the server hears of what was accepted only.
+
+        An acknowledgement has no answer. One that is lost with its connection means that the message comes again.
+        """
+        for name, receipts in by_place(deliveries).items():
+            share = self._shares[name]
+            if outcome is Outcome.RETURNED:
+                share.give_back(receipts)
+            elif (tags := share.accept(receipts)) and share.reader is not None:
+                share.reader.acknowledge(tags)
+
+    async def close(self) -> None:
+        """Give the partitions back, and with them what is not settled."""
+        await self._shares.leave()
+
+    async def _keep(self) -> list[QueueShare]:
+        """Renew the leases; whoever cannot, lets go of what it may have lost: another waits for it."""
+        try:
+            return await self._shares.keep()
+        except BaseException:
+            for share in self._shares:
+                if share.partition not in self._keeper.tokens:
+                    share.forget()
+            raise
+
+    async def _read(self, mine: Sequence[QueueShare]) -> None:
+        """See to it that each of ``mine`` is read.
+
+        Raises:
+            BrokerUnavailableError: the server cannot be reached, or does not let them be read.
+        """
+        for share in mine:
+            reader = share.reader
+            if share.notice_loss() and reader is not None and isinstance(reader.closed, ChannelClosedError):
+                logger.warning("RabbitMQ ended the reading of %s: %s", share.name, reader.closed)
+            share.restore()
+        closed = [share for share in mine if share.is_to_be_opened]
+        if not closed:
+            return
+        wire = await self._line.wire()
+        asked = [self._open(wire, share) for share in closed]
+        try:
+            for reader, answers in asked:
+                await reader.answered(answers)
+        except ChannelClosedError as refusal:
+            await self._mend(refusal)
+            raise BrokerUnavailableError(broker=NAME, reason=refusal.text) from refusal
+
+    def _open(self, wire: Wire, share: QueueShare) -> tuple[Channel, Sequence[asyncio.Future[Frame]]]:
+        def deliver(tag: int, packed: bytes, body: bytes) -> None:
+            if share.reader is reader:
+                self._arrivals += 1
+                message = unpack(packed, body, channel=share.channel, queue=share.name)
+                share.arrived(self._arrivals, tag, message)
+                self._came.ring()
+
+        reader = Channel(wire, deliver=deliver, wake=self._came.ring)
+        share.read_by(reader)
+        bounded = reader.put(commands.Basic.Qos(prefetch_count=PREFETCH))
+        return reader, [bounded, reader.put(commands.Basic.Consume(queue=share.name))]
+
+    async def _mend(self, refusal: ChannelClosedError) -> None:
+        if refusal.code == NOT_FOUND:
+            logger.warning("a queue of %s was gone; it is made again: %s", self._subscription.consumer, refusal.text)
+            await declare(self._line, self._subscription)
