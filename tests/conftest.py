@@ -178,7 +178,7 @@ def rabbitmq_server(pytestconfig: pytest.Config) -> Iterator[RabbitMqServer]:
 
 @pytest.fixture(scope="module")
 def _module_rabbitmq_server(pytestconfig: pytest.Config) -> Iterator[RabbitMqServer]:
-    server = RabbitMqServer()
+    server = RabbitMqServer(plugins=["rabbitmq_management"])
     with started(server, pytestconfig):
         yield server
 

@@ -22,6 +22,7 @@ SETTINGS: Mapping[str, str] = {
     "log.console": "true",
     "log.console.level": "info",
 }
+MANAGEMENT = "rabbitmq_management"
 _RUN = """
 epmd=$1; server=$2
 "$epmd" & mapper=$!
@@ -50,7 +51,9 @@ class RabbitMqServer(Server):
         choose_port: Callable[[], int] = free_port,
     ) -> None:
         super().__init__(choose_port=choose_port)
-        self._settings = {**SETTINGS, **(settings or {})}
+        self.management_port = free_port()
+        own = {"management.tcp.ip": "127.0.0.1", "management.tcp.port": str(self.management_port)}
+        self._settings = {**SETTINGS, **(own if MANAGEMENT in plugins else {}), **(settings or {})}
         self._plugins = plugins
         self._distribution_port = free_port()
         self._epmd_port = free_port()
