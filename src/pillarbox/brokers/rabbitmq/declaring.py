@@ -8,7 +8,6 @@ from pamqp.base import Frame
 
 from pillarbox.brokers.rabbitmq.channel import (
     ACCESS_REFUSED,
-    NOT_FOUND,
     PRECONDITION_FAILED,
     Channel,
     ChannelClosedError,
@@ -26,11 +25,14 @@ async def declare(line: Line, subscription: Subscription) -> None:
     """Make the places of ``subscription``; those that are there stay as they are, with all that is bound to them.
 
     Raises:
-        BrokerUnavailableError: the server cannot be reached.
+        BrokerUnavailableError: the server cannot be reached, or cannot do it now.
         ConfigurationError: something else of that name is there, or the user may not declare.
     """
     for channel in subscription.channels:
-        await _make(await line.wire(), declarations(channel, subscription.consumer))
+        try:
+            await _make(await line.wire(), declarations(channel, subscription.consumer))
+        except ChannelClosedError as refusal:
+            raise _meaning(refusal) from refusal
 
 
 async def make_ready(wire: Wire, destination: str) -> None:
@@ -38,7 +40,7 @@ async def make_ready(wire: Wire, destination: str) -> None:
 
     Raises:
         BrokerUnavailableError: the server cannot be reached.
-        ConfigurationError: something else of that name is there, or the user may not declare.
+        ChannelClosedError: it refuses this one.
     """
     if is_queue(destination):
         await _make(wire, declarations(destination, OF_NOBODY))
@@ -50,8 +52,6 @@ async def _make(wire: Wire, things: Iterable[Frame]) -> None:
     channel = Channel(wire)
     try:
         await channel.ask(*things)
-    except ChannelClosedError as refusal:
-        raise _meaning(refusal) from refusal
     finally:
         channel.leave()
 
@@ -66,6 +66,4 @@ def _meaning(refusal: ChannelClosedError) -> Exception:
         return ConfigurationError(
             f"RabbitMQ lets its user not declare: {refusal.text}; grant configure, write and read"
         )
-    if refusal.code == NOT_FOUND:
-        return BrokerUnavailableError(broker=NAME, reason=refusal.text)  # a queue's leader is away
-    return BrokerUnavailableError(broker=NAME, reason=str(refusal))
+    return BrokerUnavailableError(broker=NAME, reason=str(refusal))  # such as a queue whose leader is away

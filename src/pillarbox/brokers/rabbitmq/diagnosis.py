@@ -73,7 +73,7 @@ async def look(wire: Wire, address: Address) -> RabbitMqFacts:
         untold=None,
         nodes=[str(node["name"]) for node in nodes if node.get("running")],
         alarms=[f"{node['name']}: {what}" for node in nodes for flag, what in kinds.items() if node.get(flag)],
-        queues=[_queue(queue) for queue in queues if str(queue["name"]).startswith((QUEUE, TOPIC))],
+        queues=[queue_facts(queue) for queue in queues if str(queue["name"]).startswith((QUEUE, TOPIC))],
     )
 
 
@@ -159,7 +159,7 @@ def _time_to_live(queue: QueueFacts) -> Finding | None:
     return problem("message-ttl", Severity.ERROR, queue.name, ", ".join(found), means=means, do=do)
 
 
-def _queue(told: Mapping[str, Any]) -> QueueFacts:
+def queue_facts(told: Mapping[str, Any]) -> QueueFacts:
     """Put together what holds: of numbers the smaller, of others the queue's own."""
     own = {str(name).removeprefix("x-"): value for name, value in (told.get("arguments") or {}).items()}
     settings = dict(told.get("effective_policy_definition") or {})

@@ -9,28 +9,32 @@ from pillarbox.brokers.rabbitmq.wire import Wire, connect
 
 
 class Line:
-    """At most one connection at a time; nothing is tried by itself, the caller decides when."""
+    """One connection, or several where there are very many channels; nothing is tried by itself."""
 
     def __init__(self, address: Address, *, heartbeat_s: int) -> None:
         """Reach the server at ``address``; connects to nothing."""
         self._address = address
         self._heartbeat_s = address.heartbeat_s or heartbeat_s
-        self._wire: Wire | None = None
+        self._wires: list[Wire] = []
         self._connecting = asyncio.Lock()
 
     async def wire(self) -> Wire:
-        """Return the connection, a new one if there is none or it is lost.
+        """Return a connection with room for channels, a new one if there is none or all are lost.
 
         Raises:
             BrokerUnavailableError: the server cannot be reached, gave no answer in time, or refused.
         """
         async with self._connecting:
-            if self._wire is None or self._wire.lost is not None:
-                self._wire = await connect(self._address, heartbeat_s=self._heartbeat_s)
-            return self._wire
+            self._wires = [wire for wire in self._wires if wire.lost is None]
+            for wire in self._wires:
+                if not wire.is_full:
+                    return wire
+            wire = await connect(self._address, heartbeat_s=self._heartbeat_s)
+            self._wires.append(wire)
+            return wire
 
     async def close(self) -> None:
-        """Close the connection; it is made again when it is needed."""
-        wire, self._wire = self._wire, None
-        if wire is not None:
+        """Close every connection; they are made again when they are needed."""
+        wires, self._wires = self._wires, []
+        for wire in wires:
             await wire.close()

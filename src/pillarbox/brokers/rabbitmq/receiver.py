@@ -7,17 +7,15 @@ acknowledged, in order, before anything that follows.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from pamqp import commands
-from pamqp.base import Frame
 
 from pillarbox.brokers.partitions import Shares, by_place, hand_out
-from pillarbox.brokers.rabbitmq.channel import NOT_FOUND, Channel, ChannelClosedError
+from pillarbox.brokers.rabbitmq.channel import NOT_FOUND, Channel
 from pillarbox.brokers.rabbitmq.declaring import declare
 from pillarbox.brokers.rabbitmq.envelope import unpack
 from pillarbox.brokers.rabbitmq.layout import queue_of
@@ -36,6 +34,7 @@ logger = logging.getLogger("pillarbox.brokers.rabbitmq")
 PREFETCH: Final = 100
 """Messages of a partition that are here and not acknowledged; a receiver has at most 16 times as many."""
 WITHOUT_WORK: Final = timedelta(milliseconds=100)
+AFTER_A_REFUSAL_S: Final = 1.0
 LONGEST_WAIT: Final = timedelta(seconds=1)
 """Shorter than any lease, so that leases are renewed while a queue is quiet."""
 
@@ -65,9 +64,11 @@ class RabbitMqReceiver(MessageReceiver):
         while True:
             mine = await self._keep()
             if limit and mine:
-                await self._read(mine)
+                refusal = await self._read(mine)
                 if deliveries := hand_out(mine, limit):
                     return deliveries
+                if refusal is not None:
+                    raise refusal
             left = timedelta(seconds=deadline - self._clock.monotonic())
             if left <= timedelta(0):
                 return ()
@@ -102,43 +103,45 @@ class RabbitMqReceiver(MessageReceiver):
                     share.forget()
             raise
 
-    async def _read(self, mine: Sequence[QueueShare]) -> None:
-        """See to it that each of ``mine`` is read.
+    async def _read(self, mine: Sequence[QueueShare]) -> BrokerUnavailableError | None:
+        """See to it that each of ``mine`` is read; return what the server had against one since the last time.
+
+        Nothing waits for the server's consent, so a queue that is sick does not keep the others waiting.
 
         Raises:
-            BrokerUnavailableError: the server cannot be reached, or does not let them be read.
+            BrokerUnavailableError: the server cannot be reached.
         """
+        now = self._clock.monotonic()
+        told: BrokerUnavailableError | None = None
         for share in mine:
-            reader = share.reader
-            if share.notice_loss() and reader is not None and isinstance(reader.closed, ChannelClosedError):
-                logger.warning("RabbitMQ ended the reading of %s: %s", share.name, reader.closed)
+            refusal = share.notice_loss()
             share.restore()
-        closed = [share for share in mine if share.is_to_be_opened]
-        if not closed:
-            return
-        wire = await self._line.wire()
-        asked = [self._open(wire, share) for share in closed]
-        try:
-            for reader, answers in asked:
-                await reader.answered(answers)
-        except ChannelClosedError as refusal:
-            await self._mend(refusal)
-            raise BrokerUnavailableError(broker=NAME, reason=refusal.text) from refusal
+            if refusal is not None:
+                share.opens_from = now + AFTER_A_REFUSAL_S
+                told = BrokerUnavailableError(broker=NAME, reason=f"{share.name} is not read: {refusal}")
+                if refusal.code == NOT_FOUND:
+                    await self._mend()
+        for share in mine:
+            if share.is_to_be_opened(now):
+                self._open(await self._line.wire(), share)
+        return told
 
-    def _open(self, wire: Wire, share: QueueShare) -> tuple[Channel, Sequence[asyncio.Future[Frame]]]:
+    def _open(self, wire: Wire, share: QueueShare) -> None:
         def deliver(tag: int, packed: bytes, body: bytes) -> None:
             if share.reader is reader:
                 self._arrivals += 1
-                message = unpack(packed, body, channel=share.channel, queue=share.name)
-                share.arrived(self._arrivals, tag, message)
+                share.arrived(self._arrivals, tag, unpack(packed, body, channel=share.channel, queue=share.name))
                 self._came.ring()
 
+        token = self._keeper.tokens.get(share.partition)
+        if token is None:
+            return  # it ended while a connection was made
         reader = Channel(wire, deliver=deliver, wake=self._came.ring)
-        share.read_by(reader)
-        bounded = reader.put(commands.Basic.Qos(prefetch_count=PREFETCH))
-        return reader, [bounded, reader.put(commands.Basic.Consume(queue=share.name))]
+        share.read_by(reader, token)
+        reader.put(commands.Basic.Qos(prefetch_count=PREFETCH))
+        reader.put(commands.Basic.Consume(queue=share.name))
 
-    async def _mend(self, refusal: ChannelClosedError) -> None:
-        if refusal.code == NOT_FOUND:
-            logger.warning("a queue of %s was gone; it is made again: %s", self._subscription.consumer, refusal.text)
-            await declare(self._line, self._subscription)
+    async def _mend(self) -> None:
+        """Make again what somebody deleted."""
+        logger.warning("queues of %s were gone; they are made again", self._subscription.consumer)
+        await declare(self._line, self._subscription)

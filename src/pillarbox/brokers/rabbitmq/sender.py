@@ -96,8 +96,8 @@ class RabbitMqSender(MessageSender):
         for destination in destinations - channel.known:
             try:
                 await make_ready(channel.wire, destination)
-            except ConfigurationError as error:
-                not_ready[destination] = NotReady(str(error))
+            except (ChannelClosedError, ConfigurationError) as refusal:
+                not_ready[destination] = NotReady(str(refusal))
             else:
                 channel.known.add(destination)
         return not_ready

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pillarbox.brokers.partitions import Receipt, Share, receipt_of
-from pillarbox.brokers.rabbitmq.channel import Channel
+from pillarbox.brokers.rabbitmq.channel import Channel, ChannelClosedError
 from pillarbox.channel import Delivery
 from pillarbox.message import Message
 
@@ -18,21 +18,22 @@ class QueueShare(Share):
     Attributes:
         reader: what reads the queue now; none before it is opened, and once it was lost.
         reading: numbers the channels that have read it, since a tag means something on its own channel only.
+        opens_from: when it may be opened, by the monotonic clock; later than now after a refusal.
         unsettled: what came by this channel and is not acknowledged, by its tags, in order.
     """
 
     reader: Channel | None = None
     reading: int = 0
+    opens_from: float = 0.0
     unsettled: dict[int, Delivery] = field(default_factory=dict[int, Delivery])
 
-    @property
-    def is_to_be_opened(self) -> bool:
-        """Whether nothing reads it and nothing is out that would come a second time."""
-        return self.reader is None and not self.out
+    def is_to_be_opened(self, now: float) -> bool:
+        """Tell whether nothing reads it, and nothing is out that would come a second time."""
+        return self.reader is None and not self.out and now >= self.opens_from
 
-    def read_by(self, reader: Channel) -> None:
-        """Have a new channel read it."""
-        self.reader = reader
+    def read_by(self, reader: Channel, token: int) -> None:
+        """Have a new channel read it, under a lease; when the lease is another's, all of it is forgotten."""
+        self.reader, self.token = reader, token
         self.reading += 1
 
     def arrived(self, arrival: int, tag: int, message: Message) -> None:
@@ -41,14 +42,17 @@ class QueueShare(Share):
         self.unsettled[tag] = delivery
         self.ready.append(delivery)
 
-    def notice_loss(self) -> bool:
-        """Forget what came by a channel that was lost; return whether it was. What is out stays out until settled."""
+    def notice_loss(self) -> ChannelClosedError | None:
+        """Forget what came by a channel that was lost; return the server's reason if it was its will.
+
+        What is out stays out until it is settled.
+        """
         if self.reader is None or self.reader.closed is None:
-            return False
-        self.reader = None
+            return None
+        closed, self.reader = self.reader.closed, None
         self.ready.clear()
         self.unsettled.clear()
-        return True
+        return closed if isinstance(closed, ChannelClosedError) else None
 
     def restore(self) -> None:
         """Make ready again what is neither settled nor out: it was laid aside when the share was to be given back."""

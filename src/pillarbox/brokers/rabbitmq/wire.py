@@ -20,6 +20,9 @@ from pillarbox.errors import BrokerUnavailableError
 
 NAME: Final = "rabbitmq"
 ANSWER_WITHIN_S: Final = 10.0
+SILENT_BEATS: Final = 4
+SPARE_CHANNELS: Final = 256
+"""What one receiver opens at once, and more."""
 _head = struct.Struct(">BHI")
 _HEAD_BYTES: Final = 7
 _OK: Final = 200
@@ -53,7 +56,7 @@ class Wire(asyncio.Protocol):
         self.lost: str | None = None
         self.blocked: str | None = None
         self.server: Mapping[str, Any] = {}
-        self.frame_max = 131_072
+        self.frame_max, self.channel_max = 131_072, 2047
         self._heartbeat_s = heartbeat_s
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -62,8 +65,13 @@ class Wire(asyncio.Protocol):
         self._room = asyncio.Event()
         self._room.set()
         self._gone = asyncio.Event()
-        self._heard = self._loop.time()
+        self._silent_beats = 0
         self._beating: asyncio.TimerHandle | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether channels should be opened on another connection."""
+        return len(self.channels) + SPARE_CHANNELS > self.channel_max
 
     def write(self, data: bytes) -> None:
         """Send bytes; they are lost when the connection is."""
@@ -99,8 +107,9 @@ class Wire(asyncio.Protocol):
         if not isinstance(tune, commands.Connection.Tune):
             raise BrokerUnavailableError(broker=NAME, reason=f"it answers a login with {tune.name}")
         self.frame_max = tune.frame_max or self.frame_max
+        self.channel_max = tune.channel_max or self.channel_max
         agreed = commands.Connection.TuneOk(
-            channel_max=tune.channel_max, frame_max=self.frame_max, heartbeat=self._heartbeat_s
+            channel_max=self.channel_max, frame_max=self.frame_max, heartbeat=self._heartbeat_s
         )
         opening = commands.Connection.Open(virtual_host=address.virtual_host)
         await self._ask(frames.method_frame(agreed, 0) + frames.method_frame(opening, 0))
@@ -134,7 +143,7 @@ class Wire(asyncio.Protocol):
         self._room.set()
 
     def data_received(self, data: bytes) -> None:
-        self._heard = self._loop.time()
+        self._silent_beats = 0
         buffer = self._buffer
         buffer += data
         at, filled = 0, len(buffer)
@@ -180,11 +189,15 @@ class Wire(asyncio.Protocol):
         return self._answer
 
     def _beat(self) -> None:
+        """Send a sign of life twice in the time agreed upon; count instead of reading a clock.
+
+        So an event loop that was busy for long reads what came meanwhile, before it takes the server for silent.
+        """
         if self.lost is not None:
             return
-        silent_for = self._loop.time() - self._heard
-        if silent_for > 2 * self._heartbeat_s:
-            self.abort(f"it was silent for {silent_for:.0f} s")
+        self._silent_beats += 1
+        if self._silent_beats > SILENT_BEATS:
+            self.abort(f"it was silent for {2 * self._heartbeat_s} s")
             return
         self.write(frames.HEARTBEAT_FRAME)
         self._beating = self._loop.call_later(self._heartbeat_s / 2, self._beat)
