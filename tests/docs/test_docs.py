@@ -3,7 +3,7 @@
 The Python blocks of a page are one program, run from top to bottom; its line numbers are the page's. An ``output``
 block is compared with what the program printed since the last one; ``…`` stands for anything. A page that speaks of the
 database ``app@localhost/shop`` gets a fresh PostgreSQL database in its place, one that speaks of ``localhost:6379`` a
-Redis of its own.
+Redis of its own, and for ``localhost:5672`` it gets the RabbitMQ of the run.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ from tests.docs.pages import PAGES, blocks_of, name_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.servers import RedisServer
+    from tests.servers import RabbitMqServer, RedisServer
 
 DATABASE = "app@localhost/shop"
 PROGRAMS = [page for page in PAGES if any(block.language == "python" for block in blocks_of(page))]
 ON_POSTGRESQL = [page for page in PROGRAMS if DATABASE in page.read_text(encoding="utf-8")]
 REDIS = "localhost:6379"
 ON_REDIS = [page for page in PROGRAMS if REDIS in page.read_text(encoding="utf-8")]
-ANYWHERE = [page for page in PROGRAMS if page not in (*ON_POSTGRESQL, *ON_REDIS)]
+RABBITMQ = "localhost:5672"
+ON_RABBITMQ = [page for page in PROGRAMS if RABBITMQ in page.read_text(encoding="utf-8")]
+ANYWHERE = [page for page in PROGRAMS if page not in (*ON_POSTGRESQL, *ON_REDIS, *ON_RABBITMQ)]
 KNOWN_LANGUAGES = {"python", "output", "sh", "mermaid", "sql", "text"}
 MARK = "\x1e"
 LONGEST_S = 120
@@ -80,6 +82,11 @@ def test_a_page_s_program_runs_on_postgresql(page: Path, tmp_path: Path, postgre
 @pytest.mark.parametrize("page", ON_REDIS, ids=name_of)
 def test_a_page_s_program_runs_on_redis(page: Path, tmp_path: Path, private_redis_server: RedisServer) -> None:
     run(page, tmp_path, REDIS, f"127.0.0.1:{private_redis_server.port}")
+
+
+@pytest.mark.parametrize("page", ON_RABBITMQ, ids=name_of)
+def test_a_page_s_program_runs_on_rabbitmq(page: Path, tmp_path: Path, rabbitmq_server: RabbitMqServer) -> None:
+    run(page, tmp_path, RABBITMQ, f"127.0.0.1:{rabbitmq_server.port}")
 
 
 def run(page: Path, tmp_path: Path, place: str, real: str) -> None:

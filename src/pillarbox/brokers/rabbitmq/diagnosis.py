@@ -161,12 +161,13 @@ def _time_to_live(queue: QueueFacts) -> Finding | None:
 
 def queue_facts(told: Mapping[str, Any]) -> QueueFacts:
     """Put together what holds: of numbers the smaller, of others the queue's own."""
-    own = {str(name).removeprefix("x-"): value for name, value in (told.get("arguments") or {}).items()}
-    settings = dict(told.get("effective_policy_definition") or {})
-    for name, value in own.items():
-        policy = settings.get(name)
-        both = isinstance(value, int) and isinstance(policy, int)
-        settings[name] = min(value, policy) if both else value
+    arguments: Mapping[str, Any] = told.get("arguments") or {}
+    policy: Mapping[str, Any] = told.get("effective_policy_definition") or {}
+    settings = dict(policy)
+    for argument, value in arguments.items():
+        name = argument.removeprefix("x-")
+        limit: Any = policy.get(name)
+        settings[name] = min(value, limit) if isinstance(value, int) and isinstance(limit, int) else value
     return QueueFacts(
         name=str(told["name"]),
         kind=str(told.get("type", "?")),

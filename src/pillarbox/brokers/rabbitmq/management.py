@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import urllib.error
 import urllib.request
 from typing import Any, Final
 from urllib.parse import quote, urlsplit

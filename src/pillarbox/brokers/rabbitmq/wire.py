@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from asyncio import Protocol as StreamProtocol
 from collections.abc import Awaitable, Mapping
 from typing import Any, Final, Protocol
 
@@ -47,7 +48,7 @@ class Receiving(Protocol):
         ...
 
 
-class Wire(asyncio.Protocol):
+class Wire(StreamProtocol):
     """A connection; its channels are numbered from 1."""
 
     def __init__(self, *, heartbeat_s: int) -> None:
