@@ -79,23 +79,20 @@ class Channel(Receiving):
         self.wire.write(frames.method_frame(question, self.number))
         return answer
 
-    async def ask(self, *questions: Frame) -> Sequence[Frame]:
-        """Ask everything at once, and wait for the answers; raises as ``answered`` does."""
-        return await self.answered([self.put(question) for question in questions])
-
-    async def answered(self, answers: Sequence[asyncio.Future[Frame]]) -> Sequence[Frame]:
-        """Wait for answers.
+    async def ask(self, *questions: Frame, within_s: float = ANSWER_WITHIN_S) -> Sequence[Frame]:
+        """Ask everything at once, and wait for the answers.
 
         Raises:
             ChannelClosedError: the server refused; what followed was not done.
             BrokerUnavailableError: the connection is lost, or gave no answer in time.
         """
+        answers = [self.put(question) for question in questions]
         try:
-            async with asyncio.timeout(ANSWER_WITHIN_S):
+            async with asyncio.timeout(within_s):
                 await self._opening
                 return [await answer for answer in answers]
         except TimeoutError as error:
-            reason = f"no answer in {ANSWER_WITHIN_S:g} s"
+            reason = f"no answer in {within_s:g} s"
             self.wire.abort(reason)
             raise BrokerUnavailableError(broker=NAME, reason=reason) from error
 

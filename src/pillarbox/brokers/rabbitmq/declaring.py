@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from pamqp.base import Frame
 
@@ -18,7 +19,9 @@ from pillarbox.brokers.rabbitmq.wire import NAME, Wire
 from pillarbox.channel import Subscription, is_queue
 from pillarbox.errors import BrokerUnavailableError, ConfigurationError
 
-OF_NOBODY = ""
+OF_NOBODY: Final = ""
+MADE_WITHIN_S: Final = 30.0
+"""A quorum queue is made by all its nodes together, and there are sixteen of them."""
 
 
 async def declare(line: Line, subscription: Subscription) -> None:
@@ -51,7 +54,7 @@ async def make_ready(wire: Wire, destination: str) -> None:
 async def _make(wire: Wire, things: Iterable[Frame]) -> None:
     channel = Channel(wire)
     try:
-        await channel.ask(*things)
+        await channel.ask(*things, within_s=MADE_WITHIN_S)
     finally:
         channel.leave()
 

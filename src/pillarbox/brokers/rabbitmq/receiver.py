@@ -32,7 +32,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger("pillarbox.brokers.rabbitmq")
 
 PREFETCH: Final = 100
-"""Messages of a partition that are here and not acknowledged; a receiver has at most 16 times as many."""
+"""Messages of a partition that are here and not acknowledged.
+
+The same for all instances: whoever takes over gets at once all that its predecessor had. One that took fewer, and left
+early, would give these back behind the rest.
+"""
 WITHOUT_WORK: Final = timedelta(milliseconds=100)
 AFTER_A_REFUSAL_S: Final = 1.0
 LONGEST_WAIT: Final = timedelta(seconds=1)

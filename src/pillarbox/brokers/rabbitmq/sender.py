@@ -15,12 +15,15 @@ from pillarbox.brokers.rabbitmq.declaring import make_ready
 from pillarbox.brokers.rabbitmq.envelope import pack
 from pillarbox.brokers.rabbitmq.layout import routing_key_of
 from pillarbox.brokers.rabbitmq.line import Line
-from pillarbox.brokers.rabbitmq.wire import ANSWER_WITHIN_S, NAME
+from pillarbox.brokers.rabbitmq.wire import NAME
 from pillarbox.channel import BrokerCapabilities, MessageSender, NotReady, Refused, SendResult, Unavailable
 from pillarbox.errors import BrokerUnavailableError, ConfigurationError
 from pillarbox.message import Message
 
 CAPABILITIES: Final = BrokerCapabilities(ordered_prefix=False, key_affinity=True, durable=True, transactional=False)
+READY_WITHIN_S: Final = 2.0
+"""What takes longer, such as a queue whose leader is away, is looked at again later and keeps no other waiting."""
+CONFIRMED_WITHIN_S: Final = 10.0
 AT_ONCE_BYTES: Final = 4 << 20
 """More than this goes out only when what was before it has left."""
 
@@ -95,7 +98,10 @@ class RabbitMqSender(MessageSender):
         not_ready: dict[str, NotReady] = {}
         for destination in destinations - channel.known:
             try:
-                await make_ready(channel.wire, destination)
+                async with asyncio.timeout(READY_WITHIN_S):
+                    await make_ready(channel.wire, destination)
+            except TimeoutError:
+                not_ready[destination] = NotReady(f"{destination} is still being made")
             except (ChannelClosedError, ConfigurationError) as refusal:
                 not_ready[destination] = NotReady(str(refusal))
             else:
@@ -109,8 +115,8 @@ async def _settled(channel: Channel, batch: Batch) -> None:
         return
     batch.settled = asyncio.get_running_loop().create_future()
     try:
-        async with asyncio.timeout(ANSWER_WITHIN_S):
+        async with asyncio.timeout(CONFIRMED_WITHIN_S):
             await batch.settled
     except TimeoutError:
         if channel.wire.blocked is None:  # else it says nothing, but it lives
-            channel.wire.abort(f"no confirm in {ANSWER_WITHIN_S:g} s")
+            channel.wire.abort(f"no confirm in {CONFIRMED_WITHIN_S:g} s")

@@ -20,7 +20,7 @@ from pillarbox.brokers.rabbitmq.address import Address
 from pillarbox.errors import BrokerUnavailableError
 
 NAME: Final = "rabbitmq"
-ANSWER_WITHIN_S: Final = 10.0
+ANSWER_WITHIN_S: Final = 5.0
 SILENT_BEATS: Final = 4
 SPARE_CHANNELS: Final = 256
 """What one receiver opens at once, and more."""
