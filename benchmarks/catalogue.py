@@ -15,6 +15,10 @@ FASTSTREAM_OUTBOX = "faststream-outbox 0.19.0"
 WALBOX = "walbox 1.0.0"
 OMNI_BOX = "omni-box 0.3.1"
 NATS_OUTBOX = "nats-outbox 0.1.0"
+FASTSTREAM = "FastStream 0.7.8"
+"""Without an inbox: it handles again what comes again."""
+FASTSTREAM_INBOX = "FastStream 0.7.8, inbox by hand"
+"""It handles as many messages side by side as it prefetches, and those of a key overtake each other."""
 RAW = "raw asyncpg"
 RAW_LOG = "raw pgoutput"
 RAW_REDIS = "raw asyncpg, packed XADD"
@@ -178,6 +182,23 @@ BENCHES: tuple[Bench, ...] = (
             Competitor(who="raw asyncpg naive", module="raw_consumer_postgresql"),
         ),
         goals=(Goal(against=("naive",), at_least=4),),
+    ),
+    Bench(
+        name="consumer.rabbitmq.postgresql",
+        title="A backlog in quorum queues of RabbitMQ, handled by a function that does nothing; ours with its inbox",
+        count=10_000,
+        figures=rate("messages/s"),
+        competitors=(
+            Competitor(who=OURS, module="pillarbox_consumer_rabbitmq"),
+            Competitor(who=FASTSTREAM, module="faststream_consumer_rabbitmq", peer="faststream-rabbit"),
+            Competitor(
+                who=FASTSTREAM_INBOX,
+                module="faststream_consumer_rabbitmq",
+                peer="faststream-rabbit",
+                options=(("inbox", True),),
+            ),
+        ),
+        goals=(Goal(against=(FASTSTREAM_INBOX,), at_least=2),),
     ),
     Bench(
         name="consumer.inbox.sqlite",
