@@ -140,9 +140,10 @@ class TestSending:
 
         async def is_full() -> bool:
             (result,) = await sender.send([letter("m2", queue)])
-            return isinstance(result, Unavailable) and "rejected" in result.reason
+            return isinstance(result, NotReady) and "rejected" in result.reason
 
         await wait_until(is_full, WITHIN, what="a full queue")
+        assert list(await sender.send([letter("m3", new_queue())])) == [Confirmed()]
         receiver = broker.receiver(new_subscription(queue), owner="one")
         await receiver.settle(await receiver.receive(100, within=WITHIN), Outcome.ACCEPTED)
 
@@ -152,6 +153,32 @@ class TestSending:
         await wait_until(has_room, WITHIN, what="room")
         await asyncio.to_thread(private_rabbitmq_server.control, "clear_policy", "full")
         await receiver.close()
+        await broker.close()
+
+    async def test_a_queue_without_a_leader_holds_up_its_own_channel_alone(
+        self, private_rabbitmq_server: RabbitMqServer, leases: PartitionLeases
+    ) -> None:
+        broker, sick, sound = rabbitmq_broker(private_rabbitmq_server.url, leases=leases), new_queue(), new_queue()
+        sender, message = broker.sender(), letter("m1", sick)
+        assert list(await sender.send([letter("m0", sick), letter("m0", sound)])) == [Confirmed()] * 2
+        queue = f'rabbit_misc:r(<<"/">>, queue, <<"{sick}/{partition_of(message)}">>)'
+        leader = f"{{ok, Queue}} = rabbit_amqqueue:lookup({queue}), Leader = amqqueue:get_pid(Queue), "
+        await asyncio.to_thread(
+            private_rabbitmq_server.control, "eval", f"{leader} ra:stop_server(quorum_queues, Leader)."
+        )
+
+        waits, goes = await sender.send([message, letter("m1", sound)])
+
+        assert isinstance(waits, NotReady), waits
+        assert goes == Confirmed()
+        await asyncio.to_thread(
+            private_rabbitmq_server.control, "eval", f"{leader} ra:restart_server(quorum_queues, Leader)."
+        )
+
+        async def is_well() -> bool:
+            return list(await sender.send([message])) == [Confirmed()]
+
+        await wait_until(is_well, WITHIN, what="a leader")
         await broker.close()
 
     async def test_a_server_without_memory_is_an_absent_one_and_acknowledgements_still_pass(

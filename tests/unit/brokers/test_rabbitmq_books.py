@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from pillarbox.brokers.partitions import hand_out
 from pillarbox.brokers.rabbitmq.channel import Channel, ChannelClosedError
-from pillarbox.brokers.rabbitmq.confirms import NOT_SENT, REJECTED, Batch, Confirms
+from pillarbox.brokers.rabbitmq.confirms import NOT_SENT, Batch, Confirms
 from pillarbox.brokers.rabbitmq.share import QueueShare
 from pillarbox.channel import Confirmed, NotReady, Refused, Unknown
 from pillarbox.message import Message
@@ -36,7 +36,7 @@ class TestConfirms:
         confirms.answered(2, multiple=False, kept=False)
         confirms.answered(3, multiple=True, kept=True)
 
-        assert batch.results == [Confirmed(), REJECTED, Confirmed(), Unknown("the server has not confirmed it")]
+        assert [type(one) for one in batch.results] == [Confirmed, NotReady, Confirmed, Unknown]
         assert batch.left == 1
 
     def test_what_was_returned_is_not_ready_although_it_is_confirmed(self) -> None:
@@ -63,6 +63,16 @@ class TestConfirms:
         confirms.lost("406 PRECONDITION_FAILED - message size 11 is larger than configured max size 10")
 
         assert [type(one) for one in batch.results] == [Unknown, Refused, NotReady]
+        assert batch.left == 0
+
+    def test_what_nobody_waits_for_any_longer_is_not_ready_and_what_comes_late_is_ignored(self) -> None:
+        confirms, batch = sent(message("1"), message("2"))
+        confirms.answered(1, multiple=False, kept=True)
+
+        confirms.leave_open(batch)
+        confirms.answered(2, multiple=True, kept=True)
+
+        assert [type(one) for one in batch.results] == [Confirmed, NotReady]
         assert batch.left == 0
 
     def test_a_word_that_comes_twice_or_about_nothing_is_ignored(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from datetime import timedelta
 
 from pillarbox.brokers.partitions import PartitionLeases
 from pillarbox.brokers.rabbitmq.address import Address, address_of
@@ -19,6 +20,9 @@ from pillarbox.errors import ConfigurationError
 
 OLDEST = (3, 10)
 """The first release that is tested, and takes the arguments of our queues."""
+
+ENOUGH_TO_SEND = timedelta(seconds=4)
+"""For a batch; a relay with the usual lease waits for five, a third of it."""
 
 
 class RabbitMqBroker(Broker, Diagnosable):
@@ -63,7 +67,7 @@ class RabbitMqBroker(Broker, Diagnosable):
         return judge_rabbitmq(await look(await self._sending.wire(), self._address))
 
     def sender(self) -> MessageSender:
-        return RabbitMqSender(self._sending)
+        return RabbitMqSender(self._sending, within=max(self._leases.ttl / 4, ENOUGH_TO_SEND))
 
     def receiver(self, subscription: Subscription, *, owner: str) -> MessageReceiver:
         keeper = self._leases.keeper(NAME, subscription.consumer, owner)

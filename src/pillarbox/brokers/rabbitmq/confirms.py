@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from pillarbox.channel import Confirmed, NotReady, NotSent, Refused, SendResult, Unavailable, Unknown
+from pillarbox.channel import Confirmed, NotReady, NotSent, Refused, SendResult, Unknown
 from pillarbox.message import Message
 
 CONFIRMED: Final = Confirmed()
 NOT_SENT: Final = NotSent()
-REJECTED: Final = Unavailable("a queue rejected it: it is full, or its leader is away")
 _TOO_LARGE: Final = re.compile(r"message size (\d+) .*max size (\d+)")
 
 
@@ -96,6 +95,14 @@ class Confirms:
                 result = Refused(f"its body is {len(sent.message.body)} bytes long, the server takes {sizes[2]}")
             sent.batch.settle(sent.place, result)
 
+    def leave_open(self, batch: Batch) -> None:
+        """Note that nobody waits any longer for the server's word on the rest of ``batch``."""
+        for number in [number for number, sent in self.pending.items() if sent.batch is batch]:
+            sent = self.pending.pop(number)
+            batch.settle(
+                sent.place, NotReady(f"{sent.message.destination} does not confirm, though the server answers")
+            )
+
     def _up_to(self, tag: int) -> list[int]:
         numbers: list[int] = []
         for number in self.pending:  # in the order in which they were sent
@@ -108,4 +115,6 @@ class Confirms:
 def _result(sent: _Sent, *, kept: bool) -> SendResult:
     if sent.returned:
         return NotReady(f"no queue takes what goes to {sent.message.destination}")
-    return CONFIRMED if kept else REJECTED
+    if kept:
+        return CONFIRMED
+    return NotReady(f"a queue of {sent.message.destination} rejected it: it is full, or its leader is away")

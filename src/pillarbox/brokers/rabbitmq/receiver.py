@@ -24,7 +24,7 @@ from pillarbox.brokers.rabbitmq.share import QueueShare
 from pillarbox.brokers.rabbitmq.wire import NAME, Wire
 from pillarbox.channel import Delivery, MessageReceiver, Outcome, Subscription
 from pillarbox.channel.wakeup import Wakeup
-from pillarbox.errors import BrokerUnavailableError
+from pillarbox.errors import BrokerUnavailableError, ConfigurationError
 
 if TYPE_CHECKING:
     from pillarbox.lease import LeaseKeeper
@@ -123,6 +123,7 @@ class RabbitMqReceiver(MessageReceiver):
             if refusal is not None:
                 share.opens_from = now + AFTER_A_REFUSAL_S
                 told = BrokerUnavailableError(broker=NAME, reason=f"{share.name} is not read: {refusal}")
+                logger.warning("%s", told.reason)
                 if refusal.code == NOT_FOUND:
                     await self._mend()
         for share in mine:
@@ -146,6 +147,12 @@ class RabbitMqReceiver(MessageReceiver):
         reader.put(commands.Basic.Consume(queue=share.name))
 
     async def _mend(self) -> None:
-        """Make again what somebody deleted."""
-        logger.warning("queues of %s were gone; they are made again", self._subscription.consumer)
-        await declare(self._line, self._subscription)
+        """Make again what somebody deleted.
+
+        Raises:
+            BrokerUnavailableError: it cannot be made now, or not while something else has its name.
+        """
+        try:
+            await declare(self._line, self._subscription)
+        except ConfigurationError as error:
+            raise BrokerUnavailableError(broker=NAME, reason=str(error)) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Final
 
 from pamqp import commands
@@ -15,15 +16,14 @@ from pillarbox.brokers.rabbitmq.declaring import make_ready
 from pillarbox.brokers.rabbitmq.envelope import pack
 from pillarbox.brokers.rabbitmq.layout import routing_key_of
 from pillarbox.brokers.rabbitmq.line import Line
-from pillarbox.brokers.rabbitmq.wire import NAME
+from pillarbox.brokers.rabbitmq.wire import NAME, Wire
 from pillarbox.channel import BrokerCapabilities, MessageSender, NotReady, Refused, SendResult, Unavailable
 from pillarbox.errors import BrokerUnavailableError, ConfigurationError
 from pillarbox.message import Message
 
 CAPABILITIES: Final = BrokerCapabilities(ordered_prefix=False, key_affinity=True, durable=True, transactional=False)
-READY_WITHIN_S: Final = 2.0
-"""What takes longer, such as a queue whose leader is away, is looked at again later and keeps no other waiting."""
-CONFIRMED_WITHIN_S: Final = 10.0
+PROBES_SHARE: Final = 8
+"""The part of a batch's time that is spent on finding out whether the server answers at all."""
 AT_ONCE_BYTES: Final = 4 << 20
 """More than this goes out only when what was before it has left."""
 
@@ -31,9 +31,13 @@ AT_ONCE_BYTES: Final = 4 << 20
 class RabbitMqSender(MessageSender):
     """Publishes persistently, with a confirm for each message; what no queue takes is returned."""
 
-    def __init__(self, line: Line) -> None:
-        """Send through ``line``."""
+    def __init__(self, line: Line, *, within: timedelta) -> None:
+        """Send through ``line``; a batch has its results ``within`` this time and a little more.
+
+        A caller that waits longer learns what was confirmed although something else was not.
+        """
         self._line = line
+        self._within_s = within.total_seconds()
         self._channel: Channel | None = None
         self._opening = asyncio.Lock()
 
@@ -75,7 +79,8 @@ class RabbitMqSender(MessageSender):
             return self._channel
 
     async def _send(self, channel: Channel, batch: Batch) -> None:
-        not_ready = await self._make_ready(channel, {message.destination for message in batch.messages})
+        until = asyncio.get_running_loop().time() + self._within_s
+        not_ready = await self._make_ready(channel, {message.destination for message in batch.messages}, until)
         waiting = 0
         for place, message in enumerate(batch.messages):
             if (result := not_ready.get(message.destination)) is not None:
@@ -91,14 +96,14 @@ class RabbitMqSender(MessageSender):
             if waiting > AT_ONCE_BYTES:
                 await channel.wire.drain()
                 waiting = 0
-        await _settled(channel, batch)
+        await self._settled(channel, batch, until)
 
-    async def _make_ready(self, channel: Channel, destinations: set[str]) -> dict[str, NotReady]:
+    async def _make_ready(self, channel: Channel, destinations: set[str], until: float) -> dict[str, NotReady]:
         """Make the destinations that this connection has not made yet; return those that cannot be made."""
         not_ready: dict[str, NotReady] = {}
         for destination in destinations - channel.known:
             try:
-                async with asyncio.timeout(READY_WITHIN_S):
+                async with asyncio.timeout_at(until):
                     await make_ready(channel.wire, destination)
             except TimeoutError:
                 not_ready[destination] = NotReady(f"{destination} is still being made")
@@ -108,15 +113,29 @@ class RabbitMqSender(MessageSender):
                 channel.known.add(destination)
         return not_ready
 
+    async def _settled(self, channel: Channel, batch: Batch, until: float) -> None:
+        """Wait for the server's word on all that was sent.
 
-async def _settled(channel: Channel, batch: Batch) -> None:
-    """Wait for the server's word on all that was sent; what it is silent about stays unknown."""
-    if not batch.left:
-        return
-    batch.settled = asyncio.get_running_loop().create_future()
-    try:
-        async with asyncio.timeout(CONFIRMED_WITHIN_S):
-            await batch.settled
-    except TimeoutError:
-        if channel.wire.blocked is None:  # else it says nothing, but it lives
-            channel.wire.abort(f"no confirm in {CONFIRMED_WITHIN_S:g} s")
+        A server that answers, and yet says nothing about a message, has a queue without a leader: its destination is
+        not ready, and the others go on. Of what a silent server was sent nothing is known.
+        """
+        if not batch.left:
+            return
+        batch.settled = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout_at(until):
+                await batch.settled
+        except TimeoutError:
+            if await self._answers(channel.wire):
+                channel.confirms.leave_open(batch)
+
+    async def _answers(self, wire: Wire) -> bool:
+        probe = Channel(wire)
+        try:
+            async with asyncio.timeout(self._within_s / PROBES_SHARE):
+                await probe.ask()
+        except (TimeoutError, BrokerUnavailableError):
+            return False
+        finally:
+            probe.leave()
+        return True
