@@ -68,7 +68,8 @@ class Bench:
     """A piece of work, who does it, and how often.
 
     Attributes:
-        name: as in ``make bench BENCH=name``; its last part is the database.
+        name: as in ``make bench BENCH=name``.
+        database: the database that the work is done on; its name's last part unless given.
         count: how many pieces of work one run does.
         figures: what is compared, the first of them above all.
     """
@@ -79,11 +80,12 @@ class Bench:
     figures: tuple[Figure, ...]
     competitors: tuple[Competitor, ...]
     goals: tuple[Goal, ...] = ()
+    database: str = ""
 
     @property
     def store(self) -> str:
         """The database that the work is done on."""
-        return self.name.rpartition(".")[2]
+        return self.database or self.name.rpartition(".")[2]
 
 
 def rate(unit: str) -> tuple[Figure, ...]:

@@ -12,6 +12,7 @@ TXOUTBOX = "txoutbox 0.2.2"
 TXOUTBOX_UNORDERED = "txoutbox 0.2.2, keys unordered"
 """At the fastest settings that were found; messages of a key may overtake each other."""
 FASTSTREAM_OUTBOX = "faststream-outbox 0.19.0"
+FASTSTREAM = "FastStream 0.7.8"
 WALBOX = "walbox 1.0.0"
 OMNI_BOX = "omni-box 0.3.1"
 NATS_OUTBOX = "nats-outbox 0.1.0"
@@ -40,6 +41,22 @@ def _producers(writers: int) -> tuple[Competitor, ...]:
         on("producer_sqlalchemy", OURS_SQLALCHEMY, "pillarbox"),
         on("producer_sqlalchemy", BUSINESS_SQLALCHEMY, "nothing"),
         on("faststream_outbox_producer", FASTSTREAM_OUTBOX, "faststream-outbox", "faststream-outbox"),
+    )
+
+
+def _noop_consumer(broker: str, *, at_least: float) -> Bench:
+    options = (("broker", broker),)
+    return Bench(
+        name=f"consumer.noop.{broker}",
+        database="sqlite",
+        title=f"A handler that only counts, without an inbox, from {broker}",
+        count=20_000,
+        figures=rate("messages/s"),
+        competitors=(
+            Competitor(who=OURS, module="pillarbox_consumer_stream", options=options),
+            Competitor(who=FASTSTREAM, module="faststream_consumer", peer=f"faststream-{broker}", options=options),
+        ),
+        goals=(Goal(against=(FASTSTREAM,), at_least=at_least), Goal(figure="cpu_us", at_most=40)),
     )
 
 
@@ -77,7 +94,7 @@ BENCHES: tuple[Bench, ...] = (
         count=50_000,
         figures=rate("events/s"),
         competitors=(
-            Competitor(who=OURS, module="pillarbox_relay_redis"),
+            Competitor(who=OURS, module="pillarbox_relay_stream", options=(("broker", "redis"),)),
             Competitor(who=TXOUTBOX, module="txoutbox_relay_redis", peer="txoutbox-redis"),
             Competitor(
                 who=TXOUTBOX_UNORDERED,
@@ -91,6 +108,24 @@ BENCHES: tuple[Bench, ...] = (
             Goal(against=(TXOUTBOX, TXOUTBOX_UNORDERED), at_least=6),
             Goal(figure="cpu_us", at_most=30),
         ),
+    ),
+    Bench(
+        name="relay.nats.postgresql",
+        title="A backlog in PostgreSQL, relayed to NATS JetStream",
+        count=20_000,
+        figures=rate("events/s"),
+        competitors=(
+            Competitor(who=OURS, module="pillarbox_relay_stream", options=(("broker", "nats"),)),
+            Competitor(who=TXOUTBOX, module="txoutbox_relay_nats", peer="txoutbox-nats"),
+            Competitor(
+                who=TXOUTBOX_UNORDERED,
+                module="txoutbox_relay_nats",
+                peer="txoutbox-nats",
+                options=(("strict_ordering", False),),
+            ),
+            Competitor(who=NATS_OUTBOX, module="nats_outbox_relay", peer="nats-outbox", options=(("nats", True),)),
+        ),
+        goals=(Goal(against=(TXOUTBOX, TXOUTBOX_UNORDERED, NATS_OUTBOX), at_least=3),),
     ),
     Bench(
         name="relay.log.postgresql",
@@ -183,6 +218,8 @@ BENCHES: tuple[Bench, ...] = (
         ),
         goals=(Goal(against=("naive",), at_least=4),),
     ),
+    _noop_consumer("redis", at_least=6),
+    _noop_consumer("nats", at_least=1.5),
     Bench(
         name="consumer.rabbitmq.postgresql",
         title="A backlog in quorum queues of RabbitMQ, handled by a function that does nothing; ours with its inbox",

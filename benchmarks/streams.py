@@ -1,17 +1,20 @@
-"""The Redis that a relay's benchmark publishes to: started by each competitor's process, before its time begins.
+"""The broker that a benchmark publishes to or consumes from: started by each competitor, before its time begins.
 
 Runs in the environments of peers too, so it needs nothing but the standard library.
 """
 
 from __future__ import annotations
 
+from tests.servers.nats import NatsServer
 from tests.servers.redis import RedisServer
+from tests.servers.server import Server
 
 SETTINGS = {"appendonly": "no"}
-"""In memory alone, for everybody: what is compared is what it costs to get there."""
+"""Redis in memory alone, for everybody: what is compared is what it costs to get there. NATS has files, as it is."""
 STREAM = "orders"
+GROUP = "bench"
 
 
-def private_redis() -> RedisServer:
-    """Return a server that runs for as long as a ``with`` block."""
-    return RedisServer(settings=SETTINGS)
+def private(broker: str) -> Server:
+    """Return a server of the kind that runs for as long as a ``with`` block."""
+    return RedisServer(settings=SETTINGS) if broker == "redis" else NatsServer()

@@ -16,7 +16,7 @@ QUICK = ("tests/unit", "tests/property", "tests/contract", "tests/architecture",
 
 # The slowest come first, so that two cores are busy to the end.
 CHECKS: dict[str, list[str]] = {
-    "tests": ["pytest", "-q", "-m", "not server and not fault", *QUICK],
+    "tests": ["pytest", "-q", "-n", "2", "-m", "not server and not fault", *QUICK],
     "basedpyright": ["basedpyright"],
     "mypy": ["mypy"],
     "imports": ["lint-imports", "--no-logo", "--no-cache"],

@@ -1,6 +1,9 @@
-"""Write the generated pages of the reference: the schema from its tables, the events from their classes."""
+"""Write the generated pages of the reference: the schema from its tables, the events from their classes, and so on."""
 
 import dataclasses
+import importlib
+import inspect
+import pkgutil
 import re
 import sys
 from pathlib import Path
@@ -9,6 +12,8 @@ from typing import get_args, get_type_hints
 from sqlalchemy import CheckConstraint, Table, UniqueConstraint
 from sqlalchemy.dialects import postgresql, sqlite
 
+import pillarbox.brokers
+from pillarbox.channel import BrokerCapabilities
 from pillarbox.observe import Event
 from pillarbox.relational.migrations import CURRENT_VERSION
 from pillarbox.relational.tables import metadata
@@ -102,7 +107,48 @@ def _type_name(hint: object) -> str:
     return text.replace("datetime.", "").replace(" | ", " or ")
 
 
-PAGES = {"schema.md": schema_page, "events.md": events_page}
+def brokers_page() -> str:
+    """Return the page of what each broker's adapter declares."""
+    declared = {name: found for name in _brokers() if (found := _declared_by(name)) is not None}
+    names = [field.name for field in dataclasses.fields(BrokerCapabilities)]
+    rows = [f"| | {' | '.join(f'`{name}`' for name in names)} |", "|---|" + "---|" * len(names)]
+    for broker, capabilities in declared.items():
+        values = " | ".join(_word(getattr(capabilities, name)) for name in names)
+        rows.append(f"| {broker} | {values} |")
+    meanings = re.findall(r"^    (\w+): (.*)$", inspect.cleandoc(BrokerCapabilities.__doc__ or ""), re.MULTILINE)
+    parts = [
+        "# Capabilities of brokers",
+        NOTE,
+        "What each adapter declares. `pillarbox.testing.contracts` has rules for each declaration, and tests run them "
+        "on real servers; a rule about what is not declared is skipped with that reason.",
+        "\n".join(rows),
+        "\n".join(f"- `{name}`: {meaning.replace('``', '`')}" for name, meaning in meanings),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _brokers() -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules(pillarbox.brokers.__path__))
+
+
+def _declared_by(broker: str) -> BrokerCapabilities | None:
+    for module in ("sender", "broker"):
+        try:
+            found = importlib.import_module(f"pillarbox.brokers.{broker}.{module}")
+        except ModuleNotFoundError:
+            continue
+        if isinstance(declared := getattr(found, "CAPABILITIES", None), BrokerCapabilities):
+            return declared
+    return None
+
+
+def _word(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    return "" if value is None else f"{value:,}"
+
+
+PAGES = {"schema.md": schema_page, "events.md": events_page, "brokers.md": brokers_page}
 
 
 def main() -> int:

@@ -19,6 +19,7 @@ from tests.processes import PythonProcesses
 from tests.servers import (
     KNOWN,
     MariaDbServer,
+    NatsServer,
     PostgresServer,
     RabbitMqServer,
     RedisServer,
@@ -164,6 +165,22 @@ def redis_server(pytestconfig: pytest.Config) -> Iterator[RedisServer]:
 def private_redis_server(pytestconfig: pytest.Config) -> Iterator[RedisServer]:
     """A Redis of this test alone, to be killed, paused and emptied at will."""
     server = RedisServer()
+    with started(server, pytestconfig):
+        yield server
+
+
+@pytest.fixture(scope="session")
+def nats_server(pytestconfig: pytest.Config) -> Iterator[NatsServer]:
+    """The NATS of the whole run. Do not kill or pause it: take ``private_nats_server`` for that."""
+    server = NatsServer()
+    with started(server, pytestconfig):
+        yield server
+
+
+@pytest.fixture
+def private_nats_server(pytestconfig: pytest.Config) -> Iterator[NatsServer]:
+    """A NATS of this test alone, to be killed and paused at will."""
+    server = NatsServer()
     with started(server, pytestconfig):
         yield server
 

@@ -1,36 +1,60 @@
-"""nats-outbox on PostgreSQL: batches of 500, to a stand-in for its JetStream context that only counts."""
+"""nats-outbox on PostgreSQL: batches of 500, to a stand-in for JetStream that only counts, or to a real one."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
+from typing import Any
 
+import nats
+from nats.js import JetStreamContext
 from nats_outbox.core.models import Base
 from nats_outbox.core.outbox import outbox_transaction
 from nats_outbox.publishers.nats_publisher import NatsPublisher
 from nats_outbox.relay.polling import PollingRelay
 from nats_outbox.settings import OutboxSettings
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
-from benchmarks.measure import Stopwatch, task
+from benchmarks.measure import Stopwatch, Task, task
 from benchmarks.order import BODY, KEYS
+from benchmarks.streams import private
 
 
 class CountingJetStream:
-    """Acknowledges whatever is published, and rings when all have come."""
+    """Acknowledges whatever is published, or lets the real one do so, and rings when all have come."""
 
-    def __init__(self, expected: int) -> None:
+    def __init__(self, expected: int, real: JetStreamContext | None = None) -> None:
         self.count = 0
         self.all_came = asyncio.Event()
         self._expected = expected
+        self._real = real
 
-    async def publish(self, subject: str, payload: bytes, **_options: object) -> object:
+    async def publish(self, subject: str, payload: bytes, **options: Any) -> object:
         """Count one."""
+        answer: object = SimpleNamespace(stream="orders", seq=self.count, duplicate=False)
+        if self._real is not None:
+            answer = await self._real.publish(subject, payload, **options)
         self.count += 1
         if self.count >= self._expected:
             self.all_came.set()
-        return SimpleNamespace(stream="orders", seq=self.count, duplicate=False)
+        return answer
+
+
+@asynccontextmanager
+async def jetstream_of(todo: Task) -> AsyncGenerator[CountingJetStream]:
+    """Return what is published to."""
+    if not todo.options.get("nats"):
+        yield CountingJetStream(todo.count)
+        return
+    with private("nats") as server:
+        client = await nats.connect(server.url)
+        await client.jetstream().add_stream(name="orders", subjects=["order.>"])
+        yield CountingJetStream(todo.count, client.jetstream())
+        assert (await client.jetstream().stream_info("orders")).state.messages == todo.count
+        await client.close()
 
 
 async def main() -> None:
@@ -58,7 +82,16 @@ async def main() -> None:
     async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
         await connection.execute(text("VACUUM ANALYZE outbox_events"))
         await connection.execute(text("CHECKPOINT"))
-    jetstream = CountingJetStream(todo.count)
+    async with jetstream_of(todo) as jetstream:
+        await relay_all(todo, engine, url, jetstream)
+    async with engine.connect() as connection:
+        left = await connection.execute(text("SELECT count(*) FROM outbox_events WHERE status = 'pending'"))
+        assert left.scalar() == 0
+    await engine.dispose()
+
+
+async def relay_all(todo: Task, engine: AsyncEngine, url: str, jetstream: CountingJetStream) -> None:
+    """Drain the outbox."""
     settings = OutboxSettings(database_url=url, batch_size=todo.options.get("batch", 500), polling_interval=0.005)
     publisher = NatsPublisher(jetstream)
     relay = PollingRelay(async_sessionmaker(engine, expire_on_commit=False), publisher, settings)
@@ -69,10 +102,6 @@ async def main() -> None:
         await jetstream.all_came.wait()
         await relay.stop()
     stopwatch.report(jetstream.count)
-    async with engine.connect() as connection:
-        left = await connection.execute(text("SELECT count(*) FROM outbox_events WHERE status = 'pending'"))
-        assert left.scalar() == 0
-    await engine.dispose()
 
 
 asyncio.run(main())

@@ -13,7 +13,7 @@ import hiredis
 from benchmarks.competitors.backlog import fill
 from benchmarks.competitors.raw_relay_postgresql import DELETE, READ
 from benchmarks.measure import Stopwatch, task
-from benchmarks.streams import STREAM, private_redis
+from benchmarks.streams import STREAM, private
 from pillarbox import Pillarbox
 
 
@@ -39,7 +39,7 @@ async def main() -> None:
     await box.store.close()
     source, deleter = await asyncpg.connect(todo.url), await asyncpg.connect(todo.url)
     read, delete = await source.prepare(READ), await deleter.prepare(DELETE)
-    with private_redis() as server:
+    with private("redis") as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         stopwatch = Stopwatch(todo)
         stopwatch.start()

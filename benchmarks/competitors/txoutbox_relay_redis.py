@@ -11,7 +11,7 @@ from txoutbox.adapters.postgres import PostgresStorage
 
 from benchmarks.competitors.txoutbox_backlog import fill
 from benchmarks.measure import Stopwatch, task
-from benchmarks.streams import STREAM, private_redis
+from benchmarks.streams import STREAM, private
 
 
 async def main() -> None:
@@ -21,7 +21,7 @@ async def main() -> None:
     storage = PostgresStorage(pool, delete_on_ack=True, strict_ordering=todo.options.get("strict_ordering", True))
     await fill(storage, pool, todo.count)
     count = 0
-    with private_redis() as server:
+    with private("redis") as server:
         redis = Redis.from_url(server.url)
 
         async def publish(message: OutboxMessage) -> None:

@@ -12,17 +12,22 @@ from pillarbox.message import command, event
 from pillarbox.ordering import ByKey, Unordered
 from pillarbox.relay import RelaySettings
 from pillarbox.retry import Retry
+from pillarbox.routing import ContentBasedRouter, MessageFilter, RecipientList, WireTap
 
 __all__ = [
     "ByKey",
+    "ContentBasedRouter",
     "Context",
     "DeadLetterFilter",
     "Handlers",
+    "MessageFilter",
     "Pillarbox",
+    "RecipientList",
     "RelaySettings",
     "Retry",
     "Settings",
     "Unordered",
+    "WireTap",
     "command",
     "event",
 ]

@@ -13,7 +13,7 @@ from benchmarks.databases import PostgresDatabases
 from benchmarks.runner import Score, play
 from tests.servers import PostgresServer
 
-COUNT, ROUNDS = 20_000, 3
+COUNT, ROUNDS = 20_000, 2
 GATES = {OURS: 10, OURS_SEQUENCE: 10}
 """About twice what has been measured; the goals themselves are for a quiet machine, ``make bench``."""
 

@@ -12,6 +12,7 @@ from sqlalchemy import make_url
 from pillarbox.app.system_clock import SystemClock
 from pillarbox.brokers.database import DatabaseBroker
 from pillarbox.brokers.memory import MemoryBroker
+from pillarbox.brokers.nats import nats_broker
 from pillarbox.brokers.partitions import PartitionLeases
 from pillarbox.brokers.rabbitmq import rabbitmq_broker
 from pillarbox.brokers.redis import redis_broker
@@ -20,7 +21,7 @@ from pillarbox.relational import metadata
 from pillarbox.stores.postgresql import postgresql_store
 from pillarbox.stores.sqlite import sqlite_store
 from pillarbox.testing import VirtualClock
-from pillarbox.testing.contracts import BrokerHarness, ReceiverContract, SenderContract
+from pillarbox.testing.contracts import BrokerContract, BrokerHarness, ReceiverContract, SenderContract
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pillarbox.channel import Broker
     from pillarbox.relational import RelationalStore
 
+LEASED = {"redis": redis_broker, "nats": nats_broker, "rabbitmq": rabbitmq_broker}
 LEASE, SHORT_LEASE = timedelta(seconds=15), timedelta(seconds=3)
 BROKERS = [
     "memory",
@@ -36,6 +38,7 @@ BROKERS = [
     pytest.param("database on postgresql+psycopg", marks=pytest.mark.server),
     pytest.param("database on postgresql+asyncpg", marks=pytest.mark.server),
     pytest.param("redis", marks=pytest.mark.server),
+    pytest.param("nats", marks=pytest.mark.server),
     pytest.param("rabbitmq", marks=pytest.mark.server),
 ]
 
@@ -47,12 +50,9 @@ async def broker_harness(request: pytest.FixtureRequest) -> AsyncIterator[Broker
     if request.param == "memory":
         yield BrokerHarness(broker=MemoryBroker(clock=clock), again=lambda: MemoryBroker(clock=clock))
         return
-    if request.param == "redis":
-        async with _leased(redis_broker, request.getfixturevalue("redis_server").url) as harness:
-            yield harness
-        return
-    if request.param == "rabbitmq":
-        async with _leased(rabbitmq_broker, request.getfixturevalue("rabbitmq_server").url) as harness:
+    if request.param in LEASED:
+        server = request.getfixturevalue(f"{request.param}_server")
+        async with _leased(lambda leases: LEASED[request.param](server.url, leases=leases)) as harness:
             yield harness
         return
     store = _store(request, clock)
@@ -67,6 +67,10 @@ async def broker_harness(request: pytest.FixtureRequest) -> AsyncIterator[Broker
     await store.close()
 
 
+class TestBroker(BrokerContract):
+    """See the contract."""
+
+
 class TestSender(SenderContract):
     """See the contract."""
 
@@ -76,14 +80,14 @@ class TestReceiver(ReceiverContract):
 
 
 @asynccontextmanager
-async def _leased(make: Callable[..., Broker], url: str) -> AsyncGenerator[BrokerHarness]:
+async def _leased(broker_with: Callable[[PartitionLeases], Broker]) -> AsyncGenerator[BrokerHarness]:
     """A broker on real time; its instances find each other through leases in a database, of which little must pass."""
     store = sqlite_store(make_url("sqlite://"))
     await store.migrate()
     leases = PartitionLeases(store=store.leases, source=store, clock=SystemClock(), ttl=SHORT_LEASE)
-    broker = make(url, leases=leases)
+    broker = broker_with(leases)
     await broker.open()
-    yield BrokerHarness(broker=broker, again=lambda: make(url, leases=leases))
+    yield BrokerHarness(broker=broker, again=lambda: broker_with(leases))
     await broker.close()
     await store.close()
 

@@ -2,8 +2,8 @@
 
 The Python blocks of a page are one program, run from top to bottom; its line numbers are the page's. An ``output``
 block is compared with what the program printed since the last one; ``…`` stands for anything. A page that speaks of the
-database ``app@localhost/shop`` gets a fresh PostgreSQL database in its place, one that speaks of ``localhost:6379`` a
-Redis of its own, and for ``localhost:5672`` it gets the RabbitMQ of the run.
+database ``app@localhost/shop`` gets a fresh PostgreSQL database in its place, one that speaks of a broker's usual
+port on ``localhost`` such a broker of its own.
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ from tests.docs.pages import PAGES, blocks_of, name_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.servers import RabbitMqServer, RedisServer
 
 DATABASE = "app@localhost/shop"
 PROGRAMS = [page for page in PAGES if any(block.language == "python" for block in blocks_of(page))]
 ON_POSTGRESQL = [page for page in PROGRAMS if DATABASE in page.read_text(encoding="utf-8")]
-REDIS = "localhost:6379"
-ON_REDIS = [page for page in PROGRAMS if REDIS in page.read_text(encoding="utf-8")]
-RABBITMQ = "localhost:5672"
-ON_RABBITMQ = [page for page in PROGRAMS if RABBITMQ in page.read_text(encoding="utf-8")]
-ANYWHERE = [page for page in PROGRAMS if page not in (*ON_POSTGRESQL, *ON_REDIS, *ON_RABBITMQ)]
+BROKERS = {"localhost:6379": "redis", "localhost:4222": "nats", "localhost:5672": "rabbitmq"}
+ON_BROKER = [
+    pytest.param(page, place, id=f"{name_of(page)}-{BROKERS[place]}")
+    for page in PROGRAMS
+    for place in BROKERS
+    if place in page.read_text(encoding="utf-8")
+]
+ANYWHERE = [page for page in PROGRAMS if not any(place in page.read_text("utf-8") for place in (DATABASE, *BROKERS))]
 KNOWN_LANGUAGES = {"python", "output", "sh", "mermaid", "sql", "text"}
 MARK = "\x1e"
 LONGEST_S = 120
@@ -79,14 +81,12 @@ def test_a_page_s_program_runs_on_postgresql(page: Path, tmp_path: Path, postgre
     run(page, tmp_path, DATABASE, postgresql_url.partition("://")[2])
 
 
-@pytest.mark.parametrize("page", ON_REDIS, ids=name_of)
-def test_a_page_s_program_runs_on_redis(page: Path, tmp_path: Path, private_redis_server: RedisServer) -> None:
-    run(page, tmp_path, REDIS, f"127.0.0.1:{private_redis_server.port}")
-
-
-@pytest.mark.parametrize("page", ON_RABBITMQ, ids=name_of)
-def test_a_page_s_program_runs_on_rabbitmq(page: Path, tmp_path: Path, rabbitmq_server: RabbitMqServer) -> None:
-    run(page, tmp_path, RABBITMQ, f"127.0.0.1:{rabbitmq_server.port}")
+@pytest.mark.parametrize(("page", "place"), ON_BROKER)
+def test_a_page_s_program_runs_on_its_broker(
+    page: Path, place: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    server = request.getfixturevalue(f"private_{BROKERS[place]}_server")
+    run(page, tmp_path, place, f"127.0.0.1:{server.port}")
 
 
 def run(page: Path, tmp_path: Path, place: str, real: str) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy import insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pillarbox import Context, Retry
+from pillarbox import Context, RecipientList, Retry
 from pillarbox.errors import StoreUnavailableError
 from pillarbox.relay import OutboxTransfer
 from tests.fault.recording import Lines, Mark, NoticeLog, RecordingBroker
@@ -158,6 +158,7 @@ class Consuming:
         handle_ms: the longest time that a handler takes.
         killers: accounts whose entries end the process that handles them.
         concurrency: how many lanes each consumer has.
+        routed: each consumer listens to the queue of its name, where a recipient list sends it the entries.
     """
 
     retry: Retry = field(default_factory=Retry)
@@ -165,6 +166,7 @@ class Consuming:
     killers: frozenset[str] = frozenset()
     concurrency: int = 2
     consumers: tuple[str, ...] = CONSUMERS
+    routed: bool = False
 
 
 async def consume(me: Seat, setting: Setting, how: Consuming) -> None:
@@ -174,7 +176,9 @@ async def consume(me: Seat, setting: Setting, how: Consuming) -> None:
     mark = Mark(me.mark)
 
     def declare(consumer: str) -> None:
-        @box.on(Entered, name=consumer, retry=how.retry, concurrency=how.concurrency)
+        channel = consumer if how.routed else None
+
+        @box.on(Entered, name=consumer, retry=how.retry, concurrency=how.concurrency, channel=channel)
         async def apply(entry: Entered, tx: AsyncConnection, ctx: Context) -> None:
             with mark.busy():
                 row = {"consumer": consumer, "token": entry.token, "account": entry.account}
@@ -185,5 +189,7 @@ async def consume(me: Seat, setting: Setting, how: Consuming) -> None:
 
     for consumer in how.consumers:
         declare(consumer)
+    if how.routed:
+        box.include(RecipientList("split", *how.consumers, source=Entered), concurrency=how.concurrency)
     async with box.running(relay=False):
         await asyncio.Event().wait()

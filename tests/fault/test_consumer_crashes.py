@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pillarbox import Retry
+from tests import effort
 from tests.fault.killing import kill_again_and_again
 from tests.fault.programs import CONSUMERS, Consuming, Demand, consume, relay_within, write
 from tests.fault.story import Entered, Setting, Writing, applied, committed, count_effects, prepare
@@ -27,7 +28,10 @@ ATTEMPTS = 3
 
 
 @pytest.mark.parametrize(
-    ("setting", "kills"), [("psycopg", 50), ("sqlite", 15)], indirect=["setting"], ids=["psycopg", "sqlite"]
+    ("setting", "kills"),
+    [("psycopg", effort.of(50, 20)), ("sqlite", effort.of(15, 8))],
+    indirect=["setting"],
+    ids=["psycopg", "sqlite"],
 )
 async def test_killed_consumers_apply_each_entry_once_and_in_order(
     setting: Setting, kills: int, box: Pillarbox, workers: Workers, rng: Random

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import insert
 
 from pillarbox import RelaySettings
+from tests import effort
 from tests.fault.killing import ended, kill_every
 from tests.fault.programs import Demand, relay, write
 from tests.fault.recording import lines, records
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
 
 DRAIN = timedelta(seconds=120)
 ACCOUNTS = [f"account-{number}" for number in range(30)]
-EVENTS = {"asyncpg-polling": 4_000, "asyncpg-sequence": 8_000, "asyncpg-log": 4_000}
-"""With two thousand on SQLite for each kind it is 20,000, most of them for the kind most at risk."""
+SHARE = effort.of(2, 1)
+EVENTS = {"asyncpg-polling": 2_000 * SHARE, "asyncpg-sequence": 4_000 * SHARE, "asyncpg-log": 2_000 * SHARE}
+"""With a thousand elsewhere for each kind it is 10,000, or twice as many, most of them for the kind most at risk."""
 BACKLOG = 2_000
 KILL_EVERY_MS, MOST_KILLS = 300, 25
 LONG = timedelta(seconds=2)
@@ -43,7 +45,7 @@ async def test_late_commits_are_neither_lost_nor_overtaken_while_relays_are_kill
     setting = replace(setting, lease=timedelta(milliseconds=500))
     await prepare(setting, ACCOUNTS)
     log = workers.folder / "broker.log"
-    events = EVENTS.get(request.node.callspec.id, 2_000)
+    events = EVENTS.get(request.node.callspec.id, 1_000 * SHARE)
     hold_ms = 2 if store.traits.single_writer else 30
     plan = Writing(accounts=ACCOUNTS, events=events // 2, hold_ms=hold_ms, rollbacks=0.1, together=4)
     demand = Demand(writers=6, commits=workers.folder / "commits", stop=workers.folder / "stop", backlog=BACKLOG)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import effort
 from tests.fault.killing import kill_again_and_again
 from tests.fault.programs import Demand, relay, relay_within, write
 from tests.fault.recording import records
@@ -29,7 +30,7 @@ BACKLOG = 2_000
 @pytest.mark.parametrize(
     ("setting", "kills", "per_message_ms"),
     [
-        ("asyncpg-polling", 50, 10),
+        ("asyncpg-polling", effort.of(50, 20), 10),
         ("asyncpg-sequence", 10, 10),
         ("asyncpg-log", 10, 10),
         ("sqlite-polling", 10, 25),
@@ -63,7 +64,10 @@ async def test_killed_relays_lose_nothing_and_repeat_no_more_than_the_window(
 
 
 @pytest.mark.parametrize(
-    ("setting", "kills"), [("psycopg", 50), ("sqlite", 15)], indirect=["setting"], ids=["psycopg", "sqlite"]
+    ("setting", "kills"),
+    [("psycopg", effort.of(50, 20)), ("sqlite", effort.of(15, 8))],
+    indirect=["setting"],
+    ids=["psycopg", "sqlite"],
 )
 async def test_killed_relays_within_the_database_repeat_nothing(
     setting: Setting, kills: int, store: RelationalStore, workers: Workers, rng: Random

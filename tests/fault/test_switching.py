@@ -31,12 +31,13 @@ LEASES = {"SIGTERM": timedelta(seconds=10), "kill -9": timedelta(milliseconds=90
 POLLING, SEQUENCE, LOG = RelayKind.POLLING, RelayKind.SEQUENCE, RelayKind.LOG
 
 
-@pytest.mark.parametrize("end", ["SIGTERM", "kill -9"])
 @pytest.mark.parametrize(
-    ("setting", "kinds"),
-    [
-        pytest.param("asyncpg", (POLLING, SEQUENCE, LOG, SEQUENCE, POLLING, LOG, POLLING), id="postgresql"),
-        pytest.param("sqlite", (POLLING, SEQUENCE, POLLING), id="sqlite"),
+    ("setting", "end", "kinds"),
+    [  # between them each way from one kind to another
+        pytest.param("asyncpg", "SIGTERM", (POLLING, SEQUENCE, LOG, POLLING), id="postgresql-SIGTERM"),
+        pytest.param("asyncpg", "kill -9", (POLLING, LOG, SEQUENCE, POLLING), id="postgresql-kill -9"),
+        pytest.param("sqlite", "SIGTERM", (POLLING, SEQUENCE, POLLING), id="sqlite-SIGTERM"),
+        pytest.param("sqlite", "kill -9", (POLLING, SEQUENCE, POLLING), id="sqlite-kill -9"),
     ],
     indirect=["setting"],
 )

@@ -87,9 +87,9 @@ class Happenings(Observer):
             raise
 
 
-def make_box(url: str, *, broker: str | None = None) -> tuple[Pillarbox, Happenings]:
+def make_box(url: str, *, broker: str | None = None, settings: Settings = SETTINGS) -> tuple[Pillarbox, Happenings]:
     """A box of the service ``shop`` and what happens in it."""
-    box, happenings = Pillarbox("shop", store=url, broker=broker, settings=SETTINGS), Happenings()
+    box, happenings = Pillarbox("shop", store=url, broker=broker, settings=settings), Happenings()
     box.observe(happenings)
     return box, happenings
 

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import pytest
 from msgspec import structs
@@ -14,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from pillarbox import Context, Retry
+from pillarbox.errors import StoreUnavailableError
 from pillarbox.observe import DuplicateSuppressed, MessageDead, MessageHandled
 from tests.integration.boxes import (
     ChargePayment,
@@ -28,6 +30,11 @@ from tests.integration.boxes import (
     publish,
 )
 from tests.messages import message
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pillarbox.transaction import Program
 
 ONCE = Retry(attempts=1)
 
@@ -312,6 +319,73 @@ async def test_where_handling_is_idempotent_by_nature_no_inbox_is_kept(store_url
         assert await noted(box) == ["o-1", "o-1"]
         async with box.transaction() as tx:
             assert (await tx.scalar(text("SELECT count(*) FROM pillarbox_inbox"))) == 0
+
+
+async def test_quick_calls_that_may_be_repeated_share_their_transactions(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What each of them publishes goes out, what one of them fails at waits, and what follows in its key."""
+    box, happenings = make_box(store_url)
+    called: list[str] = []
+    clear, closings = box.store.attempts.clear, 0
+
+    def counted(consumer: str, message_ids: Sequence[str]) -> Program[None]:
+        nonlocal closings
+        closings += consumer == "shop/call"
+        return clear(consumer, message_ids)
+
+    monkeypatch.setattr(box.store.attempts, "clear", counted)
+
+    @box.on(OrderPlaced, name="call", idempotency="natural", retry=ONCE, concurrency=1)
+    async def call(order: OrderPlaced) -> StockReserved:
+        if order.number == 7:
+            raise ValueError(order.number)
+        called.append(f"{order.order_id} {order.number}")
+        return StockReserved(order.order_id, order.number)
+
+    @box.on(StockReserved, name="note")
+    async def hear(reserved: StockReserved, tx: AsyncConnection) -> None:
+        await note(tx, f"{reserved.order_id} {reserved.number}")
+
+    async with box.running():
+        await create_tables(box)
+        await publish(box, *(OrderPlaced(f"o-{number % 5}", number) for number in range(200)))
+        await happenings.until(MessageDead)
+        expected = [f"o-{number % 5} {number}" for number in range(200) if number % 5 != 2 or number < 7]
+        await happenings.until(MessageHandled, len(expected), consumer="note")
+
+        assert sorted(await noted(box)) == sorted(expected)
+        assert sorted(called) == sorted(expected)
+        assert [letter.message.key for letter in await box.dead_letters.list()] == ["o-2"]
+    assert closings <= len(called) / 2
+
+
+async def test_calls_whose_outcome_could_not_be_written_are_made_again(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box, happenings = make_box(store_url)
+    calls: list[int] = []
+    clear, closings = box.store.attempts.clear, 0
+
+    def failing_at_first(consumer: str, message_ids: Sequence[str]) -> Program[None]:
+        nonlocal closings
+        closings += 1
+        if closings == 1:
+            raise StoreUnavailableError(store="here", reason="gone right before the commit")
+        return clear(consumer, message_ids)
+
+    monkeypatch.setattr(box.store.attempts, "clear", failing_at_first)
+
+    @box.on(OrderPlaced, name="call", idempotency="natural")
+    async def call(order: OrderPlaced) -> None:
+        calls.append(order.number)
+
+    async with box.running():
+        await publish(box, *(OrderPlaced("o-1", number) for number in range(3)))
+        await happenings.until(MessageHandled, 3)
+
+    assert calls[-3:] == [0, 1, 2]
+    assert len(calls) > 3
 
 
 async def test_a_handler_that_takes_too_long_has_failed_and_its_writes_are_gone(store_url: str) -> None:

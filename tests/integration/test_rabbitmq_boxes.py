@@ -53,7 +53,7 @@ async def clean(rabbitmq_server: RabbitMqServer) -> AsyncIterator[Channel]:
 
 async def _remove(channel: Channel) -> None:
     queues = [f"topic:order/shop/{name}/{number}" for name in ("note", "late", "fails") for number in range(16)]
-    queues += [f"queue:payments/{number}" for number in range(16)]
+    queues += [f"queue:payments/{number}" for number in (*range(16), "consumer")]
     await channel.ask(*(commands.Queue.Delete(queue=queue) for queue in queues))
     await channel.ask(*(commands.Exchange.Delete(exchange=name) for name in ("topic:order", "queue:payments")))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -33,14 +33,11 @@ from pillarbox.testing.contracts.broker_harness import (
     new_topic,
     receive,
 )
-from tests.integration.boxes import ChargePayment, OrderPlaced, create_tables, make_box, note, noted, publish
+from tests.integration.boxes import ChargePayment, make_box, note
 from tests.servers import RedisServer
 from tests.servers.proxy import Proxy
-from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from random import Random
-
     from pillarbox.message import Message
 
 LEASE = timedelta(seconds=2)
@@ -325,63 +322,6 @@ async def test_what_somebody_else_put_into_a_queue_is_a_dead_letter(
 async def _letters(box: Any) -> AsyncIterator[bytes]:
     for one in await box.dead_letters.list():
         yield one.message.body
-
-
-async def test_a_server_that_is_killed_again_and_again_loses_and_reorders_nothing(
-    private_redis_server: RedisServer, postgresql_url: str, rng: Random
-) -> None:
-    """Committed means handled, once and in the order of its key, whatever Redis went through."""
-    box, _ = make_box(postgresql_url, broker=private_redis_server.url)
-    keys = [f"o-{number}" for number in range(8)]
-
-    @box.on(OrderPlaced, name="note")
-    async def handle(order: OrderPlaced, tx: AsyncConnection) -> None:
-        await note(tx, f"{order.order_id} {order.number}")
-
-    written: dict[str, int] = dict.fromkeys(keys, 0)
-
-    async def write(until: asyncio.Event) -> None:
-        while not until.is_set():
-            chosen = [rng.choice(keys) for _ in range(5)]
-            orders: list[OrderPlaced] = []
-            for key in chosen:
-                orders.append(OrderPlaced(key, written[key]))
-                written[key] += 1
-            await publish(box, *orders)
-
-    async with box.running():
-        await create_tables(box)
-        enough = asyncio.Event()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(write(enough))
-            for times in range(1, 6):
-                before = len(await noted(box))
-                await wait_until(_has_more(box, before + 40), WITHIN, what=f"progress before kill {times}")
-                await asyncio.to_thread(private_redis_server.kill)
-                await asyncio.to_thread(private_redis_server.start)
-            enough.set()
-        total = sum(written.values())
-        await wait_until(_has_more(box, total), WITHIN, what=f"{total} effects")
-        effects = await noted(box)
-
-    print(f"{total} orders")
-    assert len(effects) == total
-    assert _by_key(effects) == {key: list(range(count)) for key, count in written.items() if count}
-
-
-def _has_more(box: Any, count: int) -> Any:
-    async def has_more() -> bool:
-        return len(await noted(box)) >= count
-
-    return has_more
-
-
-def _by_key(effects: Sequence[str]) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
-    for effect in effects:
-        key, number = effect.split()
-        found.setdefault(key, []).append(int(number))
-    return found
 
 
 async def test_the_doctor_looks_at_the_broker_of_a_box(private_redis_server: RedisServer, sqlite_url: str) -> None:

@@ -15,8 +15,22 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
-from pillarbox import Context, DeadLetterFilter, Handlers, Pillarbox, Retry, Unordered, command, event
+from pillarbox import (
+    ContentBasedRouter,
+    Context,
+    DeadLetterFilter,
+    Handlers,
+    MessageFilter,
+    Pillarbox,
+    RecipientList,
+    Retry,
+    Unordered,
+    WireTap,
+    command,
+    event,
+)
 from pillarbox.deadletter import DeadLetter
+from pillarbox.routing import Explanation
 from pillarbox.testing import Handled, Harness
 
 
@@ -112,7 +126,25 @@ async def a_declared_handler_can_be_called_as_before(tx: AsyncConnection, sync_t
 
 def including() -> None:
     box.include(handlers)
-    box.include("stock.handlers")  # type: ignore[arg-type]
+    box.include("stock.handlers")  # type: ignore[call-overload]
+
+
+def routing() -> None:
+    router = ContentBasedRouter("orders", source=OrderPlaced, default="unmatched")
+    router.when(lambda m: m.payload.priority == "EXPRESS", to="express").when(
+        {"field": "body.total_cents", "operator": "gt", "value": 100_000}, to="queue:large", name="large"
+    )
+    box.include(router, when_dead="skip", concurrency=2)
+    box.include(RecipientList("copies", "billing", "audit", source="topic:order", chosen_by=lambda m: m.body["to"]))
+    box.include(MessageFilter("standard", keep=lambda m: m.headers.get("tier") == "gold", to="gold"))
+    box.include(WireTap("tap", source=OrderPlaced, to="audit"))
+    box.include(router, timeout=1)  # type: ignore[call-overload]
+    router.when("body.total_cents > 100", to="large")  # type: ignore[arg-type]
+    assert_type(router.explain(OrderPlaced("o-1", 4200)), Explanation)
+
+
+@box.on(OrderPlaced, name="express-desk", channel="express")
+async def express(order: OrderPlaced, tx: AsyncConnection) -> None: ...
 
 
 async def publishing_takes_a_transaction_of_its_colour(

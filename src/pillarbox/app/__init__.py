@@ -2,7 +2,7 @@
 
 Guarantee: constructing one connects to nothing and registers nothing globally.
 Not promised: that two boxes share anything but their database and broker.
-Source: Seemann, *Composition Root*; the reading order is pillarbox, publishing, assembly, running, places.
+Source: Seemann, *Composition Root*; the reading order is pillarbox, publishing, including, assembly, running, places.
 """
 
 from pillarbox.app.pillarbox import Pillarbox, Settings

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pillarbox.channel import Broker, MessageReceiver, Subscription, is_queue
+from pillarbox.channel import Broker, MessageReceiver, Subscription
 from pillarbox.channel.wakeup import Wakeup
 from pillarbox.clock import Clock
 from pillarbox.consumer import Consumer, Providers
@@ -254,17 +254,16 @@ class Parts:
         return receiver if self.broker.capabilities.transactional else None  # type: ignore[return-value]
 
     def _rules(self, consumer: Consumer) -> RunRules:
-        def handles(message: Message) -> bool:
-            return message.type in consumer.message_types or is_queue(message.destination)
-
         def decode(message: Message) -> object:
+            if consumer.route is not None:
+                return message
             if message.type not in consumer.message_types:
                 raise UnknownMessageTypeError(message_type=message.type, version=message.version)
             return decode_message(message, self.registry, self.codec)
 
         return RunRules(
             consumer=consumer.identity,
-            handles=handles,
+            handles=consumer.takes,
             decode=decode,
             retry=consumer.options.retry,
             classification=self.classification,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from pillarbox.app.assembly import Parts, Worker
 from pillarbox.app.controlling import control_of
+from pillarbox.app.including import Including
 from pillarbox.app.places import BrokerPlace, StorePlace, broker_at, outbox_of, store_at
 from pillarbox.app.publishing import Publisher
 from pillarbox.app.running import Running
@@ -23,7 +24,7 @@ from pillarbox.channel import Broker, Subscription
 from pillarbox.channel.wakeup import Wakeup
 from pillarbox.clock import Clock
 from pillarbox.consumer import Consumer, Handlers, HandlesMessage, Options, Provider, Providers, Scope
-from pillarbox.consumer.resolve import resolve
+from pillarbox.consumer.resolve import check_rename, resolve
 from pillarbox.control import Health
 from pillarbox.deadletter import DeadLetters
 from pillarbox.errors import ConfigurationError, InvalidSetupError, UnregisteredConsumerError
@@ -33,7 +34,7 @@ from pillarbox.outbox import Outbox
 from pillarbox.relational import RelationalStore
 from pillarbox.relay import RelaySettings
 from pillarbox.retry import Classification
-from pillarbox.serialization import Codec, JsonCodec
+from pillarbox.serialization import Codec, ForeignMessages, JsonCodec
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -52,6 +53,7 @@ class Settings:
         classification: which exceptions are transient, which permanent.
         drain_within: how long a stopping box waits for handlers under way.
         answer_within: how long the database may take over what Pillarbox asks it; then the connection is given up.
+        foreign: by channel (``topic:…``, ``queue:…``), how messages of others are read that are no CloudEvents.
         outbox: where records wait for their relay: in a ``table``, or in the database's ``log`` alone, which only a
             relay of the kind ``log`` can read.
         clock: real time, or a test's.
@@ -63,6 +65,7 @@ class Settings:
     classification: Classification = field(default_factory=Classification)
     drain_within: timedelta = timedelta(seconds=30)
     answer_within: timedelta = timedelta(seconds=30)
+    foreign: Mapping[str, ForeignMessages] = field(default_factory=dict[str, ForeignMessages])
     outbox: Literal["table", "log"] = "table"
     clock: Clock = field(default_factory=SystemClock)
     migrate_on_open: bool | None = None
@@ -71,7 +74,7 @@ class Settings:
 DEFAULTS = Settings()
 
 
-class Pillarbox(Publisher):
+class Pillarbox(Publisher, Including):
     """One service's reliability layer: its outbox, its consumers, its dead letters.
 
     Constructing connects to nothing. ``publish`` and its siblings need only the caller's transaction; everything else
@@ -112,7 +115,12 @@ class Pillarbox(Publisher):
         self._outbox_wakeup = Wakeup()
         self._queue_wakeup = Wakeup()
         self.broker: Broker = broker_at(
-            broker, store=self.store, relay=settings.relay, clock=settings.clock, wakeup=self._queue_wakeup
+            broker,
+            store=self.store,
+            relay=settings.relay,
+            clock=settings.clock,
+            wakeup=self._queue_wakeup,
+            foreign=settings.foreign,
         )
         self._outbox = Outbox(
             service=name,
@@ -142,11 +150,6 @@ class Pillarbox(Publisher):
         """Declare the decorated function as a consumer of ``types``; see ``Handlers.on``."""
         declare: Callable[..., Any] = self._handlers.on
         return declare(*types, **options)
-
-    def include(self, handlers: Handlers, /) -> None:
-        """Take over the handlers that a module has declared."""
-        if handlers not in self._included:
-            self._included.append(handlers)
 
     def register(self, *types: type[object], upcasters: dict[int, Upcaster] | None = None) -> None:
         """Make message types known that no handler names, or teach a type to read its older versions.
@@ -307,15 +310,13 @@ class Pillarbox(Publisher):
         Raises:
             InvalidSetupError: lists everything that is wrong with the declarations.
         """
-        declarations = [declaration for part in self._included for declaration in part.declarations]
         consumers = resolve(
-            declarations,
+            self._declarations,
             service=self.name,
             provided=self._providers.by_type,
             names_required=not self.store.traits.single_writer,
         )
-        for declaration in declarations:
-            self.registry.register(*declaration.types)
+        self._register_declared()
         self._check_codec()
         return consumers
 
@@ -349,6 +350,7 @@ class Pillarbox(Publisher):
     async def _enlist(self, consumers: tuple[Consumer, ...]) -> None:
         for consumer in consumers:
             if consumer.options.renamed_from is not None:
+                check_rename(consumer, self.broker.capabilities)
                 old = f"{self.name}/{consumer.options.renamed_from}"
                 await self.store.run(self.store.consumers.rename(old, consumer.identity))
         subscriptions = [Subscription(consumer=one.identity, channels=one.channels) for one in consumers]

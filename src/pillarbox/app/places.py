@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TypeAlias
 
@@ -13,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from pillarbox.brokers.database import DatabaseBroker
 from pillarbox.brokers.memory import MemoryBroker
+from pillarbox.brokers.partitions import PartitionLeases
 from pillarbox.channel import Broker
 from pillarbox.channel.wakeup import Wakeup
 from pillarbox.clock import Clock
@@ -20,15 +22,19 @@ from pillarbox.errors import ConfigurationError, MissingExtraError
 from pillarbox.outbox import OutboxStore
 from pillarbox.relational import RelationalStore
 from pillarbox.relay import RelayKind, RelaySettings
+from pillarbox.serialization import NO_FOREIGN, ForeignMessages
 
 StorePlace: TypeAlias = str | URL | AsyncEngine | Engine | RelationalStore
 BrokerPlace: TypeAlias = str | Broker
 
 STORE_VARIABLE, BROKER_VARIABLE = "PILLARBOX_STORE", "PILLARBOX_BROKER"
 STORES = "memory://, sqlite:///FILE, postgresql+psycopg://…, postgresql+asyncpg://… or mariadb+asyncmy://…"
-BROKERS = "database:// (the store carries the messages), redis://…, amqp://… or memory://"
+BROKERS = "database:// (the store carries the messages), redis://…, nats://…, amqp://… or memory://"
 REDIS = ("redis", "rediss", "unix")
+NATS = ("nats", "tls", "ws", "wss")
 RABBITMQ = ("amqp", "amqps")
+OPEN_TO_OTHERS = (*NATS, *RABBITMQ)
+"""Brokers whose messages other programs write, too."""
 
 
 def store_at(place: StorePlace | None) -> RelationalStore:
@@ -61,7 +67,13 @@ def store_at(place: StorePlace | None) -> RelationalStore:
 
 
 def broker_at(
-    place: BrokerPlace | None, *, store: RelationalStore, relay: RelaySettings, clock: Clock, wakeup: Wakeup
+    place: BrokerPlace | None,
+    *,
+    store: RelationalStore,
+    relay: RelaySettings,
+    clock: Clock,
+    wakeup: Wakeup,
+    foreign: Mapping[str, ForeignMessages] = NO_FOREIGN,
 ) -> Broker:
     """Return the broker at ``place``; connects to nothing.
 
@@ -73,6 +85,10 @@ def broker_at(
         return place
     place = place if place is not None else os.environ.get(BROKER_VARIABLE, "database://")
     kind = place.partition(":")[0]
+    if foreign and kind not in OPEN_TO_OTHERS:
+        raise ConfigurationError(
+            f"Settings(foreign=…) says how to read messages of others; a broker of the kind {kind!r} carries only ours"
+        )
     if kind == "database":
         return DatabaseBroker(
             queue=store.queue, leases=store.leases, source=store, clock=clock, wakeup=wakeup, lease=relay.lease
@@ -80,31 +96,31 @@ def broker_at(
     if kind == "memory":
         return MemoryBroker(clock=clock)
     if kind in REDIS:
-        return _redis_at(place, store=store, relay=relay, clock=clock)
+        _need("redis", "hiredis", extra="redis", needed_for="a Redis broker")
+        from pillarbox.brokers.redis import redis_broker
+
+        return redis_broker(place, leases=_leases(store, relay, clock))
+    if kind in NATS:
+        _need("nats", extra="nats", needed_for="a NATS broker")
+        from pillarbox.brokers.nats import nats_broker
+
+        return nats_broker(place, leases=_leases(store, relay, clock), foreign=foreign)
     if kind in RABBITMQ:
-        return _rabbitmq_at(place, store=store, relay=relay, clock=clock)
+        _need("pamqp", extra="rabbitmq", needed_for="a RabbitMQ broker")
+        from pillarbox.brokers.rabbitmq import rabbitmq_broker
+
+        return rabbitmq_broker(place, leases=_leases(store, relay, clock), foreign=foreign)
     raise ConfigurationError(f"there is no broker of the kind {kind!r}; there are {BROKERS}")
 
 
-def _redis_at(url: str, *, store: RelationalStore, relay: RelaySettings, clock: Clock) -> Broker:
-    for module in ("redis", "hiredis"):
+def _need(*modules: str, extra: str, needed_for: str) -> None:
+    for module in modules:
         if find_spec(module) is None:
-            raise MissingExtraError(module=module, extra="redis", needed_for="a Redis broker")
-    from pillarbox.brokers.partitions import PartitionLeases
-    from pillarbox.brokers.redis import redis_broker
-
-    leases = PartitionLeases(store=store.leases, source=store, clock=clock, ttl=relay.lease)
-    return redis_broker(url, leases=leases)
+            raise MissingExtraError(module=module, extra=extra, needed_for=needed_for)
 
 
-def _rabbitmq_at(url: str, *, store: RelationalStore, relay: RelaySettings, clock: Clock) -> Broker:
-    if find_spec("pamqp") is None:
-        raise MissingExtraError(module="pamqp", extra="rabbitmq", needed_for="a RabbitMQ broker")
-    from pillarbox.brokers.partitions import PartitionLeases
-    from pillarbox.brokers.rabbitmq import rabbitmq_broker
-
-    leases = PartitionLeases(store=store.leases, source=store, clock=clock, ttl=relay.lease)
-    return rabbitmq_broker(url, leases=leases)
+def _leases(store: RelationalStore, relay: RelaySettings, clock: Clock) -> PartitionLeases:
+    return PartitionLeases(store=store.leases, source=store, clock=clock, ttl=relay.lease)
 
 
 def outbox_of(store: RelationalStore, *, form: str, relay: RelaySettings) -> OutboxStore:

@@ -5,7 +5,7 @@ Not promised: that it is delivered only once; pair it with the inbox.
 Source: EIP, *Message Channel*; the reading order is address, sender, delivery, receiver, broker, queue_store.
 """
 
-from pillarbox.channel.address import Subscription, is_queue
+from pillarbox.channel.address import Subscription, address_of, is_queue
 from pillarbox.channel.broker import Broker
 from pillarbox.channel.capabilities import BrokerCapabilities
 from pillarbox.channel.delivery import Delivery, Outcome
@@ -40,5 +40,6 @@ __all__ = [
     "TransactionalReceiver",
     "Unavailable",
     "Unknown",
+    "address_of",
     "is_queue",
 ]

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pillarbox.message import parse_destination, queue_destination
+
 QUEUE = "queue:"
 TOPIC = "topic:"
 
@@ -14,6 +16,18 @@ TOPIC = "topic:"
 def is_queue(address: str) -> bool:
     """Tell whether ``address`` names a queue, whose messages go to one consumer."""
     return address.startswith(QUEUE)
+
+
+def address_of(channel: str) -> str:
+    """Return the address that ``channel`` means: ``express`` is short for ``queue:express``.
+
+    Raises:
+        ConfigurationError: it names no channel.
+    """
+    if ":" not in channel:
+        return queue_destination(channel)
+    parse_destination(channel)
+    return channel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from pillarbox.cli.debezium import debezium_config
 from pillarbox.cli.demo import demo
 from pillarbox.cli.doctor import doctor
 from pillarbox.cli.errors import Commands
+from pillarbox.cli.explain import explain
 from pillarbox.cli.health import health
 from pillarbox.cli.inbox import inbox
 from pillarbox.cli.kept import purge, republish
@@ -27,7 +28,7 @@ def commands(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for command in (demo, run, migrate, health, doctor, outbox, inbox, consumers, held, dead_letters):
+for command in (demo, run, migrate, health, doctor, explain, outbox, inbox, consumers, held, dead_letters):
     commands.add_command(command)
 for command in (purge, republish, debezium_config):
     outbox.add_command(command)

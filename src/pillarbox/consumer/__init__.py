@@ -2,10 +2,12 @@
 
 Guarantee: effects in the handler's transaction happen once per message; of a key nothing runs before what is earlier.
 Not promised: that a handler is invoked only once; a neighbour's failure may roll its run back.
-Source: EIP, *Idempotent Receiver*, *Message Dispatcher*; the reading order is handlers, worker, process, run, intake.
+Source: EIP, *Idempotent Receiver*, *Message Dispatcher*; the reading order is handlers, worker, process, run, intake,
+forwarding.
 """
 
 from pillarbox.consumer.context import Context
+from pillarbox.consumer.forwarding import RouteOptions, declaration_of
 from pillarbox.consumer.handlers import Handlers, HandlesMessage, Options
 from pillarbox.consumer.injection import Provider, Providers, Scope
 from pillarbox.consumer.spec import Consumer, ConsumerOptions, Declaration, Idempotency, WhenDead
@@ -21,6 +23,8 @@ __all__ = [
     "Options",
     "Provider",
     "Providers",
+    "RouteOptions",
     "Scope",
     "WhenDead",
+    "declaration_of",
 ]

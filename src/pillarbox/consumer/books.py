@@ -68,6 +68,8 @@ class Books:
         notice = self._observer.notice
         for item in report.handled:
             notice(MessageHandled(consumer=self._name, message_id=item.message.id, attempts=item.attempts + 1))
+        for event in report.notices:
+            notice(event)
         for item in report.suppressed:
             notice(DuplicateSuppressed(consumer=self._name, message_id=item.message.id))
         for item in report.discarded:

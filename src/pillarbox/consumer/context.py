@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from datetime import timedelta
 
 from pillarbox.errors import ConfigurationError
 from pillarbox.message import Message, message_type_of
-from pillarbox.outbox import Origin, Outbox, OutboxRecord, PublishOptions
+from pillarbox.observe import Event
+from pillarbox.outbox import Origin, Outbox, OutboxRecord, PublishOptions, record_of
 
 
 class _Noted:
@@ -27,6 +28,7 @@ class Context:
         self._consumer = consumer
         self._outbox = outbox
         self._records: list[OutboxRecord] = []
+        self._notices: list[Event] = []
         self.attempt = attempt
         """Which attempt this is, counted from 1."""
 
@@ -70,6 +72,11 @@ class Context:
         """What the handler has published so far."""
         return tuple(self._records)
 
+    @property
+    def notices(self) -> tuple[Event, ...]:
+        """What is to be told of when the handling is durable."""
+        return tuple(self._notices)
+
     def idempotency_key(self, name: str = "") -> str:
         """Return a key for a call to the outside: the same at every attempt, redelivery and replay of the message.
 
@@ -111,6 +118,11 @@ class Context:
     def note(self, payload: object) -> None:
         """Publish or send what a handler returned, as its type says."""
         self._records.append(self._outbox.prepare(payload, origin=self._origin()))
+
+    def forward(self, copies: Sequence[Message], *, notice: Event) -> None:
+        """Publish ``copies`` as they are when this handling commits, and tell of it by ``notice``."""
+        self._records += [record_of(copy) for copy in copies]
+        self._notices.append(notice)
 
     def _note(self, payload: object, kind: str, options: PublishOptions) -> _Noted:
         declared = message_type_of(type(payload)).kind

@@ -32,6 +32,7 @@ class Options(TypedDict, total=False):
     timeout: timedelta | None
     outside: bool
     renamed_from: str | None
+    channel: str | None
 
 
 class HandlesMessage(Protocol[M]):

@@ -1,14 +1,14 @@
 """Handlers without a transaction: a claim is committed first, the outcome right after the call.
 
 At least once: a process that ends in between leaves the claim in doubt, and the message is handled again with the same
-idempotency key.
+idempotency key. Where running again does no harm nothing is claimed, and outcomes of many calls are written at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 LOOK_AGAIN = timedelta(milliseconds=50)
 """How often a claim that somebody else holds is looked at."""
+FEW = 10
+"""So many are handled before somebody who must be alone in the process gets the room."""
+WRITE_EVERY = timedelta(milliseconds=100)
+"""For so long outcomes may wait for each other where running again does no harm."""
 
 
 @dataclass(slots=True)
@@ -48,6 +52,26 @@ class Entry:
     report: RunReport = field(default_factory=RunReport)
     claimed: list[Item] = field(default_factory=list[Item])
     busy: list[Item] = field(default_factory=list[Item])
+
+
+@dataclass(slots=True)
+class Outcomes:
+    """What came of calls and is not yet written.
+
+    Attributes:
+        since: when the first of them could have been written.
+        records: by the message's id, what its handler published.
+    """
+
+    since: float
+    report: RunReport = field(default_factory=RunReport)
+    records: dict[str, Sequence[OutboxRecord]] = field(default_factory=dict[str, "Sequence[OutboxRecord]"])
+
+    @property
+    def items(self) -> list[Item]:
+        """All of them."""
+        report = self.report
+        return [*report.handled, *report.retried, *report.dead, *report.behind]
 
 
 class OutsideProcess:
@@ -88,28 +112,47 @@ class OutsideProcess:
             entry = await self._source.run(self._enter(waiting, intake, token))
             stopped |= self._run.stopped_by(entry.report)
             self._books.tell(entry.report)
+            outcomes = Outcomes(since=self._clock.monotonic())
             async with self._kept(entry.claimed, token):
-                for item in entry.claimed:
-                    async with self._books.trying([item], suspects):
-                        report = await self._one(item, intake, token, waits=item.hold_key in stopped)
-                    stopped |= self._run.stopped_by(report)
-                    published += report.published
-                    self._books.tell(report)
+                for group in _groups(entry.claimed, at_most=1 if suspects else FEW):
+                    async with self._books.trying(group, suspects):
+                        for item in group:
+                            stopped |= await self._one(item, outcomes, stopped)
+                            if self._is_due(outcomes):
+                                published += await self._write(outcomes, intake, token)
+                                outcomes = Outcomes(since=self._clock.monotonic())
+                published += await self._write(outcomes, intake, token)
             waiting = entry.busy
             if waiting:
                 await self._clock.sleep(LOOK_AGAIN)
+        size.grow()
         return published
 
-    async def _one(self, item: Item, intake: Intake, token: str, *, waits: bool) -> RunReport:
-        """Bring one claimed message to its outcome."""
-        report = RunReport()
-        records: Sequence[OutboxRecord] | None = None
-        if waits:
+    async def _one(self, item: Item, outcomes: Outcomes, stopped: frozenset[str]) -> frozenset[str]:
+        """Call the handler for one message; return the keys of which nothing more may run now."""
+        report = outcomes.report
+        if item.hold_key in stopped:
             report.behind.append(item)
-        elif (records := await self._attempt(item)) is None:
+        elif (records := await self._attempt(item)) is not None:
+            outcomes.records[item.message.id] = records
+            report.handled.append(item)
+            return frozenset()
+        else:
             self._run.put_aside(item, report)
-        await self._source.run(self._leave(item, intake, report, records, token))
-        return report
+        return self._run.stopped_by(report)
+
+    def _is_due(self, outcomes: Outcomes) -> bool:
+        """Tell whether outcomes must be written before another handler is called."""
+        waited = self._clock.monotonic() - outcomes.since
+        return self._run.rules.deduplicates or waited >= WRITE_EVERY.total_seconds()
+
+    async def _write(self, outcomes: Outcomes, intake: Intake, token: str) -> int:
+        """Make outcomes durable and tell of them; return how many messages were published."""
+        if not outcomes.items:
+            return 0
+        await self._source.run(self._leave(outcomes, intake, token))
+        self._books.tell(outcomes.report)
+        return outcomes.report.published
 
     async def _attempt(self, item: Item) -> Sequence[OutboxRecord] | None:
         """Invoke until the handler returns or its immediate attempts are over; ``None`` if the item must wait."""
@@ -131,9 +174,9 @@ class OutsideProcess:
         admitted = yield from intake.admit(items)
         entry.report.behind += [item for item in items if item not in admitted]
         ids = sorted({item.message.id for item in admitted if rules.handles(item.message)})
-        claimed = set[str]()
-        if ids:
-            claimed |= set((yield from self._claims.claim(self._name, ids, token=token, ttl=self._lease)))
+        claimed = set(ids)
+        if ids and rules.deduplicates:
+            claimed = set((yield from self._claims.claim(self._name, ids, token=token, ttl=self._lease)))
         unclaimed = [message_id for message_id in ids if message_id not in claimed]
         processed = (yield from self._claims.processed(self._name, unclaimed)) if unclaimed else ()
         busy_keys = set[str]()
@@ -154,25 +197,25 @@ class OutsideProcess:
             yield from intake.accept(closed, [*entry.report.discarded, *entry.report.suppressed])
         return entry
 
-    def _leave(
-        self,
-        item: Item,
-        intake: Intake,
-        report: RunReport,
-        records: Sequence[OutboxRecord] | None,
-        token: str,
-    ) -> Program[None]:
-        """Write the outcome and give the claim up, in one transaction."""
-        rules = self._run.rules
-        if records is not None:
-            is_first = not rules.deduplicates or (yield from rules.inbox.record(self._name, [item.message.id]))
-            (report.handled if is_first else report.suppressed).append(item)
-        yield from self._run.close([item], intake, report, (records or ()) if report.handled else ())
-        yield from self._claims.release(self._name, [item.message.id], token=token)
+    def _leave(self, outcomes: Outcomes, intake: Intake, token: str) -> Program[None]:
+        """Write outcomes and give the claims up, in one transaction."""
+        rules, report = self._run.rules, outcomes.report
+        items = outcomes.items
+        if report.handled and rules.deduplicates:
+            first = set((yield from rules.inbox.record(self._name, [item.message.id for item in report.handled])))
+            report.suppressed = [item for item in report.handled if item.message.id not in first]
+            report.handled = [item for item in report.handled if item.message.id in first]
+        records = [record for item in report.handled for record in outcomes.records[item.message.id]]
+        yield from self._run.close(items, intake, report, records)
+        if rules.deduplicates:
+            yield from self._claims.release(self._name, [item.message.id for item in items], token=token)
 
     @asynccontextmanager
     async def _kept(self, items: Sequence[Item], token: str) -> AsyncGenerator[None]:
         """Extend the claims for as long as the handlers take; what they leave behind in an error is given up."""
+        if not self._run.rules.deduplicates:
+            yield
+            return
         ids = [item.message.id for item in items]
 
         async def renew() -> None:
@@ -187,6 +230,10 @@ class OutsideProcess:
             raise
 
 
+def _groups(items: Sequence[Item], *, at_most: int) -> Sequence[Sequence[Item]]:
+    return [items[start : start + at_most] for start in range(0, len(items), at_most)]
+
+
 class Caller:
     """Invokes a handler that has no transaction, in a thread if it is a plain function."""
 
@@ -199,7 +246,7 @@ class Caller:
         """Invoke it and report what came of it."""
         timeout = self._consumer.options.timeout
         try:
-            async with asyncio.timeout(None if timeout is None else timeout.total_seconds()):
+            async with nullcontext() if timeout is None else asyncio.timeout(timeout.total_seconds()):
                 return Returned(await self._call(wish))
         except Exception as error:
             return Raised(error, touched=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from pillarbox.channel import BrokerCapabilities, address_of
 from pillarbox.consumer.injection import Provider, signature_of
 from pillarbox.consumer.spec import Consumer, Declaration
 from pillarbox.errors import (
@@ -34,6 +35,8 @@ def resolve(
             consumers.append(_consumer(declaration, service, provided, names_required=names_required))
         except ConfigurationError as error:
             problems.append(error)
+        if declaration.route is not None:
+            problems += declaration.route.problems()
     problems += _clashes(consumers)
     if problems:
         raise InvalidSetupError(problems=problems)
@@ -51,7 +54,7 @@ def _consumer(
         )
     name = check_name(options.name or _name_from(handler), what=f"the name of consumer {where}")
     types = [message_type_of(kind) for kind in declaration.types]
-    if not types:
+    if not types and declaration.route is None:
         raise ConfigurationError(f"{where}: name the message types that it handles, as in on(OrderPlaced)")
     signature = signature_of(handler, owner=where)
     if missing := signature.missing(provided):
@@ -63,11 +66,20 @@ def _consumer(
         handler=handler,
         signature=signature,
         options=options,
-        channels=tuple(dict.fromkeys(kind.destination for kind in types)),
+        channels=_channels(declaration, types),
         message_types=frozenset(kind.name for kind in types),
+        route=declaration.route,
     )
     _check_options(consumer, where)
     return consumer
+
+
+def _channels(declaration: Declaration, types: Sequence[MessageType]) -> tuple[str, ...]:
+    if declaration.route is not None:
+        return declaration.route.source
+    if declaration.options.channel is not None:
+        return (address_of(declaration.options.channel),)
+    return tuple(dict.fromkeys(kind.destination for kind in types))
 
 
 def _check_options(consumer: Consumer, where: str) -> None:
@@ -94,7 +106,7 @@ def _clashes(consumers: Sequence[Consumer]) -> list[ConfigurationError]:
         for claimed in [consumer.identity, *queues]:
             other = taken.setdefault(claimed, consumer)
             if other is not consumer:
-                first, second = _function(other.handler), _function(consumer.handler)
+                first, second = _owner(other), _owner(consumer)
                 problems.append(DuplicateConsumerError(consumer=claimed, first=first, second=second))
     return problems
 
@@ -107,6 +119,11 @@ def _place(declaration: Declaration) -> str:
     return declaration.options.name or _function(declaration.handler)
 
 
+def _owner(consumer: Consumer) -> str:
+    route = consumer.route
+    return _function(consumer.handler) if route is None else f"{type(route).__name__} {route.name!r}"
+
+
 def _function(handler: object) -> str:
     return f"{getattr(handler, '__module__', '?')}.{getattr(handler, '__qualname__', repr(handler))}"
 
@@ -114,3 +131,17 @@ def _function(handler: object) -> str:
 def declared_types(declarations: Sequence[Declaration]) -> list[MessageType]:
     """Return the message types that ``declarations`` name."""
     return [message_type_of(kind) for declaration in declarations for kind in declaration.types]
+
+
+def check_rename(consumer: Consumer, broker: BrokerCapabilities) -> None:
+    """Refuse to rename a consumer whose place lies in a broker: what waits there under the old name would be lost.
+
+    Raises:
+        ConfigurationError: the broker keeps messages, and not in the database where the name is changed.
+    """
+    if broker.durable and not broker.transactional:
+        old = consumer.options.renamed_from
+        raise ConfigurationError(
+            f"{consumer.identity} is renamed from {old!r}, and what waits in the broker under that name would never be "
+            f"handled; keep name={old!r}, or let it drain and start the new consumer without renamed_from"
+        )

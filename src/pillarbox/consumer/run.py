@@ -18,6 +18,7 @@ from pillarbox.errors import ConfigurationError, DecodeError, InvalidReturnError
 from pillarbox.holding import FailedAttempt, storable
 from pillarbox.idempotency import AttemptStore, InboxStore
 from pillarbox.message import Message
+from pillarbox.observe import Event
 from pillarbox.outbox import Outbox, OutboxRecord
 from pillarbox.retry import Classification, GiveUp, Retry, RetryLater, RetryNow, Verdict, decide
 from pillarbox.transaction import Execute
@@ -61,6 +62,7 @@ class RunReport:
     Attributes:
         behind: put behind an earlier message of their key that began to wait in this run.
         held: put behind a hold that was there before this run.
+        notices: what the handlings want told of.
     """
 
     handled: list[Item] = field(default_factory=list[Item])
@@ -71,6 +73,7 @@ class RunReport:
     behind: list[Item] = field(default_factory=list[Item])
     held: list[Item] = field(default_factory=list[Item])
     published: int = 0
+    notices: list[Event] = field(default_factory=list[Event])
 
 
 class RunSpoiled(Exception):  # noqa: N818  # not an error of anybody's: the transaction must be done again
@@ -189,10 +192,11 @@ class Run:
 
     def _one(self, item: Item, report: RunReport) -> Generator[Effect, Any, Sequence[OutboxRecord]]:
         if item.verdict is None:
-            records = yield from self._attempt(item)
-            if records is not None:
+            context = yield from self._attempt(item)
+            if context is not None:
                 report.handled.append(item)
-                return records
+                report.notices += context.notices
+                return context.records
         self.put_aside(item, report)
         return ()
 
@@ -200,14 +204,14 @@ class Run:
         """Note that ``item`` waits for its retry, or is dead."""
         (report.retried if isinstance(item.verdict, RetryLater) else report.dead).append(item)
 
-    def _attempt(self, item: Item) -> Generator[Effect, Any, Sequence[OutboxRecord] | None]:
+    def _attempt(self, item: Item) -> Generator[Effect, Any, Context | None]:
         """Invoke the handler until it returns or its immediate attempts are over; ``None`` if the item must wait."""
         while (wish := self.wish(item)) is not None:
             answer: Returned | Raised = yield wish
             if isinstance(answer, Returned):
                 answer = self.noted(wish.context, answer)
             if isinstance(answer, Returned):
-                return wish.context.records
+                return wish.context
             verdict = self.judge(item, answer.error)
             if answer.touched or verdict is None:
                 raise RunSpoiled(item, verdict) from answer.error

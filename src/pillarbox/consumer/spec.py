@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal, TypeAlias
 
+from pillarbox.channel import is_queue
 from pillarbox.consumer.injection import Handler, Signature
+from pillarbox.message import Message
 from pillarbox.ordering import ByKey, Ordering
 from pillarbox.retry import Retry
+from pillarbox.routing import Route
 
 WhenDead: TypeAlias = Literal["hold-key", "skip"]
 Idempotency: TypeAlias = Literal["inbox", "natural"]
@@ -30,6 +33,8 @@ class ConsumerOptions:
         timeout: how long an asynchronous handler may take for one message.
         renamed_from: the name it had before; its inbox, held and dead messages and subscriptions are taken over.
         outside: the handler talks to the outside world and asks for no transaction; needed to say so with an inbox.
+        channel: where it receives its messages from, if not from the channels that their types name: what a router
+            forwards to ``express`` is handled with ``channel="express"``.
     """
 
     name: str | None = None
@@ -41,6 +46,7 @@ class ConsumerOptions:
     timeout: timedelta | None = None
     outside: bool = False
     renamed_from: str | None = None
+    channel: str | None = None
 
     @property
     def is_ordered(self) -> bool:
@@ -59,11 +65,13 @@ class Declaration:
 
     Attributes:
         types: the message classes it handles.
+        route: what decides, where messages are forwarded instead of handled.
     """
 
     handler: Handler
     types: tuple[type[object], ...]
     options: ConsumerOptions
+    route: Route | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +82,7 @@ class Consumer:
         identity: ``<service>/<name>``.
         channels: the addresses it receives from.
         message_types: the logical names it handles.
+        route: what decides, where messages are forwarded instead of handled.
     """
 
     identity: str
@@ -82,6 +91,12 @@ class Consumer:
     options: ConsumerOptions
     channels: tuple[str, ...]
     message_types: frozenset[str]
+    route: Route | None = None
+
+    def takes(self, message: Message) -> bool:
+        """Tell whether ``message`` is for it: what else comes by its topics is not; a queue has nobody else."""
+        takes_all = self.route is not None and not self.route.types
+        return takes_all or message.type in self.message_types or is_queue(message.destination)
 
     @property
     def mode(self) -> str:

@@ -6,7 +6,7 @@ Source: EIP, *Message* and *Command/Event Message*; reading order: message, head
 """
 
 from pillarbox.message.declare import MessageType, command, event, key_of, message_type_of
-from pillarbox.message.ids import new_message_id
+from pillarbox.message.ids import derived_message_id, new_message_id
 from pillarbox.message.limits import Limits
 from pillarbox.message.message import Message
 from pillarbox.message.names import check_name, parse_destination, queue_destination, topic_destination, topic_of
@@ -20,6 +20,7 @@ __all__ = [
     "Upcaster",
     "check_name",
     "command",
+    "derived_message_id",
     "event",
     "key_of",
     "message_type_of",

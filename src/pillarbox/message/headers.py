@@ -24,9 +24,23 @@ HOP: Final = "hop"
 REPLY_TO: Final = "replyto"
 TRACEPARENT: Final = "traceparent"
 TRACESTATE: Final = "tracestate"
+ROUTED_BY: Final = "routedby"
+TAPPED_BY: Final = "tappedby"
 
 OWN: Final = frozenset(
-    {SOURCE, TIME, SCHEMA_VERSION, CORRELATION_ID, CAUSATION_ID, HOP, REPLY_TO, TRACEPARENT, TRACESTATE}
+    {
+        SOURCE,
+        TIME,
+        SCHEMA_VERSION,
+        CORRELATION_ID,
+        CAUSATION_ID,
+        HOP,
+        REPLY_TO,
+        TRACEPARENT,
+        TRACESTATE,
+        ROUTED_BY,
+        TAPPED_BY,
+    }
 )
 """Headers that the library writes and reads."""
 

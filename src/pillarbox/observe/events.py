@@ -109,6 +109,23 @@ class MessageDiscarded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MessageRouted:
+    """A route forwarded a message; its copies are in the outbox. ``destinations`` are addresses."""
+
+    consumer: str
+    message_id: str
+    destinations: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageFiltered:
+    """A filter discarded a message, as its condition says."""
+
+    consumer: str
+    message_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptFailed:
     """A handler failed and its immediate attempts are over; ``retry_after`` is ``None`` when nothing follows.
 
@@ -171,6 +188,8 @@ Event = (
     | MessageHandled
     | DuplicateSuppressed
     | MessageDiscarded
+    | MessageRouted
+    | MessageFiltered
     | AttemptFailed
     | MessageHeld
     | MessageDead

@@ -92,14 +92,16 @@ def to_binary(message: Message, *, prefix: str = BINARY_PREFIX) -> dict[str, str
     return headers
 
 
-def from_binary(headers: Mapping[str, str], body: bytes, *, destination: str, prefix: str = BINARY_PREFIX) -> Message:
+def from_binary(
+    headers: Mapping[str, str], body: bytes, *, destination: str, prefixes: tuple[str, ...] = (BINARY_PREFIX,)
+) -> Message:
     """Return the message that a CloudEvent in binary mode describes.
 
     Args:
         headers: The transport headers; names of attributes are read in either case.
         body: The body, kept as it is.
         destination: The channel that it came from.
-        prefix: What the names of attributes begin with, in small letters.
+        prefixes: What the names of attributes may begin with, in small letters.
 
     Raises:
         DecodeError: It is no CloudEvent 1.0, or lacks an attribute that it must have.
@@ -109,13 +111,17 @@ def from_binary(headers: Mapping[str, str], body: bytes, *, destination: str, pr
     content_type = "application/octet-stream"
     for name, value in headers.items():
         lowered = name.lower()
-        if lowered.startswith(prefix):
-            attributes[lowered.removeprefix(prefix)] = value
+        if lowered.startswith(prefixes):
+            attributes[_without(lowered, prefixes)] = value
         elif lowered == "content-type":
             content_type = value
         else:
             plain[name] = value
     return _message(attributes, plain, content_type=content_type, body=body, destination=destination)
+
+
+def _without(name: str, prefixes: tuple[str, ...]) -> str:
+    return next(name[len(prefix) :] for prefix in prefixes if name.startswith(prefix))
 
 
 def _attributes(message: Message) -> dict[str, str]:

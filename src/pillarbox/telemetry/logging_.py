@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 from pillarbox.observe import (
     AttemptFailed,
@@ -68,6 +69,8 @@ def facts_of(event: Event) -> dict[str, Fact]:
         value = getattr(event, field.name)
         if isinstance(value, timedelta):
             facts[f"{field.name}_s"] = value.total_seconds()
+        elif isinstance(value, tuple):
+            facts[field.name] = " ".join(cast("tuple[str, ...]", value))
         else:
             facts[field.name] = masked(value) if isinstance(value, str) else value
     return facts

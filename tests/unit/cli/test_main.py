@@ -10,7 +10,19 @@ from click import Group
 from pillarbox.cli import commands
 from tests.unit.cli.conftest import Shell
 
-COMMANDS = {"consumers", "dead-letters", "demo", "doctor", "health", "held", "inbox", "migrate", "outbox", "run"}
+COMMANDS = {
+    "consumers",
+    "dead-letters",
+    "demo",
+    "doctor",
+    "explain",
+    "health",
+    "held",
+    "inbox",
+    "migrate",
+    "outbox",
+    "run",
+}
 
 
 def all_commands(group: Group, *path: str) -> list[tuple[str, ...]]:

@@ -9,8 +9,9 @@ import pytest
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from pillarbox.channel import BrokerCapabilities
 from pillarbox.consumer import Consumer, Handlers
-from pillarbox.consumer.resolve import resolve
+from pillarbox.consumer.resolve import check_rename, resolve
 from pillarbox.errors import (
     ConfigurationError,
     DuplicateConsumerError,
@@ -224,3 +225,21 @@ def test_natural_idempotency_keeps_no_inbox() -> None:
     handlers.on(OrderPlaced, name="here", idempotency="natural")(handle)
 
     assert not _resolve(handlers)[0].deduplicates
+
+
+@pytest.mark.parametrize(
+    ("durable", "transactional", "is_refused"), [(True, False, True), (True, True, False), (False, False, False)]
+)
+def test_a_consumer_is_renamed_only_where_what_waits_for_it_is_renamed_too(
+    *, durable: bool, transactional: bool, is_refused: bool
+) -> None:
+    handlers = Handlers()
+    handlers.on(OrderPlaced, name="new", renamed_from="old")(handle)
+    (consumer,) = _resolve(handlers)
+    broker = BrokerCapabilities(ordered_prefix=True, key_affinity=True, durable=durable, transactional=transactional)
+
+    if is_refused:
+        with pytest.raises(ConfigurationError, match="would never be handled; keep name='old'"):
+            check_rename(consumer, broker)
+    else:
+        check_rename(consumer, broker)

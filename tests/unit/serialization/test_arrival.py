@@ -25,7 +25,7 @@ MESSAGE = Message(
 def test_what_we_sent_arrives_as_it_was(prefix: str) -> None:
     headers = to_binary(MESSAGE, prefix=prefix)
 
-    assert arrived(headers, MESSAGE.body, channel="topic:order", place="p", prefix=prefix) == MESSAGE
+    assert arrived(headers, MESSAGE.body, channel="topic:order", place="p", prefixes=(prefix,)) == MESSAGE
 
 
 @pytest.mark.parametrize("name", ["content-type", "Content-Type"])
@@ -35,6 +35,15 @@ def test_an_event_in_structured_mode_is_understood(name: str) -> None:
     found = arrived({name: "application/cloudevents+json; charset=utf-8"}, body, channel="topic:order", place="p")
 
     assert found == MESSAGE
+
+
+def test_headers_become_texts_that_every_store_can_hold() -> None:
+    headers = {**to_binary(MESSAGE), "tenant": "a\x00b\ud800c\x9b"}
+
+    found = arrived(headers, MESSAGE.body, channel="topic:order", place="p")
+
+    assert found.headers["tenant"] == "a\\x00b\\xd800c\\x9b"
+    assert arrived({"x": "\x1b[2J"}, b"", channel="topic:order", place="p").headers == {"x": "\\x1b[2J"}
 
 
 @pytest.mark.parametrize(

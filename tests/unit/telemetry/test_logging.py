@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 
-from pillarbox.observe import Event, MessageDead, MessageHandled, MessagesPublished, WorkerFaltered
+from pillarbox.observe import Event, MessageDead, MessageHandled, MessageRouted, MessagesPublished, WorkerFaltered
 from pillarbox.telemetry import JsonLines, LoggingObserver, TextLines
 from pillarbox.telemetry.logging_ import facts_of, line_of
 
@@ -95,3 +95,9 @@ def test_no_event_has_a_field_for_a_body() -> None:
     names = {field.name for event in get_args(Event) for field in fields(event)}
 
     assert not names & {"body", "payload", "key", "message", "headers"}
+
+
+def test_several_addresses_stand_in_one_value() -> None:
+    routed = MessageRouted(consumer="shop/orders", message_id="m1", destinations=("queue:a", "topic:b"))
+
+    assert facts_of(routed)["destinations"] == "queue:a topic:b"

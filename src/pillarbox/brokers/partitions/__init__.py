@@ -5,7 +5,7 @@ Not promised: that a paused former owner notices at once; what it took meanwhile
 Source: Kafka's partitions and consumer groups; the reading order is leases, share, shares.
 """
 
-from pillarbox.brokers.partitions.leases import PARTITIONS, PartitionLeases, partition_of
+from pillarbox.brokers.partitions.leases import PARTITIONS, PartitionLeases, partition_of, two_consumers
 from pillarbox.brokers.partitions.share import Receipt, Share, by_place, hand_out, receipt_of
 from pillarbox.brokers.partitions.shares import Shares
 
@@ -19,4 +19,5 @@ __all__ = [
     "hand_out",
     "partition_of",
     "receipt_of",
+    "two_consumers",
 ]

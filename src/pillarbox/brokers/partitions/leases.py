@@ -37,3 +37,11 @@ class PartitionLeases:
 def partition_of(message: Message) -> int:
     """Return where a message goes: all of a key to one place, those without a key anywhere."""
     return bucket_for(message.destination, message.key, message_id=message.id) % PARTITIONS
+
+
+def two_consumers(queue: str, consumer: str, *others: str) -> str:
+    """Return what is said when a second consumer wants a queue, each of whose messages goes to one consumer."""
+    return (
+        f"{queue} has the consumer {', '.join(sorted(others))} already, and {consumer} wants it too; a queue's messages "
+        "go to one consumer: publish events for several, or remove the other's group in the broker if it is gone for good"
+    )

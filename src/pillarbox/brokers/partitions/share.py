@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from heapq import merge
-from itertools import islice
+from typing import NamedTuple
 
 from pillarbox.channel import Delivery
 from pillarbox.message import Message
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Receipt:
+class Receipt(NamedTuple):
     """Where a message lies; in the order in which the messages of a place follow each other.
 
     Attributes:
@@ -73,14 +71,19 @@ class Share:
 
 
 def hand_out(shares: Sequence[Share], limit: int) -> list[Delivery]:
-    """Take up to ``limit`` of what is ready, the oldest first."""
-    by_name = {share.name: share for share in shares}
-    oldest_first = merge(*(list(share.ready) for share in shares), key=receipt_of)
-    deliveries = list(islice(oldest_first, limit))
-    for delivery in deliveries:
-        receipt = receipt_of(delivery)
-        by_name[receipt.place].ready.popleft()
-        by_name[receipt.place].out[receipt] = delivery
+    """Take up to ``limit`` of what is ready, of each share about as much, beginning with the one that waits longest."""
+    waiting: list[Share] = sorted(
+        (share for share in shares if share.ready), key=lambda share: receipt_of(share.ready[0])
+    )
+    deliveries: list[Delivery] = []
+    while waiting and len(deliveries) < limit:
+        each = max(1, (limit - len(deliveries)) // len(waiting))
+        for share in waiting:
+            for _ in range(min(each, len(share.ready), limit - len(deliveries))):
+                delivery = share.ready.popleft()
+                share.out[receipt_of(delivery)] = delivery
+                deliveries.append(delivery)
+        waiting = [share for share in waiting if share.ready]
     return deliveries
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from pillarbox.brokers.partitions import PartitionLeases
@@ -17,6 +17,7 @@ from pillarbox.brokers.rabbitmq.wire import NAME
 from pillarbox.channel import Broker, BrokerCapabilities, MessageReceiver, MessageSender, Subscription
 from pillarbox.control.diagnosis import Diagnosable, Finding
 from pillarbox.errors import ConfigurationError
+from pillarbox.serialization import NO_FOREIGN, ForeignMessages
 
 OLDEST = (3, 10)
 """The first release that is tested, and takes the arguments of our queues."""
@@ -32,13 +33,16 @@ class RabbitMqBroker(Broker, Diagnosable):
     must still get acknowledgements on the other.
     """
 
-    def __init__(self, address: Address, *, leases: PartitionLeases) -> None:
+    def __init__(
+        self, address: Address, *, leases: PartitionLeases, foreign: Mapping[str, ForeignMessages] = NO_FOREIGN
+    ) -> None:
         """Reach the server at ``address``; connects to nothing."""
         heartbeat_s = max(1, round(leases.ttl.total_seconds() / 2))
         self._address = address
         self._sending = Line(address, heartbeat_s=heartbeat_s)
         self._receiving = Line(address, heartbeat_s=heartbeat_s)
         self._leases = leases
+        self._foreign = foreign
 
     @property
     def capabilities(self) -> BrokerCapabilities:
@@ -71,13 +75,15 @@ class RabbitMqBroker(Broker, Diagnosable):
 
     def receiver(self, subscription: Subscription, *, owner: str) -> MessageReceiver:
         keeper = self._leases.keeper(NAME, subscription.consumer, owner)
-        return RabbitMqReceiver(subscription, line=self._receiving, keeper=keeper)
+        return RabbitMqReceiver(subscription, line=self._receiving, keeper=keeper, foreign=self._foreign)
 
 
-def rabbitmq_broker(url: str, *, leases: PartitionLeases) -> RabbitMqBroker:
+def rabbitmq_broker(
+    url: str, *, leases: PartitionLeases, foreign: Mapping[str, ForeignMessages] = NO_FOREIGN
+) -> RabbitMqBroker:
     """Return the broker at ``url``: ``amqp://`` or ``amqps://``.
 
     Raises:
         ConfigurationError: it is no such URL.
     """
-    return RabbitMqBroker(address_of(url), leases=leases)
+    return RabbitMqBroker(address_of(url), leases=leases, foreign=foreign)

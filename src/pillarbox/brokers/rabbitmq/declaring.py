@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
 from pamqp.base import Frame
 
+from pillarbox.brokers.partitions import two_consumers
 from pillarbox.brokers.rabbitmq.channel import (
     ACCESS_REFUSED,
     PRECONDITION_FAILED,
     Channel,
     ChannelClosedError,
 )
-from pillarbox.brokers.rabbitmq.layout import declarations, exchange_declaration
+from pillarbox.brokers.rabbitmq.layout import declarations, exchange_declaration, mark, mark_of
 from pillarbox.brokers.rabbitmq.line import Line
 from pillarbox.brokers.rabbitmq.wire import NAME, Wire
 from pillarbox.channel import Subscription, is_queue
 from pillarbox.errors import BrokerUnavailableError, ConfigurationError
 
+_CURRENT: Final = re.compile(r"current is the value '([^']*)'")
 OF_NOBODY: Final = ""
 MADE_WITHIN_S: Final = 30.0
 """A quorum queue is made by all its nodes together, and there are sixteen of them."""
@@ -32,9 +35,14 @@ async def declare(line: Line, subscription: Subscription) -> None:
         ConfigurationError: something else of that name is there, or the user may not declare.
     """
     for channel in subscription.channels:
+        things = [*declarations(channel, subscription.consumer)]
+        if is_queue(channel):
+            things.append(mark(channel, subscription.consumer))
         try:
-            await _make(await line.wire(), declarations(channel, subscription.consumer))
+            await _make(await line.wire(), things)
         except ChannelClosedError as refusal:
+            if mark_of(channel) in refusal.text and (other := _CURRENT.search(refusal.text)):
+                raise ConfigurationError(two_consumers(channel, subscription.consumer, other[1])) from refusal
             raise _meaning(refusal) from refusal
 
 

@@ -18,7 +18,7 @@ from pillarbox.brokers.rabbitmq.frames import LONGEST_SHORT, OVERHEAD, Propertie
 from pillarbox.message import Message
 from pillarbox.message.headers import SOURCE
 from pillarbox.message.names import MAX_MESSAGE_ID_BYTES
-from pillarbox.serialization import arrived, to_binary, unreadable
+from pillarbox.serialization import ForeignMessages, arrived, to_binary, unreadable
 
 WRITTEN_PREFIX: Final = "cloudEvents:"
 READ_PREFIX: Final = WRITTEN_PREFIX.lower()
@@ -50,13 +50,14 @@ def pack(message: Message, *, frame_max: int) -> bytes:
     return packed
 
 
-def unpack(packed: bytes, body: bytes, *, channel: str, queue: str) -> Message:
+def unpack(packed: bytes, body: bytes, *, channel: str, queue: str, foreign: ForeignMessages | None = None) -> Message:
     """Return the message that came with packed properties; one of the type ``unreadable`` for what is no CloudEvent.
 
     Args:
         packed: the properties as they came.
         body: as it came.
         channel: where it was sent.
+        foreign: how messages of the channel are read that are no CloudEvents.
         queue: where it lay; it and all that came name a message that is no CloudEvent.
     """
     try:
@@ -70,7 +71,7 @@ def unpack(packed: bytes, body: bytes, *, channel: str, queue: str) -> Message:
     }
     if properties.content_type is not None:
         headers[CONTENT_TYPE] = properties.content_type
-    message = arrived(headers, body, channel=channel, place=UNNAMED, prefix=READ_PREFIX)
+    message = arrived(headers, body, channel=channel, place=UNNAMED, prefixes=(READ_PREFIX,), foreign=foreign)
     if message.id == UNNAMED:
         return replace(message, id=_place({**headers, MESSAGE_ID: properties.message_id}, body, queue))
     if message.headers.get(SOURCE) == UNNAMED:

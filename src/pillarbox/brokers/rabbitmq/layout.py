@@ -42,6 +42,17 @@ def exchange_declaration(channel: str) -> Frame:
     return commands.Exchange.Declare(exchange=channel, exchange_type="direct", durable=True)
 
 
+def mark_of(channel: str) -> str:
+    """Return the queue, always empty, whose arguments name the one consumer of a queue channel."""
+    return f"{channel}/consumer"
+
+
+def mark(channel: str, consumer: str) -> Frame:
+    """Return what makes ``consumer`` the one of a queue channel, or is refused since there is another."""
+    names_it = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": consumer}
+    return commands.Queue.Declare(queue=mark_of(channel), durable=True, arguments={**ARGUMENTS, **names_it})
+
+
 def declarations(channel: str, consumer: str) -> Iterator[Frame]:
     """Return what makes a consumer's place on a channel, or a queue itself, unless it is there.
 

@@ -8,7 +8,7 @@ acknowledged, in order, before anything that follows.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +25,7 @@ from pillarbox.brokers.rabbitmq.wire import NAME, Wire
 from pillarbox.channel import Delivery, MessageReceiver, Outcome, Subscription
 from pillarbox.channel.wakeup import Wakeup
 from pillarbox.errors import BrokerUnavailableError, ConfigurationError
+from pillarbox.serialization import NO_FOREIGN, ForeignMessages
 
 if TYPE_CHECKING:
     from pillarbox.lease import LeaseKeeper
@@ -46,12 +47,20 @@ LONGEST_WAIT: Final = timedelta(seconds=1)
 class RabbitMqReceiver(MessageReceiver):
     """One instance's share of a consumer's messages."""
 
-    def __init__(self, subscription: Subscription, *, line: Line, keeper: LeaseKeeper) -> None:
+    def __init__(
+        self,
+        subscription: Subscription,
+        *,
+        line: Line,
+        keeper: LeaseKeeper,
+        foreign: Mapping[str, ForeignMessages] = NO_FOREIGN,
+    ) -> None:
         """Receive for ``subscription`` what lies in the partitions that ``keeper`` leases."""
         self._subscription = subscription
         self._line = line
         self._keeper = keeper
         self._clock = keeper.clock
+        self._foreign = foreign
         self._came = Wakeup()
         self._arrivals = 0
         self._shares = Shares(
@@ -132,10 +141,13 @@ class RabbitMqReceiver(MessageReceiver):
         return told
 
     def _open(self, wire: Wire, share: QueueShare) -> None:
+        foreign = self._foreign.get(share.channel)
+
         def deliver(tag: int, packed: bytes, body: bytes) -> None:
             if share.reader is reader:
                 self._arrivals += 1
-                share.arrived(self._arrivals, tag, unpack(packed, body, channel=share.channel, queue=share.name))
+                message = unpack(packed, body, channel=share.channel, queue=share.name, foreign=foreign)
+                share.arrived(self._arrivals, tag, message)
                 self._came.ring()
 
         token = self._keeper.tokens.get(share.partition)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pillarbox.brokers.partitions import Share
+from pillarbox.brokers.partitions import Share, two_consumers
 from pillarbox.brokers.redis.connection import NAME, RedisConnection, is_refusal
 from pillarbox.brokers.redis.layout import groups_of, streams_of
 from pillarbox.brokers.redis.scripts import TRIM
 from pillarbox.channel import Subscription, is_queue
-from pillarbox.errors import BrokerUnavailableError
+from pillarbox.errors import BrokerUnavailableError, ConfigurationError
 
 ALL_THAT_IS_THERE, WHAT_COMES_FROM_NOW_ON = "0", "$"
 
@@ -22,8 +22,11 @@ async def declare(connection: RedisConnection, subscription: Subscription, *, an
 
     Raises:
         BrokerUnavailableError: the server cannot be reached, or refused.
+        ConfigurationError: a queue has another consumer already.
     """
     for channel in subscription.channels:
+        if is_queue(channel):
+            await _check_alone(connection, channel, subscription.consumer)
         begin = ALL_THAT_IS_THERE if anew or is_queue(channel) else WHAT_COMES_FROM_NOW_ON
         making = [
             ("XGROUP", "CREATE", stream, subscription.consumer, begin, "MKSTREAM") for stream in streams_of(channel)
@@ -32,6 +35,12 @@ async def declare(connection: RedisConnection, subscription: Subscription, *, an
         for answer in await connection.execute_all([*making, telling]):
             if is_refusal(answer) and not str(answer).startswith("BUSYGROUP"):
                 raise BrokerUnavailableError(broker=NAME, reason=str(answer)) from answer
+
+
+async def _check_alone(connection: RedisConnection, channel: str, consumer: str) -> None:
+    others = {name.decode() for name in await connection.execute("SMEMBERS", groups_of(channel))} - {consumer}
+    if others:
+        raise ConfigurationError(two_consumers(channel, consumer, *others))
 
 
 async def trim(connection: RedisConnection, shares: Sequence[Share]) -> None:

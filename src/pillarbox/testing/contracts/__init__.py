@@ -5,6 +5,7 @@ Not promised: that a store which passes is fast, or survives what its server doe
 Source: the conformance suites of Watermill and River; subclass one and supply ``harness``; read harness, outbox.
 """
 
+from pillarbox.testing.contracts.broker import BrokerContract
 from pillarbox.testing.contracts.broker_harness import BrokerHarness
 from pillarbox.testing.contracts.dead_letters import DeadLetterStoreContract
 from pillarbox.testing.contracts.harness import StoreHarness
@@ -25,6 +26,7 @@ from pillarbox.testing.contracts.transaction_source import TransactionSourceCont
 
 __all__ = [
     "AttemptStoreContract",
+    "BrokerContract",
     "BrokerHarness",
     "ClaimStoreContract",
     "DeadLetterStoreContract",

@@ -110,13 +110,13 @@ class SenderContract:
     @pytest.mark.parametrize(
         ("key", "headers"),
         [
-            (None, {}),
-            ("k", {}),
+            (None, {"source": "shop"}),
+            ("k", {"source": "shop", "correlationid": "c-1", "tenant": "t"}),
             ("ключ 🔑 \u00e9 e\u0301", {"source": "shop", "note": "naïve ☃ 漢字"}),
             ("k" * 500, {"source": "shop", "long": "v" * 4_000}),
-            ('it\'s "quoted" \\ % ; --', {"note": 'a "b" \\ {c} : %s'}),
+            ('it\'s "quoted" \\ % ; --', {"source": "shop", "note": 'a "b" \\ {c} : %s'}),
         ],
-        ids=["none", "no headers", "unicode", "long", "quotes"],
+        ids=["none", "plain", "unicode", "long", "quotes"],
     )
     async def test_the_envelope_arrives_as_it_was_sent(
         self, broker_harness: BrokerHarness, key: str | None, headers: dict[str, str]

@@ -1,15 +1,14 @@
-"""Our polling relay, with its default settings, to Redis Streams."""
+"""Our polling relay, with its default settings, to the streams of a broker."""
 
 from __future__ import annotations
 
 import asyncio
 
 from benchmarks.competitors.backlog import fill
+from benchmarks.competitors.stored import count_stored
 from benchmarks.measure import Stopwatch, task
-from benchmarks.streams import private_redis
+from benchmarks.streams import private
 from pillarbox import Pillarbox
-from pillarbox.brokers.redis.connection import RedisConnection
-from pillarbox.brokers.redis.layout import streams_of
 from pillarbox.channel import Subscription
 from pillarbox.observe import Event, MessagesPublished, Observer
 
@@ -32,7 +31,8 @@ class Counting(Observer):
 async def main() -> None:
     """Fill the outbox, drain it, and see that everything is there."""
     todo = task()
-    with private_redis() as server:
+    kind = todo.options["broker"]
+    with private(kind) as server:
         box = Pillarbox("bench", store=todo.url, broker=server.url)
         await fill(box, todo.count)
         counting = Counting(box, todo.count)
@@ -43,10 +43,7 @@ async def main() -> None:
             stopwatch.start()
             await box.run(consumers=False)
             stopwatch.report(counting.count)
-        redis = RedisConnection(server.url)
-        lengths = await redis.execute_all([("XLEN", stream) for stream in streams_of("topic:order")])
-        assert sum(lengths) == todo.count
-        await redis.close()
+        assert await count_stored(kind, server.url, "topic:order") == todo.count
 
 
 asyncio.run(main())

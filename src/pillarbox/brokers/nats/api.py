@@ -1,0 +1,135 @@
+"""What is asked of JetStream: streams, their consumers and single messages.
+
+Source: NATS, *JetStream wire API*.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from pillarbox.brokers.nats.connection import NAME, NatsConnection
+from pillarbox.errors import BrokerUnavailableError
+
+NOT_FOUND: Final = 404
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Refusal(Exception):  # noqa: N818  # an answer, not a fault of ours
+    """JetStream answered that it will not.
+
+    Attributes:
+        code: as in HTTP.
+        reason: JetStream's words.
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+class Consumer(msgspec.Struct, frozen=True, kw_only=True):
+    """What JetStream knows of a consumer.
+
+    Attributes:
+        delivered: the sequence, among its deliveries, of the last one; each delivery has the next.
+        delivered_up_to: the sequence in the stream of the last message that it delivered.
+        floor: all messages up to this sequence of the stream are acknowledged.
+        pending: how many are delivered and not acknowledged.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    delivered: int
+    delivered_up_to: int
+    floor: int
+    pending: int
+
+
+class Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """A message as it lies in a stream; ``headers`` is the block as it was sent."""
+
+    sequence: int
+    headers: bytes
+    body: bytes
+
+
+class JetStream:
+    """Questions to JetStream, each one round trip.
+
+    Every method raises ``Refusal`` for what JetStream will not do, and ``BrokerUnavailableError`` when it is away.
+    """
+
+    def __init__(self, connection: NatsConnection) -> None:
+        """Ask over ``connection``."""
+        self._connection = connection
+
+    async def ask(self, question: str, **what: Any) -> dict[str, Any]:
+        """Ask anything: ``STREAM.INFO.x``."""
+        answer = _decode(await self._connection.request(f"$JS.API.{question}", _encode(what) if what else b""))
+        if refusal := answer.get("error"):
+            raise Refusal(int(refusal.get("code", 0)), str(refusal.get("description", refusal)))
+        return answer
+
+    async def stream(self, name: str) -> dict[str, Any] | None:
+        """Return what JetStream tells of a stream; ``None`` when it has none of that name."""
+        try:
+            return await self.ask(f"STREAM.INFO.{name}")
+        except Refusal as refusal:
+            if refusal.code == NOT_FOUND:
+                return None
+            raise
+
+    async def consumer(self, stream: str, name: str) -> Consumer | None:
+        """Return what JetStream knows of a consumer; ``None`` when it, or its stream, is not there."""
+        try:
+            return _consumer(await self.ask(f"CONSUMER.INFO.{stream}.{name}"))
+        except Refusal as refusal:
+            if refusal.code == NOT_FOUND:
+                return None
+            raise
+
+    async def consumers(self, stream: str) -> Sequence[Consumer]:
+        """Return all consumers of a stream."""
+        found: list[Consumer] = []
+        while True:
+            page = await self.ask(f"CONSUMER.LIST.{stream}", offset=len(found))
+            found += [_consumer(one) for one in page.get("consumers") or ()]
+            if not page.get("consumers") or len(found) >= page["total"]:
+                return found
+
+    async def message(self, stream: str, subject: str, *, at_least: int) -> Stored | None:
+        """Return the first message of ``subject`` from the sequence ``at_least`` on; ``None`` when there is none."""
+        try:
+            answer = await self.ask(f"STREAM.MSG.GET.{stream}", seq=at_least, next_by_subj=subject)
+        except Refusal as refusal:
+            if refusal.code == NOT_FOUND:
+                return None
+            raise
+        found = answer["message"]
+        return Stored(
+            sequence=found["seq"],
+            headers=base64.b64decode(found.get("hdrs", "")),
+            body=base64.b64decode(found.get("data", "")),
+        )
+
+
+def refused(refusal: Refusal, *, what: str) -> BrokerUnavailableError:
+    """Return the library's error for a refusal that is nobody's message's fault."""
+    return BrokerUnavailableError(broker=NAME, reason=f"{what}: {refusal.reason}")
+
+
+def _consumer(info: Mapping[str, Any]) -> Consumer:
+    return Consumer(
+        name=info["name"],
+        config=info["config"],
+        delivered=info["delivered"]["consumer_seq"],
+        delivered_up_to=info["delivered"]["stream_seq"],
+        floor=info["ack_floor"]["stream_seq"],
+        pending=info["num_ack_pending"],
+    )

@@ -1,0 +1,141 @@
+"""Streams and durable consumers: how they are made, what of them must not differ, what is removed once all have it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from pillarbox.brokers.nats.api import JetStream, Refusal, refused
+from pillarbox.brokers.nats.layout import consumer_of, durable_of, stream_of, subject_of
+from pillarbox.brokers.partitions import PARTITIONS, two_consumers
+from pillarbox.channel import Subscription, is_queue
+from pillarbox.errors import ConfigurationError
+
+logger = logging.getLogger("pillarbox.brokers.nats")
+
+ACK_WAIT_S: Final = 60
+MOST_PENDING: Final = 1000
+NANOSECONDS: Final = 1_000_000_000
+STREAM: Final[Mapping[str, Any]] = {
+    "retention": "limits",
+    "storage": "file",
+    "discard": "new",
+    "max_msgs": -1,
+    "max_msgs_per_subject": -1,
+    "max_bytes": -1,
+    "max_age": 0,
+    "deny_purge": False,
+}
+"""How a channel keeps its messages: all of them, until every consumer has them behind itself."""
+CONSUMER: Final[Mapping[str, Any]] = {"ack_policy": "explicit", "max_deliver": -1}
+"""What makes a consumer give up nothing."""
+
+
+async def make_stream(jetstream: JetStream, channel: str, *, replicas: int) -> None:
+    """Make the stream of ``channel`` if there is none; tell how one that is there differs.
+
+    Raises:
+        BrokerUnavailableError: the server cannot be reached, or would not.
+        ConfigurationError: the stream is there and does not take the channel's messages.
+    """
+    name, subject = stream_of(channel), subject_of(channel, "*")
+    try:
+        found = await jetstream.stream(name)
+        if found is None:
+            config = {**STREAM, "name": name, "subjects": [subject], "num_replicas": replicas}
+            await jetstream.ask(f"STREAM.CREATE.{name}", **config)
+            return
+    except Refusal as refusal:
+        raise refused(refusal, what=f"stream {name}") from refusal
+    if subject not in found["config"].get("subjects", ()):
+        raise ConfigurationError(
+            f"the stream {name} is there and does not take {subject}; add it to the stream's subjects, or remove the "
+            "stream so that it is made as it must be"
+        )
+    for setting, is_now in drift(STREAM, found["config"]).items():
+        logger.warning("the stream %s has %s=%r; %r keeps every message", name, setting, is_now, STREAM[setting])
+
+
+def drift(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of ``found`` is not as wanted; what it does not say is as it is by default."""
+    return {name: found[name] for name, value in wanted.items() if name in found and found[name] != value}
+
+
+async def declare(jetstream: JetStream, subscription: Subscription, *, replicas: int, anew: bool = False) -> None:
+    """Make the streams of ``subscription`` and its durable consumers; those that are there stay as they are.
+
+    A queue's consumer begins with all that waits in it, a topic's with what comes from now on; ``anew``, after a
+    server forgot them, both with all that is there.
+
+    Raises:
+        BrokerUnavailableError: the server cannot be reached, or would not.
+        ConfigurationError: a stream is there and does not take its channel's messages, or a queue has another
+            consumer already.
+    """
+    for channel in subscription.channels:
+        await make_stream(jetstream, channel, replicas=replicas)
+        if is_queue(channel):
+            await _check_alone(jetstream, channel, subscription.consumer)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for partition in range(PARTITIONS):
+                    begin = "all" if anew or is_queue(channel) else "new"
+                    group.create_task(_make_consumer(jetstream, channel, subscription.consumer, partition, begin))
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from errors
+
+
+async def _check_alone(jetstream: JetStream, channel: str, consumer: str) -> None:
+    ours = {durable_of(consumer, partition) for partition in range(PARTITIONS)}
+    try:
+        found = await jetstream.consumers(stream_of(channel))
+    except Refusal as refusal:
+        raise refused(refusal, what=f"consumers of {stream_of(channel)}") from refusal
+    others = {consumer_of(one.name) for one in found if one.name not in ours}
+    if others:
+        raise ConfigurationError(two_consumers(channel, consumer, *others))
+
+
+async def _make_consumer(jetstream: JetStream, channel: str, consumer: str, partition: int, begin: str) -> None:
+    stream, name = stream_of(channel), durable_of(consumer, partition)
+    try:
+        found = await jetstream.consumer(stream, name)
+        if found is None:
+            config = {
+                **CONSUMER,
+                "durable_name": name,
+                "deliver_policy": begin,
+                "filter_subject": subject_of(channel, partition),
+                "ack_wait": ACK_WAIT_S * NANOSECONDS,
+                "max_ack_pending": MOST_PENDING,
+            }
+            await jetstream.ask(f"CONSUMER.DURABLE.CREATE.{stream}.{name}", stream_name=stream, config=config)
+            return
+    except Refusal as refusal:
+        raise refused(refusal, what=f"consumer {name} of {stream}") from refusal
+    for setting, is_now in drift(CONSUMER, found.config).items():
+        logger.warning("the consumer %s of %s has %s=%r, not %r", name, stream, setting, is_now, CONSUMER[setting])
+
+
+async def trim(jetstream: JetStream, channel: str, partition: int) -> None:
+    """Remove from a partition what every consumer of its stream has acknowledged.
+
+    Raises:
+        BrokerUnavailableError: the server cannot be reached, or would not; nothing is lost by it.
+    """
+    stream, subject = stream_of(channel), subject_of(channel, partition)
+    try:
+        floors = [one.floor for one in await jetstream.consumers(stream) if _concerns(one.config, channel, subject)]
+        if floors and (floor := min(floors)) > 0:
+            await jetstream.ask(f"STREAM.PURGE.{stream}", filter=subject, seq=floor + 1)
+    except Refusal as refusal:
+        raise refused(refusal, what=f"purge of {stream}") from refusal
+
+
+def _concerns(config: Mapping[str, Any], channel: str, subject: str) -> bool:
+    """Tell whether a consumer, ours or another's, may want messages of ``subject``."""
+    filters: Sequence[str] = config.get("filter_subjects") or [config.get("filter_subject", "")]
+    others = {subject_of(channel, partition) for partition in range(PARTITIONS)} - {subject}
+    return not set(filters) <= others

@@ -1,0 +1,237 @@
+"""The receiving end: leased partitions, each pulled from its durable consumer, in the order of its stream.
+
+What a consumer delivered to somebody and nobody acknowledged, it would deliver again only when its time is over, and
+behind what follows. So whoever takes a partition over reads it from the stream, before anything that follows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from nats.errors import Error as NatsError
+
+from pillarbox.brokers.nats.api import JetStream, Refusal, refused
+from pillarbox.brokers.nats.connection import Link, NatsConnection, unavailable
+from pillarbox.brokers.nats.consumers import ACK_WAIT_S, NANOSECONDS, declare, trim
+from pillarbox.brokers.nats.headers import headers_from, status_of
+from pillarbox.brokers.nats.layout import durable_of, stream_of, subject_of
+from pillarbox.brokers.nats.pull import Arrival, Pull
+from pillarbox.brokers.partitions import Shares, by_place, hand_out
+from pillarbox.channel import Delivery, MessageReceiver, Outcome, Subscription
+from pillarbox.serialization import ForeignMessages
+
+if TYPE_CHECKING:
+    from pillarbox.lease import LeaseKeeper
+
+logger = logging.getLogger("pillarbox.brokers.nats")
+
+ASKED_FOR_S: Final = 30
+"""For so long a question for messages stands at the server."""
+GRACE_S: Final = 5
+"""After so much more it is taken for lost."""
+ASK_AGAIN_S: Final = 0.1
+"""After so long a question is asked again that the server would not take."""
+TOUCH_EVERY_S: Final = ACK_WAIT_S / 3
+LOOK_AT_LEASES_S: Final = 0.5
+TRIM_AFTER: Final = 500
+"""Acknowledged messages of a partition, after which what nobody needs any more is removed from it."""
+ENDED: Final = frozenset({"404", "408"})
+"""No messages, or the question stood for as long as it was to: ask again."""
+_encode = msgspec.json.Encoder().encode
+
+
+class NatsReceiver(MessageReceiver):
+    """One instance's share of a consumer's messages."""
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        *,
+        connection: NatsConnection,
+        jetstream: JetStream,
+        keeper: LeaseKeeper,
+        replicas: int,
+        foreign: Mapping[str, ForeignMessages],
+    ) -> None:
+        """Receive for ``subscription`` what lies in the partitions that ``keeper`` leases."""
+        self._subscription = subscription
+        self._connection = connection
+        self._jetstream = jetstream
+        self._clock = keeper.clock
+        self._replicas = replicas
+        self._foreign = foreign
+        self._shares = Shares(subscription, keeper, make=self._pull)
+        self._link: Link | None = None
+        self._something_came = asyncio.Event()
+        self._touch_at = float("-inf")
+
+    async def receive(self, limit: int, *, within: timedelta) -> Sequence[Delivery]:
+        """Renew the leases, then look what came, or wait for it."""
+        deadline = self._clock.monotonic() + within.total_seconds()
+        while True:
+            self._something_came.clear()
+            mine = await self._shares.keep()
+            await self._connected(mine)
+            if limit and mine:
+                await self._look(mine)
+                if deliveries := hand_out(mine, limit):
+                    await self._ask(mine)
+                    return deliveries
+                await self._ask(mine)
+            left = deadline - self._clock.monotonic()
+            if left <= 0:
+                return ()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(left, LOOK_AT_LEASES_S)):
+                    await self._something_came.wait()
+
+    async def settle(self, deliveries: Sequence[Delivery], outcome: Outcome) -> None:
+        """Acknowledge, or hand out again in order; what the server does not hear of it delivers again in its time."""
+        full: list[Pull] = []
+        replies: list[str] = []
+        for name, receipts in by_place(deliveries).items():
+            share = self._shares[name]
+            if outcome is Outcome.RETURNED:
+                share.give_back(receipts)
+                self._something_came.set()
+                continue
+            replies += share.accept(receipts)
+            share.accepted += len(receipts)
+            if share.accepted >= TRIM_AFTER:
+                share.accepted = 0
+                full.append(share)
+        await self._answer(replies, b"+ACK")
+        for share in full:
+            await trim(self._jetstream, share.channel, share.partition)
+
+    async def close(self) -> None:
+        """Give the partitions back; what is not settled is found by whoever takes them."""
+        inboxes = [share.inbox for share in self._shares if share.inbox is not None]
+        for share in self._shares:
+            share.inbox = None
+        await _unsubscribe(inboxes)
+        await self._shares.leave()
+
+    def _pull(self, channel: str, partition: int) -> Pull:
+        durable = durable_of(self._subscription.consumer, partition)
+        name, stream, foreign = subject_of(channel, partition), stream_of(channel), self._foreign.get(channel)
+        return Pull(name, channel, partition, stream=stream, durable=durable, foreign=foreign)
+
+    async def _connected(self, mine: Sequence[Pull]) -> None:
+        """Have a connection, on it the inboxes of what is read, and no others; begin with what was gained."""
+        link = await self._connection.link()
+        if link is not self._link:
+            self._link = link
+            link.watchers.add(self._something_came)
+            for share in self._shares:
+                share.inbox, share.token = None, None
+        lost = [share for share in self._shares if share.token is None and share.inbox is not None]
+        await _unsubscribe([share.inbox for share in lost])
+        for share in lost:
+            share.inbox = None
+        for name, token in self._shares.gained(mine).items():
+            await self._attach(link, self._shares[name])
+            self._shares[name].token = token
+        await self._touch()
+
+    async def _attach(self, link: Link, share: Pull) -> None:
+        """Read what is pending from the stream, then go on with what follows."""
+        try:
+            consumer = await self._jetstream.consumer(share.stream, share.durable)
+            if consumer is None:
+                logger.warning("the consumer %s was gone; it begins again with all that is there", share.durable)
+                await declare(self._jetstream, self._subscription, replicas=self._replicas, anew=True)
+                consumer = await self._jetstream.consumer(share.stream, share.durable)
+            if consumer is None:
+                return
+            share.attach(following=consumer.delivered + 1)
+            after = consumer.floor
+            while consumer.pending and after < consumer.delivered_up_to:
+                found = await self._jetstream.message(share.stream, share.name, at_least=after + 1)
+                if found is None or found.sequence > consumer.delivered_up_to:
+                    break
+                after = found.sequence
+                if not share.knows(after):
+                    share.find(after, headers_from(found.headers), found.body)
+        except Refusal as refusal:
+            raise refused(refusal, what=f"consumer {share.durable} of {share.stream}") from refusal
+        share.ask_again(from_=0.0)
+        try:
+            share.inbox = await link.client.subscribe(link.client.new_inbox(), cb=partial(self._came, share))
+        except (NatsError, OSError) as error:
+            raise unavailable(error) from error
+
+    async def _came(self, share: Pull, came: Any) -> None:
+        if share.token is not None:
+            share.came.append(came)
+            self._something_came.set()
+
+    async def _look(self, mine: Sequence[Pull]) -> None:
+        again: list[str] = []
+        for share in mine:
+            while share.came and share.token is not None:
+                came = share.came.popleft()
+                if not came.reply:
+                    self._hear(share, status_of(came.headers))
+                    continue
+                share.asked -= 1
+                arrival = share.take(came)
+                if arrival is Arrival.ACKNOWLEDGED_BEFORE:
+                    again.append(came.reply)
+                elif arrival is Arrival.GAP:
+                    share.token = None
+        await self._answer(again, b"+ACK")
+
+    def _hear(self, share: Pull, status: str) -> None:
+        """Heed what the server says of a question for messages."""
+        share.ask_again(from_=0.0 if status in ENDED else self._clock.monotonic() + ASK_AGAIN_S)
+        if status not in ENDED:  # the consumer may be gone
+            share.token = None
+
+    async def _ask(self, mine: Sequence[Pull]) -> None:
+        """Ask for more of each share that runs low."""
+        link = self._link
+        if link is None:
+            return
+        now = self._clock.monotonic()
+        publish: Callable[..., Awaitable[None]] = link.client.publish
+        try:
+            for share in mine:
+                if wanted := share.ask(now, within=ASKED_FOR_S + GRACE_S):
+                    question = {"batch": wanted, "expires": ASKED_FOR_S * NANOSECONDS}
+                    subject = f"$JS.API.CONSUMER.MSG.NEXT.{share.stream}.{share.durable}"
+                    await publish(subject, _encode(question), reply=share.inbox.subject)
+        except (NatsError, OSError) as error:
+            raise unavailable(error) from error
+
+    async def _touch(self) -> None:
+        """Tell the server that what is here is still worked on."""
+        now = self._clock.monotonic()
+        if now < self._touch_at:
+            return
+        self._touch_at = now + TOUCH_EVERY_S
+        await self._answer([reply for share in self._shares for reply in share.replies.values() if reply], b"+WPI")
+
+    async def _answer(self, replies: Sequence[str], word: bytes) -> None:
+        if not replies:
+            return
+        link = await self._connection.link()
+        publish: Callable[..., Awaitable[None]] = link.client.publish
+        try:
+            for reply in replies:
+                await publish(reply, word)
+        except (NatsError, OSError) as error:
+            raise unavailable(error) from error
+
+
+async def _unsubscribe(inboxes: Sequence[Any]) -> None:
+    for inbox in inboxes:
+        with suppress(NatsError, OSError):  # a lost connection has no subscriptions either
+            await inbox.unsubscribe()

@@ -1,0 +1,131 @@
+"""What makes a message a dead letter, or has it refused at publish."""
+
+from __future__ import annotations
+
+from pillarbox.errors.kinds import PermanentError
+
+
+class ConditionError(PermanentError):
+    """A routing condition could not be judged for a message; the message was not forwarded anywhere.
+
+    Attributes:
+        router: The name of the router.
+        rule: The name of the rule whose condition it was.
+        reason: What went wrong, without the message's values.
+    """
+
+    def __init__(self, *, router: str, rule: str, reason: str) -> None:
+        super().__init__(f"the condition of {rule!r} of {router!r} failed: {reason}; mend it, then replay the message")
+        self.router = router
+        self.rule = rule
+        self.reason = reason
+
+
+class DecodeError(PermanentError, ValueError):
+    """A body cannot be read as the type that its envelope names; the bytes are kept as they came.
+
+    Attributes:
+        message_type: The logical name on the envelope; ``None`` when even that could not be read.
+        reason: What is wrong with the body.
+    """
+
+    def __init__(self, *, reason: str, message_type: str | None = None) -> None:
+        what = "the message" if message_type is None else f"the body of {message_type!r}"
+        super().__init__(f"{what} cannot be decoded: {reason}; mend the producer, or edit and replay the dead letter")
+        self.message_type = message_type
+        self.reason = reason
+
+
+class HandlerCrashedError(PermanentError):
+    """A message ended the process each time it was handled alone; it is in the dead letters.
+
+    Attributes:
+        consumer: The consumer whose handler it was.
+        crashes: How many processes it ended.
+    """
+
+    def __init__(self, *, consumer: str, crashes: int) -> None:
+        """Name the consumer."""
+        super().__init__(
+            f"{crashes} processes ended while {consumer!r} handled this message alone; mend the handler, then replay it"
+        )
+        self.consumer = consumer
+        self.crashes = crashes
+
+
+class InvalidMessageError(PermanentError, ValueError):
+    """A message was refused at publish, inside the caller's transaction; nothing was written.
+
+    Attributes:
+        message_type: The logical name of the message, or the class that has none.
+        reason: What is wrong with it: its size, a value, a name, a header.
+    """
+
+    def __init__(self, *, message_type: str, reason: str) -> None:
+        super().__init__(f"{message_type!r} cannot be published: {reason}")
+        self.message_type = message_type
+        self.reason = reason
+
+
+class InvalidReturnError(PermanentError, TypeError):
+    """A handler returned something that is no message; its attempt was rolled back."""
+
+    def __init__(self, *, consumer: str, returned: str) -> None:
+        super().__init__(
+            f"consumer {consumer!r} returned {returned}; return messages, tuples or lists of messages, or None"
+        )
+        self.consumer = consumer
+        self.returned = returned
+
+
+class RoutingLoopError(PermanentError):
+    """A message came back to a router that has forwarded it before; routers do not change it, so it would circle.
+
+    Attributes:
+        router: The identity of the router.
+        path: The routers that it has passed, in order.
+    """
+
+    def __init__(self, *, router: str, path: str) -> None:
+        super().__init__(f"{router!r} has forwarded this message before (it has passed {path}); break the circle")
+        self.router = router
+        self.path = path
+
+
+class TransactionEndedError(PermanentError):
+    """A handler ended the transaction that it was lent; its effects may already be committed."""
+
+    def __init__(self, *, consumer: str) -> None:
+        super().__init__(
+            f"consumer {consumer!r} committed or rolled back the transaction it was lent; "
+            "leave that to Pillarbox, and use a savepoint to undo a part"
+        )
+        self.consumer = consumer
+
+
+class UnknownMessageTypeError(PermanentError, LookupError):
+    """No class is registered for a logical message type and version.
+
+    Attributes:
+        message_type: The logical name, as in ``order.placed``.
+    """
+
+    def __init__(self, *, message_type: str, version: int) -> None:
+        super().__init__(
+            f"no class is registered for {message_type!r} version {version}; "
+            "register it with box.register(...), or add an upcaster from that version"
+        )
+        self.message_type = message_type
+        self.version = version
+
+
+class UnmatchedMessageError(PermanentError):
+    """No rule of a router matches a message, and the router has no default channel.
+
+    Attributes:
+        router: The name of the router.
+    """
+
+    def __init__(self, *, router: str) -> None:
+        super().__init__(f"no rule of {router!r} matches this message; add one, or name a default=, then replay it")
+        self.router = router

@@ -1,0 +1,464 @@
+"""NATS as the broker: what its adapter does beyond the contract, and what it lives through."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from msgspec import structs
+from sqlalchemy import make_url
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from pillarbox.app.diagnosing import doctor_of
+from pillarbox.app.system_clock import SystemClock
+from pillarbox.brokers.nats import NatsBroker, nats_broker
+from pillarbox.brokers.nats import receiver as receiving
+from pillarbox.brokers.nats.api import JetStream
+from pillarbox.brokers.nats.connection import NatsConnection
+from pillarbox.brokers.nats.consumers import NANOSECONDS
+from pillarbox.brokers.nats.layout import durable_of, stream_of, subject_of
+from pillarbox.brokers.nats.receiver import TRIM_AFTER
+from pillarbox.brokers.partitions import PartitionLeases, partition_of
+from pillarbox.channel import Confirmed, NotReady, Outcome, Refused, Subscription, Unavailable, Unknown
+from pillarbox.control.diagnosis import DiagnosisLimits, Severity
+from pillarbox.errors import BrokerUnavailableError, ConfigurationError
+from pillarbox.message import Limits
+from pillarbox.observe import DuplicateSuppressed, MessageDead, RecordParked
+from pillarbox.serialization import ForeignMessages
+from pillarbox.stores.sqlite import sqlite_store
+from pillarbox.testing.contracts.broker_harness import (
+    BrokerHarness,
+    assert_silent,
+    letter,
+    listening,
+    new_queue,
+    new_subscription,
+    new_topic,
+    receive,
+)
+from tests.integration.boxes import SETTINGS, ChargePayment, OrderPlaced, create_tables, make_box, note, noted, publish
+from tests.integration.test_every_broker import by_key, has_noted
+from tests.servers import NatsServer
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from pillarbox.message import Message
+
+LEASE = timedelta(seconds=2)
+WITHIN = timedelta(seconds=30)
+DEAF = timedelta(0)
+
+
+@pytest.fixture
+async def leases() -> AsyncIterator[PartitionLeases]:
+    """Leases that end soon."""
+    store = sqlite_store(make_url("sqlite://"))
+    await store.migrate()
+    yield PartitionLeases(store=store.leases, source=store, clock=SystemClock(), ttl=LEASE)
+    await store.close()
+
+
+@pytest.fixture
+async def broker(nats_server: NatsServer, leases: PartitionLeases) -> AsyncIterator[NatsBroker]:
+    """An open broker on the server of the run."""
+    broker = nats_broker(nats_server.url, leases=leases)
+    await broker.open()
+    yield broker
+    await broker.close()
+
+
+@pytest.fixture
+def harness(broker: NatsBroker) -> BrokerHarness:
+    """The same, as the contracts' functions take it."""
+    return BrokerHarness(broker=broker, again=lambda: broker)
+
+
+@pytest.fixture
+async def nats(nats_server: NatsServer) -> AsyncIterator[NatsConnection]:
+    """A connection of the test's own."""
+    connection = NatsConnection([nats_server.url])
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+def jetstream(nats: NatsConnection) -> JetStream:
+    """JetStream over that connection."""
+    return JetStream(nats)
+
+
+def where(message: Message) -> tuple[str, str]:
+    """Return the stream and the subject of a message."""
+    return stream_of(message.destination), subject_of(message.destination, partition_of(message))
+
+
+def durable(subscription: Subscription, message: Message) -> str:
+    """Return the consumer that gets ``message``."""
+    return durable_of(subscription.consumer, partition_of(message))
+
+
+async def count(jetstream: JetStream, channel: str) -> int:
+    """Count what lies in the stream of a channel."""
+    found = await jetstream.stream(stream_of(channel))
+    return 0 if found is None else int(found["state"]["messages"])
+
+
+async def let_redeliver_soon(jetstream: JetStream, subscription: Subscription, message: Message) -> None:
+    """Have the server deliver again after a second what is not acknowledged."""
+    stream, _ = where(message)
+    consumer = await jetstream.consumer(stream, durable(subscription, message))
+    assert consumer is not None
+    config = {**consumer.config, "ack_wait": NANOSECONDS}
+    await jetstream.ask(f"CONSUMER.DURABLE.CREATE.{stream}.{consumer.name}", stream_name=stream, config=config)
+
+
+async def pending(jetstream: JetStream, subscription: Subscription, message: Message) -> int:
+    """Count what is delivered and not acknowledged in the partition of ``message``."""
+    consumer = await jetstream.consumer(where(message)[0], durable(subscription, message))
+    assert consumer is not None
+    return consumer.pending
+
+
+async def test_an_absent_server_is_an_error_that_waiting_may_help(
+    private_nats_server: NatsServer, leases: PartitionLeases
+) -> None:
+    broker = nats_broker(private_nats_server.url, leases=leases)
+    private_nats_server.stop()
+
+    with pytest.raises(BrokerUnavailableError, match="broker nats is unavailable"):
+        await broker.open()
+    results = await broker.sender().send([letter("m1", new_queue()), letter("m2", new_queue())])
+    assert [type(result) for result in results] == [Unavailable] * 2
+    private_nats_server.start()
+    await broker.open()
+    await broker.close()
+
+
+async def test_a_server_without_jetstream_says_what_to_do(leases: PartitionLeases, nats_server: NatsServer) -> None:
+    class Plain(NatsServer):
+        def command(self) -> list[str]:
+            words = list(super().command())
+            return words[: words.index("-js")]
+
+    assert nats_server is not None  # so that this runs where a server is to be had
+    with Plain() as plain:
+        broker = nats_broker(plain.url, leases=leases)
+        with pytest.raises(BrokerUnavailableError, match="JetStream"):
+            await broker.open()
+        await broker.close()
+
+
+@pytest.mark.parametrize("url", ["nats://", "nats://h:4222?replicas=9", "nats://h:4222?what=1", "nats:h"])
+def test_what_is_no_url_is_refused(leases: PartitionLeases, url: str) -> None:
+    with pytest.raises(ConfigurationError, match="NATS"):
+        nats_broker(url, leases=leases)
+
+
+async def test_a_message_that_the_server_never_takes_is_refused_and_the_others_stored(
+    broker: NatsBroker, harness: BrokerHarness
+) -> None:
+    topic = new_topic()
+    async with listening(harness, new_subscription(topic)) as receiver:
+        sent = [letter("m1", topic), letter("m2", topic, body=b"x" * (2 << 20)), letter("m3", topic)]
+
+        results = await broker.sender().send(sent)
+
+        assert [type(result) for result in results] == [Confirmed, Refused, Confirmed]
+        assert isinstance(results[1], Refused)
+        assert "max_payload" in results[1].reason
+        assert [one.message for one in await receive(receiver, 2)] == [sent[0], sent[2]]
+
+
+async def test_headers_count_towards_what_the_server_takes(broker: NatsBroker, harness: BrokerHarness) -> None:
+    """A message that is too large by its headers alone would end the connection."""
+    topic = new_topic()
+    async with listening(harness, new_subscription(topic)) as receiver:
+        plain = letter("m1", topic, body=b"x" * ((1 << 20) - 500))
+        big = structs.replace(plain, id="m2", headers={**plain.headers, "note": "v" * 1000})
+
+        results = await broker.sender().send([plain, big])
+
+        assert [type(result) for result in results] == [Confirmed, Refused]
+        assert [one.message for one in await receive(receiver, 1)] == [plain]
+
+
+async def test_two_mebibytes_are_parked_with_their_reason_and_other_keys_flow(
+    nats_server: NatsServer, sqlite_url: str
+) -> None:
+    large = replace(SETTINGS, limits=Limits(max_body_bytes=4 << 20))
+    box, happenings = make_box(sqlite_url, broker=nats_server.url, settings=large)
+
+    @box.on(OrderPlaced, name="note-large")
+    async def handle(order: OrderPlaced, tx: AsyncConnection) -> None:
+        await note(tx, f"{order.order_id[:1]} {order.number}")
+
+    async with box.running():
+        await create_tables(box)
+        await publish(box, OrderPlaced("a", 1))
+        async with box.transaction() as tx:
+            await box.publish(OrderPlaced("x" * (2 << 20), 1), tx=tx, key="b")
+        await publish(box, OrderPlaced("a", 2))
+        (parked,) = await happenings.until(RecordParked)
+        await wait_until(has_noted(box, 2), WITHIN)
+
+        assert by_key(await noted(box)) == {"a": [1, 2]}
+    assert "max_payload" in parked.reason
+
+
+async def test_what_is_sent_twice_is_stored_once(broker: NatsBroker, jetstream: JetStream) -> None:
+    queue = new_queue()
+    message = letter("m1", queue)
+
+    assert list(await broker.sender().send([message])) == [Confirmed()]
+    assert list(await broker.sender().send([message])) == [Confirmed()]
+
+    assert await count(jetstream, queue) == 1
+
+
+async def test_a_full_stream_is_not_the_messages_fault(broker: NatsBroker, jetstream: JetStream) -> None:
+    queue = new_queue()
+    assert list(await broker.sender().send([letter("m1", queue)])) == [Confirmed()]
+    found = await jetstream.stream(stream_of(queue))
+    assert found is not None
+    await jetstream.ask(f"STREAM.UPDATE.{stream_of(queue)}", **{**found["config"], "max_msgs": 1})
+
+    (full,) = await broker.sender().send([letter("m2", queue)])
+
+    assert isinstance(full, Unavailable)
+    assert "maximum messages" in full.reason
+
+
+async def test_what_a_former_owner_took_and_never_handled_is_found_in_order(
+    broker: NatsBroker, harness: BrokerHarness, nats: NatsConnection
+) -> None:
+    """It is paused, and its question for messages stood at the server before ours."""
+    topic = new_topic()
+    subscription = new_subscription(topic)
+    await broker.declare([subscription])
+    sent = [letter(f"m{number}", topic) for number in range(5)]
+    client = (await nats.link()).client
+    taken = await client.subscribe(client.new_inbox())
+    question = f"$JS.API.CONSUMER.MSG.NEXT.{where(sent[0])[0]}.{durable(subscription, sent[0])}"
+    await client.publish(question, b'{"batch": 3, "expires": 30000000000}', reply=taken.subject)
+    await client.flush()
+    async with listening(harness, subscription) as receiver:
+        assert list(await receiver.receive(1, within=DEAF)) == []
+        await broker.sender().send(sent)
+
+        came = await receive(receiver, 5)
+
+    assert [one.message for one in came] == sent
+    assert taken.pending_msgs == 3, "the former owner took none"
+
+
+async def test_whoever_takes_over_finds_what_was_not_acknowledged_first(
+    broker: NatsBroker, harness: BrokerHarness, jetstream: JetStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiving, "ASKED_FOR_S", 2)  # the silent one's question takes redeliveries for so long
+    topic = new_topic()
+    subscription = new_subscription(topic)
+    await broker.declare([subscription])
+    first = broker.receiver(subscription, owner="first")
+    sent = [letter(f"m{number}", topic) for number in range(5)]
+    await broker.sender().send(sent[:3])
+    out = await receive(first, 3)
+    await first.settle(out[:1], Outcome.ACCEPTED)
+    await let_redeliver_soon(jetstream, subscription, sent[0])
+    await broker.sender().send(sent[3:])
+
+    async with listening(harness, subscription) as successor:  # the first one falls silent; its lease ends
+        came = await receive(successor, 4)
+        assert [one.message for one in came] == sent[1:]
+        await successor.settle(came, Outcome.ACCEPTED)
+
+        async def is_acknowledged() -> bool:
+            await assert_silent(successor)
+            return await pending(jetstream, subscription, sent[0]) == 0
+
+        await wait_until(is_acknowledged, WITHIN, what="acknowledgements of what was read from the stream")
+    await first.close()
+
+
+async def test_a_handler_slower_than_the_servers_patience_gets_its_message_once(
+    broker: NatsBroker, harness: BrokerHarness, jetstream: JetStream
+) -> None:
+    topic = new_topic()
+    subscription = new_subscription(topic)
+    message = letter("m1", topic)
+    async with listening(harness, subscription) as receiver:
+        await let_redeliver_soon(jetstream, subscription, message)
+        await broker.sender().send([message])
+        out = await receive(receiver, 1)
+
+        async def came_again() -> bool:
+            assert list(await receiver.receive(10, within=timedelta(milliseconds=100))) == []
+            consumer = await jetstream.consumer(where(message)[0], durable(subscription, message))
+            return consumer is not None and consumer.delivered >= 3
+
+        await wait_until(came_again, WITHIN, what="deliveries of the same message")
+        await receiver.settle(out, Outcome.ACCEPTED)
+
+        async def is_acknowledged() -> bool:
+            assert list(await receiver.receive(10, within=timedelta(milliseconds=100))) == []
+            return await pending(jetstream, subscription, message) == 0
+
+        await wait_until(is_acknowledged, WITHIN)
+
+
+async def test_messages_are_removed_once_the_slowest_consumer_has_them_behind_it(
+    broker: NatsBroker, harness: BrokerHarness, jetstream: JetStream
+) -> None:
+    topic = new_topic()
+    quick, slow = new_subscription(topic), new_subscription(topic)
+    await broker.declare([quick, slow])
+    sent = [letter(f"m{number}", topic) for number in range(TRIM_AFTER)]
+    await broker.sender().send(sent)
+    async with listening(harness, quick) as receiver:
+        await receiver.settle(await receive(receiver, TRIM_AFTER), Outcome.ACCEPTED)
+        assert await count(jetstream, topic) == TRIM_AFTER, "the slow one has read nothing"
+
+    async with listening(harness, slow) as receiver:
+        came = await receive(receiver, TRIM_AFTER)
+        assert [one.message for one in came] == sent, "and misses nothing"
+        await receiver.settle(came[1:], Outcome.ACCEPTED)
+        assert await count(jetstream, topic) == TRIM_AFTER, "the first is not acknowledged"
+        await receiver.settle(came[:1], Outcome.ACCEPTED)
+        more = [letter(f"n{number}", topic) for number in range(TRIM_AFTER)]
+        await broker.sender().send(more)
+        await receiver.settle(await receive(receiver, TRIM_AFTER), Outcome.ACCEPTED)
+
+    assert await count(jetstream, topic) == TRIM_AFTER, "what both have behind them is gone"
+
+
+async def test_consumers_that_are_gone_begin_again_with_all_that_is_there(
+    broker: NatsBroker, harness: BrokerHarness, jetstream: JetStream
+) -> None:
+    queue = new_queue()
+    subscription = new_subscription(queue)
+    message = letter("m1", queue)
+    async with listening(harness, subscription) as receiver:
+        assert list(await receiver.receive(1, within=DEAF)) == []
+        await jetstream.ask(f"STREAM.DELETE.{stream_of(queue)}")
+        assert list(await broker.sender().send([message])) == [Confirmed()]
+
+        assert [one.message for one in await receive(receiver, 1)] == [message]
+
+
+async def test_a_stream_of_other_subjects_is_refused_with_what_to_do(broker: NatsBroker, jetstream: JetStream) -> None:
+    topic = new_topic()
+    await jetstream.ask(f"STREAM.CREATE.{stream_of(topic)}", name=stream_of(topic), subjects=[f"other.{topic}"])
+
+    with pytest.raises(ConfigurationError, match="does not take"):
+        await broker.declare([new_subscription(topic)])
+
+
+async def test_a_stream_that_drops_messages_is_told_of_and_found_by_the_doctor(
+    broker: NatsBroker, jetstream: JetStream, nats_server: NatsServer, sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic = new_topic()
+    name, subject = stream_of(topic), subject_of(topic, "*")
+    lossy = {"max_age": 3600 * NANOSECONDS, "storage": "memory"}
+    await jetstream.ask(f"STREAM.CREATE.{name}", name=name, subjects=[subject], **lossy)
+
+    await broker.declare([new_subscription(topic)])
+
+    assert "has max_age=3600000000000; 0 keeps every message" in caplog.text
+    box, _ = make_box(sqlite_url, broker=nats_server.url)
+    await box.migrate()
+    diagnosis = await doctor_of(box.store, DiagnosisLimits(), box.broker).examine()
+    found = {(one.code, one.subject): one.severity for one in diagnosis.findings}
+    assert found["nats-retention", name] == Severity.WARNING
+    assert found["nats-storage", name] == Severity.ERROR
+    await box.broker.close()
+    await box.store.close()
+
+
+async def test_events_of_others_are_understood_and_what_nobody_can_read_is_a_dead_letter(
+    nats_server: NatsServer, nats: NatsConnection, sqlite_url: str
+) -> None:
+    box, happenings = make_box(sqlite_url, broker=nats_server.url)
+
+    @box.on(ChargePayment, name="charge")
+    async def charge(payment: ChargePayment, tx: AsyncConnection) -> None:
+        await note(tx, payment.order_id)
+
+    attributes = {"specversion": "1.0", "id": "e-1", "source": "/elsewhere", "type": "payment.charge"}
+    event = {**attributes, "id": "e-2", "datacontenttype": "application/json", "data": {"order_id": "structured"}}
+    async with box.running():
+        await create_tables(box)
+        client = (await nats.link()).client
+        await client.jetstream().publish(
+            subject_of("queue:payments", 3),
+            b'{"order_id": "binary"}',
+            headers={**{f"ce-{name}": value for name, value in attributes.items()}, "content-type": "application/json"},
+        )
+        await client.jetstream().publish(
+            subject_of("queue:payments", 3),
+            json.dumps(event).encode(),
+            headers={"content-type": "application/cloudevents+json"},
+        )
+        await client.jetstream().publish(subject_of("queue:payments", 3), b"who knows")
+        (dead,) = await happenings.until(MessageDead)
+        await wait_until(has_noted(box, 2), WITHIN)
+        bodies = [one.message.body for one in await box.dead_letters.list()]
+        assert sorted(await noted(box)) == ["binary", "structured"]
+
+    assert dead.message_id.startswith("queue:payments/")
+    assert bodies == [b"who knows"]
+    await JetStream(nats).ask("STREAM.DELETE.queue:payments")
+
+
+async def test_messages_of_others_are_read_as_they_are_described(
+    nats_server: NatsServer, nats: NatsConnection, sqlite_url: str
+) -> None:
+    """One without an id is a dead letter, never a message with an id that was made up."""
+    legacy = ForeignMessages(id="header:x-id", type="=payment.charge", key="body:order_id")
+    box, happenings = make_box(
+        sqlite_url, broker=nats_server.url, settings=replace(SETTINGS, foreign={"queue:payments": legacy})
+    )
+
+    @box.on(ChargePayment, name="charge-foreign")
+    async def charge(payment: ChargePayment, tx: AsyncConnection) -> None:
+        await note(tx, payment.order_id)
+
+    async with box.running():
+        await create_tables(box)
+        stream = (await nats.link()).client.jetstream()
+        for headers in ({"X-Id": "7"}, {"X-Id": "7", "X-Try": "2"}, {}):
+            await stream.publish(subject_of("queue:payments", 5), b'{"order_id": "o-1"}', headers=headers or None)
+        (dead,) = await happenings.until(MessageDead)
+        await happenings.until(DuplicateSuppressed)
+
+        assert await noted(box) == ["o-1"]
+    assert dead.message_id.startswith("queue:payments/")
+    await JetStream(nats).ask("STREAM.DELETE.queue:payments")
+
+
+async def test_nobody_hears_until_somebody_subscribes(broker: NatsBroker) -> None:
+    topic = new_topic()
+
+    early = await broker.sender().send([letter("m1", topic)])
+    await broker.declare([Subscription(consumer="shop/late", channels=(topic,))])
+    late = await broker.sender().send([letter("m1", topic)])
+
+    assert [type(one) for one in early] == [NotReady]
+    assert list(late) == [Confirmed()]
+
+
+async def test_a_server_that_falls_silent_leaves_it_open_what_was_stored(
+    private_nats_server: NatsServer, leases: PartitionLeases
+) -> None:
+    broker = nats_broker(private_nats_server.url, leases=leases)
+    queue = new_queue()
+    assert list(await broker.sender().send([letter("m1", queue)])) == [Confirmed()]
+
+    private_nats_server.pause()
+    results = await broker.sender().send([letter("m2", queue)])
+    private_nats_server.resume()
+
+    assert [type(one) for one in results] == [Unknown]
+    await broker.close()
