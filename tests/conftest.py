@@ -22,6 +22,7 @@ from tests.servers import (
     MariaDbServer,
     NatsServer,
     PostgresServer,
+    RabbitMqServer,
     RedisServer,
     Server,
     ServerMissingError,
@@ -193,9 +194,24 @@ def kafka_server(pytestconfig: pytest.Config) -> Iterator[KafkaServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def rabbitmq_server(pytestconfig: pytest.Config) -> Iterator[RabbitMqServer]:
+    """The RabbitMQ of the whole run. Do not kill or pause it: take ``private_rabbitmq_server`` for that."""
+    server = RabbitMqServer()
+    with started(server, pytestconfig):
+        yield server
+
+
 @pytest.fixture(scope="module")
 def _module_kafka_server(pytestconfig: pytest.Config) -> Iterator[KafkaServer]:
     server = KafkaServer()
+    with started(server, pytestconfig):
+        yield server
+
+
+@pytest.fixture(scope="module")
+def _module_rabbitmq_server(pytestconfig: pytest.Config) -> Iterator[RabbitMqServer]:
+    server = RabbitMqServer(plugins=["rabbitmq_management"])
     with started(server, pytestconfig):
         yield server
 
@@ -205,6 +221,13 @@ def private_kafka_server(_module_kafka_server: KafkaServer) -> KafkaServer:
     """A Kafka of this module alone, to be killed, paused and restarted at will; each test finds it serving."""
     _module_kafka_server.start()
     return _module_kafka_server
+
+
+@pytest.fixture
+def private_rabbitmq_server(_module_rabbitmq_server: RabbitMqServer) -> RabbitMqServer:
+    """A RabbitMQ of this module alone, to be killed, paused and restarted at will; each test finds it serving."""
+    _module_rabbitmq_server.start()
+    return _module_rabbitmq_server
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from pillarbox.brokers.kafka import KafkaBroker, kafka_broker
 from pillarbox.brokers.memory import MemoryBroker
 from pillarbox.brokers.nats import nats_broker
 from pillarbox.brokers.partitions import PartitionLeases
+from pillarbox.brokers.rabbitmq import rabbitmq_broker
 from pillarbox.brokers.redis import redis_broker
 from pillarbox.channel.wakeup import Wakeup
 from pillarbox.relational import metadata
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from pillarbox.channel import Broker
     from pillarbox.relational import RelationalStore
 
-LEASED = {"redis": redis_broker, "nats": nats_broker}
+LEASED = {"redis": redis_broker, "nats": nats_broker, "rabbitmq": rabbitmq_broker}
 LEASE, SHORT_LEASE = timedelta(seconds=15), timedelta(seconds=3)
 BROKERS = [
     "memory",
@@ -40,6 +41,7 @@ BROKERS = [
     pytest.param("redis", marks=pytest.mark.server),
     pytest.param("nats", marks=pytest.mark.server),
     pytest.param("kafka", marks=pytest.mark.server),
+    pytest.param("rabbitmq", marks=pytest.mark.server),
 ]
 KAFKA = "partitions=4&heartbeat.interval.ms=100&session.timeout.ms=6000"
 """Few partitions, and members that soon hear of each other."""

@@ -2,8 +2,8 @@
 
 The Python blocks of a page are one program, run from top to bottom; its line numbers are the page's. An ``output``
 block is compared with what the program printed since the last one; ``…`` stands for anything. A page that speaks of the
-database ``app@localhost/shop`` gets a fresh PostgreSQL database in its place, one that speaks of ``localhost:6379`` a
-Redis of its own, one that speaks of ``localhost:9092`` the run's Kafka.
+database ``app@localhost/shop`` gets a fresh PostgreSQL database in its place, one that speaks of a broker's usual
+port on ``localhost`` such a broker of its own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 DATABASE = "app@localhost/shop"
 PROGRAMS = [page for page in PAGES if any(block.language == "python" for block in blocks_of(page))]
 ON_POSTGRESQL = [page for page in PROGRAMS if DATABASE in page.read_text(encoding="utf-8")]
-BROKERS = {"localhost:6379": "redis", "localhost:4222": "nats", "localhost:9092": "kafka"}
+BROKERS = {
+    "localhost:6379": "redis",
+    "localhost:4222": "nats",
+    "localhost:9092": "kafka",
+    "localhost:5672": "rabbitmq",
+}
 ON_BROKER = [
     pytest.param(page, place, id=f"{name_of(page)}-{BROKERS[place]}")
     for page in PROGRAMS

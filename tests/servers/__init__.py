@@ -2,8 +2,8 @@
 
 Guarantee: when a server's ``close`` has returned, none of its processes runs and its folder is gone; what a killed run
 left behind is cleared away by the next. Not promised: surviving a reboot, or use by two processes at once.
-Reading order: server, postgresql, mariadb, redis, nats, kafka, processes, packages. ``python -m tests.servers`` starts
-all of them for a developer.
+Reading order: server, postgresql, mariadb, redis, nats, kafka, rabbitmq, processes, packages. ``python -m
+tests.servers`` starts all of them for a developer.
 """
 
 from __future__ import annotations
@@ -14,10 +14,18 @@ from tests.servers.mariadb import MariaDbServer
 from tests.servers.nats import NatsServer
 from tests.servers.pgbouncer import PgBouncerServer
 from tests.servers.postgresql import PostgresServer
+from tests.servers.rabbitmq import RabbitMqServer
 from tests.servers.redis import RedisServer
 from tests.servers.server import Server
 
-KNOWN: tuple[type[Server], ...] = (PostgresServer, MariaDbServer, RedisServer, NatsServer, KafkaServer)
+KNOWN: tuple[type[Server], ...] = (
+    PostgresServer,
+    MariaDbServer,
+    RedisServer,
+    NatsServer,
+    KafkaServer,
+    RabbitMqServer,
+)
 
 __all__ = [
     "KNOWN",
@@ -26,6 +34,7 @@ __all__ = [
     "NatsServer",
     "PgBouncerServer",
     "PostgresServer",
+    "RabbitMqServer",
     "RedisServer",
     "Server",
     "ServerError",

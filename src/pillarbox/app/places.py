@@ -29,11 +29,14 @@ BrokerPlace: TypeAlias = str | Broker
 
 STORE_VARIABLE, BROKER_VARIABLE = "PILLARBOX_STORE", "PILLARBOX_BROKER"
 STORES = "memory://, sqlite:///FILE, postgresql+psycopg://…, postgresql+asyncpg://… or mariadb+asyncmy://…"
-BROKERS = "database:// (the store carries the messages), kafka://…, nats://…, redis://… or memory://"
+BROKERS = (
+    "database:// (the store carries the messages), kafka://…, amqp://… (RabbitMQ), nats://…, redis://… or memory://"
+)
 REDIS = ("redis", "rediss", "unix")
 NATS = ("nats", "tls", "ws", "wss")
+RABBITMQ = ("amqp", "amqps")
 KAFKA = "kafka"
-OPEN_TO_OTHERS = (*NATS, KAFKA)
+OPEN_TO_OTHERS = (KAFKA, *RABBITMQ, *NATS)
 """Brokers whose messages other programs write, too."""
 
 
@@ -110,6 +113,11 @@ def broker_at(
         from pillarbox.brokers.kafka import kafka_broker
 
         return kafka_broker(place, clock=clock, lease=relay.lease, foreign=foreign)
+    if kind in RABBITMQ:
+        _need("pamqp", extra="rabbitmq", needed_for="a RabbitMQ broker")
+        from pillarbox.brokers.rabbitmq import rabbitmq_broker
+
+        return rabbitmq_broker(place, leases=_leases(store, relay, clock), foreign=foreign)
     raise ConfigurationError(f"there is no broker of the kind {kind!r}; there are {BROKERS}")
 
 

@@ -1,0 +1,177 @@
+"""The doctor of RabbitMQ: what its queues, policies and nodes make of a confirm.
+
+The rows of RELIABILITY behind the codes: ``queue-type`` Q2, ``delivery-limit`` Q4, ``alarm`` Q10, ``queue-length`` Q11,
+``message-ttl`` Q12.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pillarbox.brokers.rabbitmq.address import Address
+from pillarbox.brokers.rabbitmq.management import ManagementError, ask_management
+from pillarbox.brokers.rabbitmq.wire import Wire
+from pillarbox.channel.address import QUEUE, TOPIC
+from pillarbox.control.diagnosis import Finding, Severity, problem, well
+
+PLENTY: Final = 1000
+"""Deliveries of a message that no rebalancing of instances reaches."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueFacts:
+    """What the doctor judges of a queue; settings are the queue's own, or those of policies, whichever hold.
+
+    Attributes:
+        settings: by the names of policies: ``delivery-limit``, ``overflow``, ``message-ttl``…
+        members: how many nodes have a copy of it.
+        online: how many of these are up.
+    """
+
+    name: str
+    kind: str
+    settings: Mapping[str, Any]
+    members: int
+    online: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RabbitMqFacts:
+    """Everything that the doctor judges.
+
+    Attributes:
+        blocked: why the server takes no messages on our connection, if so.
+        untold: why queues and nodes could not be looked at; ``None`` where they could.
+        nodes: the names of those that run.
+        alarms: nodes that are short of something, and of what.
+    """
+
+    version: str
+    blocked: str | None
+    untold: str | None
+    nodes: Sequence[str] = ()
+    alarms: Sequence[str] = ()
+    queues: Sequence[QueueFacts] = ()
+
+
+async def look(wire: Wire, address: Address) -> RabbitMqFacts:
+    """Ask the server, and its HTTP API where the URL names it."""
+    version = str(wire.server.get("version", "?"))
+    base = address.management
+    if base is None:
+        return RabbitMqFacts(version=version, blocked=wire.blocked, untold="the URL names no management=…")
+    try:
+        nodes, queues = await ask_management(address, base)
+    except ManagementError as error:
+        return RabbitMqFacts(version=version, blocked=wire.blocked, untold=str(error))
+    kinds = {"mem_alarm": "memory", "disk_free_alarm": "disk"}
+    return RabbitMqFacts(
+        version=version,
+        blocked=wire.blocked,
+        untold=None,
+        nodes=[str(node["name"]) for node in nodes if node.get("running")],
+        alarms=[f"{node['name']}: {what}" for node in nodes for flag, what in kinds.items() if node.get(flag)],
+        queues=[queue_facts(queue) for queue in queues if str(queue["name"]).startswith((QUEUE, TOPIC))],
+    )
+
+
+def judge_rabbitmq(facts: RabbitMqFacts) -> list[Finding]:
+    """Return every finding, good and bad."""
+    return [well("rabbitmq-version", "RabbitMQ", facts.version), *_taking(facts), *_told(facts)]
+
+
+def _taking(facts: RabbitMqFacts) -> Iterator[Finding]:
+    short = [*facts.alarms, *([] if facts.blocked is None else [facts.blocked])]
+    if not short:
+        yield well("alarm", "alarms", "none")
+        return
+    means = "it takes no messages; they wait in the outbox"
+    do = "let consumers drain their queues, or give the nodes more memory or disk"
+    yield problem("alarm", Severity.ERROR, "alarms", ", ".join(short), means=means, do=do)
+
+
+def _told(facts: RabbitMqFacts) -> Iterator[Finding]:
+    if facts.untold is not None:
+        means = "policies can drop messages of our queues, and whether any does cannot be told"
+        do = "enable the plugin rabbitmq_management and name it: amqp://…?management=http://host:15672"
+        yield problem("management", Severity.NOTICE, "queues and policies", facts.untold, means=means, do=do)
+        return
+    yield well("management", "queues and policies", f"looked at {len(facts.queues)} queues")
+    yield from _copies(facts)
+    for code, judge in {
+        "queue-type": _type,
+        "delivery-limit": _delivery_limit,
+        "queue-length": _length,
+        "message-ttl": _time_to_live,
+    }.items():
+        found = [finding for queue in facts.queues if (finding := judge(queue)) is not None]
+        yield from found or [well(code, "queues", "all as they should be")]
+
+
+def _copies(facts: RabbitMqFacts) -> Iterator[Finding]:
+    lacking = [queue.name for queue in facts.queues if queue.online < queue.members]
+    if lacking:
+        means = "one more node that stops may stop them: what they hold waits, and what is sent to them is not taken"
+        what = f"{len(lacking)} queues lack a node, as does {lacking[0]}"
+        yield problem("copies", Severity.WARNING, "nodes", what, means=means, do="bring the missing nodes back")
+    elif len(facts.nodes) < 2:
+        means = "what was confirmed is on one disk; when it is lost, so are they"
+        do = "run three nodes, or keep published records: RelaySettings(keep=…)"
+        yield problem("copies", Severity.NOTICE, "nodes", "one", means=means, do=do)
+    else:
+        yield well("copies", "nodes", str(len(facts.nodes)))
+
+
+def _type(queue: QueueFacts) -> Finding | None:
+    if queue.kind == "quorum":
+        return None
+    means = "a crash of its node takes back what was confirmed, or all of it"
+    do = "drain and delete it; it is made again as a quorum queue"
+    return problem("queue-type", Severity.ERROR, queue.name, queue.kind, means=means, do=do)
+
+
+def _delivery_limit(queue: QueueFacts) -> Finding | None:
+    limit = queue.settings.get("delivery-limit")
+    if limit is None or int(limit) > PLENTY or int(limit) < 0 or "dead-letter-exchange" in queue.settings:
+        return None
+    means = "what was delivered that often is dropped in silence; each restart of a consumer counts"
+    do = "take delivery-limit out of the policy, or name a dead-letter-exchange"
+    return problem("delivery-limit", Severity.ERROR, queue.name, str(limit), means=means, do=do)
+
+
+def _length(queue: QueueFacts) -> Finding | None:
+    limits = [name for name in ("max-length", "max-length-bytes") if name in queue.settings]
+    if not limits or queue.settings.get("overflow") == "reject-publish":
+        return None
+    means = "when it is full its oldest messages are dropped, confirmed as they are"
+    do = "take the limit out of the policy, or set overflow to reject-publish"
+    return problem("queue-length", Severity.ERROR, queue.name, ", ".join(limits), means=means, do=do)
+
+
+def _time_to_live(queue: QueueFacts) -> Finding | None:
+    found = [name for name in ("message-ttl", "expires") if name in queue.settings]
+    if not found:
+        return None
+    means = "messages that wait longer, or the queue with all of them, are dropped in silence"
+    do = "take it out of the policy"
+    return problem("message-ttl", Severity.ERROR, queue.name, ", ".join(found), means=means, do=do)
+
+
+def queue_facts(told: Mapping[str, Any]) -> QueueFacts:
+    """Put together what holds: of numbers the smaller, of others the queue's own."""
+    arguments: Mapping[str, Any] = told.get("arguments") or {}
+    policy: Mapping[str, Any] = told.get("effective_policy_definition") or {}
+    settings = dict(policy)
+    for argument, value in arguments.items():
+        name = argument.removeprefix("x-")
+        limit: Any = policy.get(name)
+        settings[name] = min(value, limit) if isinstance(value, int) and isinstance(limit, int) else value
+    return QueueFacts(
+        name=str(told["name"]),
+        kind=str(told.get("type", "?")),
+        settings=settings,
+        members=len(told.get("members") or ()),
+        online=len(told.get("online") or ()),
+    )

@@ -1,0 +1,106 @@
+"""Messages as CloudEvents in binary mode over AMQP 0-9-1, and what others send.
+
+Source: CloudEvents, *AMQP Protocol Binding*, whose application properties are the headers of AMQP 0-9-1.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any, Final
+
+import msgspec
+from msgspec.structs import replace
+
+from pillarbox.brokers.rabbitmq import frames
+from pillarbox.brokers.rabbitmq.frames import LONGEST_SHORT, OVERHEAD, Properties
+from pillarbox.message import Message
+from pillarbox.message.headers import SOURCE
+from pillarbox.message.names import MAX_MESSAGE_ID_BYTES
+from pillarbox.serialization import ForeignMessages, arrived, to_binary, unreadable
+
+WRITTEN_PREFIX: Final = "cloudEvents:"
+READ_PREFIX: Final = WRITTEN_PREFIX.lower()
+CONTENT_TYPE, MESSAGE_ID = "content-type", "message-id"
+UNNAMED: Final = "/"
+"""The source of a message that names none, which CloudEvents demands; it is taken off again."""
+OF_THE_SERVER: Final = frozenset({"x-delivery-count", "x-acquired-count"})
+"""What the server adds at a redelivery, which must be the same message."""
+
+
+def pack(message: Message, *, frame_max: int) -> bytes:
+    """Return the packed properties of ``message``.
+
+    Raises:
+        ValueError: AMQP cannot carry them; the text says why.
+    """
+    if not message.headers.get(SOURCE):
+        message = replace(message, headers={**message.headers, SOURCE: UNNAMED})
+    headers = to_binary(message, prefix=WRITTEN_PREFIX)
+    properties = Properties(
+        content_type=headers.pop(CONTENT_TYPE) if _is_short(message.content_type) else None,
+        type=message.type if _is_short(message.type) else None,
+        message_id=message.id,
+        headers=headers,
+    )
+    packed = frames.pack_properties(properties, len(message.body))
+    if len(packed) > frame_max - OVERHEAD:
+        raise ValueError(f"its headers are {len(packed)} bytes long, the server takes {frame_max - OVERHEAD}")
+    return packed
+
+
+def unpack(packed: bytes, body: bytes, *, channel: str, queue: str, foreign: ForeignMessages | None = None) -> Message:
+    """Return the message that came with packed properties; one of the type ``unreadable`` for what is no CloudEvent.
+
+    Args:
+        packed: the properties as they came.
+        body: as it came.
+        channel: where it was sent.
+        foreign: how messages of the channel are read that are no CloudEvents.
+        queue: where it lay; it and all that came name a message that is no CloudEvent.
+    """
+    try:
+        properties = frames.read_properties(packed)
+    except (ValueError, IndexError, OverflowError, RecursionError, struct.error):
+        return unreadable(body, channel=channel, place=_place(packed, body, queue))
+    headers = {
+        name: value if type(value) is str else text_of(value)
+        for name, value in properties.headers.items()
+        if name not in OF_THE_SERVER
+    }
+    if properties.content_type is not None:
+        headers[CONTENT_TYPE] = properties.content_type
+    message = arrived(headers, body, channel=channel, place=UNNAMED, prefixes=(READ_PREFIX,), foreign=foreign)
+    if message.id == UNNAMED:
+        return replace(message, id=_place({**headers, MESSAGE_ID: properties.message_id}, body, queue))
+    if message.headers.get(SOURCE) == UNNAMED:
+        return replace(message, headers={name: text for name, text in message.headers.items() if name != SOURCE})
+    return message
+
+
+def text_of(value: Any) -> str:
+    """Return the text of a header's value, of whatever type AMQP knows."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bytes | bytearray):
+        return value.decode(errors="replace")
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping | list):
+        return msgspec.json.encode(value, enc_hook=text_of).decode()
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def _place(identity: Mapping[str, Any] | bytes, body: bytes, queue: str) -> str:
+    """Name what is no CloudEvent: the same at each delivery, and another for what differs in anything."""
+    known = identity if isinstance(identity, bytes) else repr(sorted(identity.items())).encode()
+    digest = sha256(b"\0".join((queue.encode(), known, body))).hexdigest()[:32]
+    place = f"{queue}/{digest}"
+    return place if len(place.encode()) <= MAX_MESSAGE_ID_BYTES else digest
+
+
+def _is_short(text: str) -> bool:
+    return len(text.encode()) <= LONGEST_SHORT

@@ -1,0 +1,65 @@
+"""What the doctor says about facts of a RabbitMQ."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pillarbox.brokers.rabbitmq.diagnosis import QueueFacts, RabbitMqFacts, judge_rabbitmq, queue_facts
+from pillarbox.brokers.rabbitmq.layout import ARGUMENTS
+from pillarbox.control.diagnosis import Severity
+
+QUEUE = queue_facts(
+    {"name": "topic:a/shop/c/0", "type": "quorum", "arguments": ARGUMENTS, "members": "abc", "online": "abc"}
+)
+SOUND = RabbitMqFacts(version="4.1.0", blocked=None, untold=None, nodes=["a", "b", "c"], queues=[QUEUE])
+
+
+def with_policy(**policy: Any) -> QueueFacts:
+    """Facts of a queue of ours under a policy, whose names have lines where Python has underscores."""
+    definition = {name.replace("_", "-"): value for name, value in policy.items()}
+    told = {"name": QUEUE.name, "type": "quorum", "arguments": ARGUMENTS, "effective_policy_definition": definition}
+    return queue_facts(told)
+
+
+def test_a_sound_server_has_nothing_amiss() -> None:
+    assert {one.severity for one in judge_rabbitmq(SOUND)} == {Severity.OK}
+
+
+@pytest.mark.parametrize(
+    ("facts", "code", "severity"),
+    [
+        (replace(SOUND, blocked="low on memory"), "alarm", Severity.ERROR),
+        (replace(SOUND, alarms=["a: disk"]), "alarm", Severity.ERROR),
+        (replace(SOUND, untold="no management"), "management", Severity.NOTICE),
+        (replace(SOUND, nodes=["a"]), "copies", Severity.NOTICE),
+        (replace(SOUND, queues=[replace(QUEUE, online=2)]), "copies", Severity.WARNING),
+        (replace(SOUND, queues=[replace(QUEUE, kind="classic")]), "queue-type", Severity.ERROR),
+        (replace(SOUND, queues=[with_policy(delivery_limit=20)]), "delivery-limit", Severity.ERROR),
+        (replace(SOUND, queues=[with_policy(message_ttl=60_000)]), "message-ttl", Severity.ERROR),
+        (replace(SOUND, queues=[with_policy(expires=60_000)]), "message-ttl", Severity.ERROR),
+        (replace(SOUND, queues=[replace(QUEUE, settings={"max-length": 5})]), "queue-length", Severity.ERROR),
+    ],
+)
+def test_what_endangers_messages_is_found(facts: RabbitMqFacts, code: str, severity: Severity) -> None:
+    (finding,) = [one for one in judge_rabbitmq(facts) if one.severity is not Severity.OK]
+
+    assert (finding.code, finding.severity) == (code, severity)
+    assert finding.means
+    assert finding.do
+
+
+@pytest.mark.parametrize(
+    "queue",
+    [
+        with_policy(max_length=5),
+        with_policy(max_length=5, overflow="drop-head"),
+        with_policy(delivery_limit=20, dead_letter_exchange="dead"),
+        with_policy(delivery_limit=100_000),
+    ],
+    ids=["rejects", "rejects whatever a policy says", "keeps what it drops", "a limit that is not reached"],
+)
+def test_limits_that_cost_nothing_are_well(queue: QueueFacts) -> None:
+    assert {one.severity for one in judge_rabbitmq(replace(SOUND, queues=[queue]))} == {Severity.OK}
