@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 from pillarbox.brokers.kafka.layout import topic_of
 from pillarbox.brokers.kafka.records import key_of
@@ -30,15 +31,12 @@ if TYPE_CHECKING:
     from pillarbox.message import Message
 
 
+CAPABILITIES: Final = BrokerCapabilities(ordered_prefix=True, key_affinity=True, durable=True, transactional=False)
+
+
 def capabilities_of(settings: KafkaSettings) -> BrokerCapabilities:
-    """Return what a Kafka is good for."""
-    return BrokerCapabilities(
-        ordered_prefix=True,
-        key_affinity=True,
-        durable=True,
-        transactional=False,
-        max_body_bytes=settings.max_body_bytes,
-    )
+    """Return what a Kafka is good for that takes bodies as large as ``settings`` say."""
+    return replace(CAPABILITIES, max_body_bytes=settings.max_body_bytes)
 
 
 class KafkaSender(MessageSender):
