@@ -12,6 +12,7 @@ from pillarbox.message import Message
 from pillarbox.ordering import ByKey, Ordering
 from pillarbox.retry import Retry
 from pillarbox.routing import Route
+from pillarbox.serialization import UNREADABLE
 
 WhenDead: TypeAlias = Literal["hold-key", "skip"]
 Idempotency: TypeAlias = Literal["inbox", "natural"]
@@ -94,9 +95,13 @@ class Consumer:
     route: Route | None = None
 
     def takes(self, message: Message) -> bool:
-        """Tell whether ``message`` is for it: what else comes by its topics is not; a queue has nobody else."""
+        """Tell whether ``message`` is for it: what else comes by its topics is not; a queue has nobody else.
+
+        What nobody can read may have been for anybody, and must not be lost in silence.
+        """
         takes_all = self.route is not None and not self.route.types
-        return takes_all or message.type in self.message_types or is_queue(message.destination)
+        is_meant = message.type in self.message_types or message.type == UNREADABLE
+        return takes_all or is_meant or is_queue(message.destination)
 
     @property
     def mode(self) -> str:

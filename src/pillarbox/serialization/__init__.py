@@ -6,7 +6,7 @@ Source: EIP, *Message Translator*; reading order: codec, json_, faults, shape, u
 foreign, arrival.
 """
 
-from pillarbox.serialization.arrival import arrived, unreadable
+from pillarbox.serialization.arrival import UNREADABLE, arrived, unreadable
 from pillarbox.serialization.cloudevents import to_binary
 from pillarbox.serialization.codec import Codec
 from pillarbox.serialization.envelope import EnvelopeFields, decode_message, encode_message
@@ -16,6 +16,7 @@ from pillarbox.serialization.upcasting import upcast
 
 __all__ = [
     "NO_FOREIGN",
+    "UNREADABLE",
     "Codec",
     "EnvelopeFields",
     "ForeignMessages",

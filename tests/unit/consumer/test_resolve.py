@@ -18,9 +18,10 @@ from pillarbox.errors import (
     InvalidSetupError,
     UnsatisfiedInjectionError,
 )
-from pillarbox.message import command, event
+from pillarbox.message import Message, command, event
 from pillarbox.ordering import ByKey, Unordered
 from pillarbox.retry import Retry
+from pillarbox.serialization import UNREADABLE
 
 
 @event("order.placed", key="order_id")
@@ -243,3 +244,25 @@ def test_a_consumer_is_renamed_only_where_what_waits_for_it_is_renamed_too(
             check_rename(consumer, broker)
     else:
         check_rename(consumer, broker)
+
+
+@pytest.mark.parametrize(
+    ("kind", "channel", "is_taken"),
+    [
+        ("order.placed", "topic:order", True),
+        ("order.lost", "topic:order", False),
+        ("order.lost", "queue:payments", True),
+        (UNREADABLE, "topic:order", True),
+    ],
+)
+def test_a_consumer_takes_its_types_what_a_queue_holds_and_what_nobody_can_read(
+    kind: str, channel: str, *, is_taken: bool
+) -> None:
+    handlers = Handlers()
+    handlers.on(OrderPlaced, name="one")(handle)
+    (consumer,) = _resolve(handlers)
+    message = Message(
+        id="m", type=kind, destination=channel, key=None, content_type="application/json", headers={}, body=b""
+    )
+
+    assert consumer.takes(message) is is_taken

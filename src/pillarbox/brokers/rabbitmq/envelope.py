@@ -21,7 +21,8 @@ from pillarbox.message.names import MAX_MESSAGE_ID_BYTES
 from pillarbox.serialization import ForeignMessages, arrived, to_binary, unreadable
 
 WRITTEN_PREFIX: Final = "cloudEvents:"
-READ_PREFIX: Final = WRITTEN_PREFIX.lower()
+READ_PREFIXES: Final = (WRITTEN_PREFIX.lower(), "cloudevents_")
+"""The binding admits both, and the official SDK writes the other one."""
 CONTENT_TYPE, MESSAGE_ID = "content-type", "message-id"
 UNNAMED: Final = "/"
 """The source of a message that names none, which CloudEvents demands; it is taken off again."""
@@ -71,7 +72,7 @@ def unpack(packed: bytes, body: bytes, *, channel: str, queue: str, foreign: For
     }
     if properties.content_type is not None:
         headers[CONTENT_TYPE] = properties.content_type
-    message = arrived(headers, body, channel=channel, place=UNNAMED, prefixes=(READ_PREFIX,), foreign=foreign)
+    message = arrived(headers, body, channel=channel, place=UNNAMED, prefixes=READ_PREFIXES, foreign=foreign)
     if message.id == UNNAMED:
         return replace(message, id=_place({**headers, MESSAGE_ID: properties.message_id}, body, queue))
     if message.headers.get(SOURCE) == UNNAMED:
