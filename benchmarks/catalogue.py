@@ -18,7 +18,6 @@ OMNI_BOX = "omni-box 0.3.1"
 NATS_OUTBOX = "nats-outbox 0.1.0"
 FASTSTREAM = "FastStream 0.7.8"
 """Without an inbox: it handles again what comes again."""
-FASTSTREAM_INBOX = "FastStream 0.7.8, inbox by hand"
 """It handles as many messages side by side as it prefetches, and those of a key overtake each other."""
 RAW = "raw asyncpg"
 RAW_LOG = "raw pgoutput"
@@ -238,23 +237,8 @@ BENCHES: tuple[Bench, ...] = (
     ),
     _noop_consumer("redis", at_least=6),
     _noop_consumer("nats", at_least=1.5),
-    Bench(
-        name="consumer.rabbitmq.postgresql",
-        title="A backlog in quorum queues of RabbitMQ, handled by a function that does nothing; ours with its inbox",
-        count=10_000,
-        figures=rate("messages/s"),
-        competitors=(
-            Competitor(who=OURS, module="pillarbox_consumer_rabbitmq"),
-            Competitor(who=FASTSTREAM, module="faststream_consumer_rabbitmq", peer="faststream-rabbit"),
-            Competitor(
-                who=FASTSTREAM_INBOX,
-                module="faststream_consumer_rabbitmq",
-                peer="faststream-rabbit",
-                options=(("inbox", True),),
-            ),
-        ),
-        goals=(Goal(against=(FASTSTREAM_INBOX,), at_least=2),),
-    ),
+    _noop_consumer("kafka", at_least=2),
+    _noop_consumer("rabbitmq", at_least=1.2),
     Bench(
         name="consumer.inbox.sqlite",
         title="Inbox and one UPDATE per message on one SQLite connection, the messages given in memory",
