@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pillarbox.errors import StoreUnavailableError
+from tests import effort
 from tests.fault.programs import Demand, relay, write
 from tests.fault.recording import Record, records
 from tests.fault.story import POSTGRESQL_KINDS, WINDOW, Setting, Writing, committed, pending, prepare, stay_open
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 DRAIN = timedelta(seconds=90)
 LEASE = timedelta(seconds=2)  # a relay that opens its log on a busy machine must be able to keep it
 ACCOUNTS = [f"account-{number}" for number in range(10)]
-RESTARTS = 10
-TERMINATE_EVERY_MS, TERMINATE_FOR_MS = 500, 30_000
+RESTARTS = effort.of(10, 5)
+TERMINATE_EVERY_MS, TERMINATE_FOR_MS = 500, effort.of(30_000, 15_000)
 END_CLIENTS = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
     " WHERE pid <> pg_backend_pid() AND backend_type IN ('client backend', 'walsender')"

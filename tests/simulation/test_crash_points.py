@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pillarbox.channel import Subscription
+from tests import effort
 from tests.fault.story import TOPIC
 from tests.simulation.bank import (
     ACCOUNT,
@@ -26,6 +27,8 @@ from tests.simulation.bank import (
 from tests.simulation.stepped import SteppedStore
 
 if TYPE_CHECKING:
+    from random import Random
+
     from pillarbox.message import Message
     from pillarbox.relational import RelationalStore
 
@@ -64,9 +67,13 @@ TROUBLES = [Trouble(), Trouble(bad={f"{ACCOUNT}/1": 1}), Trouble(bad={f"{ACCOUNT
 NAMES = ["all-goes-well", "the-first-is-retried", "the-second-dies"]
 
 
-async def crash_at_every_step(store: RelationalStore, trouble: Trouble, life: Life) -> int:
-    """Let a process live ``life`` until each step in turn; look, recover and look again; return how many there were."""
-    at = 0
+async def crash_at_every_step(store: RelationalStore, trouble: Trouble, life: Life, rng: Random) -> int:
+    """Let a process live ``life`` until each step in turn; look, recover and look again; return how many there were.
+
+    By default every third step, from one that the dice choose.
+    """
+    stride = effort.of(1, 3)
+    at = rng.randrange(stride)
     while True:
         days = Days(dict(trouble.bad))
         await empty(store)
@@ -85,7 +92,7 @@ async def crash_at_every_step(store: RelationalStore, trouble: Trouble, life: Li
             await _end_is_good(store, life.messages, trouble)
         except AssertionError as error:
             raise AssertionError(f"crash at step {at}, before {fuse.blown_before}: {error}") from error
-        at += 1
+        at += stride
 
 
 class Life:
@@ -153,12 +160,12 @@ async def _end_is_good(store: RelationalStore, messages: Sequence[Message], trou
 @pytest.mark.parametrize("life", [Life(), HeldLife()], ids=["channel", "held"])
 @pytest.mark.parametrize("store", ["psycopg", "sqlite"], indirect=True)
 async def test_a_crash_at_any_step_of_a_run_loses_and_repeats_nothing(
-    store: RelationalStore, life: Life, trouble: Trouble
+    store: RelationalStore, life: Life, trouble: Trouble, rng: Random
 ) -> None:
 
     await store.run(store.queue.subscribe(Subscription(consumer=CONSUMER, channels=(TOPIC,))))
 
-    points = await crash_at_every_step(store, trouble, life)
+    points = await crash_at_every_step(store, trouble, life, rng)
 
     print(f"{points} crash points")
     assert points > 10

@@ -20,12 +20,15 @@ from pillarbox.consumer.worker import ConsumerWorker
 from pillarbox.ordering import RunSize
 from pillarbox.relational import metadata
 from pillarbox.relational.tables import dead_letters, held, holds, inbox, leases, members, outbox, queue
+from tests import effort
 from tests.fault.story import SERVICE, TOPIC
 from tests.simulation.bank import entry
 from tests.simulation.stepped import SteppedStore
 from tests.simulation.test_crash_points import Crash, Fuse
 
 if TYPE_CHECKING:
+    from random import Random
+
     from pillarbox.channel import Delivery
     from pillarbox.message import Message
     from pillarbox.relational import RelationalStore
@@ -148,10 +151,13 @@ async def bury_the_living(store: RelationalStore) -> None:
 
 @pytest.mark.parametrize("kind", [by_number, to_both], ids=["router", "recipient-list"])
 @pytest.mark.parametrize("store", ["psycopg", "sqlite"], indirect=True)
-async def test_a_crash_at_any_step_neither_loses_nor_doubles_a_copy(store: RelationalStore, kind: object) -> None:
+async def test_a_crash_at_any_step_neither_loses_nor_doubles_a_copy(
+    store: RelationalStore, kind: object, rng: Random
+) -> None:
     route = by_number if kind is by_number else to_both
     outputs = 1 if kind is by_number else 2
-    at = 0
+    stride = effort.of(1, 3)  # by default every third step, from one that the dice choose
+    at = rng.randrange(stride)
     while True:
         await begin(store, MESSAGES)
         fuse = Fuse(at)
@@ -179,7 +185,7 @@ async def test_a_crash_at_any_step_neither_loses_nor_doubles_a_copy(store: Relat
             assert (found.dead, found.held) == ({entry(3).id}, {entry(4).id}), "what is behind a dead message waits"
         else:
             assert found.processed == {message.id for message in MESSAGES}
-        at += 1
+        at += stride
 
     print(f"{at} crash points")
     assert at > 10
