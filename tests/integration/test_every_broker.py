@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tests.servers import Server
 
 WITHIN = timedelta(seconds=60)
+PACE_MS = 10  # some 400 orders a second
 KILLS = 5
 ATTEMPTS = 3
 CUTS = 3
@@ -68,6 +69,7 @@ class Shop:
                 orders.append(OrderPlaced(key, self.written[key]))
                 self.written[key] += 1
             await publish(self.box, *orders)
+            await stay_open(PACE_MS)
 
     async def lives_through(self, times: int, harm: Callable[[], Awaitable[None]]) -> None:
         """Write and handle while ``harm`` is done ``times`` times; then everything is handled once and in order."""

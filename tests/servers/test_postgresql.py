@@ -353,10 +353,10 @@ def test_what_a_killed_run_left_behind_is_cleared_away(monkeypatch: pytest.Monke
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_prints_the_urls_and_ends_its_servers_when_asked(number: signal.Signals) -> None:
+@pytest.mark.parametrize(("number", "names"), [(signal.SIGINT, ["postgresql", "redis"]), (signal.SIGTERM, [])])
+def test_the_command_prints_the_urls_and_ends_its_servers_when_asked(number: signal.Signals, names: list[str]) -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.servers"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "tests.servers", *names], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
     ) as run:
         assert run.stdout is not None
         url = run.stdout.readline().strip()

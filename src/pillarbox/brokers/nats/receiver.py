@@ -39,6 +39,8 @@ GRACE_S: Final = 5
 ASK_AGAIN_S: Final = 0.1
 """After so long a question is asked again that the server would not take."""
 TOUCH_EVERY_S: Final = ACK_WAIT_S / 3
+COUNT_EVERY_S: Final = 5
+"""So often the numbers of deliveries are compared, in case nothing follows what somebody else was given."""
 LOOK_AT_LEASES_S: Final = 0.5
 TRIM_AFTER: Final = 500
 """Acknowledged messages of a partition, after which what nobody needs any more is removed from it."""
@@ -71,6 +73,7 @@ class NatsReceiver(MessageReceiver):
         self._link: Link | None = None
         self._something_came = asyncio.Event()
         self._touch_at = float("-inf")
+        self._count_from = float("-inf")
 
     async def receive(self, limit: int, *, within: timedelta) -> Sequence[Delivery]:
         """Renew the leases, then look what came, or wait for it."""
@@ -136,10 +139,27 @@ class NatsReceiver(MessageReceiver):
         await _unsubscribe([share.inbox for share in lost])
         for share in lost:
             share.inbox = None
+        await self._count(mine)
         for name, token in self._shares.gained(mine).items():
             await self._attach(link, self._shares[name])
             self._shares[name].token = token
         await self._touch()
+
+    async def _count(self, mine: Sequence[Pull]) -> None:
+        """Have a partition read again of which somebody else was given the last message, so that nothing shows it."""
+        now = self._clock.monotonic()
+        if now < self._count_from:
+            return
+        self._count_from = now + COUNT_EVERY_S
+        for share in mine:
+            if share.token is None or share.came:
+                continue
+            try:
+                consumer = await self._jetstream.consumer(share.stream, share.durable)
+            except Refusal as refusal:
+                raise refused(refusal, what=f"consumer {share.durable} of {share.stream}") from refusal
+            if consumer is None or (consumer.delivered >= share.following and not share.came):
+                share.token = None
 
     async def _attach(self, link: Link, share: Pull) -> None:
         """Read what is pending from the stream, then go on with what follows."""
