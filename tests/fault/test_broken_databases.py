@@ -113,7 +113,7 @@ async def progress(theatres: Sequence[Theatre], copies: int = 30) -> None:
     )
 
 
-async def test_a_server_that_crashes_ten_times_loses_nothing(
+async def test_a_server_that_crashes_again_and_again_loses_nothing(
     private_postgresql_server: PostgresServer, workers: Workers, rng: Random
 ) -> None:
     theatres = await play(private_postgresql_server, workers, rng)
