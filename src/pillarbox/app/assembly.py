@@ -13,6 +13,7 @@ from pillarbox.channel.wakeup import Wakeup
 from pillarbox.clock import Clock
 from pillarbox.consumer import Consumer, Providers
 from pillarbox.consumer.drainer import Drainer
+from pillarbox.consumer.gate import OPEN
 from pillarbox.consumer.intake import Accepts, Burials, ChannelIntake, HeldIntake
 from pillarbox.consumer.outside import Caller, OutsideProcess
 from pillarbox.consumer.process import Process
@@ -272,6 +273,7 @@ class Parts:
             inbox=self.store.inbox,
             attempts=self.store.attempts,
             outbox=self.outbox,
+            gate=OPEN,
             translate=self.store.translate,
             now=self.clock.now,
             dice=self.dice,

@@ -74,7 +74,7 @@ class Books:
             notice(DuplicateSuppressed(consumer=self._name, message_id=item.message.id))
         for item in report.discarded:
             notice(MessageDiscarded(consumer=self._name, message_id=item.message.id))
-        for item in [*report.held, *report.behind]:
+        for item in [*report.held, *report.behind, *report.early]:
             notice(MessageHeld(consumer=self._name, message_id=item.message.id))
         for item in [*report.retried, *report.dead]:
             self._tell_failure(item)

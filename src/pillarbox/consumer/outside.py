@@ -18,7 +18,7 @@ from pillarbox.consumer.context import Context
 from pillarbox.consumer.injection import Providers
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
-from pillarbox.consumer.run import Invoke, Raised, Returned, Run, RunReport
+from pillarbox.consumer.run import Invoke, Raised, Returned, Run, RunReport, without
 from pillarbox.consumer.spec import Consumer
 from pillarbox.consumer.surroundings import Surroundings
 from pillarbox.errors import PillarboxError
@@ -45,12 +45,12 @@ class Entry:
 
     Attributes:
         report: those that need no handler.
-        claimed: those whose handlers may be called now, in order.
+        ready: those whose handlers may be called now, and those of other types among them, in order.
         busy: those that somebody else has claimed, or that wait behind such a one.
     """
 
     report: RunReport = field(default_factory=RunReport)
-    claimed: list[Item] = field(default_factory=list[Item])
+    ready: list[Item] = field(default_factory=list[Item])
     busy: list[Item] = field(default_factory=list[Item])
 
 
@@ -71,7 +71,7 @@ class Outcomes:
     def items(self) -> list[Item]:
         """All of them."""
         report = self.report
-        return [*report.handled, *report.retried, *report.dead, *report.behind]
+        return [*report.handled, *report.discarded, *report.retried, *report.dead, *report.behind]
 
 
 class OutsideProcess:
@@ -113,8 +113,8 @@ class OutsideProcess:
             stopped |= self._run.stopped_by(entry.report)
             self._books.tell(entry.report)
             outcomes = Outcomes(since=self._clock.monotonic())
-            async with self._kept(entry.claimed, token):
-                for group in _groups(entry.claimed, at_most=1 if suspects else FEW):
+            async with self._kept(entry.ready, token):
+                for group in _groups(entry.ready, at_most=1 if suspects else FEW):
                     async with self._books.trying(group, suspects):
                         for item in group:
                             stopped |= await self._one(item, outcomes, stopped)
@@ -133,6 +133,9 @@ class OutsideProcess:
         report = outcomes.report
         if item.hold_key in stopped:
             report.behind.append(item)
+        elif not self._run.rules.handles(item.message):
+            report.discarded.append(item)
+            return frozenset()
         elif (records := await self._attempt(item)) is not None:
             outcomes.records[item.message.id] = records
             report.handled.append(item)
@@ -144,7 +147,8 @@ class OutsideProcess:
     def _is_due(self, outcomes: Outcomes) -> bool:
         """Tell whether outcomes must be written before another handler is called."""
         waited = self._clock.monotonic() - outcomes.since
-        return self._run.rules.deduplicates or waited >= WRITE_EVERY.total_seconds()
+        has_called = len(outcomes.report.discarded) < len(outcomes.items)
+        return (has_called and self._run.rules.deduplicates) or waited >= WRITE_EVERY.total_seconds()
 
     async def _write(self, outcomes: Outcomes, intake: Intake, token: str) -> int:
         """Make outcomes durable and tell of them; return how many messages were published."""
@@ -172,7 +176,7 @@ class OutsideProcess:
         rules = self._run.rules
         entry = Entry()
         admitted = yield from intake.admit(items)
-        entry.report.behind += [item for item in items if item not in admitted]
+        entry.report.held = without(items, admitted)
         ids = sorted({item.message.id for item in admitted if rules.handles(item.message)})
         claimed = set(ids)
         if ids and rules.deduplicates:
@@ -180,22 +184,36 @@ class OutsideProcess:
         unclaimed = [message_id for message_id in ids if message_id not in claimed]
         processed = (yield from self._claims.processed(self._name, unclaimed)) if unclaimed else ()
         busy_keys = set[str]()
+        new: list[Item] = []
         for item in admitted:
-            if not rules.handles(item.message):
-                entry.report.discarded.append(item)
-            elif item.message.id in processed:
+            if item.message.id in processed:
                 entry.report.suppressed.append(item)
-            elif item.message.id in claimed and item.hold_key not in busy_keys:
+            elif item.hold_key in busy_keys:
+                entry.busy.append(item)
+            elif not rules.handles(item.message):
+                new.append(item)
+            elif item.message.id in claimed:
                 claimed.discard(item.message.id)  # a second copy in the same batch waits for the first
-                entry.claimed.append(item)
+                new.append(item)
             else:
                 busy_keys.add(item.hold_key)
                 entry.busy.append(item)
-        closed = [*entry.report.behind, *entry.report.discarded, *entry.report.suppressed]
-        if closed:
-            yield from rules.attempts.clear(self._name, [item.message.id for item in closed])
-            yield from intake.accept(closed, [*entry.report.discarded, *entry.report.suppressed])
+        entry.ready += yield from rules.gate.admit(new)
+        entry.report.early = without(new, entry.ready)
+        yield from self._close(entry.report, intake, token)
         return entry
+
+    def _close(self, report: RunReport, intake: Intake, token: str) -> Program[None]:
+        """Close what needs no handler now."""
+        done = [*report.suppressed, *report.early]
+        closed = [*report.held, *done]
+        if not closed:
+            return
+        rules = self._run.rules
+        if report.early and rules.deduplicates:
+            yield from self._claims.release(self._name, [item.message.id for item in report.early], token=token)
+        yield from rules.attempts.clear(self._name, [item.message.id for item in closed])
+        yield from intake.accept(closed, done)
 
     def _leave(self, outcomes: Outcomes, intake: Intake, token: str) -> Program[None]:
         """Write outcomes and give the claims up, in one transaction."""

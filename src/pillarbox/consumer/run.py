@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, TypeAlias, assert_never, cast
 
 from pillarbox.consumer.context import Context
+from pillarbox.consumer.gate import Gate
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
 from pillarbox.errors import ConfigurationError, DecodeError, InvalidReturnError, UnknownMessageTypeError
@@ -61,6 +62,7 @@ class RunReport:
 
     Attributes:
         behind: put behind an earlier message of their key that began to wait in this run.
+        early: put aside by the gate, until what must come before them has.
         held: put behind a hold that was there before this run.
         notices: what the handlings want told of.
     """
@@ -71,6 +73,7 @@ class RunReport:
     retried: list[Item] = field(default_factory=list[Item])
     dead: list[Item] = field(default_factory=list[Item])
     behind: list[Item] = field(default_factory=list[Item])
+    early: list[Item] = field(default_factory=list[Item])
     held: list[Item] = field(default_factory=list[Item])
     published: int = 0
     notices: list[Event] = field(default_factory=list[Event])
@@ -101,6 +104,7 @@ class RunRules:
         decode: turns a message into the payload of its handler.
         deduplicates: whether processed ids are recorded in the inbox.
         blocks_key: whether a dead message holds its key.
+        gate: which messages must wait for others.
         translate: names a driver's error in the library's words.
     """
 
@@ -114,6 +118,7 @@ class RunRules:
     inbox: InboxStore
     attempts: AttemptStore
     outbox: Outbox
+    gate: Gate
     translate: Callable[[Exception], Exception]
     now: Callable[[], datetime]
     dice: Callable[[], float]
@@ -133,29 +138,41 @@ class Run:
             RunSpoiled: roll back, then run again as its verdict says.
         """
         report = RunReport()
-        admitted = yield from intake.admit(items)
-        if len(admitted) < len(items):
-            ready = {id(item) for item in admitted}
-            report.held = [item for item in items if id(item) not in ready]
-        wanted = [item for item in admitted if self.rules.handles(item.message)]
-        fresh = yield from self._fresh(wanted)
+        ready = yield from self._ready(items, intake, report)
         records: list[OutboxRecord] = []
         waiting = set(stopped)
-        for item in admitted:
-            if item.message.id not in fresh and self.rules.handles(item.message):
-                report.suppressed.append(item)  # first of all: what was processed need not wait, nor be forgotten
-            elif item.hold_key in waiting:
+        for item in ready:
+            if item.hold_key in waiting:
                 report.behind.append(item)
             elif not self.rules.handles(item.message):
                 report.discarded.append(item)
             else:
-                fresh.discard(item.message.id)  # a second copy in the same run is a duplicate
                 records += yield from self._one(item, report)
                 if item in report.retried or (item in report.dead and self.rules.blocks_key):
                     waiting.add(item.hold_key)
-        yield from self._forget([*report.retried, *report.dead, *report.behind])
+        yield from self._forget([*report.retried, *report.dead, *report.behind, *report.early])
         yield from self.close(items, intake, report, records)
         return report
+
+    def _ready(
+        self, items: Sequence[Item], intake: Intake, report: RunReport
+    ) -> Generator[Execute, Any, Sequence[Item]]:
+        """Return what may run, in order; note in ``report`` what is held, was processed, or is early."""
+        admitted = yield from intake.admit(items)
+        report.held = without(items, admitted)
+        fresh = yield from self._fresh([item for item in admitted if self.rules.handles(item.message)])
+        new: list[Item] = []
+        for item in admitted:
+            if not self.rules.handles(item.message):
+                new.append(item)
+            elif item.message.id in fresh:
+                fresh.discard(item.message.id)  # a second copy in the same run is a duplicate
+                new.append(item)
+            else:
+                report.suppressed.append(item)  # before anything else: what was processed need not wait
+        ready = yield from self.rules.gate.admit(new)
+        report.early = without(new, ready)
+        return ready
 
     def stopped_by(self, report: RunReport) -> frozenset[str]:
         """Return the keys of which nothing more may run now."""
@@ -262,8 +279,10 @@ class Run:
         if records:
             yield from self.rules.outbox.append(records)
         report.published = len(records)
+        ended = [*report.handled, *report.discarded]
+        yield from self.rules.gate.passed([*ended, *(() if self.rules.blocks_key else report.dead)])
         yield from self.rules.attempts.clear(self.rules.consumer, [item.message.id for item in items])
-        yield from intake.accept(items, [*report.handled, *report.suppressed, *report.discarded])
+        yield from intake.accept(items, [*ended, *report.suppressed, *report.early])
 
     def _failed_attempt(self, attempt: int, error: Exception) -> FailedAttempt:
         return FailedAttempt(
@@ -272,6 +291,14 @@ class Run:
             error_type=type(error).__qualname__,
             error=storable(str(error)[:MAX_ERROR_CHARS]),
         )
+
+
+def without(items: Sequence[Item], others: Sequence[Item]) -> list[Item]:
+    """Return ``items`` that are not among ``others``, in their order."""
+    if len(items) == len(others):
+        return []
+    known = {id(other) for other in others}
+    return [item for item in items if id(item) not in known]
 
 
 def _flat(value: object, *, consumer: str) -> Generator[object, None, None]:

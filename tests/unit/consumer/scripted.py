@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
+from pillarbox.consumer.gate import OPEN
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
 from pillarbox.consumer.run import Invoke, Raised, Returned, Run, RunProgram, RunReport, RunRules
@@ -183,6 +184,7 @@ def stage(*, retry: Retry | None = None, deduplicates: bool = True, blocks_key: 
             new_id=iter(f"new-{number}" for number in range(1000)).__next__,
             now=clock.now,
         ),
+        gate=OPEN,
         translate=lambda error: error,
         now=clock.now,
         dice=lambda: 0.5,
