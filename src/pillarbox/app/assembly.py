@@ -269,6 +269,7 @@ class Parts:
             retry=consumer.options.retry,
             classification=self.classification,
             deduplicates=consumer.deduplicates,
+            batch=consumer.options.batch,
             blocks_key=consumer.options.blocks_key,
             inbox=self.store.inbox,
             attempts=self.store.attempts,

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Literal, TypeVar, Unpack, overload
+from typing import Literal, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
@@ -23,7 +23,7 @@ from pillarbox.app.system_clock import SystemClock
 from pillarbox.channel import Broker, Subscription
 from pillarbox.channel.wakeup import Wakeup
 from pillarbox.clock import Clock
-from pillarbox.consumer import Consumer, Handlers, HandlesMessage, Options, Provider, Providers, Scope
+from pillarbox.consumer import Consumer, Handlers, Provider, Providers, Scope
 from pillarbox.consumer.resolve import check_rename, resolve
 from pillarbox.control import Health
 from pillarbox.deadletter import DeadLetters
@@ -36,10 +36,6 @@ from pillarbox.relay import RelaySettings
 from pillarbox.retry import Classification
 from pillarbox.serialization import Codec, ForeignMessages, JsonCodec
 
-A = TypeVar("A")
-B = TypeVar("B")
-C = TypeVar("C")
-D = TypeVar("D")
 T = TypeVar("T")
 
 
@@ -135,21 +131,6 @@ class Pillarbox(Publisher, Including):
         self._is_open = False
 
     # --- declaring ---
-
-    @overload
-    def on(self, a: type[A], /, **options: Unpack[Options]) -> HandlesMessage[A]: ...
-    @overload
-    def on(self, a: type[A], b: type[B], /, **options: Unpack[Options]) -> HandlesMessage[A | B]: ...
-    @overload
-    def on(self, a: type[A], b: type[B], c: type[C], /, **options: Unpack[Options]) -> HandlesMessage[A | B | C]: ...
-    @overload
-    def on(
-        self, a: type[A], b: type[B], c: type[C], d: type[D], /, **options: Unpack[Options]
-    ) -> HandlesMessage[A | B | C | D]: ...
-    def on(self, *types: type[Any], **options: Unpack[Options]) -> Any:
-        """Declare the decorated function as a consumer of ``types``; see ``Handlers.on``."""
-        declare: Callable[..., Any] = self._handlers.on
-        return declare(*types, **options)
 
     def register(self, *types: type[object], upcasters: dict[int, Upcaster] | None = None) -> None:
         """Make message types known that no handler names, or teach a type to read its older versions.

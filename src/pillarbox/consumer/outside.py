@@ -14,7 +14,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from pillarbox.consumer.books import Books
-from pillarbox.consumer.context import Context
 from pillarbox.consumer.injection import Providers
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
@@ -163,9 +162,9 @@ class OutsideProcess:
         while item.verdict is None and (wish := self._run.wish(item)) is not None:
             answer = await self._caller.call(wish)
             if isinstance(answer, Returned):
-                answer = self._run.noted(wish.context, answer)
+                answer = self._run.noted(wish.contexts[0], answer)
             if isinstance(answer, Returned):
-                return wish.context.records
+                return wish.contexts[0].records
             verdict = self._run.judge(item, answer.error)
             if verdict is not None and not isinstance(verdict, RetryNow):
                 item.verdict = verdict
@@ -271,7 +270,7 @@ class Caller:
 
     async def _call(self, wish: Invoke) -> object:
         given: dict[str, object] = {
-            name: wish.context if kind is Context else await self._providers.get(kind)
+            name: wish.asked(kind) or await self._providers.get(kind)
             for name, kind in self._consumer.signature.wants.items()
         }
         if self._consumer.signature.is_async:

@@ -10,7 +10,7 @@ from typing import Protocol
 from pillarbox.consumer.books import Books
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
-from pillarbox.consumer.run import Run, RunProgram, RunReport, RunSpoiled
+from pillarbox.consumer.run import BatchSpoiled, Run, RunProgram, RunReport, RunSpoiled
 from pillarbox.consumer.surroundings import Surroundings
 from pillarbox.errors import ConflictError, LeaseLostError, TransientError
 from pillarbox.idempotency import Suspect, Trial
@@ -85,6 +85,10 @@ class Process:
                 if spoiled.verdict is not None and self._settle_verdict(spoiled, batch, work):
                     return None
                 conflicts += spoiled.verdict is None
+            except BatchSpoiled:
+                self._rolled_back(batch, "handler", size)
+                work.extendleft(reversed(_parts(batch, singly=False)))
+                return None
             except LeaseLostError:
                 raise
             except Exception as error:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import NoneType
+from typing import get_origin
 
 from pillarbox.channel import BrokerCapabilities, address_of
-from pillarbox.consumer.injection import Provider, signature_of
+from pillarbox.consumer.context import Context
+from pillarbox.consumer.injection import CONTEXTS, Provider, signature_of
 from pillarbox.consumer.spec import Consumer, Declaration
 from pillarbox.errors import (
     ConfigurationError,
@@ -93,8 +96,30 @@ def _check_options(consumer: Consumer, where: str) -> None:
         raise ConfigurationError(f"{where}: concurrency={options.concurrency}; at least one lane is needed")
     if options.when_dead == "hold-key" and not options.is_ordered:
         raise ConfigurationError(f"{where}: when_dead='hold-key' needs an order to keep; use ByKey(), or 'skip'")
+    if options.batch is not None:
+        _check_batch(consumer, options.batch, where)
+    elif CONTEXTS in consumer.signature.wants.values():
+        raise ConfigurationError(f"{where}: it handles one message at a time; ask for Context, or say batch=…")
     if options.timeout is not None and not consumer.signature.is_async:
         raise ConfigurationError(f"{where}: timeout= cannot stop a plain function; make it an `async def`")
+
+
+def _check_batch(consumer: Consumer, batch: int, where: str) -> None:
+    signature = consumer.signature
+    if batch < 1:
+        raise ConfigurationError(f"{where}: batch={batch}; a batch has one message at least")
+    if signature.transaction is None:
+        raise ConfigurationError(f"{where}: batch={batch} needs a transaction that covers the batch; ask for one")
+    payload = signature.payload
+    if payload is not None and (get_origin(payload) or payload) not in (list, Sequence):
+        raise ConfigurationError(f"{where}: with batch={batch} its first parameter is a list; annotate it so")
+    if Context in signature.wants.values():
+        raise ConfigurationError(f"{where}: each message of a batch has a context; ask for `contexts: list[Context]`")
+    if signature.returns not in (None, NoneType):
+        raise ConfigurationError(
+            f"{where}: what it returns for a batch follows from none of its messages; return nothing, "
+            "ask for `contexts: list[Context]` and publish through the context of the message that is the reason"
+        )
 
 
 def _clashes(consumers: Sequence[Consumer]) -> list[ConfigurationError]:

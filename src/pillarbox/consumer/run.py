@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, assert_never, cast
 
 from pillarbox.consumer.context import Context
 from pillarbox.consumer.gate import Gate
+from pillarbox.consumer.injection import CONTEXTS
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
 from pillarbox.errors import ConfigurationError, DecodeError, InvalidReturnError, UnknownMessageTypeError
@@ -27,14 +28,33 @@ from pillarbox.transaction import Execute
 MAX_ERROR_CHARS = 2_000
 PLAIN_VALUES: tuple[type[object], ...] = (str, bytes, int, float, dict, set)
 """What a handler may return by mistake and nobody could receive."""
+WHOSE = "something for a batch, and nobody knows which of its messages it follows from; publish through list[Context]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invoke:
-    """The wish to have the handler invoked."""
+    """The wish to have the handler invoked.
 
-    payload: object
-    context: Context
+    Attributes:
+        payloads: one, or more for a handler of batches.
+        contexts: one for each payload.
+        is_batch: the handler takes a list of payloads.
+    """
+
+    payloads: tuple[object, ...]
+    contexts: tuple[Context, ...]
+    is_batch: bool = False
+
+    @property
+    def payload(self) -> object:
+        """What the handler gets first."""
+        return list(self.payloads) if self.is_batch else self.payloads[0]
+
+    def asked(self, kind: object) -> object | None:
+        """Return what the handler gets for an annotation of ``kind``, if that is about its messages."""
+        if kind is Context:
+            return self.contexts[0]
+        return list(self.contexts) if kind == CONTEXTS else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +114,10 @@ class RunSpoiled(Exception):  # noqa: N818  # not an error of anybody's: the tra
         self.verdict = verdict
 
 
+class BatchSpoiled(Exception):  # noqa: N818  # as above
+    """A handler failed with several messages in its hands: whose fault it was is found by trying fewer of them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRules:
     """How one consumer's runs go.
@@ -103,6 +127,7 @@ class RunRules:
         handles: tells whether it has a handler for a message's type.
         decode: turns a message into the payload of its handler.
         deduplicates: whether processed ids are recorded in the inbox.
+        batch: how many messages its handler takes at once; ``None`` for a handler of single messages.
         blocks_key: whether a dead message holds its key.
         gate: which messages must wait for others.
         translate: names a driver's error in the library's words.
@@ -114,6 +139,7 @@ class RunRules:
     retry: Retry
     classification: Classification
     deduplicates: bool
+    batch: int | None
     blocks_key: bool
     inbox: InboxStore
     attempts: AttemptStore
@@ -139,17 +165,22 @@ class Run:
         """
         report = RunReport()
         ready = yield from self._ready(items, intake, report)
+        in_batches = self.rules.batch is not None and len(items) > 1
         records: list[OutboxRecord] = []
+        batch: list[tuple[Item, Invoke]] = []
         waiting = set(stopped)
         for item in ready:
             if item.hold_key in waiting:
                 report.behind.append(item)
             elif not self.rules.handles(item.message):
                 report.discarded.append(item)
+            elif in_batches and item.verdict is None and (wish := self.wish(item)) is not None:
+                batch.append((item, wish))
             else:
                 records += yield from self._one(item, report)
                 if item in report.retried or (item in report.dead and self.rules.blocks_key):
                     waiting.add(item.hold_key)
+        records += yield from self._together(batch, report)
         yield from self._forget([*report.retried, *report.dead, *report.behind, *report.early])
         yield from self.close(items, intake, report, records)
         return report
@@ -217,6 +248,31 @@ class Run:
         self.put_aside(item, report)
         return ()
 
+    def _together(
+        self, batch: Sequence[tuple[Item, Invoke]], report: RunReport
+    ) -> Generator[Effect, Any, Sequence[OutboxRecord]]:
+        """Invoke a handler of batches with at most as many messages as it takes, and again with the rest.
+
+        Raises:
+            BatchSpoiled: it failed, which is nobody's attempt yet.
+        """
+        records: list[OutboxRecord] = []
+        largest = self.rules.batch or 1
+        for start in range(0, len(batch), largest):
+            items, wishes = zip(*batch[start : start + largest], strict=True)
+            contexts = tuple(wish.contexts[0] for wish in wishes)
+            payloads = tuple(wish.payloads[0] for wish in wishes)
+            answer: Returned | Raised = yield Invoke(payloads=payloads, contexts=contexts, is_batch=True)
+            if isinstance(answer, Returned):
+                answer = self.noted(contexts[0], answer)
+            if isinstance(answer, Raised):
+                raise BatchSpoiled(f"{len(items)} messages spoiled their run") from answer.error
+            report.handled += items
+            for context in contexts:
+                report.notices += context.notices
+                records += context.records
+        return records
+
     def put_aside(self, item: Item, report: RunReport) -> None:
         """Note that ``item`` waits for its retry, or is dead."""
         (report.retried if isinstance(item.verdict, RetryLater) else report.dead).append(item)
@@ -226,9 +282,9 @@ class Run:
         while (wish := self.wish(item)) is not None:
             answer: Returned | Raised = yield wish
             if isinstance(answer, Returned):
-                answer = self.noted(wish.context, answer)
+                answer = self.noted(wish.contexts[0], answer)
             if isinstance(answer, Returned):
-                return wish.context
+                return wish.contexts[0]
             verdict = self.judge(item, answer.error)
             if answer.touched or verdict is None:
                 raise RunSpoiled(item, verdict) from answer.error
@@ -252,11 +308,13 @@ class Run:
         context = Context(
             item.message, consumer=self.rules.consumer, attempt=item.attempts + 1, outbox=self.rules.outbox
         )
-        return Invoke(payload=payload, context=context)
+        return Invoke(payloads=(payload,), contexts=(context,), is_batch=self.rules.batch is not None)
 
     def noted(self, context: Context, answer: Returned) -> Returned | Raised:
         """Publish what the handler returned; a value that is no message fails the attempt for good."""
         try:
+            if self.rules.batch is not None and answer.value is not None:
+                raise InvalidReturnError(consumer=self.rules.consumer, returned=WHOSE)
             for payload in _flat(answer.value, consumer=self.rules.consumer):
                 context.note(payload)
         except ConfigurationError as error:  # no message, or one without its key: it will not be better next time

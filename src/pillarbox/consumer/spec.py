@@ -36,6 +36,8 @@ class ConsumerOptions:
         outside: the handler talks to the outside world and asks for no transaction; needed to say so with an inbox.
         channel: where it receives its messages from, if not from the channels that their types name: what a router
             forwards to ``express`` is handled with ``channel="express"``.
+        batch: how many messages its handler takes at once, as a list; when it fails with several, they are divided
+            until those that do not fail are through, and only what fails alone counts as an attempt.
     """
 
     name: str | None = None
@@ -48,6 +50,7 @@ class ConsumerOptions:
     outside: bool = False
     renamed_from: str | None = None
     channel: str | None = None
+    batch: int | None = None
 
     @property
     def is_ordered(self) -> bool:
