@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 from pillarbox.channel import Delivery
 from pillarbox.holding import FailedAttempt, HeldState
@@ -10,8 +10,7 @@ from pillarbox.message import Message
 from pillarbox.retry import GiveUp, RetryLater
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class Item:
+class Item(msgspec.Struct, kw_only=True, eq=False):
     """One message under way.
 
     Attributes:
@@ -30,4 +29,4 @@ class Item:
     attempts: int = 0
     history: tuple[FailedAttempt, ...] = ()
     verdict: RetryLater | GiveUp | None = None
-    error: BaseException | None = field(default=None, repr=False)
+    error: BaseException | None = None

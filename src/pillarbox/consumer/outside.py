@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -59,10 +59,12 @@ class Outcomes:
 
     Attributes:
         since: when the first of them could have been written.
+        has_called: a handler was called, so that something can be lost.
         records: by the message's id, what its handler published.
     """
 
     since: float
+    has_called: bool = False
     report: RunReport = field(default_factory=RunReport)
     records: dict[str, Sequence[OutboxRecord]] = field(default_factory=dict[str, "Sequence[OutboxRecord]"])
 
@@ -132,22 +134,23 @@ class OutsideProcess:
         report = outcomes.report
         if item.hold_key in stopped:
             report.behind.append(item)
-        elif not self._run.rules.handles(item.message):
+            return frozenset()
+        if not self._run.rules.handles(item.message):
             report.discarded.append(item)
             return frozenset()
-        elif (records := await self._attempt(item)) is not None:
-            outcomes.records[item.message.id] = records
+        outcomes.has_called = True
+        if (records := await self._attempt(item)) is not None:
+            if records:
+                outcomes.records[item.message.id] = records
             report.handled.append(item)
             return frozenset()
-        else:
-            self._run.put_aside(item, report)
+        self._run.put_aside(item, report)
         return self._run.stopped_by(report)
 
     def _is_due(self, outcomes: Outcomes) -> bool:
         """Tell whether outcomes must be written before another handler is called."""
         waited = self._clock.monotonic() - outcomes.since
-        has_called = len(outcomes.report.discarded) < len(outcomes.items)
-        return (has_called and self._run.rules.deduplicates) or waited >= WRITE_EVERY.total_seconds()
+        return (outcomes.has_called and self._run.rules.deduplicates) or waited >= WRITE_EVERY.total_seconds()
 
     async def _write(self, outcomes: Outcomes, intake: Intake, token: str) -> int:
         """Make outcomes durable and tell of them; return how many messages were published."""
@@ -222,7 +225,7 @@ class OutsideProcess:
             first = set((yield from rules.inbox.record(self._name, [item.message.id for item in report.handled])))
             report.suppressed = [item for item in report.handled if item.message.id not in first]
             report.handled = [item for item in report.handled if item.message.id in first]
-        records = [record for item in report.handled for record in outcomes.records[item.message.id]]
+        records = [record for item in report.handled for record in outcomes.records.get(item.message.id, ())]
         yield from self._run.close(items, intake, report, records)
         if rules.deduplicates:
             yield from self._claims.release(self._name, [item.message.id for item in items], token=token)
@@ -263,17 +266,19 @@ class Caller:
         """Invoke it and report what came of it."""
         timeout = self._consumer.options.timeout
         try:
-            async with nullcontext() if timeout is None else asyncio.timeout(timeout.total_seconds()):
+            if timeout is None:
+                return Returned(await self._call(wish))
+            async with asyncio.timeout(timeout.total_seconds()):
                 return Returned(await self._call(wish))
         except Exception as error:
             return Raised(error, touched=False)
 
     async def _call(self, wish: Invoke) -> object:
-        given: dict[str, object] = {
-            name: wish.asked(kind) or await self._providers.get(kind)
-            for name, kind in self._consumer.signature.wants.items()
-        }
-        if self._consumer.signature.is_async:
+        signature = self._consumer.signature
+        given: dict[str, object] = {}
+        for name, kind in signature.wants.items():
+            given[name] = wish.asked(kind) or await self._providers.get(kind)
+        if signature.is_async:
             value: Any = self._consumer.handler(wish.payload, **given)
             return await value
         return await asyncio.to_thread(self._consumer.handler, wish.payload, **given)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeAlias, assert_never, cast
 
+import msgspec
+
 from pillarbox.consumer.context import Context
 from pillarbox.consumer.gate import Gate
 from pillarbox.consumer.injection import CONTEXTS
@@ -31,8 +33,7 @@ PLAIN_VALUES: tuple[type[object], ...] = (str, bytes, int, float, dict, set)
 WHOSE = "something for a batch, and nobody knows which of its messages it follows from; publish through list[Context]"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Invoke:
+class Invoke(msgspec.Struct, frozen=True, kw_only=True):
     """The wish to have the handler invoked.
 
     Attributes:
@@ -57,15 +58,13 @@ class Invoke:
         return list(self.contexts) if kind == CONTEXTS else None
 
 
-@dataclass(frozen=True, slots=True)
-class Returned:
+class Returned(msgspec.Struct, frozen=True):
     """The handler returned."""
 
     value: object
 
 
-@dataclass(frozen=True, slots=True)
-class Raised:
+class Raised(msgspec.Struct, frozen=True):
     """The handler raised; ``touched`` when it had executed a statement in the run's transaction by then."""
 
     error: Exception
