@@ -19,7 +19,7 @@ from pillarbox.consumer.outside import Caller, OutsideProcess
 from pillarbox.consumer.process import Process
 from pillarbox.consumer.run import Run, RunRules
 from pillarbox.consumer.solitude import Solitude
-from pillarbox.consumer.surroundings import LANES, Surroundings
+from pillarbox.consumer.surroundings import LANES, RUN_SIZE, Surroundings
 from pillarbox.consumer.transact import AsyncShell, SyncShell
 from pillarbox.consumer.worker import ConsumerWorker, Handles
 from pillarbox.errors import ConfigurationError, UnknownMessageTypeError
@@ -116,7 +116,7 @@ class Parts:
         """Make the two loops of ``consumer``: what its channels deliver, and what it holds."""
         subscription = Subscription(consumer=consumer.identity, channels=consumer.channels)
         receiver = self.broker.receiver(subscription, owner=self.worker)
-        around = self._surroundings()
+        around = self._surroundings(consumer)
         process = self._process(consumer, Run(self._rules(consumer)), around)
         burials = Burials(
             consumer.identity,
@@ -230,7 +230,7 @@ class Parts:
     def _keeps(self) -> bool:
         return self.relay.keep is not None
 
-    def _surroundings(self) -> Surroundings:
+    def _surroundings(self, consumer: Consumer) -> Surroundings:
         return Surroundings(
             source=self.store,
             clock=self.clock,
@@ -240,6 +240,7 @@ class Parts:
             on_published=self.outbox_wakeup.ring,
             lease=self.relay.lease,
             lanes=1 if self.store.traits.single_writer else LANES,
+            run_size=max(RUN_SIZE, consumer.options.batch or 1),
             solitude=self.solitude,
         )
 

@@ -22,6 +22,8 @@ class _Noted:
 class Context:
     """A message's envelope, and the outbox of the transaction that its handling is part of."""
 
+    __slots__ = ("_consumer", "_message", "_notices", "_outbox", "_records", "attempt")
+
     def __init__(self, message: Message, *, consumer: str, attempt: int, outbox: Outbox) -> None:
         """Publish through ``outbox`` when the handling commits."""
         self._message = message
