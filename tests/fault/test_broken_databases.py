@@ -9,7 +9,7 @@ import asyncio
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -163,10 +163,7 @@ async def test_a_relay_whose_connections_fall_silent_goes_on_when_they_end(
 async def test_a_relay_whose_connections_are_forgotten_gives_them_up(
     private_postgresql_server: PostgresServer, workers: Workers, rng: Random
 ) -> None:
-    with (
-        ending_idle_transactions(private_postgresql_server),
-        Proxy(private_postgresql_server.port) as proxy,
-    ):
+    with Proxy(private_postgresql_server.port) as proxy:
         theatres = await play(private_postgresql_server, workers, rng, through=proxy.port)
 
         for _ in range(2):
@@ -175,16 +172,6 @@ async def test_a_relay_whose_connections_are_forgotten_gives_them_up(
 
         for theatre in theatres:
             await theatre.judge(times=2)
-
-
-@contextmanager
-def ending_idle_transactions(server: PostgresServer) -> Iterator[None]:
-    """Have the server end transactions of clients that it does not hear of: they may hold the locks of a lease."""
-    server.execute(f"ALTER SYSTEM SET idle_in_transaction_session_timeout = '{2 * LEASE.total_seconds():g}s'")
-    server.execute("SELECT pg_reload_conf()")
-    yield
-    server.execute("ALTER SYSTEM RESET idle_in_transaction_session_timeout")
-    server.execute("SELECT pg_reload_conf()")
 
 
 @pytest.fixture

@@ -60,6 +60,8 @@ class DatabaseTraits:
         key_locks: how it locks message keys; ``None`` where there is one writer at a time anyway.
         migration_lock: what excludes a second migration; ``None`` where a transaction does.
         lock_wait: bounds how long a statement of the transaction waits for a lock; ``None`` where connecting says it.
+        idle_limit: the same, and ends the transaction if the database hears nothing of it for so long: a connection
+            that was forgotten on the way would keep its locks. Only for transactions without anybody else's code.
         single_writer: transactions of this process queue up for the database in order, instead of polling for it.
         writes_in_with: a WITH clause may write.
         conflicts: tells whether a driver's error means that the transaction should be tried again.
@@ -77,6 +79,7 @@ class DatabaseTraits:
     key_locks: KeyLocks | None = None
     migration_lock: Executable | None = None
     lock_wait: Executable | None = None
+    idle_limit: Callable[[timedelta], Executable] | None = None
     single_writer: bool = False
     writes_in_with: bool = False
     sequence: SequenceReader | None = None
@@ -147,9 +150,11 @@ class RelationalStore(TransactionSource):
     ) -> None:
         """Use ``engine``; ``sync_engine`` is the caller's, or makes one for threads when it is first asked for."""
         self._singles = singles
-        self._patience = Patience(traits.name, traits.sever)
         self.engine = engine
         self.traits = traits
+        self._patience = Patience(traits.name, traits.sever)
+        self._brief_limits: Executable | None = None
+        self.wait_within(self._patience.within)
         self.outbox = RelationalOutboxStore(traits.key_locks)
         self.slots = RelationalSlotReader(
             traits.key_locks, writes_in_with=traits.writes_in_with, horizon=traits.horizon
@@ -196,19 +201,25 @@ class RelationalStore(TransactionSource):
     def wait_within(self, limit: timedelta) -> None:
         """Give up a connection whose database has not answered within ``limit``: not a program, nor a commit."""
         self._patience = replace(self._patience, within=limit)
+        idle_limit = self.traits.idle_limit
+        self._brief_limits = self.traits.lock_wait if idle_limit is None else idle_limit(limit)
 
     def begin(self) -> AbstractAsyncContextManager[OwnTransaction]:
         """Begin a transaction; a cancellation inside it discards the connection, whose state is then unknown."""
-        return self._begin(self._patience)
+        return self._begin(self._patience, self.traits.lock_wait)
+
+    def _begin_briefly(self) -> AbstractAsyncContextManager[OwnTransaction]:
+        """Begin a transaction in which nobody else's code runs."""
+        return self._begin(self._patience, self._brief_limits)
 
     @asynccontextmanager
-    async def _begin(self, patience: Patience) -> AsyncGenerator[OwnTransaction]:
+    async def _begin(self, patience: Patience, limits: Executable | None) -> AsyncGenerator[OwnTransaction]:
         async with self._my_turn(), self._connected(self.engine) as connection:
             try:
                 async with patience.for_answer(connection):
                     await connection.begin()
-                    if self.traits.lock_wait is not None:
-                        await connection.execute(self.traits.lock_wait)
+                    if limits is not None:
+                        await connection.execute(limits)
                 yield self.transaction_type(connection, patience)
                 async with patience.for_answer(connection):
                     await connection.commit()
@@ -235,11 +246,12 @@ class RelationalStore(TransactionSource):
 
     async def run(self, program: Program[T]) -> T:
         """Run ``program`` in a short transaction of its own."""
-        return await self._run(program, self.begin)
+        return await self._run(program, self._begin_briefly)
 
     async def _run_patiently(self, program: Program[T]) -> T:
         """Run ``program`` in a transaction of its own, however long it takes."""
-        return await self._run(program, partial(self._begin, replace(self._patience, sever=None)))
+        patience = replace(self._patience, sever=None)
+        return await self._run(program, partial(self._begin, patience, self.traits.lock_wait))
 
     async def _run(self, program: Program[T], begin: Callable[[], AbstractAsyncContextManager[OwnTransaction]]) -> T:
         try:
