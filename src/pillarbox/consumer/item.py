@@ -21,6 +21,8 @@ class Item:
         attempts: how often its handler has failed or crashed.
         verdict: what was decided after the last failure, to be written by the next run.
         error: the last failure.
+        blocks: whether it holds its key when it is dead, where dead messages do.
+        returned: there is no room for it: its channel is to deliver it again.
     """
 
     message: Message
@@ -31,3 +33,5 @@ class Item:
     history: tuple[FailedAttempt, ...] = ()
     verdict: RetryLater | GiveUp | None = None
     error: BaseException | None = field(default=None, repr=False)
+    blocks: bool = True
+    returned: bool = False

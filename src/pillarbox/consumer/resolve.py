@@ -14,6 +14,7 @@ from pillarbox.errors import (
     UnsatisfiedInjectionError,
 )
 from pillarbox.message import MessageType, check_name, message_type_of
+from pillarbox.ordering import BySequence
 
 
 def resolve(
@@ -71,6 +72,8 @@ def _consumer(
         route=declaration.route,
     )
     _check_options(consumer, where)
+    if isinstance(options.ordering, BySequence):
+        _check_sequence(consumer, types, where)
     return consumer
 
 
@@ -95,6 +98,18 @@ def _check_options(consumer: Consumer, where: str) -> None:
         raise ConfigurationError(f"{where}: when_dead='hold-key' needs an order to keep; use ByKey(), or 'skip'")
     if options.timeout is not None and not consumer.signature.is_async:
         raise ConfigurationError(f"{where}: timeout= cannot stop a plain function; make it an `async def`")
+
+
+def _check_sequence(consumer: Consumer, types: Sequence[MessageType], where: str) -> None:
+    if plain := sorted({kind.name for kind in types if not kind.numbered}):
+        raise ConfigurationError(
+            f"{where}: BySequence() goes by numbers, and {', '.join(plain)} bears none; declare it with numbered=True"
+        )
+    if not consumer.deduplicates:
+        raise ConfigurationError(
+            f"{where}: BySequence() needs the inbox: without it a message that comes again could not be told from "
+            "another one with the same number; leave idempotency='natural' out"
+        )
 
 
 def _clashes(consumers: Sequence[Consumer]) -> list[ConfigurationError]:

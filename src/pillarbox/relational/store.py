@@ -27,15 +27,18 @@ from pillarbox.outbox import OutboxPartitions
 from pillarbox.relational.consumers import RelationalConsumerRegistry
 from pillarbox.relational.cursor import RelationalRelayMarks
 from pillarbox.relational.dead_letters import RelationalDeadLetterStore
+from pillarbox.relational.gaps import RelationalGaps, RelationalSkippedStore
 from pillarbox.relational.holding import RelationalHoldingStore
 from pillarbox.relational.idempotency import RelationalAttemptStore, RelationalClaimStore, RelationalInboxStore
 from pillarbox.relational.inspection import RelationalInspection
+from pillarbox.relational.key_numbers import RelationalKeyNumbers
 from pillarbox.relational.leases import RelationalLeaseStore
 from pillarbox.relational.migrations import Migration, as_sql, check_version, migrate
 from pillarbox.relational.outbox import KeyLocks, RelationalOutboxStore, RelationalSlotReader
 from pillarbox.relational.outbox_held import RelationalHeldRecords, RelationalParkedRecords
 from pillarbox.relational.published import RelationalPublishedRecords
 from pillarbox.relational.queue import RelationalQueueStore
+from pillarbox.relational.sequences import RelationalPositions
 from pillarbox.relational.silence import Patience, Sever
 from pillarbox.relational.tables import outbox
 from pillarbox.relational.transfer import RelationalTransfer
@@ -135,6 +138,7 @@ class RelationalStore(TransactionSource):
 
     transaction_type: type[OwnTransaction] = OwnTransaction
     sync_transaction_type: type[OwnSyncTransaction] = OwnSyncTransaction
+    numbers_type: type[RelationalKeyNumbers] = RelationalKeyNumbers
 
     def __init__(
         self,
@@ -150,7 +154,8 @@ class RelationalStore(TransactionSource):
         self._patience = Patience(traits.name, traits.sever)
         self.engine = engine
         self.traits = traits
-        self.outbox = RelationalOutboxStore(traits.key_locks)
+        self.numbers = self.numbers_type()
+        self.outbox = RelationalOutboxStore(traits.key_locks, self.numbers)
         self.slots = RelationalSlotReader(
             traits.key_locks, writes_in_with=traits.writes_in_with, horizon=traits.horizon
         )
@@ -165,6 +170,9 @@ class RelationalStore(TransactionSource):
         self.attempts = RelationalAttemptStore()
         self.claims = RelationalClaimStore()
         self.holding = RelationalHoldingStore()
+        self.positions = RelationalPositions()
+        self.gaps = RelationalGaps()
+        self.skipped = RelationalSkippedStore()
         self.dead_letters = RelationalDeadLetterStore()
         self.consumers = RelationalConsumerRegistry()
         self.inspection = RelationalInspection()
