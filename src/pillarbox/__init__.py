@@ -9,16 +9,18 @@ from pillarbox.app import Pillarbox, Settings
 from pillarbox.consumer import Context, Handlers
 from pillarbox.deadletter import DeadLetterFilter
 from pillarbox.message import command, event
-from pillarbox.ordering import ByKey, Unordered
+from pillarbox.ordering import ByKey, BySequence, GapPolicy, Unordered
 from pillarbox.relay import RelaySettings
 from pillarbox.retry import Retry
 from pillarbox.routing import ContentBasedRouter, MessageFilter, RecipientList, WireTap
 
 __all__ = [
     "ByKey",
+    "BySequence",
     "ContentBasedRouter",
     "Context",
     "DeadLetterFilter",
+    "GapPolicy",
     "Handlers",
     "MessageFilter",
     "Pillarbox",

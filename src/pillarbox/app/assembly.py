@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from pillarbox.app.sequences import gate_of, watches_of
 from pillarbox.channel import Broker, MessageReceiver, Subscription
 from pillarbox.channel.wakeup import Wakeup
 from pillarbox.clock import Clock
 from pillarbox.consumer import Consumer, Providers
 from pillarbox.consumer.drainer import Drainer
-from pillarbox.consumer.gate import OPEN
 from pillarbox.consumer.intake import Accepts, Burials, ChannelIntake, HeldIntake
 from pillarbox.consumer.outside import Caller, OutsideProcess
 from pillarbox.consumer.process import Process
@@ -113,7 +113,7 @@ class Parts:
         return Membership(keeper, clock=self.clock)
 
     def consumer_workers(self, consumer: Consumer) -> tuple[Worker, ...]:
-        """Make the two loops of ``consumer``: what its channels deliver, and what it holds."""
+        """Make the loops of ``consumer``: what channels deliver, what it holds, the gaps between its numbers."""
         subscription = Subscription(consumer=consumer.identity, channels=consumer.channels)
         receiver = self.broker.receiver(subscription, owner=self.worker)
         around = self._surroundings(consumer)
@@ -147,7 +147,7 @@ class Parts:
             ),
             around=around,
         )
-        return (worker, drainer)
+        return (worker, drainer, *watches_of(consumer, self.store, self.relay, around))
 
     def _publication(self, keeper: LeaseKeeper) -> Publication:
         kind = RelayKind(self.relay.kind)
@@ -275,7 +275,7 @@ class Parts:
             inbox=self.store.inbox,
             attempts=self.store.attempts,
             outbox=self.outbox,
-            gate=OPEN,
+            gate=gate_of(consumer, self.store, self.clock),
             translate=self.store.translate,
             now=self.clock.now,
             dice=self.dice,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from pillarbox.control import ConsumersControl, Control, HealthCheck, InboxControl, OutboxControl
+from pillarbox.app.sequences import lines_of
+from pillarbox.control import ConsumersControl, Control, GapsControl, HealthCheck, InboxControl, OutboxControl
 from pillarbox.deadletter import DeadLetters
 from pillarbox.relational import RelationalStore
+from pillarbox.relational.kept import StoreKept
 from pillarbox.telemetry import LoggingObserver
 
 
@@ -17,6 +19,7 @@ def control_of(store: RelationalStore) -> Control:
             dead_letters=store.dead_letters,
             inspection=store.inspection,
             source=store,
+            gaps=store.gaps,
             log=None if store.traits.log is None else store.traits.log.checkpoints,
         ),
         outbox=OutboxControl(
@@ -24,10 +27,12 @@ def control_of(store: RelationalStore) -> Control:
             parked=store.parked,
             published=store.published,
             partitions=store.traits.partitions,
+            numbers=store.numbers,
             source=store,
             observer=LoggingObserver(),
         ),
         inbox=InboxControl(inbox=store.inbox, inspection=store.inspection, source=store),
         consumers=ConsumersControl(inspection=store.inspection, source=store),
+        gaps=GapsControl(lines=lines_of(store), kept=StoreKept(store), source=store, observer=LoggingObserver()),
         dead_letters=DeadLetters(store=store.dead_letters, holding=store.holding, source=store),
     )

@@ -38,7 +38,7 @@ async def health(place: Place, strict: bool, oldest_pending: timedelta) -> None:
 def _show(found: Health) -> None:
     vitals = found.vitals
     if wants_json():
-        parts = {"outbox": vitals.outbox, "holding": vitals.holding}
+        parts = {"outbox": vitals.outbox, "holding": vitals.holding, "gaps": vitals.gaps}
         rest = {"oldest_queued_for": vitals.oldest_queued_for, "dead": vitals.dead, "log": vitals.log}
         print_json({"status": found.status.value, "problems": found.problems, **parts, **rest})
         return
@@ -56,6 +56,8 @@ def _show(found: Health) -> None:
             "blocked keys": vitals.holding.blocked,
             "held messages": vitals.holding.messages,
             "oldest hold": vitals.holding.oldest_for,
+            "waiting for numbers": vitals.gaps.buffered,
+            "oldest gap": vitals.gaps.oldest_for,
             "dead letters": vitals.dead,
             **({} if vitals.log is None else {"log kept, bytes": vitals.log.retained_bytes}),
         }

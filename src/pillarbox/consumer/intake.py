@@ -75,7 +75,7 @@ class Burials:
         if not isinstance(item.verdict, GiveUp) or item.error is None:
             raise InternalError(f"message {item.message.id} is buried without a verdict")
         return Burial(
-            hold_key=item.hold_key if self._blocks_key else own_hold_key(item.message.id),
+            hold_key=item.hold_key if self._blocks_key and item.blocks else own_hold_key(item.message.id),
             message=item.message,
             reason=item.verdict.reason,
             attempts=item.attempts,

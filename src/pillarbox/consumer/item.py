@@ -20,6 +20,8 @@ class Item(msgspec.Struct, kw_only=True, eq=False):
         attempts: how often its handler has failed or crashed.
         verdict: what was decided after the last failure, to be written by the next run.
         error: the last failure.
+        blocks: whether it holds its key when it is dead, where dead messages do.
+        returned: there is no room for it: its channel is to deliver it again.
     """
 
     message: Message
@@ -30,3 +32,5 @@ class Item(msgspec.Struct, kw_only=True, eq=False):
     history: tuple[FailedAttempt, ...] = ()
     verdict: RetryLater | GiveUp | None = None
     error: BaseException | None = None
+    blocks: bool = True
+    returned: bool = False

@@ -17,7 +17,7 @@ from pillarbox.consumer.books import Books
 from pillarbox.consumer.injection import Providers
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
-from pillarbox.consumer.run import Invoke, Raised, Returned, Run, RunReport, without
+from pillarbox.consumer.run import Invoke, Raised, Returned, Run, RunReport, put_aside, without
 from pillarbox.consumer.spec import Consumer
 from pillarbox.consumer.surroundings import Surroundings
 from pillarbox.errors import PillarboxError
@@ -201,7 +201,7 @@ class OutsideProcess:
                 busy_keys.add(item.hold_key)
                 entry.busy.append(item)
         entry.ready += yield from rules.gate.admit(new)
-        entry.report.early = without(new, entry.ready)
+        put_aside(without(new, entry.ready), entry.report)
         yield from self._close(entry.report, intake, token)
         return entry
 
@@ -209,13 +209,14 @@ class OutsideProcess:
         """Close what needs no handler now."""
         done = [*report.suppressed, *report.early]
         closed = [*report.held, *done]
-        if not closed:
-            return
+        unclaimed = [item.message.id for item in (*report.early, *report.returned)]
         rules = self._run.rules
-        if report.early and rules.deduplicates:
-            yield from self._claims.release(self._name, [item.message.id for item in report.early], token=token)
-        yield from rules.attempts.clear(self._name, [item.message.id for item in closed])
-        yield from intake.accept(closed, done)
+        if unclaimed and rules.deduplicates:
+            yield from self._claims.release(self._name, unclaimed, token=token)
+        if closed or report.returned:
+            yield from rules.attempts.clear(self._name, [item.message.id for item in (*closed, *report.returned)])
+        if closed:
+            yield from intake.accept(closed, done)
 
     def _leave(self, outcomes: Outcomes, intake: Intake, token: str) -> Program[None]:
         """Write outcomes and give the claims up, in one transaction."""

@@ -17,6 +17,7 @@ from pillarbox.errors import (
     UnsatisfiedInjectionError,
 )
 from pillarbox.message import MessageType, check_name, message_type_of
+from pillarbox.ordering import BySequence
 
 
 def resolve(
@@ -74,6 +75,8 @@ def _consumer(
         route=declaration.route,
     )
     _check_options(consumer, where)
+    if isinstance(options.ordering, BySequence):
+        _check_sequence(consumer, types, where)
     return consumer
 
 
@@ -119,6 +122,18 @@ def _check_batch(consumer: Consumer, batch: int, where: str) -> None:
         raise ConfigurationError(
             f"{where}: what it returns for a batch follows from none of its messages; return nothing, "
             "ask for `contexts: list[Context]` and publish through the context of the message that is the reason"
+        )
+
+
+def _check_sequence(consumer: Consumer, types: Sequence[MessageType], where: str) -> None:
+    if plain := sorted({kind.name for kind in types if not kind.numbered}):
+        raise ConfigurationError(
+            f"{where}: BySequence() goes by numbers, and {', '.join(plain)} bears none; declare it with numbered=True"
+        )
+    if not consumer.deduplicates:
+        raise ConfigurationError(
+            f"{where}: BySequence() needs the inbox: without it a message that comes again could not be told from "
+            "another one with the same number; leave idempotency='natural' out"
         )
 
 

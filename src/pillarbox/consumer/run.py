@@ -82,6 +82,7 @@ class RunReport:
     Attributes:
         behind: put behind an earlier message of their key that began to wait in this run.
         early: put aside by the gate, until what must come before them has.
+        returned: given back to their channel by the gate, which has no room for them.
         held: put behind a hold that was there before this run.
         notices: what the handlings want told of.
     """
@@ -93,6 +94,7 @@ class RunReport:
     dead: list[Item] = field(default_factory=list[Item])
     behind: list[Item] = field(default_factory=list[Item])
     early: list[Item] = field(default_factory=list[Item])
+    returned: list[Item] = field(default_factory=list[Item])
     held: list[Item] = field(default_factory=list[Item])
     published: int = 0
     notices: list[Event] = field(default_factory=list[Event])
@@ -177,10 +179,11 @@ class Run:
                 batch.append((item, wish))
             else:
                 records += yield from self._one(item, report)
-                if item in report.retried or (item in report.dead and self.rules.blocks_key):
+                if item in report.retried or (item in report.dead and self.blocks(item)):
                     waiting.add(item.hold_key)
         records += yield from self._together(batch, report)
-        yield from self._forget([*report.retried, *report.dead, *report.behind, *report.early])
+        undone = [*report.retried, *report.dead, *report.behind, *report.early, *report.returned]
+        yield from self._forget(undone)
         yield from self.close(items, intake, report, records)
         return report
 
@@ -201,12 +204,16 @@ class Run:
             else:
                 report.suppressed.append(item)  # before anything else: what was processed need not wait
         ready = yield from self.rules.gate.admit(new)
-        report.early = without(new, ready)
+        put_aside(without(new, ready), report)
         return ready
+
+    def blocks(self, item: Item) -> bool:
+        """Tell whether ``item``, being dead, holds its key."""
+        return self.rules.blocks_key and item.blocks
 
     def stopped_by(self, report: RunReport) -> frozenset[str]:
         """Return the keys of which nothing more may run now."""
-        waiting = [*report.retried, *report.behind, *(report.dead if self.rules.blocks_key else ())]
+        waiting = [*report.retried, *report.behind, *(item for item in report.dead if self.blocks(item))]
         return frozenset(item.hold_key for item in waiting)
 
     def judge(self, item: Item, error: Exception) -> Verdict | None:
@@ -337,9 +344,10 @@ class Run:
             yield from self.rules.outbox.append(records)
         report.published = len(records)
         ended = [*report.handled, *report.discarded]
-        yield from self.rules.gate.passed([*ended, *(() if self.rules.blocks_key else report.dead)])
+        yield from self.rules.gate.passed([*ended, *(item for item in report.dead if not self.blocks(item))])
         yield from self.rules.attempts.clear(self.rules.consumer, [item.message.id for item in items])
-        yield from intake.accept(items, [*ended, *report.suppressed, *report.early])
+        taken = [item for item in items if not item.returned]
+        yield from intake.accept(taken, [*ended, *report.suppressed, *report.early])
 
     def _failed_attempt(self, attempt: int, error: Exception) -> FailedAttempt:
         return FailedAttempt(
@@ -348,6 +356,12 @@ class Run:
             error_type=type(error).__qualname__,
             error=storable(str(error)[:MAX_ERROR_CHARS]),
         )
+
+
+def put_aside(items: Sequence[Item], report: RunReport) -> None:
+    """Note in ``report`` what the gate did not admit."""
+    for item in items:
+        (report.returned if item.returned else report.early).append(item)
 
 
 def without(items: Sequence[Item], others: Sequence[Item]) -> list[Item]:

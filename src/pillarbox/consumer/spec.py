@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 from pillarbox.channel import is_queue
 from pillarbox.consumer.injection import Handler, Signature
 from pillarbox.message import Message
-from pillarbox.ordering import ByKey, Ordering
+from pillarbox.ordering import ByKey, BySequence, Ordering
 from pillarbox.retry import Retry
 from pillarbox.routing import Route
 from pillarbox.serialization import UNREADABLE
@@ -55,7 +55,7 @@ class ConsumerOptions:
     @property
     def is_ordered(self) -> bool:
         """Whether messages of a key wait for each other."""
-        return isinstance(self.ordering, ByKey)
+        return isinstance(self.ordering, ByKey | BySequence)
 
     @property
     def blocks_key(self) -> bool:

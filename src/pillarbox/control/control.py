@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pillarbox.control.consumers import ConsumersControl
+from pillarbox.control.gaps import GapsControl
 from pillarbox.control.health import HealthCheck
 from pillarbox.control.inbox import InboxControl
 from pillarbox.control.outbox import OutboxControl
@@ -22,4 +23,5 @@ class Control:
     outbox: OutboxControl
     inbox: InboxControl
     consumers: ConsumersControl
+    gaps: GapsControl
     dead_letters: DeadLetters

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
+from pillarbox.consumer.positions import Gaps, GapState
 from pillarbox.control.inspection import Inspection
 from pillarbox.deadletter import DeadLetterFilter, DeadLetterStore
 from pillarbox.holding import HoldingState, HoldingStore
@@ -31,6 +32,7 @@ class HealthLimits:
         oldest_pending: the oldest record of the outbox; beyond it no relay works, or its broker is away.
         oldest_queued: the oldest message in the database's own queues; beyond it consumers do not keep up.
         oldest_hold: the oldest hold of a key in a consumer.
+        oldest_gap: the gap of a consumer that goes by numbers that has stalled longest.
         retained_log: bytes of log that the database keeps for a log tailing relay.
         unread_log: bytes of log behind what that relay confirmed, while it confirms nothing for ``oldest_pending``.
     """
@@ -38,8 +40,12 @@ class HealthLimits:
     oldest_pending: timedelta = timedelta(seconds=30)
     oldest_queued: timedelta = timedelta(minutes=5)
     oldest_hold: timedelta = timedelta(hours=1)
+    oldest_gap: timedelta = timedelta(seconds=30)
     retained_log: int = 1 << 30
     unread_log: int = 256 << 10
+
+
+NO_GAPS = GapState(lines=0, buffered=0, oldest_for=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +55,7 @@ class Vitals:
     Attributes:
         oldest_queued_for: how long ago the oldest message in the database's own queues was published.
         dead: dead letters that nobody has decided about.
+        gaps: lines of numbers in which messages wait for one that has not come.
         log: the log of a log tailing relay; ``None`` where none has worked.
     """
 
@@ -57,6 +64,7 @@ class Vitals:
     oldest_queued_for: timedelta | None
     dead: int
     log: LogState | None = None
+    gaps: GapState = NO_GAPS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +117,10 @@ def _problems(vitals: Vitals, limits: HealthLimits) -> Iterator[Problem]:
     if holding.blocked:
         what = f"{holding.blocked} keys are blocked by a dead letter: pillarbox held"
         yield Problem(status=HealthStatus.DEGRADED, what=what)
+    if _exceeds(vitals.gaps.oldest_for, limits.oldest_gap):
+        waited = _seconds(vitals.gaps.oldest_for)
+        what = f"{vitals.gaps.buffered} messages wait for numbers that have not come, for {waited}: pillarbox gaps list"
+        yield Problem(status=HealthStatus.DEGRADED, what=what)
     if _exceeds(holding.oldest_for, limits.oldest_hold):
         what = f"the oldest hold of a key has lasted for {_seconds(holding.oldest_for)}: pillarbox held"
         yield Problem(status=HealthStatus.DEGRADED, what=what)
@@ -150,6 +162,7 @@ class HealthCheck:
         dead_letters: DeadLetterStore,
         inspection: Inspection,
         source: TransactionSource,
+        gaps: Gaps,
         log: LogCheckpoints | None = None,
     ) -> None:
         """Read the tables behind these ports; ``log`` is ``None`` where there is none to be tailed."""
@@ -159,6 +172,7 @@ class HealthCheck:
         self._dead_letters = dead_letters
         self._inspection = inspection
         self._source = source
+        self._gaps = gaps
 
     async def check(self, limits: HealthLimits = DEFAULT_LIMITS) -> Health:
         """Return how things stand now."""
@@ -171,4 +185,5 @@ class HealthCheck:
             oldest_queued_for=(yield from self._inspection.oldest_queued_for()),
             dead=(yield from self._dead_letters.count(DeadLetterFilter())),
             log=None if self._log is None else (yield from self._log.state()),
+            gaps=(yield from self._gaps.state()),
         )

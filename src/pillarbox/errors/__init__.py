@@ -27,6 +27,7 @@
     │   ├── InvalidMessageError             also ValueError
     │   ├── InvalidReturnError              also TypeError
     │   ├── RoutingLoopError
+    │   ├── SequenceError
     │   ├── TransactionEndedError
     │   ├── UnknownMessageTypeError         also LookupError
     │   └── UnmatchedMessageError
@@ -46,6 +47,7 @@ from pillarbox.errors.handling import (
     InvalidMessageError,
     InvalidReturnError,
     RoutingLoopError,
+    SequenceError,
     TransactionEndedError,
     UnknownMessageTypeError,
     UnmatchedMessageError,
@@ -103,6 +105,7 @@ __all__ = [
     "PillarboxError",
     "RoutingLoopError",
     "SchemaVersionError",
+    "SequenceError",
     "StoreUnavailableError",
     "ThrottledError",
     "TransactionEndedError",

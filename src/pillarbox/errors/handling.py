@@ -92,6 +92,21 @@ class RoutingLoopError(PermanentError):
         self.path = path
 
 
+class SequenceError(PermanentError):
+    """A message does not fit into the line of numbers that its consumer goes by.
+
+    Attributes:
+        number: Its number within its epoch; ``None`` where it bears none.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, *, number: int | None, reason: str) -> None:
+        which = "a message without a number" if number is None else f"number {number}"
+        super().__init__(f"{which} does not fit into its line: {reason}")
+        self.number = number
+        self.reason = reason
+
+
 class TransactionEndedError(PermanentError):
     """A handler ended the transaction that it was lent; its effects may already be committed."""
 

@@ -1,11 +1,24 @@
 """Ordering: which messages may run side by side, and which must wait for each other. Pure decisions.
 
-Guarantee: messages of one key are in one lane, in the order they came.
+Guarantee: messages of one key are in one lane, in the order they came, or in that of their numbers.
 Not promised: order between keys.
-Source: EIP, *Message Sequence*; the reading order is strategies, lanes.
+Source: EIP, *Message Sequence* and *Resequencer*; the reading order is strategies, lanes, sequence, kept.
 """
 
+from pillarbox.ordering.kept import Kept
 from pillarbox.ordering.lanes import RunSize, lane_of
-from pillarbox.ordering.strategies import ByKey, Ordering, Unordered
+from pillarbox.ordering.sequence import Missing, Position
+from pillarbox.ordering.strategies import ByKey, BySequence, GapPolicy, Ordering, Unordered
 
-__all__ = ["ByKey", "Ordering", "RunSize", "Unordered", "lane_of"]
+__all__ = [
+    "ByKey",
+    "BySequence",
+    "GapPolicy",
+    "Kept",
+    "Missing",
+    "Ordering",
+    "Position",
+    "RunSize",
+    "Unordered",
+    "lane_of",
+]

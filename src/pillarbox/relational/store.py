@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from abc import abstractmethod
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -12,36 +11,35 @@ from contextlib import (
     asynccontextmanager,
     contextmanager,
 )
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import NoReturn, Protocol, TypeVar
+from typing import NoReturn, TypeVar
 
-from sqlalchemy import Connection, Engine, Executable, Table
+from sqlalchemy import Connection, Engine, Executable
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from pillarbox.errors import ConflictError, StoreUnavailableError
-from pillarbox.outbox import OutboxPartitions
 from pillarbox.relational.consumers import RelationalConsumerRegistry
 from pillarbox.relational.cursor import RelationalRelayMarks
 from pillarbox.relational.dead_letters import RelationalDeadLetterStore
+from pillarbox.relational.gaps import RelationalGaps, RelationalSkippedStore
 from pillarbox.relational.holding import RelationalHoldingStore
 from pillarbox.relational.idempotency import RelationalAttemptStore, RelationalClaimStore, RelationalInboxStore
 from pillarbox.relational.inspection import RelationalInspection
+from pillarbox.relational.key_numbers import RelationalKeyNumbers
 from pillarbox.relational.leases import RelationalLeaseStore
 from pillarbox.relational.migrations import Migration, as_sql, check_version, migrate
-from pillarbox.relational.outbox import KeyLocks, RelationalOutboxStore, RelationalSlotReader
+from pillarbox.relational.outbox import RelationalOutboxStore, RelationalSlotReader
 from pillarbox.relational.outbox_held import RelationalHeldRecords, RelationalParkedRecords
 from pillarbox.relational.published import RelationalPublishedRecords
 from pillarbox.relational.queue import RelationalQueueStore
-from pillarbox.relational.silence import Patience, Sever
-from pillarbox.relational.tables import outbox
+from pillarbox.relational.sequences import RelationalPositions
+from pillarbox.relational.silence import Patience
+from pillarbox.relational.traits import DatabaseTraits, SingleStatements
 from pillarbox.relational.transfer import RelationalTransfer
-from pillarbox.relay import RelayKind, SequenceReader
-from pillarbox.relay.log_reader import LogAccess
-from pillarbox.relay.low_watermark import OutboxHorizon
 from pillarbox.transaction import Execute, Program, Rows, TransactionSource, drive, drive_sync, step
 from pillarbox.transaction.sqlalchemy_ import AsyncConnectionTransaction, ConnectionTransaction
 from pillarbox.transaction.threads import in_thread
@@ -49,62 +47,6 @@ from pillarbox.transaction.threads import in_thread
 T = TypeVar("T")
 TURN_WITHIN_S = 30
 """How long a transaction waits for another one of its process where there is a single writer."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DatabaseTraits:
-    """What sets one kind of database apart.
-
-    Attributes:
-        name: how errors and people call it.
-        key_locks: how it locks message keys; ``None`` where there is one writer at a time anyway.
-        migration_lock: what excludes a second migration; ``None`` where a transaction does.
-        lock_wait: bounds how long a statement of the transaction waits for a lock; ``None`` where connecting says it.
-        idle_limit: the same, and ends the transaction if the database hears nothing of it for so long: a connection
-            that was forgotten on the way would keep its locks. Only for transactions without anybody else's code.
-        single_writer: transactions of this process queue up for the database in order, instead of polling for it.
-        writes_in_with: a WITH clause may write.
-        conflicts: tells whether a driver's error means that the transaction should be tried again.
-        sequence: how a sequence relay reads it; ``None`` where that would lose late commits.
-        log: how a log tailing relay reads it; ``None`` where there is no log that it could read.
-        horizon: what may still appear in the outbox; ``None`` where a read passes over nothing that was deleted.
-        partitions: of the outbox; ``None`` where there are none.
-        removed_by_row: where records that a sequence relay has passed are deleted one by one; the rest is partitions.
-        refuses: why a kind of relay cannot read it.
-        sever: ends a connection that gives no answer; ``None`` where no network lies between.
-    """
-
-    name: str
-    conflicts: Callable[[BaseException], bool]
-    key_locks: KeyLocks | None = None
-    migration_lock: Executable | None = None
-    lock_wait: Executable | None = None
-    idle_limit: Callable[[timedelta], Executable] | None = None
-    single_writer: bool = False
-    writes_in_with: bool = False
-    sequence: SequenceReader | None = None
-    log: LogAccess | None = None
-    horizon: OutboxHorizon | None = None
-    partitions: OutboxPartitions | None = None
-    removed_by_row: Table = outbox
-    refuses: Mapping[RelayKind, str] = field(default_factory=dict[RelayKind, str])
-    sever: Sever | None = None
-
-
-class SingleStatements(Protocol):
-    """A quicker way to execute statements that commit by themselves than SQLAlchemy's."""
-
-    @abstractmethod
-    async def execute(self, wanted: Execute) -> Rows:
-        """Execute one statement.
-
-        Raises:
-            DBAPIError: the database refused it, or is away.
-        """
-
-    @abstractmethod
-    async def close(self) -> None:
-        """Let go of connections; they are opened again when they are needed."""
 
 
 class OwnTransaction(AsyncConnectionTransaction):
@@ -138,6 +80,7 @@ class RelationalStore(TransactionSource):
 
     transaction_type: type[OwnTransaction] = OwnTransaction
     sync_transaction_type: type[OwnSyncTransaction] = OwnSyncTransaction
+    numbers_type: type[RelationalKeyNumbers] = RelationalKeyNumbers
 
     def __init__(
         self,
@@ -155,7 +98,8 @@ class RelationalStore(TransactionSource):
         self._patience = Patience(traits.name, traits.sever)
         self._brief_limits: Executable | None = None
         self.wait_within(self._patience.within)
-        self.outbox = RelationalOutboxStore(traits.key_locks)
+        self.numbers = self.numbers_type()
+        self.outbox = RelationalOutboxStore(traits.key_locks, self.numbers)
         self.slots = RelationalSlotReader(
             traits.key_locks, writes_in_with=traits.writes_in_with, horizon=traits.horizon
         )
@@ -170,6 +114,9 @@ class RelationalStore(TransactionSource):
         self.attempts = RelationalAttemptStore()
         self.claims = RelationalClaimStore()
         self.holding = RelationalHoldingStore()
+        self.positions = RelationalPositions()
+        self.gaps = RelationalGaps()
+        self.skipped = RelationalSkippedStore()
         self.dead_letters = RelationalDeadLetterStore()
         self.consumers = RelationalConsumerRegistry()
         self.inspection = RelationalInspection()

@@ -179,6 +179,14 @@ outbox_published = _table(
     Index("pillarbox_outbox_published_at", "published_at"),
 )
 
+key_numbers = _table(
+    "key_numbers",
+    Column("destination", Name, primary_key=True),
+    Column("message_key", Key, primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
+    Column("last", BigInteger, nullable=False),
+)
+
 # --- leases -----------------------------------------------------------------------------------------------------------
 members = _table(
     "members",
@@ -272,6 +280,47 @@ held = _table(
     CheckConstraint("state IN ('retrying', 'held', 'replaying')", name="pillarbox_held_state"),
     UniqueConstraint("consumer", "message_id", name="pillarbox_held_message"),
     Index("pillarbox_held_key", "consumer", "hold_key", "rank", "position"),
+)
+
+# --- numbers at the consumer ------------------------------------------------------------------------------------------
+key_positions = _table(
+    "key_positions",
+    Column("consumer", Name, primary_key=True),
+    Column("channel", Name, primary_key=True),
+    Column("message_key", Key, primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
+    Column("last", BigInteger, nullable=False),  # -1: the first number is not decided yet
+    Column("admitted", BigInteger, nullable=False),
+    Column("moved_at", BigInteger, nullable=False),
+    Column("told_at", BigInteger),
+)
+early = _table(
+    "early",
+    _position(),
+    Column("consumer", Name, nullable=False),
+    Column("hold_key", Key, nullable=False),
+    *_message_columns(),
+    Column("epoch", BigInteger, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("history", Text, nullable=False),
+    Column("since", BigInteger, nullable=False),
+    UniqueConstraint("consumer", "message_id", name="pillarbox_early_message"),
+    Index("pillarbox_early_line", "consumer", "channel", "message_key", "epoch", "number"),
+)
+skipped_numbers = _table(
+    "skipped_numbers",
+    _position(),
+    Column("consumer", Name, nullable=False),
+    Column("channel", Name, nullable=False),
+    Column("message_key", Key, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("first", BigInteger, nullable=False),
+    Column("last", BigInteger, nullable=False),
+    Column("skipped_at", BigInteger, nullable=False),
+    Column("skipped_by", Name, nullable=False),
+    Column("skipped_because", Text, nullable=False),
+    Index("pillarbox_skipped_numbers_line", "consumer", "channel", "message_key"),
 )
 
 # --- dead letters -----------------------------------------------------------------------------------------------------

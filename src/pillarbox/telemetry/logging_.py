@@ -15,6 +15,9 @@ from pillarbox.observe import (
     BrokerAway,
     DestinationNotReady,
     Event,
+    GapFetched,
+    GapFound,
+    GapSkipped,
     LogGapFound,
     MessageDead,
     Observer,
@@ -29,8 +32,8 @@ LOGGER_NAME = "pillarbox"
 FACTS = "pillarbox"
 """The attribute of a log record under which the event's fields stand, for handlers that want them unformatted."""
 
-WARNINGS = (AttemptFailed, BrokerAway, DestinationNotReady, RunRolledBack, SettlementRefused)
-ERRORS = (LogGapFound, MessageDead, RecordParked, WorkerFaltered)
+WARNINGS = (AttemptFailed, BrokerAway, DestinationNotReady, GapFetched, RunRolledBack, SettlementRefused)
+ERRORS = (GapFound, GapSkipped, LogGapFound, MessageDead, RecordParked, WorkerFaltered)
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _PLAIN = re.compile(r"[\w./:@+*-]+")
 
