@@ -24,6 +24,7 @@
     │   ├── ConditionError
     │   ├── DecodeError                     also ValueError
     │   ├── HandlerCrashedError
+    │   ├── InDoubtError
     │   ├── InvalidMessageError             also ValueError
     │   ├── InvalidReturnError              also TypeError
     │   ├── RoutingLoopError
@@ -43,6 +44,7 @@ from pillarbox.errors.handling import (
     ConditionError,
     DecodeError,
     HandlerCrashedError,
+    InDoubtError,
     InvalidMessageError,
     InvalidReturnError,
     RoutingLoopError,
@@ -89,6 +91,7 @@ __all__ = [
     "DuplicateConsumerError",
     "DuplicateTypeError",
     "HandlerCrashedError",
+    "InDoubtError",
     "InternalError",
     "InvalidMessageError",
     "InvalidReturnError",

@@ -26,7 +26,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from pillarbox.errors import SchemaVersionError
 from pillarbox.relational.expressions import insert_into, now_us
-from pillarbox.relational.tables import metadata, schema_version
+from pillarbox.relational.tables import applied_operations, metadata, outside_calls, schema_version
 from pillarbox.transaction import Execute, Program
 
 
@@ -56,7 +56,13 @@ class Migration:
                     yield CreateIndex(index, if_not_exists=True)
 
 
-MIGRATIONS = (Migration(version=1, title="first tables", tables=metadata.sorted_tables),)
+OF_OPERATIONS = (applied_operations, outside_calls)
+LATER = frozenset(OF_OPERATIONS)
+
+MIGRATIONS = (
+    Migration(version=1, title="first tables", tables=[one for one in metadata.sorted_tables if one not in LATER]),
+    Migration(version=2, title="idempotent operations and outside calls", tables=OF_OPERATIONS),
+)
 CURRENT_VERSION = MIGRATIONS[-1].version
 
 CREATE_VERSION_TABLE = CreateTable(schema_version, if_not_exists=True)

@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from pillarbox.errors import ConflictError, StoreUnavailableError
 from pillarbox.outbox import OutboxPartitions
+from pillarbox.relational.calls import RelationalCallStore
 from pillarbox.relational.consumers import RelationalConsumerRegistry
 from pillarbox.relational.cursor import RelationalRelayMarks
 from pillarbox.relational.dead_letters import RelationalDeadLetterStore
@@ -32,6 +33,7 @@ from pillarbox.relational.idempotency import RelationalAttemptStore, RelationalC
 from pillarbox.relational.inspection import RelationalInspection
 from pillarbox.relational.leases import RelationalLeaseStore
 from pillarbox.relational.migrations import Migration, as_sql, check_version, migrate
+from pillarbox.relational.operations import RelationalOperationStore
 from pillarbox.relational.outbox import KeyLocks, RelationalOutboxStore, RelationalSlotReader
 from pillarbox.relational.outbox_held import RelationalHeldRecords, RelationalParkedRecords
 from pillarbox.relational.published import RelationalPublishedRecords
@@ -164,6 +166,8 @@ class RelationalStore(TransactionSource):
         self.inbox = RelationalInboxStore()
         self.attempts = RelationalAttemptStore()
         self.claims = RelationalClaimStore()
+        self.operations = RelationalOperationStore()
+        self.calls = RelationalCallStore()
         self.holding = RelationalHoldingStore()
         self.dead_letters = RelationalDeadLetterStore()
         self.consumers = RelationalConsumerRegistry()
