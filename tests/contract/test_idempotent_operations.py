@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,8 @@ from pillarbox.idempotency import (
     update_if_version,
     upsert_if_newer,
 )
-from tests.contract.shop_tables import Account, orders, seats, tables
+from tests.contract.shop_tables import Account, orders, seats
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from sqlalchemy import Table
@@ -35,17 +37,6 @@ Run = Callable[[Callable[[Any], Awaitable[Any]]], Awaitable[Any]]
 LIFE = ("placed", "paid", "shipped")
 ALIKE = ["Msg1", "mSG1", "x", "x ", " x", "é", "e\u0301", "n" * 200, "n" * 199 + "m"]
 """Ids that a loose collation, or a cut, would take for one another."""
-
-
-@pytest.fixture
-async def shop(store: RelationalStore) -> AsyncIterator[RelationalStore]:
-    """The store, with empty tables of a user beside its own."""
-    async with store.begin() as tx:
-        await tx.connection.run_sync(tables.drop_all)
-        await tx.connection.run_sync(tables.create_all)
-    yield store
-    async with store.begin() as tx:
-        await tx.connection.run_sync(tables.drop_all)
 
 
 @pytest.fixture
@@ -344,3 +335,24 @@ async def test_a_key_that_names_several_rows_is_refused(tx: AsyncConnection) -> 
 
     with pytest.raises(ConfigurationError, match="names 2"):
         await advance_state(tx, orders, key={"version": 1}, to="paid", order=LIFE)
+
+
+# --- retention -------------------------------------------------------------------------------------------------------
+
+
+async def test_old_operations_are_purged_a_few_at_a_time(shop: RelationalStore) -> None:
+    async with shop.begin() as tx:
+        await open_account(tx.connection)
+        for number in range(5):
+            key, operation = {"name": "ann"}, f"p-{number}"
+            await apply_once(tx.connection, Account, {"cents": 1}, key=key, operation=operation, scope=f"s{number % 2}")
+
+    assert await shop.run(shop.operations.purge(timedelta(minutes=5), limit=100)) == 0
+    removed: list[int] = []
+
+    async def all_are_gone() -> bool:
+        removed.append(await shop.run(shop.operations.purge(timedelta(0), limit=2)))
+        return sum(removed) == 5
+
+    await wait_until(all_are_gone)
+    assert max(removed) == 2

@@ -30,7 +30,7 @@ from sqlalchemy import (
 from pillarbox.errors import ConfigurationError
 from pillarbox.idempotency.fitting import fitting
 from pillarbox.idempotency.guarding import Guard, guard, guarded, key_parameters
-from pillarbox.idempotency.inserting import insert_unless_there, insertion
+from pillarbox.idempotency.inserting import MYSQL, insert_unless_there, insertion
 from pillarbox.idempotency.joining import Operation, joined
 from pillarbox.idempotency.outcomes import Application
 from pillarbox.idempotency.target import Target, identifying, plain, rows_of
@@ -144,7 +144,12 @@ def _apply(record: Recorded, increments: Guard, parameters: Mapping[str, object]
     if not (yield from insert_unless_there(RECORD, recorded, dialect)):
         yield from _refuse_another(record, recorded)
         return Application.DUPLICATE
-    seen = yield from guarded(increments, parameters, dialect)
+    try:
+        seen = yield from guarded(increments, parameters, dialect)
+    except ConfigurationError:
+        if dialect == MYSQL:  # it was found out before anything was added
+            yield Execute(UNRECORD, recorded)
+        raise
     if seen.row == "missing":
         yield Execute(UNRECORD, recorded)
         return Application.MISSING

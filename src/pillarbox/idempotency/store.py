@@ -113,10 +113,7 @@ class ClaimStore(Protocol):
 
 
 class OperationStore(Protocol):
-    """The operations that ``apply_once`` has applied.
-
-    Every implementation must pass ``pillarbox.testing.contracts.OperationStoreContract``.
-    """
+    """The operations that ``apply_once`` has applied, which it records itself in the caller's transaction."""
 
     @abstractmethod
     def purge(self, older_than: timedelta, *, limit: int) -> Program[int]:
