@@ -6,6 +6,7 @@ import random
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Protocol
 
 from pillarbox.app.sequences import gate_of, watches_of
@@ -23,8 +24,9 @@ from pillarbox.consumer.surroundings import LANES, RUN_SIZE, Surroundings
 from pillarbox.consumer.transact import AsyncShell, SyncShell
 from pillarbox.consumer.worker import ConsumerWorker, Handles
 from pillarbox.errors import ConfigurationError, UnknownMessageTypeError
+from pillarbox.idempotency import OutsideCalls
 from pillarbox.lease import LeaseKeeper, LeaseTerms
-from pillarbox.message import Message, Registry
+from pillarbox.message import Message, Registry, new_message_id
 from pillarbox.observe import Observers
 from pillarbox.outbox import Outbox
 from pillarbox.relational import RelationalStore
@@ -279,7 +281,17 @@ class Parts:
             translate=self.store.translate,
             now=self.clock.now,
             dice=self.dice,
+            calls=self._calls if consumer.mode == "outside" else None,
         )
+
+    @property
+    def _calls(self) -> OutsideCalls:
+        return calls_of(self.store, self.codec, clock=self.clock, hold=self.relay.lease)
+
+
+def calls_of(store: RelationalStore, codec: Codec, *, clock: Clock, hold: timedelta) -> OutsideCalls:
+    """Return the calls to the outside that are kept in ``store``."""
+    return OutsideCalls(store.calls, source=store, codec=codec, clock=clock, new_token=new_message_id, hold=hold)
 
 
 class Membership:

@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-from pillarbox.app.assembly import Parts, Worker
+from pillarbox.app.assembly import Parts, Worker, calls_of
 from pillarbox.app.controlling import control_of
 from pillarbox.app.including import Including
 from pillarbox.app.places import BrokerPlace, StorePlace, broker_at, outbox_of, store_at
@@ -127,6 +127,7 @@ class Pillarbox(Publisher, Including):
             now=settings.clock.now,
         )
         self.dead_letters = DeadLetters(store=self.store.dead_letters, holding=self.store.holding, source=self.store)
+        self.calls = calls_of(self.store, self.codec, clock=settings.clock, hold=settings.relay.lease)
         self._running: Running | None = None
         self._is_open = False
 

@@ -20,7 +20,7 @@ from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
 from pillarbox.errors import ConfigurationError, DecodeError, InvalidReturnError, UnknownMessageTypeError
 from pillarbox.holding import FailedAttempt, storable
-from pillarbox.idempotency import AttemptStore, InboxStore
+from pillarbox.idempotency import AttemptStore, InboxStore, OutsideCalls
 from pillarbox.message import Message
 from pillarbox.observe import Event
 from pillarbox.outbox import Outbox, OutboxRecord
@@ -132,6 +132,7 @@ class RunRules:
         blocks_key: whether a dead message holds its key.
         gate: which messages must wait for others.
         translate: names a driver's error in the library's words.
+        calls: calls to the outside; ``None`` where handlers have a transaction.
     """
 
     consumer: str
@@ -149,6 +150,7 @@ class RunRules:
     translate: Callable[[Exception], Exception]
     now: Callable[[], datetime]
     dice: Callable[[], float]
+    calls: OutsideCalls | None = None
 
 
 class Run:
@@ -312,7 +314,11 @@ class Run:
             self.give_up(item, "undecodable", error)
             return None
         context = Context(
-            item.message, consumer=self.rules.consumer, attempt=item.attempts + 1, outbox=self.rules.outbox
+            item.message,
+            consumer=self.rules.consumer,
+            attempt=item.attempts + 1,
+            outbox=self.rules.outbox,
+            calls=self.rules.calls,
         )
         return Invoke(payloads=(payload,), contexts=(context,), is_batch=self.rules.batch is not None)
 

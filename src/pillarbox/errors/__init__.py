@@ -24,6 +24,7 @@
     │   ├── ConditionError
     │   ├── DecodeError                     also ValueError
     │   ├── HandlerCrashedError
+    │   ├── InDoubtError
     │   ├── InvalidMessageError             also ValueError
     │   ├── InvalidReturnError              also TypeError
     │   ├── RoutingLoopError
@@ -44,6 +45,7 @@ from pillarbox.errors.handling import (
     ConditionError,
     DecodeError,
     HandlerCrashedError,
+    InDoubtError,
     InvalidMessageError,
     InvalidReturnError,
     RoutingLoopError,
@@ -91,6 +93,7 @@ __all__ = [
     "DuplicateConsumerError",
     "DuplicateTypeError",
     "HandlerCrashedError",
+    "InDoubtError",
     "InternalError",
     "InvalidMessageError",
     "InvalidReturnError",

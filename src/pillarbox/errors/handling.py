@@ -53,6 +53,23 @@ class HandlerCrashedError(PermanentError):
         self.crashes = crashes
 
 
+class InDoubtError(PermanentError):
+    """A call to the outside was begun, its answer is not known, and it cannot safely be made again.
+
+    Attributes:
+        key: The key under which it was made.
+        reason: Why it cannot be made again.
+    """
+
+    def __init__(self, *, key: str, reason: str) -> None:
+        super().__init__(
+            f"the call {key!r} may have been made: {reason}; look it up at the other side, then give its answer to "
+            "box.calls.record, or have it made anew with box.calls.allow, and replay the dead letter"
+        )
+        self.key = key
+        self.reason = reason
+
+
 class InvalidMessageError(PermanentError, ValueError):
     """A message was refused at publish, inside the caller's transaction; nothing was written.
 

@@ -110,3 +110,11 @@ class ClaimStore(Protocol):
     @abstractmethod
     def release(self, consumer: str, message_ids: Sequence[str], *, token: str) -> Program[int]:
         """Give up claims held under ``token``; return how many there were."""
+
+
+class OperationStore(Protocol):
+    """The operations that ``apply_once`` has applied, which it records itself in the caller's transaction."""
+
+    @abstractmethod
+    def purge(self, older_than: timedelta, *, limit: int) -> Program[int]:
+        """Remove up to ``limit`` operations applied longer ago than ``older_than``; return how many."""

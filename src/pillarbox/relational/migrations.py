@@ -26,14 +26,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from pillarbox.errors import SchemaVersionError
 from pillarbox.relational.expressions import insert_into, now_us
-from pillarbox.relational.tables import (
-    early,
-    key_numbers,
-    key_positions,
-    metadata,
-    schema_version,
-    skipped_numbers,
-)
+from pillarbox.relational.tables import metadata, schema_version
 from pillarbox.transaction import Execute, Program
 
 
@@ -63,10 +56,7 @@ class Migration:
                     yield CreateIndex(index, if_not_exists=True)
 
 
-LATER = (Migration(version=2, title="numbered messages", tables=(key_numbers, key_positions, early, skipped_numbers)),)
-_made_later = {table for migration in LATER for table in migration.tables}
-_first_tables = [table for table in metadata.sorted_tables if table not in _made_later]
-MIGRATIONS = (Migration(version=1, title="first tables", tables=_first_tables), *LATER)
+MIGRATIONS = (Migration(version=1, title="first tables", tables=metadata.sorted_tables),)
 CURRENT_VERSION = MIGRATIONS[-1].version
 
 CREATE_VERSION_TABLE = CreateTable(schema_version, if_not_exists=True)

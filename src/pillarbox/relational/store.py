@@ -22,6 +22,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from pillarbox.errors import ConflictError, StoreUnavailableError
+from pillarbox.relational.calls import RelationalCallStore
 from pillarbox.relational.consumers import RelationalConsumerRegistry
 from pillarbox.relational.cursor import RelationalRelayMarks
 from pillarbox.relational.dead_letters import RelationalDeadLetterStore
@@ -32,6 +33,7 @@ from pillarbox.relational.inspection import RelationalInspection
 from pillarbox.relational.key_numbers import RelationalKeyNumbers
 from pillarbox.relational.leases import RelationalLeaseStore
 from pillarbox.relational.migrations import Migration, as_sql, check_version, migrate
+from pillarbox.relational.operations import RelationalOperationStore
 from pillarbox.relational.outbox import RelationalOutboxStore, RelationalSlotReader
 from pillarbox.relational.outbox_held import RelationalHeldRecords, RelationalParkedRecords
 from pillarbox.relational.published import RelationalPublishedRecords
@@ -113,6 +115,8 @@ class RelationalStore(TransactionSource):
         self.inbox = RelationalInboxStore()
         self.attempts = RelationalAttemptStore()
         self.claims = RelationalClaimStore()
+        self.operations = RelationalOperationStore()
+        self.calls = RelationalCallStore()
         self.holding = RelationalHoldingStore()
         self.positions = RelationalPositions()
         self.gaps = RelationalGaps()

@@ -251,6 +251,26 @@ claims = _table(
     Column("token", Name, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
 )
+applied_operations = _table(
+    "applied_operations",
+    Column("scope", Name, primary_key=True),
+    Column("operation_id", Key, primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("applied_at", BigInteger, nullable=False),
+    Index("pillarbox_applied_operations_at", "applied_at"),
+)
+outside_calls = _table(
+    "outside_calls",
+    Column("call_key", Key, primary_key=True),
+    Column("state", String(10), nullable=False),
+    Column("token", Name, nullable=False),
+    Column("held_until", BigInteger, nullable=False),
+    Column("begun_at", BigInteger, nullable=False),
+    Column("answer", LargeBinary),
+    Column("answered_at", BigInteger),
+    CheckConstraint("state IN ('begun', 'answered')", name="pillarbox_outside_calls_state"),
+    Index("pillarbox_outside_calls_answered", "state", "answered_at"),
+)
 
 # --- holding ----------------------------------------------------------------------------------------------------------
 holds = _table(

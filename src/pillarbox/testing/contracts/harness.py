@@ -14,7 +14,7 @@ from pillarbox.channel import QueueStore
 from pillarbox.control import Inspection
 from pillarbox.deadletter import DeadLetterStore
 from pillarbox.holding import HeldQueue, HoldingStore
-from pillarbox.idempotency import AttemptStore, ClaimStore, InboxStore
+from pillarbox.idempotency import AttemptStore, CallStore, ClaimStore, InboxStore
 from pillarbox.lease import LeaseStore, LeaseTerms
 from pillarbox.message import Message
 from pillarbox.outbox import SLOTS, OutboxRecord, OutboxStore, ParkedRecords, PublishedRecords, bucket_for, record_of
@@ -55,6 +55,7 @@ class StoreHarness:
     inbox: InboxStore
     attempts: AttemptStore
     claims: ClaimStore
+    calls: CallStore
     holding: HoldingStore
     held_queue: HeldQueue
     dead_letters: DeadLetterStore
