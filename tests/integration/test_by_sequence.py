@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import effort
-from tests.integration.conftest import MARIADB, SERVERS
 from tests.integration.boxes import create_tables, publish
+from tests.integration.conftest import MARIADB, SERVERS
 from tests.integration.numbered import MeterRead, box_of_readings, deliver, reading, until_noted
 
 if TYPE_CHECKING:
