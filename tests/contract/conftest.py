@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import make_url, text
 
 from pillarbox.relational import RelationalStore, metadata
+from pillarbox.relational.kept import StoreKept
 from pillarbox.stores.mysql import mysql_store
 from pillarbox.stores.postgresql import postgresql_store
 from pillarbox.stores.sqlite import sqlite_store
@@ -73,6 +74,11 @@ def harness(store: RelationalStore) -> StoreHarness:
         held_queue=store.holding,
         dead_letters=store.dead_letters,
         inspection=store.inspection,
+        numbers=store.numbers,
+        positions=store.positions,
+        gaps=store.gaps,
+        skipped=store.skipped,
+        kept=StoreKept(store),
         concurrent_writers=not store.traits.single_writer,
     )
 

@@ -10,7 +10,12 @@ from datetime import timedelta
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox import BySequence, Context, GapPolicy, Pillarbox, Retry, Settings, event
+from pillarbox.channel import Outcome, Subscription
+from pillarbox.consumer.drainer import Drainer
+from pillarbox.consumer.gap_watch import GapWatch
+from pillarbox.consumer.worker import ConsumerWorker
 from pillarbox.message import Message, Number
+from pillarbox.ordering import RunSize
 from tests.integration.boxes import Happenings, create_tables, make_box, note, noted
 from tests.waiting import wait_until
 
@@ -70,6 +75,68 @@ async def deliver(box: Pillarbox, messages: Sequence[Message]) -> None:
         await box.store.run(box.store.queue.enqueue(messages[start : start + 100]))
 
 
+class Hands:
+    """One process of the consumer of readings, whose rounds a test takes by hand."""
+
+    def __init__(self, box: Pillarbox, happenings: Happenings) -> None:
+        self.box, self.happenings = box, happenings
+        parts = box._parts()
+        (consumer,) = box.consumers()
+        worker, drainer, watch = parts.consumer_workers(consumer)
+        assert isinstance(worker, ConsumerWorker)
+        assert isinstance(drainer, Drainer)
+        assert isinstance(watch, GapWatch)
+        self.worker, self.drainer, self.watch = worker, drainer, watch
+        self.membership = parts.membership()
+
+    async def begin(self) -> None:
+        """Create the tables and take part."""
+        await create_tables(self.box)
+        await self.box.broker.declare([Subscription(consumer=CONSUMER, channels=(CHANNEL,))])
+        await self.membership.join()
+
+    async def receive(self, limit: int = 100) -> bool:
+        """Receive what waits in the queue and handle it; return whether there was anything."""
+        deliveries = await self.worker._receiver.receive(limit, within=timedelta(0))
+        items = [self.worker._item(one) for one in deliveries]
+        if items:
+            await self.worker._process.handle(items, intake=self.worker._intake, size=RunSize(largest=limit))
+            taken = [one for one in items if not one.returned]
+            returned = [one.delivery for one in items if one.returned and one.delivery is not None]
+            await self.worker._receiver.settle([one.delivery for one in taken if one.delivery], Outcome.ACCEPTED)
+            await self.worker._receiver.settle(returned, Outcome.RETURNED)
+        return bool(items)
+
+    async def work(self) -> list[str]:
+        """Receive once and drain until nothing is due; return what was noted in all."""
+        await self.receive()
+        return await self.drain()
+
+    async def drain(self) -> list[str]:
+        """Drain until nothing is due; return what was noted in all."""
+        while await self.drainer.round():
+            pass
+        return await noted(self.box)
+
+    async def arrive(self, *messages: Message) -> list[str]:
+        """Have ``messages`` delivered, in this order, and handled as far as they may be."""
+        await deliver(self.box, messages)
+        return await self.work()
+
+    async def early(self) -> int:
+        """Count what waits early."""
+        return (await self.box.store.run(self.box.store.gaps.state())).buffered
+
+    async def dead(self) -> list[tuple[str, str]]:
+        """Return ids and reasons of the dead letters."""
+        return [(one.message.id, one.reason) for one in await self.box.dead_letters.list()]
+
+
+def values(*numbers: int, key: str = KEY) -> list[str]:
+    """Return what the consumer notes of readings."""
+    return [f"{key}/{number}" for number in numbers]
+
+
 async def until_noted(box: Pillarbox, count: int, within: timedelta = timedelta(seconds=20)) -> list[str]:
     """Wait until ``count`` readings were handled; return all that were."""
 
@@ -79,16 +146,3 @@ async def until_noted(box: Pillarbox, count: int, within: timedelta = timedelta(
     await wait_until(enough, within)
     return await noted(box)
 
-
-__all__ = [
-    "CHANNEL",
-    "CONSUMER",
-    "KEY",
-    "PATIENT",
-    "MeterRead",
-    "box_of_readings",
-    "create_tables",
-    "deliver",
-    "reading",
-    "until_noted",
-]

@@ -15,11 +15,14 @@ import pytest
 from sqlalchemy import CheckConstraint, make_url
 
 from pillarbox.channel import Subscription
+from pillarbox.consumer.positions import EarlyMessage
 from pillarbox.deadletter import Burial, DeadLetterFilter, DeadLetterState
 from pillarbox.holding import HeldMessage, HeldState, Hold, HoldState
 from pillarbox.idempotency import DoubtfulCall
 from pillarbox.idempotency.calls import Ours
 from pillarbox.lease import LeaseTerms
+from pillarbox.message import Number
+from pillarbox.ordering import Missing
 from pillarbox.relational import metadata
 from pillarbox.relay.reader import Aside, ReadPlan
 from pillarbox.stores.sqlite import sqlite_store
@@ -62,6 +65,9 @@ WITHOUT_WORK = {
     "pillarbox_outbox_checkpoint": "how far a log tailing relay has come",
     "pillarbox_outbox_published": "kept for republishing, removed by age",
     "pillarbox_outbox_holds": "a mark on keys whose rows are in outbox_held",
+    "pillarbox_key_numbers": "how far producers have counted",
+    "pillarbox_key_positions": "how far consumers have come in each line of numbers",
+    "pillarbox_skipped_numbers": "what consumers went on without",
 }
 """Tables whose rows wait for nothing, and why."""
 
@@ -254,6 +260,17 @@ async def _held(store: RelationalStore) -> None:
 @recovers("pillarbox_held", "replaying")
 async def _replaying(store: RelationalStore) -> None:
     await _found_at_the_head(store, HeldState.REPLAYING)
+
+
+@recovers("pillarbox_early")
+async def _early(store: RelationalStore) -> None:
+    line = ("topic:order", "k")
+    early = EarlyMessage(number=Number(1, 2), hold_key="k:k", message=make_message("m2"))
+    await store.run(store.positions.lock("shop/one", {line: 1}))
+    await store.run(store.positions.put_early("shop/one", [early]))
+
+    (gap,) = await store.run(store.gaps.due("shop/one", wait=NOW, full_at=9, limit=9))
+    assert gap.missing == Missing(first=Number(1, 1), last=1)
 
 
 @recovers("pillarbox_dead_letters", "dead")

@@ -74,13 +74,14 @@ class SequenceGate(Gate):
         if not lines:
             return ready
         sorted_lines = yield from self._sort(lines)
-        for found in sorted_lines.values():
-            ready += found.ready
-        yield from self._put_early({line: found.early for line, found in sorted_lines.items() if found.early})
         past = {line: found.past for line, found in sorted_lines.items() if found.past}
         if past:
             yield from self._judge_past(past)
-            ready += [item for items in past.values() for item in items]
+        for found in sorted_lines.values():
+            behind = [item for item in found.past if _number(item) < found.position.next]
+            twice = [item for item in found.past if not _number(item) < found.position.next]
+            ready += [*behind, *found.ready, *twice]
+        yield from self._put_early({line: found.early for line, found in sorted_lines.items() if found.early})
         return ready
 
     def passed(self, items: Sequence[Item]) -> Program[None]:

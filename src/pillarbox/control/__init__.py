@@ -9,14 +9,13 @@ inspection.
 from pillarbox.control.consumers import ConsumersControl, ConsumerView
 from pillarbox.control.control import Control
 from pillarbox.control.diagnosis import Doctor, Finding
-from pillarbox.control.gaps import ClosedGap, GapsControl
+from pillarbox.control.gaps import GapsControl
 from pillarbox.control.health import Health, HealthCheck, HealthLimits, HealthStatus, Problem, Vitals, judge
 from pillarbox.control.inbox import InboxControl
 from pillarbox.control.inspection import HeldKey, InboxCount, Inspection, KnownConsumer
 from pillarbox.control.outbox import OutboxControl, Republication
 
 __all__ = [
-    "ClosedGap",
     "ConsumerView",
     "ConsumersControl",
     "Control",

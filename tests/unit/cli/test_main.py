@@ -16,6 +16,7 @@ COMMANDS = {
     "demo",
     "doctor",
     "explain",
+    "gaps",
     "health",
     "held",
     "inbox",

@@ -13,9 +13,12 @@ from pillarbox.testing.contracts.harness import StoreHarness
 from pillarbox.testing.contracts.holding import HoldingStoreContract
 from pillarbox.testing.contracts.idempotency import AttemptStoreContract, ClaimStoreContract, InboxStoreContract
 from pillarbox.testing.contracts.inspection import InspectionContract
+from pillarbox.testing.contracts.kept import KeptContract
+from pillarbox.testing.contracts.key_numbers import KeyNumbersContract
 from pillarbox.testing.contracts.lease import LeaseStoreContract
 from pillarbox.testing.contracts.outbox import OutboxStoreContract
 from pillarbox.testing.contracts.parked import HeldRecordsContract, ParkedRecordsContract
+from pillarbox.testing.contracts.positions import PositionsContract
 from pillarbox.testing.contracts.published import PublishedRecordsContract
 from pillarbox.testing.contracts.queue import QueueStoreContract
 from pillarbox.testing.contracts.receiver import ReceiverContract
@@ -36,9 +39,12 @@ __all__ = [
     "HoldingStoreContract",
     "InboxStoreContract",
     "InspectionContract",
+    "KeptContract",
+    "KeyNumbersContract",
     "LeaseStoreContract",
     "OutboxStoreContract",
     "ParkedRecordsContract",
+    "PositionsContract",
     "PublishedRecordsContract",
     "QueueStoreContract",
     "ReceiverContract",
