@@ -16,12 +16,15 @@ from pillarbox.consumer.drainer import Drainer
 from pillarbox.consumer.intake import Accepts, Burials, ChannelIntake, HeldIntake
 from pillarbox.consumer.outside import Caller, OutsideProcess
 from pillarbox.consumer.process import Process
+from pillarbox.consumer.remembering import BusinessKeys
 from pillarbox.consumer.run import Run, RunRules
 from pillarbox.consumer.solitude import Solitude
 from pillarbox.consumer.surroundings import LANES, Surroundings
 from pillarbox.consumer.transact import AsyncShell, SyncShell
 from pillarbox.consumer.worker import ConsumerWorker, Handles
 from pillarbox.errors import ConfigurationError, UnknownMessageTypeError
+from pillarbox.idempotency import InboxSettings, InboxUpkeep
+from pillarbox.idempotency.upkeep import SCOPE as INBOX
 from pillarbox.lease import LeaseKeeper, LeaseTerms
 from pillarbox.message import Message, Registry
 from pillarbox.observe import Observers
@@ -110,6 +113,21 @@ class Parts:
         terms = LeaseTerms(scope=WORKERS, slots=0, ttl=self.relay.lease)
         keeper = LeaseKeeper(terms, self.worker, store=self.store.leases, source=self.store, clock=self.clock)
         return Membership(keeper, clock=self.clock)
+
+    def inbox_upkeep(self, settings: InboxSettings) -> tuple[Worker, ...]:
+        """Make what removes old ids from the inboxes; nothing where they are kept for ever."""
+        if settings.keep is None:
+            return ()
+        terms = LeaseTerms(scope=INBOX, slots=1, ttl=self.relay.lease)
+        upkeep = InboxUpkeep(
+            inbox=self.store.inbox,
+            attempts=self.store.attempts,
+            claims=self.store.claims,
+            keep=settings.keep,
+            keeper=LeaseKeeper(terms, self.worker, store=self.store.leases, source=self.store, clock=self.clock),
+            observer=self.observers,
+        )
+        return (upkeep,)
 
     def consumer_workers(self, consumer: Consumer) -> tuple[Worker, ...]:
         """Make the two loops of ``consumer``: what its channels deliver, and what it holds."""
@@ -261,6 +279,7 @@ class Parts:
                 raise UnknownMessageTypeError(message_type=message.type, version=message.version)
             return decode_message(message, self.registry, self.codec)
 
+        by = consumer.options.dedupe_by
         return RunRules(
             consumer=consumer.identity,
             handles=consumer.takes,
@@ -275,6 +294,7 @@ class Parts:
             translate=self.store.translate,
             now=self.clock.now,
             dice=self.dice,
+            business_row=None if by is None else BusinessKeys(consumer.identity, by, decode).row_of,
         )
 
 

@@ -7,7 +7,7 @@ idempotency key. Where running again does no harm nothing is claimed, and outcom
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -173,42 +173,57 @@ class OutsideProcess:
         entry = Entry()
         admitted = yield from intake.admit(items)
         entry.report.behind += [item for item in items if item not in admitted]
-        ids = sorted({item.message.id for item in admitted if rules.handles(item.message)})
-        claimed = set(ids)
-        if ids and rules.deduplicates:
-            claimed = set((yield from self._claims.claim(self._name, ids, token=token, ttl=self._lease)))
-        unclaimed = [message_id for message_id in ids if message_id not in claimed]
-        processed = (yield from self._claims.processed(self._name, unclaimed)) if unclaimed else ()
+        marks = self._marks_of([item for item in admitted if rules.handles(item.message)])
+        claimed = set(marks)
+        if marks and rules.deduplicates:
+            claimed = set((yield from self._claims.claim(self._name, marks, token=token, ttl=self._lease)))
+        unclaimed = [mark for mark in marks if mark not in claimed]
+        processed = set((yield from self._claims.processed(self._name, unclaimed)) if unclaimed else ())
         busy_keys = set[str]()
         for item in admitted:
             if not rules.handles(item.message):
                 entry.report.discarded.append(item)
-            elif item.message.id in processed:
+            elif not processed.isdisjoint(item.marks):
                 entry.report.suppressed.append(item)
-            elif item.message.id in claimed and item.hold_key not in busy_keys:
-                claimed.discard(item.message.id)  # a second copy in the same batch waits for the first
+            elif claimed.issuperset(item.marks) and item.hold_key not in busy_keys:
+                claimed.difference_update(item.marks)  # a second copy in the same batch waits for the first
                 entry.claimed.append(item)
             else:
                 busy_keys.add(item.hold_key)
                 entry.busy.append(item)
+        if rules.deduplicates:
+            yield from self._tidy(entry, needless=claimed, token=token)
         closed = [*entry.report.behind, *entry.report.discarded, *entry.report.suppressed]
         if closed:
             yield from rules.attempts.clear(self._name, [item.message.id for item in closed])
             yield from intake.accept(closed, [*entry.report.discarded, *entry.report.suppressed])
         return entry
 
+    def _tidy(self, entry: Entry, *, needless: Collection[str], token: str) -> Program[None]:
+        """Give up what was claimed for nobody: who keeps a part while it waits for another could wait for ever.
+
+        What means the same as a processed message is processed too, so that its own copies are known later on.
+        """
+        if needless:
+            yield from self._claims.release(self._name, sorted(needless), token=token)
+        if self._run.rules.business_row is not None and entry.report.suppressed:
+            yield from self._run.rules.inbox.record(self._name, self._marks_of(entry.report.suppressed))
+
+    def _marks_of(self, items: Sequence[Item]) -> list[str]:
+        return sorted({mark for item in items for mark in self._run.marks_of(item)})
+
     def _leave(self, outcomes: Outcomes, intake: Intake, token: str) -> Program[None]:
         """Write outcomes and give the claims up, in one transaction."""
         rules, report = self._run.rules, outcomes.report
         items = outcomes.items
         if report.handled and rules.deduplicates:
-            first = set((yield from rules.inbox.record(self._name, [item.message.id for item in report.handled])))
-            report.suppressed = [item for item in report.handled if item.message.id not in first]
-            report.handled = [item for item in report.handled if item.message.id in first]
+            first = set((yield from rules.inbox.record(self._name, self._marks_of(report.handled))))
+            report.suppressed = [item for item in report.handled if not first.issuperset(item.marks)]
+            report.handled = [item for item in report.handled if first.issuperset(item.marks)]
         records = [record for item in report.handled for record in outcomes.records[item.message.id]]
         yield from self._run.close(items, intake, report, records)
         if rules.deduplicates:
-            yield from self._claims.release(self._name, [item.message.id for item in items], token=token)
+            yield from self._claims.release(self._name, self._marks_of(items), token=token)
 
     @asynccontextmanager
     async def _kept(self, items: Sequence[Item], token: str) -> AsyncGenerator[None]:
@@ -216,17 +231,17 @@ class OutsideProcess:
         if not self._run.rules.deduplicates:
             yield
             return
-        ids = [item.message.id for item in items]
+        marks = self._marks_of(items)
 
         async def renew() -> None:
-            await self._source.run(self._claims.renew(self._name, ids, token=token, ttl=self._lease))
+            await self._source.run(self._claims.renew(self._name, marks, token=token, ttl=self._lease))
 
         try:
             async with repeated(renew, every=self._lease / 3, clock=self._clock):
                 yield
         except Exception:
             with suppress(PillarboxError):
-                await self._source.run(self._claims.release(self._name, ids, token=token))
+                await self._source.run(self._claims.release(self._name, marks, token=token))
             raise
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from pillarbox.channel import BrokerCapabilities, address_of
 from pillarbox.consumer.injection import Provider, signature_of
+from pillarbox.consumer.remembering import check_dedupe_by, retention_problems
 from pillarbox.consumer.spec import Consumer, Declaration
 from pillarbox.errors import (
     ConfigurationError,
@@ -13,7 +14,10 @@ from pillarbox.errors import (
     InvalidSetupError,
     UnsatisfiedInjectionError,
 )
+from pillarbox.idempotency import InboxSettings
 from pillarbox.message import MessageType, check_name, message_type_of
+
+DEFAULT_INBOX = InboxSettings()
 
 
 def resolve(
@@ -22,8 +26,9 @@ def resolve(
     service: str,
     provided: Mapping[type[object], Provider],
     names_required: bool,
+    inbox: InboxSettings = DEFAULT_INBOX,
 ) -> tuple[Consumer, ...]:
-    """Check ``declarations`` and return the consumers they mean.
+    """Check ``declarations`` and return the consumers they mean; their inboxes are kept as ``inbox`` says.
 
     Raises:
         InvalidSetupError: lists every problem found.
@@ -38,6 +43,7 @@ def resolve(
         if declaration.route is not None:
             problems += declaration.route.problems()
     problems += _clashes(consumers)
+    problems += [problem for consumer in consumers for problem in retention_problems(consumer, inbox)]
     if problems:
         raise InvalidSetupError(problems=problems)
     return tuple(consumers)
@@ -70,7 +76,7 @@ def _consumer(
         message_types=frozenset(kind.name for kind in types),
         route=declaration.route,
     )
-    _check_options(consumer, where)
+    _check_options(consumer, declaration, where)
     return consumer
 
 
@@ -82,7 +88,7 @@ def _channels(declaration: Declaration, types: Sequence[MessageType]) -> tuple[s
     return tuple(dict.fromkeys(kind.destination for kind in types))
 
 
-def _check_options(consumer: Consumer, where: str) -> None:
+def _check_options(consumer: Consumer, declaration: Declaration, where: str) -> None:
     options = consumer.options
     if consumer.mode == "outside" and options.idempotency == "inbox" and not options.outside:
         raise ConfigurationError(
@@ -93,6 +99,7 @@ def _check_options(consumer: Consumer, where: str) -> None:
         raise ConfigurationError(f"{where}: concurrency={options.concurrency}; at least one lane is needed")
     if options.when_dead == "hold-key" and not options.is_ordered:
         raise ConfigurationError(f"{where}: when_dead='hold-key' needs an order to keep; use ByKey(), or 'skip'")
+    check_dedupe_by(declaration, where)
     if options.timeout is not None and not consumer.signature.is_async:
         raise ConfigurationError(f"{where}: timeout= cannot stop a plain function; make it an `async def`")
 

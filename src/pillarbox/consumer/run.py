@@ -7,6 +7,7 @@ it; the shells in ``transact`` do the waiting.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeAlias, assert_never, cast
@@ -14,7 +15,14 @@ from typing import Any, TypeAlias, assert_never, cast
 from pillarbox.consumer.context import Context
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
-from pillarbox.errors import ConfigurationError, DecodeError, InvalidReturnError, UnknownMessageTypeError
+from pillarbox.consumer.remembering import Marks, Memory
+from pillarbox.errors import (
+    ConfigurationError,
+    DecodeError,
+    InvalidReturnError,
+    MissingBusinessKeyError,
+    UnknownMessageTypeError,
+)
 from pillarbox.holding import FailedAttempt, storable
 from pillarbox.idempotency import AttemptStore, InboxStore
 from pillarbox.message import Message
@@ -101,6 +109,7 @@ class RunRules:
         decode: turns a message into the payload of its handler.
         deduplicates: whether processed ids are recorded in the inbox.
         blocks_key: whether a dead message holds its key.
+        business_row: returns the inbox row that stands for a message's business key; ``None`` where there are no such.
         translate: names a driver's error in the library's words.
     """
 
@@ -117,6 +126,7 @@ class RunRules:
     translate: Callable[[Exception], Exception]
     now: Callable[[], datetime]
     dice: Callable[[], float]
+    business_row: Callable[[Message], str] | None = None
 
 
 class Run:
@@ -138,22 +148,25 @@ class Run:
             ready = {id(item) for item in admitted}
             report.held = [item for item in items if id(item) not in ready]
         wanted = [item for item in admitted if self.rules.handles(item.message)]
-        fresh = yield from self._fresh(wanted)
+        memory = yield from self._remember(wanted)
         records: list[OutboxRecord] = []
         waiting = set(stopped)
         for item in admitted:
-            if item.message.id not in fresh and self.rules.handles(item.message):
+            if self.rules.handles(item.message) and not memory.is_new(self.marks_of(item)):
+                memory.suppress(item.marks)
                 report.suppressed.append(item)  # first of all: what was processed need not wait, nor be forgotten
             elif item.hold_key in waiting:
                 report.behind.append(item)
             elif not self.rules.handles(item.message):
                 report.discarded.append(item)
             else:
-                fresh.discard(item.message.id)  # a second copy in the same run is a duplicate
+                memory.meet(item.marks)
                 records += yield from self._one(item, report)
-                if item in report.retried or (item in report.dead and self.rules.blocks_key):
+                if item.verdict is None:
+                    memory.keep(item.marks)
+                elif isinstance(item.verdict, RetryLater) or self.rules.blocks_key:
                     waiting.add(item.hold_key)
-        yield from self._forget([*report.retried, *report.dead, *report.behind])
+        yield from self._forget(memory)
         yield from self.close(items, intake, report, records)
         return report
 
@@ -179,16 +192,26 @@ class Run:
         item.history = (*item.history, self._failed_attempt(item.attempts, error))
         item.verdict = GiveUp(reason)
 
-    def _fresh(self, items: Sequence[Item]) -> Generator[Execute, Any, set[str]]:
-        ids = {item.message.id for item in items}
-        if not ids or not self.rules.deduplicates:
-            return ids
-        return set((yield from self.rules.inbox.record(self.rules.consumer, sorted(ids))))
+    def marks_of(self, item: Item) -> Marks:
+        """Return the inbox rows that stand for ``item``; one whose business key is missing will be given up."""
+        if not item.marks:
+            item.marks = (item.message.id,)
+            if self.rules.business_row is not None:
+                with suppress(DecodeError, UnknownMessageTypeError, MissingBusinessKeyError):
+                    item.marks = (item.message.id, self.rules.business_row(item.message))
+        return item.marks
 
-    def _forget(self, undone: Sequence[Item]) -> Generator[Execute, Any, None]:
-        """Take back what ``_fresh`` recorded of messages that were not handled."""
-        if undone and self.rules.deduplicates:
-            yield from self.rules.inbox.forget(self.rules.consumer, sorted({item.message.id for item in undone}))
+    def _remember(self, items: Sequence[Item]) -> Generator[Execute, Any, Memory]:
+        """Record all that ``items`` are known by, as if every one of them were handled."""
+        marks = sorted({mark for item in items for mark in self.marks_of(item)})
+        if not marks or not self.rules.deduplicates:
+            return Memory(frozenset(marks))
+        return Memory(frozenset((yield from self.rules.inbox.record(self.rules.consumer, marks))))
+
+    def _forget(self, memory: Memory) -> Generator[Execute, Any, None]:
+        """Take back what was recorded of messages that were not handled."""
+        if self.rules.deduplicates and (needless := memory.needless):
+            yield from self.rules.inbox.forget(self.rules.consumer, needless)
 
     def _one(self, item: Item, report: RunReport) -> Generator[Effect, Any, Sequence[OutboxRecord]]:
         if item.verdict is None:
@@ -226,11 +249,14 @@ class Run:
         return None
 
     def wish(self, item: Item) -> Invoke | None:
-        """Return the next invocation for ``item``; ``None`` if it cannot be decoded and is given up."""
+        """Return the next invocation for ``item``; ``None`` if it cannot be decoded or compared, and is given up."""
         try:
             payload = self.rules.decode(item.message)
-        except (DecodeError, UnknownMessageTypeError) as error:
-            self.give_up(item, "undecodable", error)
+            if self.rules.business_row is not None and len(self.marks_of(item)) == 1:
+                self.rules.business_row(item.message)  # raises what is wrong with it
+        except (DecodeError, UnknownMessageTypeError, MissingBusinessKeyError) as error:
+            reason = "no-business-key" if isinstance(error, MissingBusinessKeyError) else "undecodable"
+            self.give_up(item, reason, error)
             return None
         context = Context(
             item.message, consumer=self.rules.consumer, attempt=item.attempts + 1, outbox=self.rules.outbox

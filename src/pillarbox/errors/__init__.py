@@ -10,6 +10,7 @@
     │   ├── MissingExtraError               also ImportError
     │   ├── MissingKeyError                 also ValueError
     │   ├── NoTransactionError
+    │   ├── RetentionTooShortError
     │   ├── SchemaVersionError
     │   ├── UnreachableRuleError
     │   ├── UnregisteredConsumerError
@@ -26,6 +27,7 @@
     │   ├── HandlerCrashedError
     │   ├── InvalidMessageError             also ValueError
     │   ├── InvalidReturnError              also TypeError
+    │   ├── MissingBusinessKeyError         also ValueError
     │   ├── RoutingLoopError
     │   ├── TransactionEndedError
     │   ├── UnknownMessageTypeError         also LookupError
@@ -33,6 +35,7 @@
     ├── ConflictError                       another worker won; read again and try again
     │   └── LeaseLostError
     ├── NotFoundError                       the operator named something that is not there; also LookupError
+    ├── ReplayTooLateError                  the operator must look first, and may force it
     └── InternalError                       our invariant broke; please report it
 
 Handlers may raise ``TransientError``, ``ThrottledError`` and ``PermanentError`` themselves, with a text of their own.
@@ -45,6 +48,7 @@ from pillarbox.errors.handling import (
     HandlerCrashedError,
     InvalidMessageError,
     InvalidReturnError,
+    MissingBusinessKeyError,
     RoutingLoopError,
     TransactionEndedError,
     UnknownMessageTypeError,
@@ -57,6 +61,7 @@ from pillarbox.errors.kinds import (
     NotFoundError,
     PermanentError,
     PillarboxError,
+    ReplayTooLateError,
     TransientError,
 )
 from pillarbox.errors.setup import (
@@ -66,6 +71,7 @@ from pillarbox.errors.setup import (
     MissingExtraError,
     MissingKeyError,
     NoTransactionError,
+    RetentionTooShortError,
     SchemaVersionError,
     UnreachableRuleError,
     UnregisteredConsumerError,
@@ -95,12 +101,15 @@ __all__ = [
     "InvalidSetupError",
     "LeaseLostError",
     "LogBrokenError",
+    "MissingBusinessKeyError",
     "MissingExtraError",
     "MissingKeyError",
     "NoTransactionError",
     "NotFoundError",
     "PermanentError",
     "PillarboxError",
+    "ReplayTooLateError",
+    "RetentionTooShortError",
     "RoutingLoopError",
     "SchemaVersionError",
     "StoreUnavailableError",

@@ -158,6 +158,14 @@ class MessageDead:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InboxPurged:
+    """What inboxes need not remember any longer was removed: ids and business keys, and what dead workers left."""
+
+    ids: int
+    leftovers: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunRolledBack:
     """A run of messages was rolled back and is done again in another division; no attempt is counted for it."""
 
@@ -193,6 +201,7 @@ Event = (
     | AttemptFailed
     | MessageHeld
     | MessageDead
+    | InboxPurged
     | RunRolledBack
     | WorkerFaltered
 )

@@ -80,6 +80,9 @@ class AttemptsSet(AttemptStore):
         yield from ()
         self.under_way -= set(message_ids)
 
+    def purge(self, older_than: timedelta, *, limit: int) -> Program[int]:
+        raise NotImplementedError
+
 
 class OutboxList(OutboxStore):
     """What was published."""
@@ -162,7 +165,13 @@ class Stage:
             answer = script(effect.context.message_id, effect.context.attempt)
 
 
-def stage(*, retry: Retry | None = None, deduplicates: bool = True, blocks_key: bool = True) -> Stage:
+def stage(
+    *,
+    retry: Retry | None = None,
+    deduplicates: bool = True,
+    blocks_key: bool = True,
+    business_row: Callable[[Message], str] | None = None,
+) -> Stage:
     """Set up a run whose stores are empty; jitter always draws the longest wait but a little."""
     inbox, attempts, outbox, clock = InboxSet(), AttemptsSet(), OutboxList(), VirtualClock()
     rules = RunRules(
@@ -186,6 +195,7 @@ def stage(*, retry: Retry | None = None, deduplicates: bool = True, blocks_key: 
         translate=lambda error: error,
         now=clock.now,
         dice=lambda: 0.5,
+        business_row=business_row,
     )
     return Stage(rules=rules, inbox=inbox, attempts=attempts, outbox=outbox, intake=IntakeNotes())
 
