@@ -182,24 +182,6 @@ class InboxStoreContract:
             assert await tx.run(harness.inbox.purge(timedelta(0), limit=40)) == 40
             assert await harness.source.run(harness.inbox.purge(timedelta(0), limit=40)) == 40
 
-    async def test_purges_side_by_side_remove_each_id_once(self, harness: StoreHarness) -> None:
-        """While others record new ones."""
-        await record(harness, *(f"old{number}" for number in range(400)))
-        await let_expire(harness)
-
-        async def purge() -> int:
-            removed = 0
-            while batch := await harness.source.run(harness.inbox.purge(timedelta(0), limit=30)):
-                removed += batch
-            return removed
-
-        async with asyncio.TaskGroup() as tasks:
-            purges = [tasks.create_task(purge()) for _ in range(3)]
-            for number in range(5):
-                assert await record(harness, f"new{number}") == {f"new{number}"}
-
-        assert 400 <= sum(task.result() for task in purges) <= 405
-
 
 def burial(identity: str) -> Burial:
     """Return a dead message."""
