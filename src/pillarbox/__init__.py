@@ -8,6 +8,7 @@ Source: the design of the way of a message: outbox, relay, channel, consumer, ho
 from pillarbox.app import Pillarbox, Settings
 from pillarbox.consumer import Context, Handlers
 from pillarbox.deadletter import DeadLetterFilter
+from pillarbox.idempotency import InboxSettings
 from pillarbox.message import command, event
 from pillarbox.ordering import ByKey, BySequence, GapPolicy, Unordered
 from pillarbox.relay import RelaySettings
@@ -22,6 +23,7 @@ __all__ = [
     "DeadLetterFilter",
     "GapPolicy",
     "Handlers",
+    "InboxSettings",
     "MessageFilter",
     "Pillarbox",
     "RecipientList",

@@ -145,4 +145,3 @@ async def until_noted(box: Pillarbox, count: int, within: timedelta = timedelta(
 
     await wait_until(enough, within)
     return await noted(box)
-

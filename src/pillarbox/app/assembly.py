@@ -18,13 +18,17 @@ from pillarbox.consumer.drainer import Drainer
 from pillarbox.consumer.intake import Accepts, Burials, ChannelIntake, HeldIntake
 from pillarbox.consumer.outside import Caller, OutsideProcess
 from pillarbox.consumer.process import Process
+from pillarbox.consumer.remembering import BusinessKeys
 from pillarbox.consumer.run import Run, RunRules
 from pillarbox.consumer.solitude import Solitude
 from pillarbox.consumer.surroundings import LANES, RUN_SIZE, Surroundings
 from pillarbox.consumer.transact import AsyncShell, SyncShell
 from pillarbox.consumer.worker import ConsumerWorker, Handles
 from pillarbox.errors import ConfigurationError, UnknownMessageTypeError
-from pillarbox.idempotency import OutsideCalls
+from pillarbox.idempotency import InboxSettings
+from pillarbox.idempotency.outside_calls import OutsideCalls
+from pillarbox.idempotency.upkeep import SCOPE as INBOX
+from pillarbox.idempotency.upkeep import InboxUpkeep
 from pillarbox.lease import LeaseKeeper, LeaseTerms
 from pillarbox.message import Message, Registry, new_message_id
 from pillarbox.observe import Observers
@@ -113,6 +117,21 @@ class Parts:
         terms = LeaseTerms(scope=WORKERS, slots=0, ttl=self.relay.lease)
         keeper = LeaseKeeper(terms, self.worker, store=self.store.leases, source=self.store, clock=self.clock)
         return Membership(keeper, clock=self.clock)
+
+    def inbox_upkeep(self, settings: InboxSettings) -> tuple[Worker, ...]:
+        """Make what removes old ids from the inboxes; nothing where they are kept for ever."""
+        if settings.keep is None:
+            return ()
+        terms = LeaseTerms(scope=INBOX, slots=1, ttl=self.relay.lease)
+        upkeep = InboxUpkeep(
+            inbox=self.store.inbox,
+            attempts=self.store.attempts,
+            claims=self.store.claims,
+            keep=settings.keep,
+            keeper=LeaseKeeper(terms, self.worker, store=self.store.leases, source=self.store, clock=self.clock),
+            observer=self.observers,
+        )
+        return (upkeep,)
 
     def consumer_workers(self, consumer: Consumer) -> tuple[Worker, ...]:
         """Make the loops of ``consumer``: what channels deliver, what it holds, the gaps between its numbers."""
@@ -265,6 +284,7 @@ class Parts:
                 raise UnknownMessageTypeError(message_type=message.type, version=message.version)
             return decode_message(message, self.registry, self.codec)
 
+        by = consumer.options.dedupe_by
         return RunRules(
             consumer=consumer.identity,
             handles=consumer.takes,
@@ -282,6 +302,7 @@ class Parts:
             now=self.clock.now,
             dice=self.dice,
             calls=self._calls if consumer.mode == "outside" else None,
+            business_row=None if by is None else BusinessKeys(consumer.identity, by, decode).row_of,
         )
 
     @property

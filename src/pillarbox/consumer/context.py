@@ -6,7 +6,7 @@ from collections.abc import Generator, Mapping, Sequence
 from datetime import timedelta
 
 from pillarbox.errors import ConfigurationError
-from pillarbox.idempotency import OutsideCalls
+from pillarbox.idempotency.outside_calls import OutsideCalls
 from pillarbox.message import Message, message_type_of
 from pillarbox.observe import Event
 from pillarbox.outbox import Origin, Outbox, OutboxRecord, PublishOptions, record_of

@@ -18,6 +18,7 @@ class Item(msgspec.Struct, kw_only=True, eq=False):
         delivery: where it came from; ``None`` when it comes out of holding.
         state: why it was held; ``None`` when it comes from a channel.
         attempts: how often its handler has failed or crashed.
+        marks: the inbox rows that stand for it, once they are known; see ``Run.marks_of``.
         verdict: what was decided after the last failure, to be written by the next run.
         error: the last failure.
         blocks: whether it holds its key when it is dead, where dead messages do.
@@ -30,6 +31,7 @@ class Item(msgspec.Struct, kw_only=True, eq=False):
     state: HeldState | None = None
     attempts: int = 0
     history: tuple[FailedAttempt, ...] = ()
+    marks: tuple[str, ...] = ()
     verdict: RetryLater | GiveUp | None = None
     error: BaseException | None = None
     blocks: bool = True

@@ -10,6 +10,7 @@
     │   ├── MissingExtraError               also ImportError
     │   ├── MissingKeyError                 also ValueError
     │   ├── NoTransactionError
+    │   ├── RetentionTooShortError
     │   ├── SchemaVersionError
     │   ├── UnreachableRuleError
     │   ├── UnregisteredConsumerError
@@ -27,6 +28,7 @@
     │   ├── InDoubtError
     │   ├── InvalidMessageError             also ValueError
     │   ├── InvalidReturnError              also TypeError
+    │   ├── MissingBusinessKeyError         also ValueError
     │   ├── RoutingLoopError
     │   ├── SequenceError
     │   ├── TransactionEndedError
@@ -35,6 +37,7 @@
     ├── ConflictError                       another worker won; read again and try again
     │   └── LeaseLostError
     ├── NotFoundError                       the operator named something that is not there; also LookupError
+    ├── ReplayTooLateError                  the operator must look first, and may force it
     └── InternalError                       our invariant broke; please report it
 
 Handlers may raise ``TransientError``, ``ThrottledError`` and ``PermanentError`` themselves, with a text of their own.
@@ -48,6 +51,7 @@ from pillarbox.errors.handling import (
     InDoubtError,
     InvalidMessageError,
     InvalidReturnError,
+    MissingBusinessKeyError,
     RoutingLoopError,
     SequenceError,
     TransactionEndedError,
@@ -61,6 +65,7 @@ from pillarbox.errors.kinds import (
     NotFoundError,
     PermanentError,
     PillarboxError,
+    ReplayTooLateError,
     TransientError,
 )
 from pillarbox.errors.setup import (
@@ -70,6 +75,7 @@ from pillarbox.errors.setup import (
     MissingExtraError,
     MissingKeyError,
     NoTransactionError,
+    RetentionTooShortError,
     SchemaVersionError,
     UnreachableRuleError,
     UnregisteredConsumerError,
@@ -100,12 +106,15 @@ __all__ = [
     "InvalidSetupError",
     "LeaseLostError",
     "LogBrokenError",
+    "MissingBusinessKeyError",
     "MissingExtraError",
     "MissingKeyError",
     "NoTransactionError",
     "NotFoundError",
     "PermanentError",
     "PillarboxError",
+    "ReplayTooLateError",
+    "RetentionTooShortError",
     "RoutingLoopError",
     "SchemaVersionError",
     "SequenceError",

@@ -95,6 +95,23 @@ class InvalidReturnError(PermanentError, TypeError):
         self.returned = returned
 
 
+class MissingBusinessKeyError(PermanentError, ValueError):
+    """A message has no business key by which its consumer could know duplicates; its handler was not called.
+
+    Attributes:
+        consumer: The consumer that was declared with ``dedupe_by=``.
+        reason: What is wrong with the key, without its value.
+    """
+
+    def __init__(self, *, consumer: str, reason: str) -> None:
+        super().__init__(
+            f"consumer {consumer!r} knows duplicates by a business key, which this message does not have: {reason}; "
+            "mend the producer or dedupe_by=, then replay it"
+        )
+        self.consumer = consumer
+        self.reason = reason
+
+
 class RoutingLoopError(PermanentError):
     """A message came back to a router that has forwarded it before; routers do not change it, so it would circle.
 

@@ -214,6 +214,14 @@ class LineBegun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InboxPurged:
+    """What inboxes need not remember any longer was removed: ids and business keys, and what dead workers left."""
+
+    ids: int
+    leftovers: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunRolledBack:
     """A run of messages was rolled back and is done again in another division; no attempt is counted for it."""
 
@@ -254,6 +262,7 @@ Event = (
     | GapSkipped
     | GapFetched
     | LineBegun
+    | InboxPurged
     | RunRolledBack
     | WorkerFaltered
 )

@@ -7,8 +7,11 @@ from datetime import timedelta
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
+    Executable,
     SmallInteger,
     String,
+    Table,
     and_,
     bindparam,
     delete,
@@ -21,10 +24,11 @@ from sqlalchemy import (
     update,
 )
 
+from pillarbox.deadletter import DeadLetterState
 from pillarbox.idempotency import AttemptStore, ClaimStore, InboxStore, Suspect, Trial
 from pillarbox.relational.expressions import any_of, insert_into, micros, now_us, texts, values_of
-from pillarbox.relational.tables import attempts, claims, inbox, members
-from pillarbox.transaction import Execute, Program
+from pillarbox.relational.tables import attempts, claims, dead_letters, held, inbox, members
+from pillarbox.transaction import Execute, Program, Rows
 
 WORKERS = "workers"
 """The lease scope whose members are the live worker processes."""
@@ -42,14 +46,22 @@ RECORD = (  # the primary key decides; a concurrent transaction with the same id
 )
 FORGET = delete(inbox).where(inbox.c.consumer == BY, any_of(inbox.c.message_id, IDS))
 PROCESSED = select(inbox.c.message_id).where(inbox.c.consumer == BY, any_of(inbox.c.message_id, IDS))
-_oldest = (
-    select(inbox.c.consumer, inbox.c.message_id)
-    .where(inbox.c.processed_at < now_us() - bindparam("age_us", type_=BigInteger))
-    .order_by(inbox.c.processed_at)
-    .limit(bindparam("up_to", type_=BigInteger))
-    .cte("oldest")
-    .prefix_with("MATERIALIZED")  # or the limit might be applied more than once
+AGE, UP_TO = bindparam("age_us", type_=BigInteger), bindparam("up_to", type_=BigInteger)
+_waits = exists().where(held.c.consumer == inbox.c.consumer, held.c.message_id == inbox.c.message_id)
+_may_be_replayed = exists().where(
+    dead_letters.c.consumer == inbox.c.consumer,
+    dead_letters.c.message_id == inbox.c.message_id,
+    dead_letters.c.state.in_([DeadLetterState.DEAD.value, DeadLetterState.REPLAYING.value]),
 )
+REMOVABLE = and_(inbox.c.processed_at < now_us() - AGE, ~_waits, ~_may_be_replayed)
+OLDEST = (  # index on processed_at; unique indexes on (consumer, message_id)
+    select(inbox.c.consumer, inbox.c.message_id)
+    .where(REMOVABLE)
+    .order_by(inbox.c.processed_at)
+    .limit(UP_TO)
+    .with_for_update(skip_locked=True)
+)
+_oldest = OLDEST.cte("oldest").prefix_with("MATERIALIZED")  # or the limit might be applied more than once
 PURGE = (  # index on processed_at
     delete(inbox)
     .where(tuple_(inbox.c.consumer, inbox.c.message_id).in_(select(_oldest.c.consumer, _oldest.c.message_id)))
@@ -90,6 +102,17 @@ TAKE = (
 )
 CLEAR = delete(attempts).where(attempts.c.consumer == BY, any_of(attempts.c.message_id, IDS))
 
+
+def _chosen(table: Table, is_left: ColumnElement[bool]) -> Executable:
+    """Choose rows of a table that holds only what is under way, and so is small enough to be read as a whole."""
+    columns = (table.c.consumer, table.c.message_id)
+    return select(*columns).where(is_left).limit(UP_TO).with_for_update(skip_locked=True)
+
+
+OLD_ATTEMPTS = _chosen(attempts, and_(attempts.c.started_at < now_us() - AGE, ~_lives))
+OLD_CLAIMS = _chosen(claims, claims.c.expires_at < now_us() - AGE)
+DROP_CLAIM = delete(claims).where(claims.c.consumer == BY, any_of(claims.c.message_id, IDS))
+
 _claim = insert_into(claims).from_select(
     ["consumer", "message_id", "token", "expires_at"],
     select(BY, _id, bindparam("by_token", type_=String), now_us() + bindparam("ttl_us", type_=BigInteger)).where(
@@ -129,6 +152,16 @@ RELEASE = (
     )
     .returning(claims.c.message_id)
 )
+
+
+def _each(rows: Rows, remove: Executable) -> Program[int]:
+    """Remove the rows of ``(consumer, message id)``, which this transaction has locked."""
+    by_consumer: dict[str, list[str]] = {}
+    for consumer, message_id in rows:
+        by_consumer.setdefault(consumer, []).append(message_id)
+    for consumer, message_ids in sorted(by_consumer.items()):
+        yield Execute(remove, {"by": consumer, "ids": message_ids})
+    return len(rows)
 
 
 def _ids(rows: Sequence[Sequence[str]]) -> frozenset[str]:
@@ -181,6 +214,11 @@ class RelationalAttemptStore(AttemptStore):
         """Delete the rows."""
         yield Execute(CLEAR, {"by": consumer, "ids": list(message_ids)})
 
+    def purge(self, older_than: timedelta, *, limit: int) -> Program[int]:
+        """Lock what dead workers left that nobody else is at, then delete it."""
+        old = yield Execute(OLD_ATTEMPTS, {"age_us": micros(older_than), "up_to": limit})
+        return (yield from _each(old, CLEAR))
+
 
 class RelationalClaimStore(ClaimStore):
     """Claims as rows with a token and an expiry by the database's clock."""
@@ -208,3 +246,8 @@ class RelationalClaimStore(ClaimStore):
     def release(self, consumer: str, message_ids: Sequence[str], *, token: str) -> Program[int]:
         """Delete claims held under ``token``."""
         return len((yield Execute(RELEASE, {"by": consumer, "ids": list(message_ids), "by_token": token})))
+
+    def purge(self, older_than: timedelta, *, limit: int) -> Program[int]:
+        """Lock what has expired that nobody else is at, then delete it."""
+        old = yield Execute(OLD_CLAIMS, {"age_us": micros(older_than), "up_to": limit})
+        return (yield from _each(old, DROP_CLAIM))

@@ -14,6 +14,7 @@ from contextlib import (
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from threading import Lock
 from typing import NoReturn, TypeVar
 
 from sqlalchemy import Connection, Engine, Executable
@@ -127,6 +128,7 @@ class RelationalStore(TransactionSource):
         self._lent_sync_engine = sync_engine if isinstance(sync_engine, Engine) else None
         self._make_sync_engine = None if isinstance(sync_engine, Engine) else sync_engine
         self._sync_engine: Engine | None = self._lent_sync_engine
+        self._making = Lock()
         self._owns_engine = owns_engine
         self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._turn = asyncio.Lock() if traits.single_writer else None
@@ -144,8 +146,9 @@ class RelationalStore(TransactionSource):
     @property
     def sync_engine(self) -> Engine:
         """The engine for handlers that run in a thread, made when it is first asked for."""
-        if self._sync_engine is None and self._make_sync_engine is not None:
-            self._sync_engine = self._make_sync_engine()
+        with self._making:  # lanes ask from threads of their own; an engine that is made twice is never closed
+            if self._sync_engine is None and self._make_sync_engine is not None:
+                self._sync_engine = self._make_sync_engine()
         assert self._sync_engine is not None, "a store has a synchronous engine, or can make one"
         return self._sync_engine
 

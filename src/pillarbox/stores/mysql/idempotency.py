@@ -21,6 +21,7 @@ from pillarbox.relational.idempotency import (
     CRASHED_ALONE,
     IDS,
     LEFT_BEHIND,
+    OLDEST,
     TAKE,
     UNCLAIM_PROCESSED,
     WORKER,
@@ -44,13 +45,6 @@ RECORD = (  # the primary key decides; a concurrent transaction with the same id
 )
 MINE = select(inbox.c.message_id).where(
     inbox.c.consumer == BY, any_of(inbox.c.message_id, IDS), inbox.c.recorded_by == bindparam("run_token")
-)
-OLDEST = (  # index on processed_at
-    select(inbox.c.consumer, inbox.c.message_id)
-    .where(inbox.c.processed_at < now_us() - bindparam("age_us", type_=BigInteger))
-    .order_by(inbox.c.processed_at)
-    .limit(bindparam("up_to", type_=BigInteger))
-    .with_for_update(skip_locked=True)
 )
 PURGE = delete(inbox).where(
     any_of(inbox.c.message_id, IDS),  # without it the index would not be used

@@ -10,7 +10,7 @@ from pillarbox.testing.contracts.harness import TOPIC, StoreHarness, append, mak
 
 
 class KeptContract:
-    """What every ``Kept`` keeps; subclass it and supply the fixture ``harness``, whose outbox its messages come from."""
+    """What every ``Kept`` keeps; its messages come from the outbox of the fixture ``harness``."""
 
     pytestmark = pytest.mark.asyncio
 
