@@ -135,7 +135,7 @@ BENCHES: tuple[Bench, ...] = (
         count=50_000,
         figures=rate("events/s"),
         competitors=(
-            Competitor(who=OURS, module="pillarbox_relay_kafka"),
+            Competitor(who=OURS, module="pillarbox_relay_stream", options=(("broker", "kafka"),)),
             Competitor(who=TXOUTBOX, module="txoutbox_relay_kafka", peer="txoutbox-kafka"),
             Competitor(
                 who=TXOUTBOX_UNORDERED,
