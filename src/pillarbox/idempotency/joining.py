@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar, overload
+from typing import Any, Generic, Protocol, TypeVar, cast, overload
 
 from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
@@ -56,7 +56,7 @@ def joined(tx: AsyncTx | SyncTx, operation: Operation[T]) -> T | Coroutine[Any, 
     """
     if not is_synchronous(tx):
         return _awaited(tx, operation)  # type: ignore[arg-type]  # of the other colour it would have been recognised
-    session: Any = tx() if isinstance(tx, scoped_session) else tx
+    session = _opened(tx)
     if isinstance(session, Session):
         return _in_session(operation, session)
     transaction = adopt_sync(session)
@@ -64,11 +64,17 @@ def joined(tx: AsyncTx | SyncTx, operation: Operation[T]) -> T | Coroutine[Any, 
 
 
 async def _awaited(tx: AsyncTx, operation: Operation[T]) -> T:
-    session: Any = tx() if isinstance(tx, async_scoped_session) else tx
+    session = _opened(tx)
     transaction = adopt(session)
     if isinstance(session, AsyncSession):
         return await session.run_sync(partial(_in_session, operation))
     return await transaction.run(operation.program(transaction.dialect_name))
+
+
+def _opened(tx: Any) -> Any:
+    """Return the session behind a scoped one."""
+    is_scoped = isinstance(tx, (scoped_session, async_scoped_session))
+    return cast("Callable[[], Any]", tx)() if is_scoped else tx
 
 
 def _in_session(operation: Operation[T], session: Session) -> T:
