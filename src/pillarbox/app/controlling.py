@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pillarbox.app.assembly import calls_of
+from pillarbox.app.system_clock import SystemClock
 from pillarbox.control import ConsumersControl, Control, HealthCheck, InboxControl, OutboxControl
 from pillarbox.deadletter import DeadLetters
 from pillarbox.relational import RelationalStore
+from pillarbox.relay import RelaySettings
+from pillarbox.serialization import JsonCodec
 from pillarbox.telemetry import LoggingObserver
 
 
@@ -30,4 +34,5 @@ def control_of(store: RelationalStore) -> Control:
         inbox=InboxControl(inbox=store.inbox, inspection=store.inspection, source=store),
         consumers=ConsumersControl(inspection=store.inspection, source=store),
         dead_letters=DeadLetters(store=store.dead_letters, holding=store.holding, source=store),
+        calls=calls_of(store, JsonCodec(), clock=SystemClock(), hold=RelaySettings().lease),
     )

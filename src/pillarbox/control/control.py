@@ -9,6 +9,7 @@ from pillarbox.control.health import HealthCheck
 from pillarbox.control.inbox import InboxControl
 from pillarbox.control.outbox import OutboxControl
 from pillarbox.deadletter import DeadLetters
+from pillarbox.idempotency import OutsideCalls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,3 +24,4 @@ class Control:
     inbox: InboxControl
     consumers: ConsumersControl
     dead_letters: DeadLetters
+    calls: OutsideCalls
