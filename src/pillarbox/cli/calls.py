@@ -11,17 +11,16 @@ from pillarbox.cli.output import print_json, print_line, print_table, wants_json
 from pillarbox.cli.places import Place, at_a_place
 
 
-class _Json(click.ParamType):
-    """An argument that is a JSON value."""
+def json_value(text: str) -> Any:
+    """Read a JSON value; the type of an argument.
 
-    name = "json"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read the value."""
-        try:
-            return json.loads(value)
-        except ValueError as error:
-            self.fail(f"{value!r} is no JSON ({error}); quote texts, as in '\"r-1\"'", param, ctx)
+    Raises:
+        BadParameter: it is none.
+    """
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is no JSON ({error}); quote texts, as in '\"r-1\"'") from error
 
 
 @click.group()
@@ -45,7 +44,7 @@ async def list_(place: Place) -> None:
 
 @calls.command()
 @click.argument("key")
-@click.argument("answer", type=_Json())
+@click.argument("answer", type=json_value)
 @at_a_place
 async def record(place: Place, key: str, answer: Any) -> None:
     """Store the answer that a call had, as JSON; then replay the dead letter.

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Numeric,
     String,
     Table,
+    TypeDecorator,
     create_engine,
     func,
     inspect,
@@ -21,6 +22,12 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from pillarbox.errors import ConfigurationError, NoTransactionError
 from pillarbox.idempotency import advance_state, apply_once, insert_once, update_if_version, upsert_if_newer
+
+
+class Wrapped(TypeDecorator[int]):
+    impl = Integer
+    cache_ok = True
+
 
 rows = Table(
     "rows",
@@ -31,6 +38,7 @@ rows = Table(
     Column("exact", Numeric(10, 2)),
     Column("rough", Float),
     Column("version", Integer),
+    Column("wrapped", Wrapped),
 )
 ONE = {"id": "1"}
 
@@ -124,6 +132,7 @@ def test_an_update_that_nobody_would_notice_is_refused(
         ({"exact": Decimal("0.005")}, "keeps 2 places after the point and would round 0.005"),
         ({"exact": Decimal("NaN")}, "is no amount"),
         ({"exact": Decimal("-Infinity")}, "is no amount"),
+        ({"wrapped": Decimal("1.5")}, "would round 1.5"),
         ({"rough": 1}, "floating-point column"),
         ({"kind": 1}, "nothing can be added"),
         ({}, "needs increments="),
@@ -155,10 +164,10 @@ def test_values_beside_a_state_may_not_be_the_state(tx: Connection) -> None:
             advance_state(tx, rows, key=ONE, to="b", order=("a", "b"), column="kind", values=values)
 
 
-async def test_what_is_no_open_transaction_is_refused(tx: Connection) -> None:
+def test_what_is_no_open_transaction_is_refused(tx: Connection) -> None:
     engine = create_engine("sqlite://", isolation_level="AUTOCOMMIT")
     with engine.connect() as connection, pytest.raises(NoTransactionError):
         insert_once(connection, rows, ONE, key="id")
-    with pytest.raises(ConfigurationError, match="not a transaction"):
-        await insert_once(engine, rows, ONE, key="id")  # type: ignore[call-overload]
+    with pytest.raises(ConfigurationError, match="not a transaction"):  # at once, and not when it is awaited
+        insert_once(engine, rows, ONE, key="id")  # type: ignore[call-overload]
     engine.dispose()
