@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from enum import Enum
 
-from sqlalchemy import BigInteger, Column, Integer, MetaData, Numeric, String, Table, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Integer,
+    MetaData,
+    Numeric,
+    String,
+    Table,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy import Enum as SqlEnum
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from pillarbox.relational.mysql_types import BOTH, BinaryText
@@ -27,6 +40,31 @@ loose = Table(  # as MariaDB makes it: a collation that ignores case and spaces 
     Column("status", String(20)),
     Column("version", BigInteger),
     Column("cents", BigInteger),
+)
+
+
+class Stage(Enum):
+    """Where a parcel is."""
+
+    PACKED = 1
+    SENT = 2
+    DELIVERED = 3
+
+
+class Cents(TypeDecorator[int]):
+    """A type of the user's own."""
+
+    impl = BigInteger
+    cache_ok = True
+
+
+parcels = Table(
+    "shop_parcels",
+    tables,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("stage", SqlEnum(Stage)),
+    Column("sent_at", DateTime),
+    Column("fee", Cents),
 )
 seats = Table(
     "shop_seats",

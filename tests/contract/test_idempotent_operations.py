@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from pillarbox.idempotency import (
     update_if_version,
     upsert_if_newer,
 )
-from tests.contract.shop_tables import Account, orders, seats
+from tests.contract.shop_tables import Account, Stage, orders, parcels, seats
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ Run = Callable[[Callable[[Any], Awaitable[Any]]], Awaitable[Any]]
 LIFE = ("placed", "paid", "shipped")
 ALIKE = ["Msg1", "mSG1", "x", "x ", " x", "é", "e\u0301", "n" * 200, "n" * 199 + "m"]
 """Ids that a loose collation, or a cut, would take for one another."""
+
+FIRST, SECOND = (datetime(2026, 1, day) for day in (1, 2))  # noqa: DTZ001  # the user's column keeps no zone
 
 
 @pytest.fixture
@@ -296,6 +298,20 @@ async def test_a_state_that_no_order_knows_is_not_overwritten(tx: AsyncConnectio
     assert (lost.refused, lost.state) == (True, "lost")
     assert (empty.refused, empty.state) == (True, None)
     assert (missing.missing, missing.state) == (True, None)
+
+
+async def test_columns_of_the_user_s_own_types_serve(tx: AsyncConnection) -> None:
+    first, order = {"number": 1}, (Stage.PACKED, Stage.SENT, Stage.DELIVERED)
+    await insert_once(tx, parcels, {**first, "stage": Stage.PACKED, "sent_at": SECOND}, key="number")
+
+    late = await advance_state(tx, parcels, key=first, to=Stage.DELIVERED, order=order, column="stage")
+    later = await advance_state(tx, parcels, key=first, to=Stage.SENT, order=order, column="stage")
+    stale = await upsert_if_newer(tx, parcels, {**first, "sent_at": FIRST}, key="number", version="sent_at")
+    paid = await apply_once(tx, parcels, {"fee": 5}, key=first, operation="fee-1")
+
+    assert (late.state, later.outcome, later.state) == (Stage.DELIVERED, "ignored", Stage.DELIVERED)
+    assert (stale.outcome, stale.version) == ("stale", SECOND)
+    assert paid.applied
 
 
 # --- every kind of transaction ---------------------------------------------------------------------------------------

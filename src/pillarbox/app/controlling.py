@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pillarbox.app.assembly import calls_of
 from pillarbox.app.sequences import lines_of
+from pillarbox.app.system_clock import SystemClock
 from pillarbox.control import ConsumersControl, Control, GapsControl, HealthCheck, InboxControl, OutboxControl
 from pillarbox.deadletter import DeadLetters
 from pillarbox.idempotency import InboxSettings
 from pillarbox.relational import RelationalStore
 from pillarbox.relational.kept import StoreKept
+from pillarbox.relay import RelaySettings
+from pillarbox.serialization import JsonCodec
 from pillarbox.telemetry import LoggingObserver
 
 DEFAULT_INBOX = InboxSettings()
@@ -40,4 +44,5 @@ def control_of(store: RelationalStore, inbox: InboxSettings = DEFAULT_INBOX) -> 
         dead_letters=DeadLetters(
             store=store.dead_letters, holding=store.holding, source=store, replay_within=inbox.replayable_for
         ),
+        calls=calls_of(store, JsonCodec(), clock=SystemClock(), hold=RelaySettings().lease),
     )

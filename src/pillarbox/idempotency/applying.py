@@ -19,6 +19,7 @@ from sqlalchemy import (
     Numeric,
     String,
     Table,
+    TypeDecorator,
     bindparam,
     delete,
     func,
@@ -186,7 +187,8 @@ def _check_exact(column: Column[Any], amount: object) -> None:
     Raises:
         ConfigurationError: it would, or might.
     """
-    kind, name = column.type, column.key
+    kind: Any = column.type.impl_instance if isinstance(column.type, TypeDecorator) else column.type
+    name = column.key
     if isinstance(amount, bool) or not isinstance(amount, (int, Decimal)):
         raise ConfigurationError(f"{name}: {type(amount).__name__} cannot be added exactly; give an int or a Decimal")
     if isinstance(kind, Float):

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar, overload
+from typing import Any, Generic, Protocol, TypeVar, cast, overload
 
 from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.orm import InstanceState, Session, scoped_session
 from sqlalchemy.orm.attributes import instance_state
 
-from pillarbox.transaction import AsyncTx, Program, SyncTx, adopt, adopt_sync, is_synchronous
+from pillarbox.transaction import AsyncTx, Program, SyncTx, Transaction, adopt, adopt_sync, is_synchronous
 
 
 class Outcome(Protocol):
@@ -54,21 +54,25 @@ def joined(tx: AsyncTx | SyncTx, operation: Operation[T]) -> T | Coroutine[Any, 
     Raises:
         NoTransactionError: there is no open transaction; nothing was written.
     """
-    if not is_synchronous(tx):
-        return _awaited(tx, operation)  # type: ignore[arg-type]  # of the other colour it would have been recognised
-    session: Any = tx() if isinstance(tx, scoped_session) else tx
-    if isinstance(session, Session):
-        return _in_session(operation, session)
-    transaction = adopt_sync(session)
+    opened = _opened(tx)
+    if not is_synchronous(opened):
+        return _awaited(opened, adopt(opened), operation)
+    if isinstance(opened, Session):
+        return _in_session(operation, opened)
+    transaction = adopt_sync(opened)
     return transaction.run(operation.program(transaction.dialect_name))
 
 
-async def _awaited(tx: AsyncTx, operation: Operation[T]) -> T:
-    session: Any = tx() if isinstance(tx, async_scoped_session) else tx
-    transaction = adopt(session)
-    if isinstance(session, AsyncSession):
-        return await session.run_sync(partial(_in_session, operation))
+async def _awaited(opened: object, transaction: Transaction, operation: Operation[T]) -> T:
+    if isinstance(opened, AsyncSession):
+        return await opened.run_sync(partial(_in_session, operation))
     return await transaction.run(operation.program(transaction.dialect_name))
+
+
+def _opened(tx: Any) -> Any:
+    """Return the session behind a scoped one."""
+    is_scoped = isinstance(tx, (scoped_session, async_scoped_session))
+    return cast("Callable[[], Any]", tx)() if is_scoped else tx
 
 
 def _in_session(operation: Operation[T], session: Session) -> T:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from sqlalchemy import Column, PrimaryKeyConstraint, Table, UniqueConstraint
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import QueryableAttribute, class_mapper
+from sqlalchemy.orm.exc import UnmappedClassError
 from sqlalchemy.sql import ClauseElement
 
 from pillarbox.errors import ConfigurationError
@@ -92,7 +93,7 @@ def _rows_of(target: Target) -> Rows:
         return Rows(target, {column.key: column for column in target.columns})
     try:
         mapper = class_mapper(target)
-    except ArgumentError as error:
+    except (ArgumentError, UnmappedClassError) as error:
         raise ConfigurationError(f"{target!r} is neither a Table nor a mapped class") from error
     table: Any = mapper.local_table
     is_shared = mapper.polymorphic_on is not None or mapper.inherits is not None or not isinstance(table, Table)
@@ -101,7 +102,7 @@ def _rows_of(target: Target) -> Rows:
             f"the rows of {target.__qualname__} are shared with other classes, or lie in several tables; give the Table"
         )
     columns = {attribute.key: attribute.columns[0] for attribute in mapper.column_attrs}
-    return Rows(table, {key: column for key, column in columns.items() if isinstance(column, Column)})
+    return Rows(cast("Table", table), {key: column for key, column in columns.items() if isinstance(column, Column)})
 
 
 def plain(values: Mapping[str, object], *, what: str) -> None:

@@ -11,9 +11,10 @@ from pillarbox.relational.expressions import any_of, micros, now_us, texts
 from pillarbox.relational.tables import applied_operations
 from pillarbox.transaction import Execute, Program
 
+_kept_since = select(now_us() - bindparam("age_us", type_=BigInteger)).scalar_subquery()  # once, for an index's sake
 OLDEST = (  # index on applied_at
     select(applied_operations.c.scope, applied_operations.c.operation_id)
-    .where(applied_operations.c.applied_at < now_us() - bindparam("age_us", type_=BigInteger))
+    .where(applied_operations.c.applied_at < _kept_since)
     .order_by(applied_operations.c.applied_at)
     .limit(bindparam("up_to", type_=BigInteger))
     .with_for_update(skip_locked=True)

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 
+from pillarbox.idempotency.calls import Answered
 from pillarbox.outbox import record_of
 from pillarbox.relational import CURRENT_VERSION
 from tests.unit.cli.conftest import CONSUMER, Shell, message
@@ -185,6 +187,27 @@ def test_young_ids_are_not_purged(pillarbox: Shell) -> None:
 
     assert done.exit_code == 2
     assert "24 hours" in done.stderr
+
+
+def test_calls_in_doubt_are_listed_and_decided(pillarbox: Shell) -> None:
+    assert pillarbox.text("calls", "list") == "no call is in doubt\n"
+    for key in ("shop/charge:m1", "shop/charge:m2"):
+        pillarbox.run(
+            lambda store, key=key: store.calls.begin(key, token="gone", hold=timedelta(0), repeatable_for=None)  # type: ignore[misc]
+        )
+
+    assert [one["key"] for one in pillarbox.json("calls", "list")] == ["shop/charge:m1", "shop/charge:m2"]
+    assert "shop/charge:m2" in pillarbox.text("calls", "list")
+    assert "is stored" in pillarbox.text("calls", "record", "shop/charge:m1", '{"number": "r-1"}')
+    assert "called anew" in pillarbox.text("calls", "allow", "shop/charge:m2")
+
+    assert pillarbox.json("calls", "list") == []
+    assert pillarbox("calls", "allow", "shop/charge:m1").exit_code == 2
+    assert "is no JSON" in pillarbox("calls", "record", "shop/charge:m1", "r-1").output
+    (stored,) = pillarbox.run(
+        lambda store: store.calls.begin("shop/charge:m1", token="t", hold=timedelta(0), repeatable_for=None)
+    )
+    assert stored == Answered(b'{"number":"r-1"}')
 
 
 def test_migrating_twice_changes_nothing(pillarbox: Shell) -> None:
