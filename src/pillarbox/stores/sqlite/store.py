@@ -94,10 +94,10 @@ def _sync_engine(url: URL, now: Now | None) -> Engine:
 
 
 def _prepare(engine: Engine, now: Now | None) -> None:
-    """Set the pragmas and the clock on each new connection, take the write lock when a transaction begins, and let it
-    go when the connection is given up.
+    """Set the pragmas and the clock on each new connection; take the write lock when a transaction begins.
 
-    A transaction that reads first and writes later would fail at once instead of waiting for the lock.
+    It is let go at once when the connection is given up. A transaction that reads first and writes later would fail
+    instead of waiting for the lock.
     """
 
     @event.listens_for(engine, "connect")
