@@ -70,11 +70,16 @@ async def purge(place: Place, older_than: timedelta | None, dry_run: bool) -> No
 async def _purge(control: InboxControl, older_than: timedelta, at_least: timedelta) -> int:
     """Purge, with a bar where somebody looks on: only then is it worth it to count before."""
     purged = 0
-    is_watched = sys.stderr.isatty()
-    total = await control.count_older(older_than, at_least=at_least) if is_watched else None
-    with Progress(console=Console(stderr=True), disable=not is_watched) as bars:
+    watched = is_watched()
+    total = await control.count_older(older_than, at_least=at_least) if watched else None
+    with Progress(console=Console(stderr=True), disable=not watched) as bars:
         bar = bars.add_task("purging", total=total)
         async for batch in control.purge(older_than, at_least=at_least):
             purged += batch
             bars.advance(bar, batch)
     return purged
+
+
+def is_watched() -> bool:
+    """Tell whether a person sees what is printed beside the answer."""
+    return sys.stderr.isatty()

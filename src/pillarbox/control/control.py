@@ -10,7 +10,7 @@ from pillarbox.control.health import HealthCheck
 from pillarbox.control.inbox import InboxControl
 from pillarbox.control.outbox import OutboxControl
 from pillarbox.deadletter import DeadLetters
-from pillarbox.idempotency import OutsideCalls
+from pillarbox.idempotency.outside_calls import OutsideCalls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

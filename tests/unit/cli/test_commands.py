@@ -174,21 +174,6 @@ def test_held_keys_are_listed_by_consumer(pillarbox: Shell, bury: Put) -> None:
     assert "no key is held" in pillarbox.text("held", "--consumer", "shop/other")
 
 
-def test_the_inbox_is_counted_and_purged(pillarbox: Shell) -> None:
-    pillarbox.run(lambda store: store.inbox.record(CONSUMER, ["m1", "m2"]))
-
-    assert pillarbox.json("inbox", "stats")[0]["ids"] == 2
-    assert CONSUMER in pillarbox.text("inbox", "stats")
-    assert pillarbox.json("inbox", "purge", "--older-than", "1d") == {"purged": 0}
-
-
-def test_young_ids_are_not_purged(pillarbox: Shell) -> None:
-    done = pillarbox("inbox", "purge", "--older-than", "23h")
-
-    assert done.exit_code == 2
-    assert "24 hours" in done.stderr
-
-
 def test_calls_in_doubt_are_listed_and_decided(pillarbox: Shell) -> None:
     assert pillarbox.text("calls", "list") == "no call is in doubt\n"
     for key in ("shop/charge:m1", "shop/charge:m2"):
