@@ -10,10 +10,10 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import make_url
 
-from pillarbox import BySequence, GapPolicy, Pillarbox, RelaySettings, Retry, Settings
-from pillarbox.control import HealthStatus
-from pillarbox.errors import ConfigurationError, ConflictError, NotFoundError
+from pillarbox import BySequence, GapPolicy, RelaySettings, Retry
 from pillarbox.app.controlling import control_of
+from pillarbox.control import HealthStatus
+from pillarbox.errors import ConfigurationError, NotFoundError
 from pillarbox.message import Message
 from pillarbox.observe import GapFetched, GapFound, GapSkipped, LineBegun, MessageDead
 from pillarbox.outbox import record_of
@@ -40,7 +40,9 @@ async def hands(url: str, rule: BySequence, **options: object) -> AsyncIterator[
         yield opened
 
 
-def rule(then: str = "hold", *, wait: timedelta = AT_ONCE, start: str = "first", max_buffered: int = 1000) -> BySequence:
+def rule(
+    then: str = "hold", *, wait: timedelta = AT_ONCE, start: str = "first", max_buffered: int = 1000
+) -> BySequence:
     return BySequence(gap=GapPolicy(wait=wait, then=then, max_buffered=max_buffered), start=start)  # type: ignore[arg-type]
 
 
@@ -325,7 +327,7 @@ async def _publish(store: RelationalStore, count: int) -> list[Message]:
     return sorted(found, key=lambda one: int(one.headers["sequence"]))
 
 
-def _all(store: RelationalStore):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _all(store: RelationalStore):  # type: ignore[no-untyped-def]
     from pillarbox.relay.reader import ReadPlan
     from pillarbox.testing.contracts.harness import EVERY_SLOT
 

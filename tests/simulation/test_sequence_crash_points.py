@@ -1,4 +1,4 @@
-"""A process that ends at any statement of a consumer that goes by numbers: nothing is lost, repeated or out of order."""
+"""A consumer that goes by numbers ends at any statement: nothing is lost, repeated or out of order."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ async def store(store: RelationalStore) -> RelationalStore:
 
 
 async def _crash_at_every_step(store: RelationalStore, life: Life, rng: Random) -> int:
-    """Live until each step in turn (by default each tenth, from one that the dice choose); look, recover, look again."""
+    """Live until each step in turn, by default until each tenth; look, recover, look again."""
     stride = effort.of(1, 10)
     at = rng.randrange(stride)
     while True:
@@ -131,7 +131,7 @@ async def _crash_at_every_step(store: RelationalStore, life: Life, rng: Random) 
 
 
 async def _one_place_each(store: RelationalStore, life: Life) -> None:
-    """Assert that no message is lost or twice where it could be handled from, and effects are there as inbox rows are."""
+    """Assert that each message is in one place, and that effects are there as inbox rows are."""
     places = [
         set(await _column(store, select(table.c.message_id))) for table in (queue, held, early, dead_letters, inbox)
     ]
@@ -153,5 +153,3 @@ async def _empty(store: RelationalStore) -> None:
         for table in reversed(metadata.sorted_tables):
             if table.name not in ("pillarbox_schema_version", "pillarbox_subscriptions"):
                 await transaction.connection.execute(delete(table))
-
-

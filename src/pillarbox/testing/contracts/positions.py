@@ -13,8 +13,15 @@ from pillarbox.holding import HeldState, Hold, HoldState
 from pillarbox.message import Number
 from pillarbox.ordering import Missing, Position
 from pillarbox.outbox.record import Line
-from pillarbox.testing.contracts.harness import LONG, TOPIC, StoreHarness, make_message, needs_concurrent_writers, rolled_back
 from pillarbox.testing.contracts.draining import HISTORY
+from pillarbox.testing.contracts.harness import (
+    LONG,
+    TOPIC,
+    StoreHarness,
+    make_message,
+    needs_concurrent_writers,
+    rolled_back,
+)
 from pillarbox.testing.contracts.held_messages import CONSUMER
 from pillarbox.testing.waiting import assert_blocked
 from pillarbox.transaction import Program
@@ -204,7 +211,9 @@ class GapsContract:
         await harness.source.run(harness.gaps.tell(CONSUMER, LINE))
 
         assert await due(harness, wait=LONG, full_at=1) == []
-        assert [gap.told_for is not None for gap in await harness.source.run(harness.gaps.find(None, limit=9))] == [True]
+        assert [gap.told_for is not None for gap in await harness.source.run(harness.gaps.find(None, limit=9))] == [
+            True
+        ]
         await harness.source.run(stand(harness, 2))
         assert [gap.told_for for gap in await due(harness, wait=LONG, full_at=1)] == [None]
 
@@ -262,4 +271,4 @@ class GapsContract:
 
 
 class PositionsContract(LinesContract, GapsContract):
-    """What ``Positions``, ``Gaps`` and ``SkippedStore`` keep together; subclass it and supply the fixture ``harness``."""
+    """What ``Positions``, ``Gaps`` and ``SkippedStore`` keep together; subclass it and supply ``harness``."""
