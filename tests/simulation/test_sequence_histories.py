@@ -27,7 +27,7 @@ KEYS, NUMBERS = ("m-1", "m-2"), 12
 
 @pytest.mark.parametrize("outside", [False, True], ids=["transaction", "outside"])
 async def test_each_message_is_handled_once_and_in_order(outside: bool, rng: Random) -> None:
-    for _ in range(effort.of(100, 2 if outside else 6)):
+    for _ in range(effort.of(100, 6)):
         await _live_one(rng, outside=outside)
 
 

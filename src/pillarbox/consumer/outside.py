@@ -207,7 +207,8 @@ class OutsideProcess:
         """Close what needs no handler now."""
         done = [*report.suppressed, *report.early]
         closed = [*report.held, *done]
-        unclaimed = [item.message.id for item in (*report.early, *report.returned)]
+        # what is held now may have been claimed before, while it waited behind one that was busy
+        unclaimed = [item.message.id for item in (*report.held, *report.early, *report.returned)]
         rules = self._run.rules
         if unclaimed and rules.deduplicates:
             yield from self._claims.release(self._name, unclaimed, token=token)
