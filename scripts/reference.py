@@ -27,9 +27,12 @@ PURPOSE = {
     "claims": "Leased claims of handlers that run without a transaction.",
     "consumers": "The consumers that each service has had, so that none is forgotten with work pending.",
     "dead_letters": "What could not be handled: raw bytes, headers, attempts, failures; once per consumer and message.",
+    "early": "Numbered messages that came before one of a lower number, and wait for it, per consumer.",
     "held": "Messages that wait in a consumer's database: retries, what is behind them, replays.",
     "holds": "The keys that wait, per consumer; `blocked` ones wait for somebody's decision about a dead letter.",
     "inbox": "The ids of processed messages, per consumer.",
+    "key_numbers": "How far the numbers of numbered destinations have come, by key, and in which epoch.",
+    "key_positions": "How far each consumer that goes by numbers has come, by channel and key.",
     "leases": "Slots of work, who owns each, and under which fencing token.",
     "members": "The live processes of each scope of leases.",
     "outbox": "Records to be published, in position order. A relay removes what was published.",
@@ -43,6 +46,7 @@ PURPOSE = {
     "outside_calls": "Calls of `call_once`: `begun` ones may be in doubt, `answered` ones have their answer.",
     "queue": "Messages on their way to consumers, where the database is the broker.",
     "schema_version": "The migrations that were applied.",
+    "skipped_numbers": "Numbers that a consumer went on without, who decided and why.",
     "subscriptions": "Which consumers listen to which channels.",
 }
 

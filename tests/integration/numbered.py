@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -53,18 +54,42 @@ def box_of_readings(
     fails: dict[int, int] | None = None,
     retry: Retry | None = None,
     settings: Settings | None = None,
+    called: list[str] | None = None,
     **options: object,
 ) -> tuple[Pillarbox, Happenings]:
-    """Return a box whose consumer notes each reading; ``fails`` says how often the handler of a value fails."""
+    """Return a box whose consumer notes each reading.
+
+    Args:
+        url: where its store is.
+        rule: its order.
+        fails: how often the handler of a value fails.
+        retry: how failures are retried.
+        settings: those of the box.
+        called: where a handler without a transaction notes what it handles; the handler has one unless this is given.
+        options: of the consumer.
+    """
     box, happenings = make_box(url, settings=settings) if settings is not None else make_box(url)
     failing = dict(fails or {})
 
-    @box.on(MeterRead, name="post", ordering=rule, retry=retry or Retry(), **options)  # type: ignore[arg-type]
-    async def post(read: MeterRead, tx: AsyncConnection, ctx: Context) -> None:
+    def fail(read: MeterRead) -> None:
         if failing.get(read.value, 0) > 0:
             failing[read.value] -= 1
             raise RuntimeError(f"a bad day for {read.value}")
-        await note(tx, f"{read.meter}/{read.value}")
+
+    on = partial(box.on, MeterRead, name="post", ordering=rule, retry=retry or Retry(), **options)  # type: ignore[arg-type]
+    if called is None:
+
+        @on()
+        async def post(read: MeterRead, tx: AsyncConnection, ctx: Context) -> None:
+            fail(read)
+            await note(tx, f"{read.meter}/{read.value}")
+    else:
+        notes = called
+
+        @on(idempotency="inbox", outside=True)
+        async def call(read: MeterRead) -> None:
+            fail(read)
+            notes.append(f"{read.meter}/{read.value}")
 
     return box, happenings
 

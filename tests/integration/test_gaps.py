@@ -22,7 +22,7 @@ from pillarbox.stores.sqlite import sqlite_store
 from pillarbox.testing import VirtualClock
 from tests.integration.boxes import SETTINGS
 from tests.integration.conftest import MARIADB, SERVERS
-from tests.integration.numbered import CHANNEL, CONSUMER, EPOCH, KEY, Hands, box_of_readings, reading, values
+from tests.integration.numbered import CHANNEL, CONSUMER, EPOCH, KEY, Hands, box_of_readings, deliver, reading, values
 
 EVERY_KIND = pytest.mark.parametrize("store_url", ["memory", SERVERS[1], MARIADB], indirect=True)
 MEMORY = pytest.mark.parametrize("store_url", ["memory"], indirect=True)
@@ -233,6 +233,20 @@ async def test_a_message_that_fails_is_waited_for(store_url: str) -> None:
     async with hands(store_url, rule(), fails={2: 2}, retry=retry) as one:
         assert await one.arrive(reading(3), reading(1), reading(2)) == values(1, 2, 3)
         assert await one.arrive(reading(5), reading(4)) == values(1, 2, 3, 4, 5)
+
+
+@EVERY_KIND
+async def test_what_is_early_again_when_its_hold_is_drained_is_not_lost(store_url: str) -> None:
+    """The third waits for its retry, the sixth behind it, and what lies between has waited early: all in one run."""
+    retry = Retry(attempts=3, immediate=0, first=AT_ONCE)
+    async with hands(store_url, rule(), fails={3: 1}, retry=retry) as one:
+        await one.arrive(reading(1), reading(2), reading(4), reading(5))
+        await deliver(one.box, [reading(3)])
+        await one.receive()
+        await deliver(one.box, [reading(6)])
+        await one.receive()
+
+        assert await one.drain() == values(*range(1, 7))
 
 
 @MEMORY

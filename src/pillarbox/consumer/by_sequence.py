@@ -105,7 +105,7 @@ class SequenceGate(Gate):
         epochs = {line: sorted({number.epoch for number, _ in arrivals}) for line, arrivals in lines.items()}
         positions = yield from self._positions.lock(self._consumer, {line: known[0] for line, known in epochs.items()})
         later = [line for line, known in epochs.items() if known[-1] > positions[line].epoch]
-        waiting = (yield from self._positions.first_early(self._consumer, later)) if later else {}
+        waiting = yield from self._positions.first_early(self._consumer, later)
         found = {
             line: _sort_with_replays(positions[line], arrivals, waiting.get(line)) for line, arrivals in lines.items()
         }
@@ -129,7 +129,7 @@ class SequenceGate(Gate):
     def _put_early(self, early: Mapping[Line, Sequence[Item]]) -> Program[None]:
         """Put aside what comes from holding, and as much of what comes from a channel as there is room for."""
         arrived = [line for line, items in early.items() if any(item.delivery is not None for item in items)]
-        counts = (yield from self._positions.count_early(self._consumer, arrived)) if arrived else {}
+        counts = yield from self._positions.count_early(self._consumer, arrived)
         kept: list[EarlyMessage] = []
         for line, items in early.items():
             room = self._max_buffered - counts.get(line, 0)

@@ -213,7 +213,8 @@ class OutsideProcess:
 
         What means the same as a processed message is processed too, so that its own copies are known later on.
         """
-        unclaimed = [*needless, *self._marks_of([*report.early, *report.returned])]
+        # what is held now may have been claimed before, while it waited behind one that was busy
+        unclaimed = [*needless, *self._marks_of([*report.held, *report.early, *report.returned])]
         if unclaimed:
             yield from self._claims.release(self._name, sorted(unclaimed), token=token)
         if self._run.rules.business_row is not None and report.suppressed:

@@ -330,10 +330,11 @@ class Run:
             yield from self.rules.outbox.append(records)
         report.published = len(records)
         ended = [*report.handled, *report.discarded]
-        yield from self.rules.gate.passed([*ended, *(item for item in report.dead if not self.blocks(item))])
         yield from self.rules.attempts.clear(self.rules.consumer, [item.message.id for item in items])
         taken = [item for item in items if not item.returned]
         yield from intake.accept(taken, [*ended, *report.suppressed, *report.early])
+        # last: what is early has left its hold by now, and may be put there again
+        yield from self.rules.gate.passed([*ended, *(item for item in report.dead if not self.blocks(item))])
 
     def _failed_attempt(self, attempt: int, error: Exception) -> FailedAttempt:
         return FailedAttempt(

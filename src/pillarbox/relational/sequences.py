@@ -190,11 +190,15 @@ class RelationalPositions(Positions):
 
     def first_early(self, consumer: str, lines: Collection[Line]) -> Program[Mapping[Line, Number]]:
         """Look at the first entry of each line in the index."""
+        if not lines:
+            return {}
         rows = yield Execute(FIRST_EARLY, among(consumer, lines))
         return {_line_in(row): Number(row[2], row[3]) for row in rows if _line_in(row) in lines}
 
     def count_early(self, consumer: str, lines: Collection[Line]) -> Program[Mapping[Line, int]]:
         """Count in the index."""
+        if not lines:
+            return {}
         rows = yield Execute(COUNT_EARLY, among(consumer, lines))
         return {_line_in(row): row[2] for row in rows if _line_in(row) in lines}
 

@@ -6,11 +6,11 @@ import pytest
 
 from pillarbox.message import Number, number_of
 from pillarbox.outbox import record_of
-from pillarbox.testing.contracts.harness import TOPIC, StoreHarness, append, make_message, make_record
+from pillarbox.testing.contracts.harness import TOPIC, StoreHarness, append, make_message, make_record, read_all
 
 
 class KeptContract:
-    """What every ``Kept`` keeps; its messages come from the outbox of the fixture ``harness``."""
+    """What every ``Kept`` keeps; subclass it and supply ``harness``, whose outbox the messages come from."""
 
     pytestmark = pytest.mark.asyncio
 
@@ -43,7 +43,5 @@ class KeptContract:
 
     async def _numbers(self, harness: StoreHarness) -> set[Number]:
         """Return the numbers of the key ``k`` that stand in the outbox."""
-        from pillarbox.testing.contracts.harness import read_all
-
         records = await read_all(harness)
         return {number for one in records if one.message.key == "k" and (number := number_of(one.message)) is not None}

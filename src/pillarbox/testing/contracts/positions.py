@@ -271,4 +271,4 @@ class GapsContract:
 
 
 class PositionsContract(LinesContract, GapsContract):
-    """What ``Positions``, ``Gaps`` and ``SkippedStore`` keep together; supply the fixture ``harness``."""
+    """What ``Positions``, ``Gaps`` and ``SkippedStore`` keep together; subclass it and supply ``harness``."""
