@@ -8,14 +8,16 @@ Source: the design of the way of a message: outbox, relay, channel, consumer, ho
 from pillarbox.app import Pillarbox, Settings
 from pillarbox.consumer import Context, Handlers
 from pillarbox.deadletter import DeadLetterFilter
-from pillarbox.message import command, event
-from pillarbox.ordering import ByKey, Unordered
+from pillarbox.message import Cause, command, event
+from pillarbox.ordering import ByKey, Causal, SingleConsumer, Unordered
 from pillarbox.relay import RelaySettings
 from pillarbox.retry import Retry
 from pillarbox.routing import ContentBasedRouter, MessageFilter, RecipientList, WireTap
 
 __all__ = [
     "ByKey",
+    "Causal",
+    "Cause",
     "ContentBasedRouter",
     "Context",
     "DeadLetterFilter",
@@ -26,6 +28,7 @@ __all__ = [
     "RelaySettings",
     "Retry",
     "Settings",
+    "SingleConsumer",
     "Unordered",
     "WireTap",
     "command",

@@ -12,9 +12,10 @@ from pillarbox.channel import Broker, MessageReceiver, Subscription
 from pillarbox.channel.wakeup import Wakeup
 from pillarbox.clock import Clock
 from pillarbox.consumer import Consumer, Providers
+from pillarbox.consumer.causal import CausalGate, CausalIntake
 from pillarbox.consumer.drainer import Drainer
-from pillarbox.consumer.gate import OPEN
-from pillarbox.consumer.intake import Accepts, Burials, ChannelIntake, HeldIntake
+from pillarbox.consumer.gate import OPEN, Gate
+from pillarbox.consumer.intake import Accepts, Burials, ChannelIntake, HeldIntake, Intake
 from pillarbox.consumer.outside import Caller, OutsideProcess
 from pillarbox.consumer.process import Process
 from pillarbox.consumer.run import Run, RunRules
@@ -26,6 +27,7 @@ from pillarbox.errors import ConfigurationError, UnknownMessageTypeError
 from pillarbox.lease import LeaseKeeper, LeaseTerms
 from pillarbox.message import Message, Registry
 from pillarbox.observe import Observers
+from pillarbox.ordering import Causal
 from pillarbox.outbox import Outbox
 from pillarbox.relational import RelationalStore
 from pillarbox.relational.idempotency import WORKERS
@@ -131,19 +133,22 @@ class Parts:
             consumer,
             receiver=receiver,
             process=process,
-            intake=intake,
+            intake=self._watched(consumer, intake),
             around=around,
         )
         drainer = Drainer(
             consumer.identity,
             held=self.store.holding,
             process=process,
-            intake_for=lambda token: HeldIntake(
-                consumer.identity,
-                held=self.store.holding,
-                dead_letters=self.store.dead_letters,
-                burials=burials,
-                token=token,
+            intake_for=lambda token: self._watched(
+                consumer,
+                HeldIntake(
+                    consumer.identity,
+                    held=self.store.holding,
+                    dead_letters=self.store.dead_letters,
+                    burials=burials,
+                    token=token,
+                ),
             ),
             around=around,
         )
@@ -251,6 +256,17 @@ class Parts:
         shell = colour(consumer, source=self.store, providers=self.providers)
         return Process(run, shell=shell, around=around)
 
+    def _gate(self, consumer: Consumer) -> Gate:
+        ordering = consumer.options.ordering
+        if isinstance(ordering, Causal):
+            return CausalGate(consumer, ordering, waits=self.store.waits, claims=self.store.claims, now=self.clock.now)
+        return OPEN
+
+    def _watched(self, consumer: Consumer, intake: Intake) -> Intake:
+        if isinstance(consumer.options.ordering, Causal):
+            return CausalIntake(intake, consumer.identity, waits=self.store.waits, claims=self.store.claims)
+        return intake
+
     def _accepts(self, receiver: MessageReceiver) -> Accepts | None:
         return receiver if self.broker.capabilities.transactional else None  # type: ignore[return-value]
 
@@ -274,7 +290,7 @@ class Parts:
             inbox=self.store.inbox,
             attempts=self.store.attempts,
             outbox=self.outbox,
-            gate=OPEN,
+            gate=self._gate(consumer),
             translate=self.store.translate,
             now=self.clock.now,
             dice=self.dice,

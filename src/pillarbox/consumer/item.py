@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pillarbox.channel import Delivery
 from pillarbox.holding import FailedAttempt, HeldState
 from pillarbox.message import Message
+from pillarbox.observe import Event
 from pillarbox.retry import GiveUp, RetryLater
 
 
@@ -21,6 +22,9 @@ class Item:
         attempts: how often its handler has failed or crashed.
         verdict: what was decided after the last failure, to be written by the next run.
         error: the last failure.
+        awaits: the messages that must be handled before it and were not, when its gate looked.
+        relies_on: messages before it in the same run that must be handled, or it is not.
+        notice: what its gate wants told of once the run is durable.
     """
 
     message: Message
@@ -31,3 +35,6 @@ class Item:
     history: tuple[FailedAttempt, ...] = ()
     verdict: RetryLater | GiveUp | None = None
     error: BaseException | None = field(default=None, repr=False)
+    awaits: tuple[str, ...] = ()
+    relies_on: frozenset[str] = frozenset()
+    notice: Event | None = None

@@ -17,6 +17,7 @@ from pillarbox.errors import (
     UnsatisfiedInjectionError,
 )
 from pillarbox.message import MessageType, check_name, message_type_of
+from pillarbox.ordering import Causal
 
 
 def resolve(
@@ -96,6 +97,10 @@ def _check_options(consumer: Consumer, where: str) -> None:
         raise ConfigurationError(f"{where}: concurrency={options.concurrency}; at least one lane is needed")
     if options.when_dead == "hold-key" and not options.is_ordered:
         raise ConfigurationError(f"{where}: when_dead='hold-key' needs an order to keep; use ByKey(), or 'skip'")
+    if isinstance(options.ordering, Causal) and not consumer.deduplicates:
+        raise ConfigurationError(
+            f"{where}: Causal() asks the inbox what was processed; leave idempotency='natural' out, or use ByKey()"
+        )
     if options.batch is not None:
         _check_batch(consumer, options.batch, where)
     elif CONTEXTS in consumer.signature.wants.values():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeAlias, assert_never, cast
 
 from pillarbox.consumer.context import Context
@@ -28,6 +28,8 @@ from pillarbox.transaction import Execute
 MAX_ERROR_CHARS = 2_000
 PLAIN_VALUES: tuple[type[object], ...] = (str, bytes, int, float, dict, set)
 """What a handler may return by mistake and nobody could receive."""
+LOOK_AGAIN = timedelta(milliseconds=250)
+"""When a message is looked at again that relies on one which was not handled; its gate knows more by then."""
 WHOSE = "something for a batch, and nobody knows which of its messages it follows from; publish through list[Context]"
 
 
@@ -172,6 +174,10 @@ class Run:
         for item in ready:
             if item.hold_key in waiting:
                 report.behind.append(item)
+            elif item.relies_on and self._fails(item, report):
+                item.verdict, item.awaits = RetryLater(LOOK_AGAIN), tuple(sorted(item.relies_on))
+                report.retried.append(item)
+                waiting.add(item.hold_key)
             elif not self.rules.handles(item.message):
                 report.discarded.append(item)
             elif in_batches and item.verdict is None and (wish := self.wish(item)) is not None:
@@ -204,6 +210,11 @@ class Run:
         ready = yield from self.rules.gate.admit(new)
         report.early = without(new, ready)
         return ready
+
+    def _fails(self, item: Item, report: RunReport) -> bool:
+        """Tell whether something that ``item`` relies on was not handled in this run."""
+        undone = {one.message.id for one in (*report.retried, *report.dead, *report.behind)}
+        return not item.relies_on.isdisjoint(undone)
 
     def stopped_by(self, report: RunReport) -> frozenset[str]:
         """Return the keys of which nothing more may run now."""

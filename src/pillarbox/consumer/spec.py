@@ -8,8 +8,9 @@ from typing import Literal, TypeAlias
 
 from pillarbox.channel import is_queue
 from pillarbox.consumer.injection import Handler, Signature
+from pillarbox.holding import EVERYTHING, channel_hold_key_of, hold_key_of
 from pillarbox.message import Message
-from pillarbox.ordering import ByKey, Ordering
+from pillarbox.ordering import ByKey, Causal, Ordering, SingleConsumer
 from pillarbox.retry import Retry
 from pillarbox.routing import Route
 from pillarbox.serialization import UNREADABLE
@@ -105,6 +106,20 @@ class Consumer:
         takes_all = self.route is not None and not self.route.types
         is_meant = message.type in self.message_types or message.type == UNREADABLE
         return takes_all or is_meant or is_queue(message.destination)
+
+    def hold_key_of(self, message: Message) -> str:
+        """Return what ``message`` is held under when it must wait, and what then waits behind it."""
+        match self.options.ordering:
+            case Causal():
+                return channel_hold_key_of(message)
+            case SingleConsumer():
+                return EVERYTHING
+            case _:
+                return hold_key_of(message, ordered=self.options.is_ordered)
+
+    def lane_key_of(self, message: Message) -> str:
+        """Return what keeps ``message`` in a lane with others: its key, of whichever channel."""
+        return hold_key_of(message, ordered=self.options.is_ordered)
 
     @property
     def mode(self) -> str:

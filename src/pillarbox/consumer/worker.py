@@ -15,7 +15,6 @@ from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
 from pillarbox.consumer.surroundings import Surroundings
 from pillarbox.errors import ConflictError, LeaseLostError, TransientError
-from pillarbox.holding import hold_key_of
 from pillarbox.observe import WorkerFaltered
 from pillarbox.ordering import RunSize, lane_of
 
@@ -113,7 +112,7 @@ class ConsumerWorker:
         early: list[Delivery] = []
         for delivery in deliveries:
             item = self._item(delivery)
-            number = lane_of(item.hold_key, len(self._lanes))
+            number = lane_of(self._consumer.lane_key_of(item.message), len(self._lanes))
             lane = self._lanes[number]
             if lane.generation != generations[number] or self._stopping:
                 early.append(delivery)
@@ -125,8 +124,8 @@ class ConsumerWorker:
             await self._receiver.settle(early, Outcome.RETURNED)
 
     def _item(self, delivery: Delivery) -> Item:
-        hold_key = hold_key_of(delivery.message, ordered=self._consumer.options.is_ordered)
-        return Item(message=delivery.message, hold_key=hold_key, delivery=delivery)
+        message = delivery.message
+        return Item(message=message, hold_key=self._consumer.hold_key_of(message), delivery=delivery)
 
     async def _run_lane(self, lane: Lane) -> None:
         while not self._stopping:

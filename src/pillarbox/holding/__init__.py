@@ -2,22 +2,26 @@
 
 Guarantee: of a held key nothing runs before its head; nothing appended to a hold is left behind when the hold ends.
 Not promised: order between different keys.
-Source: Resequencer and Message Store of EIP, applied to retries; the reading order is record, store.
+Source: Resequencer and Message Store of EIP, applied to retries; the reading order is record, store, waits.
 """
 
 from pillarbox.holding.record import (
+    EVERYTHING,
     FailedAttempt,
     HeldMessage,
     HeldState,
     Hold,
     HoldState,
+    channel_hold_key_of,
     hold_key_of,
     own_hold_key,
     storable,
 )
 from pillarbox.holding.store import HeldQueue, HoldingState, HoldingStore
+from pillarbox.holding.waits import Waiting, WaitsState, WaitStore
 
 __all__ = [
+    "EVERYTHING",
     "FailedAttempt",
     "HeldMessage",
     "HeldQueue",
@@ -26,6 +30,10 @@ __all__ = [
     "HoldState",
     "HoldingState",
     "HoldingStore",
+    "WaitStore",
+    "Waiting",
+    "WaitsState",
+    "channel_hold_key_of",
     "hold_key_of",
     "own_hold_key",
     "storable",

@@ -8,6 +8,8 @@ Source: Oban's telemetry events; the reading order is events, observer.
 from pillarbox.observe.events import (
     AttemptFailed,
     BrokerAway,
+    CauseAwaited,
+    CauseMissing,
     CursorRebased,
     DestinationNotReady,
     DuplicateSuppressed,
@@ -31,6 +33,8 @@ from pillarbox.observe.observer import Observer, Observers
 __all__ = [
     "AttemptFailed",
     "BrokerAway",
+    "CauseAwaited",
+    "CauseMissing",
     "CursorRebased",
     "DestinationNotReady",
     "DuplicateSuppressed",

@@ -148,6 +148,31 @@ class MessageHeld:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CauseAwaited:
+    """A message was put aside until its consumer has processed what came before it; ``causes`` are message ids."""
+
+    consumer: str
+    message_id: str
+    causes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CauseMissing:
+    """What comes before a message does not come: not in time, as a dead letter, or because it waits for the message.
+
+    ``trouble`` is ``missing``, ``dead`` or ``cycle``; ``outcome`` is what the consumer says is to become of the
+    message: ``hold``, ``run`` or ``dead``. While it is held this is told again from time to time.
+    """
+
+    consumer: str
+    message_id: str
+    causes: tuple[str, ...]
+    trouble: str
+    outcome: str
+    waited: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MessageDead:
     """A message is in the dead letters."""
 
@@ -192,6 +217,8 @@ Event = (
     | MessageFiltered
     | AttemptFailed
     | MessageHeld
+    | CauseAwaited
+    | CauseMissing
     | MessageDead
     | RunRolledBack
     | WorkerFaltered

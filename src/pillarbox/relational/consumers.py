@@ -19,11 +19,12 @@ from pillarbox.relational.tables import (
     inbox,
     queue,
     subscriptions,
+    waits,
 )
 from pillarbox.transaction import Execute, Program
 
 OLD, NEW = bindparam("old", type_=String), bindparam("new", type_=String)
-OWNED = (consumers, subscriptions, queue, inbox, attempts, claims, holds, held, dead_letters)
+OWNED = (consumers, subscriptions, queue, inbox, attempts, claims, holds, held, waits, dead_letters)
 RENAMES = tuple(update(table).where(table.c.consumer == OLD).values(consumer=NEW) for table in OWNED)
 
 _prefix = bindparam("prefix", type_=String)

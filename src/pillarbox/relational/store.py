@@ -39,6 +39,7 @@ from pillarbox.relational.queue import RelationalQueueStore
 from pillarbox.relational.silence import Patience, Sever
 from pillarbox.relational.tables import outbox
 from pillarbox.relational.transfer import RelationalTransfer
+from pillarbox.relational.waits import RelationalWaitStore
 from pillarbox.relay import RelayKind, SequenceReader
 from pillarbox.relay.log_reader import LogAccess
 from pillarbox.relay.low_watermark import OutboxHorizon
@@ -165,6 +166,7 @@ class RelationalStore(TransactionSource):
         self.attempts = RelationalAttemptStore()
         self.claims = RelationalClaimStore()
         self.holding = RelationalHoldingStore()
+        self.waits = RelationalWaitStore()
         self.dead_letters = RelationalDeadLetterStore()
         self.consumers = RelationalConsumerRegistry()
         self.inspection = RelationalInspection()

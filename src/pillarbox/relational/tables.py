@@ -274,6 +274,17 @@ held = _table(
     Index("pillarbox_held_key", "consumer", "hold_key", "rank", "position"),
 )
 
+waits = _table(  # a message at the head of a hold, and each cause that it waits for
+    "waits",
+    Column("consumer", Name, primary_key=True),
+    Column("message_id", Name, primary_key=True),
+    Column("cause_id", Name, primary_key=True),
+    Column("hold_key", Key, nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Index("pillarbox_waits_cause", "consumer", "cause_id"),
+    Index("pillarbox_waits_hold", "consumer", "hold_key"),
+)
+
 # --- dead letters -----------------------------------------------------------------------------------------------------
 dead_letters = _table(
     "dead_letters",

@@ -13,6 +13,7 @@ from typing import cast
 from pillarbox.observe import (
     AttemptFailed,
     BrokerAway,
+    CauseMissing,
     DestinationNotReady,
     Event,
     LogGapFound,
@@ -30,7 +31,7 @@ FACTS = "pillarbox"
 """The attribute of a log record under which the event's fields stand, for handlers that want them unformatted."""
 
 WARNINGS = (AttemptFailed, BrokerAway, DestinationNotReady, RunRolledBack, SettlementRefused)
-ERRORS = (LogGapFound, MessageDead, RecordParked, WorkerFaltered)
+ERRORS = (CauseMissing, LogGapFound, MessageDead, RecordParked, WorkerFaltered)
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _PLAIN = re.compile(r"[\w./:@+*-]+")
 
