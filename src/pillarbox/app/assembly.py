@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import random
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Protocol
 
 from pillarbox.channel import Broker, MessageReceiver, Subscription
 from pillarbox.channel.wakeup import Wakeup
 from pillarbox.clock import Clock
 from pillarbox.consumer import Consumer, Providers
+from pillarbox.consumer.alone import FencedIntake, OneAtATime, Tenure
 from pillarbox.consumer.causal import CausalGate, CausalIntake
 from pillarbox.consumer.drainer import Drainer
 from pillarbox.consumer.gate import OPEN, Gate
 from pillarbox.consumer.intake import Accepts, Burials, ChannelIntake, HeldIntake, Intake
+from pillarbox.consumer.intermittent import Intermittent, Loop
 from pillarbox.consumer.outside import Caller, OutsideProcess
 from pillarbox.consumer.process import Process
 from pillarbox.consumer.run import Run, RunRules
 from pillarbox.consumer.solitude import Solitude
+from pillarbox.consumer.stopping import StoppingIntake, StopSign
 from pillarbox.consumer.surroundings import LANES, Surroundings
 from pillarbox.consumer.transact import AsyncShell, SyncShell
 from pillarbox.consumer.worker import ConsumerWorker, Handles
@@ -50,6 +54,9 @@ from pillarbox.relay.upkeep import Upkeep
 from pillarbox.relay.watermark import Feed
 from pillarbox.retry import Classification
 from pillarbox.serialization import Codec, decode_message
+
+LOOK_FOR_STOP_EVERY = timedelta(seconds=1)
+"""How often a process looks whether its consumer was stopped by another one, or may go on."""
 
 
 class Worker(Protocol):
@@ -115,44 +122,93 @@ class Parts:
         return Membership(keeper, clock=self.clock)
 
     def consumer_workers(self, consumer: Consumer) -> tuple[Worker, ...]:
-        """Make the two loops of ``consumer``: what its channels deliver, and what it holds."""
-        subscription = Subscription(consumer=consumer.identity, channels=consumer.channels)
-        receiver = self.broker.receiver(subscription, owner=self.worker)
+        """Make the loops of ``consumer``: what its channels deliver, and what it holds."""
         around = self._surroundings()
         process = self._process(consumer, Run(self._rules(consumer)), around)
-        burials = Burials(
-            consumer.identity,
-            dead_letters=self.store.dead_letters,
-            holding=self.store.holding,
-            blocks_key=consumer.options.blocks_key,
+        if not consumer.options.is_alone:
+            return (self._receiving(consumer, process, around), self._draining(consumer, process, around))
+        terms = LeaseTerms(scope=f"single/{consumer.identity}", slots=1, ttl=self.relay.lease, whole=True)
+        keeper = LeaseKeeper(terms, self.worker, store=self.store.leases, source=self.store, clock=self.clock)
+        tenure = Tenure(keeper, self.store.leases)
+        one_at_a_time = OneAtATime(process)
+
+        def make() -> Sequence[Loop]:
+            return (
+                self._receiving(consumer, one_at_a_time, around, tenure),
+                self._draining(consumer, one_at_a_time, around, tenure),
+            )
+
+        every = terms.ttl / 6
+        return (Intermittent(make, may_work=tenure.is_ours, at_the_end=tenure.end, every=every, clock=self.clock),)
+
+    def _receiving(
+        self, consumer: Consumer, process: Handles, around: Surroundings, tenure: Tenure | None = None
+    ) -> Worker:
+        if not consumer.options.stops:
+            return self._receiver(consumer, process, around, tenure)
+        sign = StopSign(consumer.identity, holding=self.store.holding, source=self.store)
+        return Intermittent(
+            lambda: [self._receiver(consumer, process, around, tenure)],
+            may_work=sign.is_off,
+            every=LOOK_FOR_STOP_EVERY,
+            clock=self.clock,
         )
+
+    def _receiver(
+        self, consumer: Consumer, process: Handles, around: Surroundings, tenure: Tenure | None
+    ) -> ConsumerWorker:
+        subscription = Subscription(consumer=consumer.identity, channels=consumer.channels)
+        receiver = self.broker.receiver(subscription, owner=self.worker)
         intake = ChannelIntake(
-            consumer.identity, holding=self.store.holding, burials=burials, accepts=self._accepts(receiver)
+            consumer.identity,
+            holding=self.store.holding,
+            burials=self._burials(consumer),
+            accepts=self._accepts(receiver),
         )
-        worker = ConsumerWorker(
+        return ConsumerWorker(
             consumer,
             receiver=receiver,
             process=process,
-            intake=self._watched(consumer, intake),
+            intake=self._guarded(consumer, intake, tenure, keeps=False),
             around=around,
         )
-        drainer = Drainer(
+
+    def _draining(
+        self, consumer: Consumer, process: Handles, around: Surroundings, tenure: Tenure | None = None
+    ) -> Drainer:
+        burials = self._burials(consumer)
+
+        def intake_for(token: str) -> Intake:
+            held = HeldIntake(
+                consumer.identity,
+                held=self.store.holding,
+                dead_letters=self.store.dead_letters,
+                burials=burials,
+                token=token,
+            )
+            return self._guarded(consumer, held, tenure, keeps=True)
+
+        return Drainer(
+            consumer.identity, held=self.store.holding, process=process, intake_for=intake_for, around=around
+        )
+
+    def _burials(self, consumer: Consumer) -> Burials:
+        options = consumer.options
+        return Burials(
             consumer.identity,
-            held=self.store.holding,
-            process=process,
-            intake_for=lambda token: self._watched(
-                consumer,
-                HeldIntake(
-                    consumer.identity,
-                    held=self.store.holding,
-                    dead_letters=self.store.dead_letters,
-                    burials=burials,
-                    token=token,
-                ),
-            ),
-            around=around,
+            dead_letters=self.store.dead_letters,
+            holding=self.store.holding,
+            blocks="consumer" if options.stops else "key" if options.blocks_key else "message",
         )
-        return (worker, drainer)
+
+    def _guarded(self, consumer: Consumer, intake: Intake, tenure: Tenure | None, *, keeps: bool) -> Intake:
+        """Return ``intake`` with what the consumer's options ask for; ``keeps`` when it keeps what is not admitted."""
+        name = consumer.identity
+        if isinstance(consumer.options.ordering, Causal):
+            intake = CausalIntake(intake, name, waits=self.store.waits, claims=self.store.claims)
+        if consumer.options.stops:
+            intake = StoppingIntake(intake, name, holding=self.store.holding, keeps=keeps)
+        return intake if tenure is None else FencedIntake(intake, tenure)
 
     def _publication(self, keeper: LeaseKeeper) -> Publication:
         kind = RelayKind(self.relay.kind)
@@ -262,11 +318,6 @@ class Parts:
             return CausalGate(consumer, ordering, waits=self.store.waits, claims=self.store.claims, now=self.clock.now)
         return OPEN
 
-    def _watched(self, consumer: Consumer, intake: Intake) -> Intake:
-        if isinstance(consumer.options.ordering, Causal):
-            return CausalIntake(intake, consumer.identity, waits=self.store.waits, claims=self.store.claims)
-        return intake
-
     def _accepts(self, receiver: MessageReceiver) -> Accepts | None:
         return receiver if self.broker.capabilities.transactional else None  # type: ignore[return-value]
 
@@ -287,6 +338,7 @@ class Parts:
             deduplicates=consumer.deduplicates,
             batch=consumer.options.batch,
             blocks_key=consumer.options.blocks_key,
+            stops=consumer.options.stops,
             inbox=self.store.inbox,
             attempts=self.store.attempts,
             outbox=self.outbox,

@@ -12,6 +12,7 @@ from pillarbox.errors import HandlerCrashedError
 from pillarbox.idempotency import Suspect, Trial
 from pillarbox.observe import (
     AttemptFailed,
+    ConsumerStopped,
     DuplicateSuppressed,
     MessageDead,
     MessageDiscarded,
@@ -100,3 +101,5 @@ class Books:
                     consumer=self._name, message_id=message_id, reason=item.verdict.reason, attempts=item.attempts
                 )
             )
+            if self._run.rules.stops:
+                self._observer.notice(ConsumerStopped(consumer=self._name, message_id=message_id))

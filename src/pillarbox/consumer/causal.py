@@ -136,7 +136,8 @@ class CausalGate(Gate):
         return lacking
 
     def _judge(self, lacking: Mapping[Item, frozenset[str]]) -> Program[None]:
-        places = yield from self._places(frozenset[str]().union(*lacking.values()))
+        waiting_here = frozenset(item.message.id for item in lacking)
+        places = yield from self._places(waiting_here.union(*lacking.values()))
         awaited: dict[Item, frozenset[str]] = {}
         for item, missing in lacking.items():
             on_their_way = frozenset(one for one in missing if one in places and places[one].hold_key is not None)
@@ -160,7 +161,7 @@ class CausalGate(Gate):
             self._ordering,
             waited=waited,
             is_dead=any(one in places and places[one].is_dead for one in missing),
-            in_circle=is_circular(message_id, item.hold_key, missing, places),
+            in_circle=is_circular(message_id, missing, places),
         )
         if decision.trouble is not None:
             item.notice = CauseMissing(
@@ -190,7 +191,7 @@ class CausalGate(Gate):
             asked |= message_ids
             found = yield from self._waits.places(self._name, message_ids)
             places |= found
-            further = frozenset[str]().union(*(place.behind for place in found.values())) - asked
+            further = frozenset[str]().union(*(place.needs for place in found.values())) - asked
             processed = (yield from self._claims.processed(self._name, sorted(further))) if further else ()
             message_ids = further.difference(processed)
         return places

@@ -95,6 +95,11 @@ def _check_options(consumer: Consumer, where: str) -> None:
         )
     if options.concurrency is not None and options.concurrency < 1:
         raise ConfigurationError(f"{where}: concurrency={options.concurrency}; at least one lane is needed")
+    if options.is_alone and (options.concurrency or 1) > 1:
+        raise ConfigurationError(
+            f"{where}: SingleConsumer() handles one message at a time, concurrency={options.concurrency} more; "
+            "leave it out, or use ByKey()"
+        )
     if options.when_dead == "hold-key" and not options.is_ordered:
         raise ConfigurationError(f"{where}: when_dead='hold-key' needs an order to keep; use ByKey(), or 'skip'")
     if isinstance(options.ordering, Causal) and not consumer.deduplicates:

@@ -131,6 +131,7 @@ class RunRules:
         deduplicates: whether processed ids are recorded in the inbox.
         batch: how many messages its handler takes at once; ``None`` for a handler of single messages.
         blocks_key: whether a dead message holds its key.
+        stops: whether a dead message stops the consumer.
         gate: which messages must wait for others.
         translate: names a driver's error in the library's words.
     """
@@ -143,6 +144,7 @@ class RunRules:
     deduplicates: bool
     batch: int | None
     blocks_key: bool
+    stops: bool
     inbox: InboxStore
     attempts: AttemptStore
     outbox: Outbox
@@ -184,6 +186,8 @@ class Run:
                 batch.append((item, wish))
             else:
                 records += yield from self._one(item, report)
+                if self.rules.stops and item in report.dead and len(items) > 1:
+                    raise RunSpoiled(item, item.verdict)
                 if item in report.retried or (item in report.dead and self.rules.blocks_key):
                     waiting.add(item.hold_key)
         records += yield from self._together(batch, report)

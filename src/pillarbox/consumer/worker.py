@@ -13,6 +13,7 @@ from pillarbox.channel import Delivery, MessageReceiver, Outcome
 from pillarbox.channel.wakeup import Wakeup
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
+from pillarbox.consumer.stopping import ConsumerStoppedError
 from pillarbox.consumer.surroundings import Surroundings
 from pillarbox.errors import ConflictError, LeaseLostError, TransientError
 from pillarbox.observe import WorkerFaltered
@@ -67,9 +68,7 @@ class ConsumerWorker:
         self._clock = around.clock
         self._observer = around.observer
         self._on_published = around.on_published
-        self._lanes = [
-            Lane(RunSize(largest=around.run_size)) for _ in range(consumer.options.concurrency or around.lanes)
-        ]
+        self._lanes = [Lane(RunSize(largest=around.run_size)) for _ in range(consumer.lanes(around.lanes))]
         self._capacity = around.run_size * 2 * len(self._lanes)
         self._room = Wakeup()
         self._in_hand = 0
@@ -136,6 +135,8 @@ class ConsumerWorker:
             try:
                 published = await self._process.handle(run, intake=self._intake, size=lane.size)
                 await self._receiver.settle(_deliveries(run), Outcome.ACCEPTED)
+            except ConsumerStoppedError as stopped:
+                await self._end(lane, run, stopped.undone)
             except Exception as error:
                 await self._give_back(lane, run)
                 await self._falter(error)
@@ -145,6 +146,18 @@ class ConsumerWorker:
                 if published:
                     self._on_published()
         await self._give_back(lane, [])
+
+    async def _end(self, lane: Lane, run: Sequence[Item], undone: Sequence[Item]) -> None:
+        """Settle what of ``run`` is done, give the rest back and stop: the consumer is stopped in every process."""
+        rest = [item for item in run if item in undone]
+        done = [item for item in run if item not in undone]
+        self.stop()
+        self._in_hand -= len(done)
+        try:
+            await self._receiver.settle(_deliveries(done), Outcome.ACCEPTED)
+        except TransientError as error:
+            await self._falter(error)
+        await self._give_back(lane, rest)
 
     async def _give_back(self, lane: Lane, run: Sequence[Item]) -> None:
         """Return everything the lane has, so that what comes again comes in order."""

@@ -7,6 +7,7 @@ Source: Resequencer and Message Store of EIP, applied to retries; the reading or
 
 from pillarbox.holding.record import (
     EVERYTHING,
+    STOP,
     FailedAttempt,
     HeldMessage,
     HeldState,
@@ -14,7 +15,9 @@ from pillarbox.holding.record import (
     HoldState,
     channel_hold_key_of,
     hold_key_of,
+    is_stop_key,
     own_hold_key,
+    stop_key_of,
     storable,
 )
 from pillarbox.holding.store import HeldQueue, HoldingState, HoldingStore
@@ -22,6 +25,7 @@ from pillarbox.holding.waits import Waiting, WaitsState, WaitStore
 
 __all__ = [
     "EVERYTHING",
+    "STOP",
     "FailedAttempt",
     "HeldMessage",
     "HeldQueue",
@@ -35,6 +39,8 @@ __all__ = [
     "WaitsState",
     "channel_hold_key_of",
     "hold_key_of",
+    "is_stop_key",
     "own_hold_key",
+    "stop_key_of",
     "storable",
 ]

@@ -103,6 +103,20 @@ def channel_hold_key_of(message: Message) -> str:
     return f"k:#{hashlib.sha256(message.destination.encode()).hexdigest()[:16]}/{message.key}"
 
 
+STOP = "s:"
+"""How the holds begin that stop a whole consumer."""
+
+
+def stop_key_of(message_id: str) -> str:
+    """Return the hold by which a dead message stops its consumer."""
+    return f"{STOP}{message_id}"
+
+
+def is_stop_key(hold_key: str) -> bool:
+    """Tell whether a hold stops its consumer."""
+    return hold_key.startswith(STOP)
+
+
 EVERYTHING = "a:"
 """What all messages of a consumer are held under that handles one at a time."""
 

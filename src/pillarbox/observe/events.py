@@ -183,6 +183,14 @@ class MessageDead:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerStopped:
+    """A dead letter has stopped a consumer in every process, until somebody replays or discards it."""
+
+    consumer: str
+    message_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunRolledBack:
     """A run of messages was rolled back and is done again in another division; no attempt is counted for it."""
 
@@ -220,6 +228,7 @@ Event = (
     | CauseAwaited
     | CauseMissing
     | MessageDead
+    | ConsumerStopped
     | RunRolledBack
     | WorkerFaltered
 )

@@ -98,29 +98,34 @@ class Place:
 
     Attributes:
         hold_key: the hold that it is in; ``None`` if it is in none.
+        at: its place in the hold; what has a lower one is before it.
         is_dead: it is a dead letter that nobody replays.
-        behind: what messages of its hold wait for, itself included.
+        needs: what it waits for, and what those wait for that are before it in its hold.
     """
 
     hold_key: str | None = None
+    at: tuple[int, int] = (0, 0)
     is_dead: bool = False
-    behind: frozenset[str] = frozenset()
+    needs: frozenset[str] = frozenset()
 
 
 NOWHERE = Place()
 
 
-def is_circular(message_id: str, hold_key: str, missing: Iterable[str], places: Mapping[str, Place]) -> bool:
-    """Tell whether a message waits for itself: by causes alone, or because one of them is behind it in its key.
+def is_circular(message_id: str, missing: Iterable[str], places: Mapping[str, Place]) -> bool:
+    """Tell whether a message waits for itself: by causes alone, or because one of them is behind it in its hold.
 
     Args:
         message_id: the message.
-        hold_key: the hold that it is in, or will be.
         missing: the causes that it lacks.
-        places: where these are, and theirs, and so on.
+        places: where it is, where these are, and theirs, and so on.
     """
-    through = _reached(missing, lambda one: places.get(one, NOWHERE).behind)
-    return message_id in through or any(places.get(one, NOWHERE).hold_key == hold_key for one in through)
+    through = _reached(missing, lambda one: places.get(one, NOWHERE).needs)
+    if message_id in through:
+        return True
+    own = places.get(message_id, NOWHERE)
+    reached = (places.get(one, NOWHERE) for one in through)
+    return own.hold_key is not None and any(one.hold_key == own.hold_key and one.at > own.at for one in reached)
 
 
 def _reached(start: Iterable[str], following: Callable[[str], Iterable[str]]) -> set[str]:

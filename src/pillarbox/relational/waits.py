@@ -34,9 +34,25 @@ AGES = (  # primary key prefix
     .where(waits.c.consumer == BY, any_of(waits.c.message_id, IDS))
     .group_by(waits.c.message_id)
 )
-HELD = (  # index on (consumer, message_id), then that on (consumer, hold_key)
-    select(held.c.message_id, held.c.hold_key, waits.c.cause_id)
-    .outerjoin(waits, and_(waits.c.consumer == held.c.consumer, waits.c.hold_key == held.c.hold_key))
+_before = held.alias("before")
+_waiting_before = (
+    select(waits.c.consumer, waits.c.hold_key, waits.c.cause_id, _before.c.rank, _before.c.position)
+    .join(_before, and_(_before.c.consumer == waits.c.consumer, _before.c.message_id == waits.c.message_id))
+    .subquery("waiting_before")
+)
+HELD = (  # index on (consumer, message_id), then that of the waits on (consumer, hold_key)
+    select(held.c.message_id, held.c.hold_key, held.c.rank, held.c.position, _waiting_before.c.cause_id)
+    .outerjoin(
+        _waiting_before,
+        and_(
+            _waiting_before.c.consumer == held.c.consumer,
+            _waiting_before.c.hold_key == held.c.hold_key,
+            or_(
+                _waiting_before.c.rank < held.c.rank,
+                and_(_waiting_before.c.rank == held.c.rank, _waiting_before.c.position <= held.c.position),
+            ),
+        ),
+    )
     .where(held.c.consumer == BY, any_of(held.c.message_id, IDS))
 )
 DEAD = select(dead_letters.c.message_id).where(  # index on (consumer, message_id)
@@ -85,21 +101,20 @@ class RelationalWaitStore(WaitStore):
         return {message_id: timedelta(microseconds=max(int(age), 0)) for message_id, age in found}
 
     def places(self, consumer: str, message_ids: Collection[str]) -> Program[Mapping[str, Place]]:
-        """Join what is held with what waits in the same hold; then look among the dead."""
+        """Join what is held with what waits before it in the same hold; then look among the dead."""
         asked = {"by": consumer, "ids": sorted(message_ids)}
-        hold_keys: dict[str, str] = {}
-        behind: dict[str, set[str]] = defaultdict(set)
-        for message_id, hold_key, cause_id in (yield Execute(HELD, asked)):
-            hold_keys[message_id] = hold_key
+        found: dict[str, tuple[str, tuple[int, int]]] = {}
+        needs: dict[str, set[str]] = defaultdict(set)
+        for message_id, hold_key, rank, position, cause_id in (yield Execute(HELD, asked)):
+            found[message_id] = (hold_key, (rank, position))
             if cause_id is not None:
-                behind[message_id].add(cause_id)
+                needs[message_id].add(cause_id)
         dead = {row[0] for row in (yield Execute(DEAD, asked))}
-        return {
-            message_id: Place(
-                hold_key=hold_keys.get(message_id), is_dead=message_id in dead, behind=frozenset(behind[message_id])
-            )
-            for message_id in sorted({*hold_keys, *dead})
+        places = {
+            message_id: Place(hold_key=hold_key, at=at, is_dead=message_id in dead, needs=frozenset(needs[message_id]))
+            for message_id, (hold_key, at) in found.items()
         }
+        return places | dict.fromkeys(dead - places.keys(), Place(is_dead=True))
 
     def waited_for(self, consumer: str, causes: Collection[str]) -> Program[Collection[str]]:
         """Select by cause."""

@@ -14,6 +14,7 @@ from pillarbox.observe import (
     AttemptFailed,
     BrokerAway,
     CauseMissing,
+    ConsumerStopped,
     DestinationNotReady,
     Event,
     LogGapFound,
@@ -31,7 +32,7 @@ FACTS = "pillarbox"
 """The attribute of a log record under which the event's fields stand, for handlers that want them unformatted."""
 
 WARNINGS = (AttemptFailed, BrokerAway, DestinationNotReady, RunRolledBack, SettlementRefused)
-ERRORS = (CauseMissing, LogGapFound, MessageDead, RecordParked, WorkerFaltered)
+ERRORS = (CauseMissing, ConsumerStopped, LogGapFound, MessageDead, RecordParked, WorkerFaltered)
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _PLAIN = re.compile(r"[\w./:@+*-]+")
 
