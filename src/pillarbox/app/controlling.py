@@ -15,6 +15,7 @@ def control_of(store: RelationalStore) -> Control:
             outbox=store.outbox,
             holding=store.holding,
             dead_letters=store.dead_letters,
+            waits=store.waits,
             inspection=store.inspection,
             source=store,
             log=None if store.traits.log is None else store.traits.log.checkpoints,

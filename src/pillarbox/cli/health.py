@@ -39,8 +39,13 @@ def _show(found: Health) -> None:
     vitals = found.vitals
     if wants_json():
         parts = {"outbox": vitals.outbox, "holding": vitals.holding}
-        rest = {"oldest_queued_for": vitals.oldest_queued_for, "dead": vitals.dead, "log": vitals.log}
-        print_json({"status": found.status.value, "problems": found.problems, **parts, **rest})
+        rest: dict[str, object] = {
+            "oldest_queued_for": vitals.oldest_queued_for,
+            "dead": vitals.dead,
+            "log": vitals.log,
+        }
+        rest |= {"waits": vitals.waits, "stopped": vitals.stopped}
+        print_json({"status": found.status.value, "problems": found.problems, **parts, **rest, **order})
         return
     print_line(found.status.value)
     for problem in found.problems:
@@ -56,7 +61,10 @@ def _show(found: Health) -> None:
             "blocked keys": vitals.holding.blocked,
             "held messages": vitals.holding.messages,
             "oldest hold": vitals.holding.oldest_for,
+            "waiting for causes": vitals.waits.messages,
+            "oldest waiting for causes": vitals.waits.oldest_for,
             "dead letters": vitals.dead,
+            **({"stopped consumers": ", ".join(vitals.stopped)} if vitals.stopped else {}),
             **({} if vitals.log is None else {"log kept, bytes": vitals.log.retained_bytes}),
         }
     )

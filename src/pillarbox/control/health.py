@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from pillarbox.control.inspection import Inspection
 from pillarbox.deadletter import DeadLetterFilter, DeadLetterStore
-from pillarbox.holding import HoldingState, HoldingStore
+from pillarbox.holding import HoldingState, HoldingStore, WaitsState, WaitStore
 from pillarbox.outbox import OutboxState, OutboxStore
 from pillarbox.relay.log_reader import LogCheckpoints, LogState
 from pillarbox.transaction import Program, TransactionSource
@@ -31,6 +31,7 @@ class HealthLimits:
         oldest_pending: the oldest record of the outbox; beyond it no relay works, or its broker is away.
         oldest_queued: the oldest message in the database's own queues; beyond it consumers do not keep up.
         oldest_hold: the oldest hold of a key in a consumer.
+        oldest_wait: the message that has waited longest for its causes.
         retained_log: bytes of log that the database keeps for a log tailing relay.
         unread_log: bytes of log behind what that relay confirmed, while it confirms nothing for ``oldest_pending``.
     """
@@ -38,8 +39,12 @@ class HealthLimits:
     oldest_pending: timedelta = timedelta(seconds=30)
     oldest_queued: timedelta = timedelta(minutes=5)
     oldest_hold: timedelta = timedelta(hours=1)
+    oldest_wait: timedelta = timedelta(minutes=5)
     retained_log: int = 1 << 30
     unread_log: int = 256 << 10
+
+
+NOTHING_WAITS = WaitsState(messages=0, oldest_for=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +54,8 @@ class Vitals:
     Attributes:
         oldest_queued_for: how long ago the oldest message in the database's own queues was published.
         dead: dead letters that nobody has decided about.
+        waits: what waits for causes.
+        stopped: consumers that a dead letter has stopped.
         log: the log of a log tailing relay; ``None`` where none has worked.
     """
 
@@ -57,6 +64,8 @@ class Vitals:
     oldest_queued_for: timedelta | None
     dead: int
     log: LogState | None = None
+    waits: WaitsState = NOTHING_WAITS
+    stopped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +115,13 @@ def _problems(vitals: Vitals, limits: HealthLimits) -> Iterator[Problem]:
         yield Problem(status=HealthStatus.DEGRADED, what=what)
     if vitals.dead:
         yield Problem(status=HealthStatus.DEGRADED, what=f"{vitals.dead} dead letters: pillarbox dead-letters list")
+    for consumer in vitals.stopped:
+        what = f"{consumer} is stopped by a dead letter: pillarbox dead-letters list --consumer {consumer}"
+        yield Problem(status=HealthStatus.DEGRADED, what=what)
+    if _exceeds(vitals.waits.oldest_for, limits.oldest_wait):
+        waited = _seconds(vitals.waits.oldest_for)
+        what = f"{vitals.waits.messages} messages wait for their causes, the oldest for {waited}: pillarbox held"
+        yield Problem(status=HealthStatus.DEGRADED, what=what)
     if holding.blocked:
         what = f"{holding.blocked} keys are blocked by a dead letter: pillarbox held"
         yield Problem(status=HealthStatus.DEGRADED, what=what)
@@ -148,6 +164,7 @@ class HealthCheck:
         outbox: OutboxStore,
         holding: HoldingStore,
         dead_letters: DeadLetterStore,
+        waits: WaitStore,
         inspection: Inspection,
         source: TransactionSource,
         log: LogCheckpoints | None = None,
@@ -157,6 +174,7 @@ class HealthCheck:
         self._outbox = outbox
         self._holding = holding
         self._dead_letters = dead_letters
+        self._waits = waits
         self._inspection = inspection
         self._source = source
 
@@ -170,5 +188,7 @@ class HealthCheck:
             holding=(yield from self._holding.state()),
             oldest_queued_for=(yield from self._inspection.oldest_queued_for()),
             dead=(yield from self._dead_letters.count(DeadLetterFilter())),
+            waits=(yield from self._waits.state()),
+            stopped=tuple(sorted((yield from self._holding.stopped()))),
             log=None if self._log is None else (yield from self._log.state()),
         )
