@@ -9,8 +9,8 @@ from pillarbox.app import Pillarbox, Settings
 from pillarbox.consumer import Context, Handlers
 from pillarbox.deadletter import DeadLetterFilter
 from pillarbox.idempotency import InboxSettings
-from pillarbox.message import command, event
-from pillarbox.ordering import ByKey, BySequence, GapPolicy, Unordered
+from pillarbox.message import Cause, command, event
+from pillarbox.ordering import ByKey, BySequence, Causal, GapPolicy, SingleConsumer, Unordered
 from pillarbox.relay import RelaySettings
 from pillarbox.retry import Retry
 from pillarbox.routing import ContentBasedRouter, MessageFilter, RecipientList, WireTap
@@ -18,6 +18,8 @@ from pillarbox.routing import ContentBasedRouter, MessageFilter, RecipientList, 
 __all__ = [
     "ByKey",
     "BySequence",
+    "Causal",
+    "Cause",
     "ContentBasedRouter",
     "Context",
     "DeadLetterFilter",
@@ -30,6 +32,7 @@ __all__ = [
     "RelaySettings",
     "Retry",
     "Settings",
+    "SingleConsumer",
     "Unordered",
     "WireTap",
     "command",

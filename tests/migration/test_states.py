@@ -60,6 +60,7 @@ WITHOUT_WORK = {
     "pillarbox_subscriptions": "who listens",
     "pillarbox_consumers": "who is registered",
     "pillarbox_members": "who lives; expires",
+    "pillarbox_waits": "what heads of holds wait for; the holds come due, whatever stands here",
     "pillarbox_outbox_cursor": "how far a sequence relay has come",
     "pillarbox_outbox_cursor_history": "when a sequence relay had come how far",
     "pillarbox_outbox_checkpoint": "how far a log tailing relay has come",

@@ -24,6 +24,7 @@ def control_of(store: RelationalStore, inbox: InboxSettings = DEFAULT_INBOX) -> 
             outbox=store.outbox,
             holding=store.holding,
             dead_letters=store.dead_letters,
+            waits=store.waits,
             inspection=store.inspection,
             source=store,
             gaps=store.gaps,

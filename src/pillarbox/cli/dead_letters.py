@@ -103,6 +103,21 @@ async def replay(place: Place, letter_ids: tuple[int, ...], by: str, force: bool
             print_line(f"{letter.id} is due again for {letter.consumer}")
 
 
+@dead_letters.command()
+@click.argument("letter_ids", metavar="LETTER_ID...", type=int, nargs=-1, required=True)
+@by_option
+@at_a_place
+async def discard(place: Place, letter_ids: tuple[int, ...], by: str) -> None:
+    """Decide that dead letters will not be handled: what they block goes on without them."""
+    async with place.open() as control:
+        discarded = [await control.dead_letters.discard(letter_id, by=by) for letter_id in dict.fromkeys(letter_ids)]
+    if wants_json():
+        print_json({"discarded": [letter.id for letter in discarded], "by": by})
+    else:
+        for letter in discarded:
+            print_line(f"{letter.id} will not be handled by {letter.consumer}")
+
+
 def _facts(letter: DeadLetter) -> dict[str, object]:
     """Return a letter without its body and its stack."""
     message = letter.message

@@ -7,6 +7,7 @@ import msgspec
 from pillarbox.channel import Delivery
 from pillarbox.holding import FailedAttempt, HeldState
 from pillarbox.message import Message
+from pillarbox.observe import Event
 from pillarbox.retry import GiveUp, RetryLater
 
 
@@ -23,6 +24,9 @@ class Item(msgspec.Struct, kw_only=True, eq=False):
         error: the last failure.
         blocks: whether it holds its key when it is dead, where dead messages do.
         returned: there is no room for it: its channel is to deliver it again.
+        awaits: the messages that must be handled before it and were not, when its gate looked.
+        relies_on: messages before it in the same run that must be handled, or it is not.
+        notice: what its gate wants told of once the run is durable.
     """
 
     message: Message
@@ -36,3 +40,6 @@ class Item(msgspec.Struct, kw_only=True, eq=False):
     error: BaseException | None = None
     blocks: bool = True
     returned: bool = False
+    awaits: tuple[str, ...] = ()
+    relies_on: frozenset[str] = frozenset()
+    notice: Event | None = None

@@ -19,7 +19,7 @@ from pillarbox.errors import (
 )
 from pillarbox.idempotency import InboxSettings
 from pillarbox.message import MessageType, check_name, message_type_of
-from pillarbox.ordering import BySequence
+from pillarbox.ordering import BySequence, Causal
 
 DEFAULT_INBOX = InboxSettings()
 
@@ -103,8 +103,17 @@ def _check_options(consumer: Consumer, declaration: Declaration, where: str) -> 
         )
     if options.concurrency is not None and options.concurrency < 1:
         raise ConfigurationError(f"{where}: concurrency={options.concurrency}; at least one lane is needed")
+    if options.is_alone and (options.concurrency or 1) > 1:
+        raise ConfigurationError(
+            f"{where}: SingleConsumer() handles one message at a time, concurrency={options.concurrency} more; "
+            "leave it out, or use ByKey()"
+        )
     if options.when_dead == "hold-key" and not options.is_ordered:
         raise ConfigurationError(f"{where}: when_dead='hold-key' needs an order to keep; use ByKey(), or 'skip'")
+    if isinstance(options.ordering, Causal) and not consumer.deduplicates:
+        raise ConfigurationError(
+            f"{where}: Causal() asks the inbox what was processed; leave idempotency='natural' out, or use ByKey()"
+        )
     if options.batch is not None:
         _check_batch(consumer, options.batch, where)
     elif CONTEXTS in consumer.signature.wants.values():

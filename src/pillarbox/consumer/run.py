@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeAlias, assert_never, cast
 
 from pillarbox.consumer.context import Context
@@ -37,6 +37,8 @@ from pillarbox.transaction import Execute
 MAX_ERROR_CHARS = 2_000
 PLAIN_VALUES: tuple[type[object], ...] = (str, bytes, int, float, dict, set)
 """What a handler may return by mistake and nobody could receive."""
+LOOK_AGAIN = timedelta(milliseconds=250)
+"""When a message is looked at again that relies on one which was not handled; its gate knows more by then."""
 WHOSE = "something for a batch, and nobody knows which of its messages it follows from; publish through list[Context]"
 
 
@@ -79,6 +81,7 @@ class RunRules:
         deduplicates: whether processed ids are recorded in the inbox.
         batch: how many messages its handler takes at once; ``None`` for a handler of single messages.
         blocks_key: whether a dead message holds its key.
+        stops: whether a dead message stops the consumer.
         gate: which messages must wait for others.
         business_row: returns the inbox row that stands for a message's business key; ``None`` where there are no such.
         translate: names a driver's error in the library's words.
@@ -93,6 +96,7 @@ class RunRules:
     deduplicates: bool
     batch: int | None
     blocks_key: bool
+    stops: bool
     inbox: InboxStore
     attempts: AttemptStore
     outbox: Outbox
@@ -119,8 +123,7 @@ class Run:
         """
         report = RunReport()
         ready, memory = yield from self._ready(items, intake, report)
-        in_batches = self.rules.batch is not None and len(items) > 1
-        records = yield from self._course(ready, memory, report, waiting=set(stopped), in_batches=in_batches)
+        records = yield from self._course(ready, memory, report, waiting=set(stopped), is_alone=len(items) == 1)
         yield from self._forget(memory)
         yield from self.close(items, intake, report, records)
         return report
@@ -150,7 +153,7 @@ class Run:
         return ready, memory
 
     def _course(
-        self, ready: Sequence[Item], memory: Memory, report: RunReport, *, waiting: set[str], in_batches: bool
+        self, ready: Sequence[Item], memory: Memory, report: RunReport, *, waiting: set[str], is_alone: bool
     ) -> Generator[Effect, Any, Sequence[OutboxRecord]]:
         """Handle what is ready, in order; return what is to be published."""
         records: list[OutboxRecord] = []
@@ -162,14 +165,20 @@ class Run:
                 report.suppressed.append(item)
             elif item.hold_key in waiting:
                 report.behind.append(item)
+            elif item.relies_on and self._fails(item, report):
+                item.verdict, item.awaits = RetryLater(LOOK_AGAIN), tuple(sorted(item.relies_on))
+                report.retried.append(item)
+                waiting.add(item.hold_key)
             elif not is_handled:
                 report.discarded.append(item)
-            elif in_batches and item.verdict is None and (wish := self.wish(item)) is not None:
+            elif self.rules.batch and not is_alone and item.verdict is None and (wish := self.wish(item)) is not None:
                 memory.keep(item.marks)  # if the batch fails, all of this is rolled back
                 batch.append((item, wish))
             else:
                 memory.meet(item.marks)
                 records += yield from self._one(item, report)
+                if self.rules.stops and isinstance(item.verdict, GiveUp) and not is_alone:
+                    raise RunSpoiled(item, item.verdict)
                 if item.verdict is None:
                     memory.keep(item.marks)
                 elif isinstance(item.verdict, RetryLater) or self.blocks(item):
@@ -179,6 +188,11 @@ class Run:
     def blocks(self, item: Item) -> bool:
         """Tell whether ``item`` holds its key when it is dead."""
         return self.rules.blocks_key and item.blocks
+
+    def _fails(self, item: Item, report: RunReport) -> bool:
+        """Tell whether something that ``item`` relies on was not handled in this run."""
+        undone = {one.message.id for one in (*report.retried, *report.dead, *report.behind)}
+        return not item.relies_on.isdisjoint(undone)
 
     def stopped_by(self, report: RunReport) -> frozenset[str]:
         """Return the keys of which nothing more may run now."""

@@ -20,12 +20,14 @@ class KnownConsumer:
         identity: ``<service>/<name>``; empty for messages on queues that no known consumer receives from.
         queued: messages that wait for it where the database is the broker.
         held: messages in its holding.
+        stopped: a dead letter has stopped it, in every process.
     """
 
     identity: str
     channels: tuple[str, ...]
     queued: int
     held: int
+    stopped: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +37,8 @@ class HeldKey:
     Attributes:
         hold_key: ``k:<key>`` or, for a message alone, ``m:<message id>``.
         messages: how many wait, the head included; a blocked key's dead letter is not among them.
-        due_at: when its head may run; meaningless while it is blocked.
+        due_at: when its head may run, or is looked at again; meaningless while it is blocked.
+        waits_for: the causes that its head waits for.
     """
 
     consumer: str
@@ -44,6 +47,7 @@ class HeldKey:
     messages: int
     since: datetime
     due_at: datetime
+    waits_for: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from datetime import timedelta
 from pillarbox.deadletter.record import DeadLetter, DeadLetterState
 from pillarbox.deadletter.store import DeadLetterFilter, DeadLetterStore
 from pillarbox.errors import ConflictError, NotFoundError, ReplayTooLateError
-from pillarbox.holding import HeldMessage, HeldState, Hold, HoldingStore
+from pillarbox.holding import HeldMessage, HeldState, Hold, HoldingStore, own_hold_key
 from pillarbox.transaction import Program, TransactionSource
 
 EVERYTHING_DEAD = DeadLetterFilter()
@@ -69,6 +69,31 @@ class DeadLetters:
         if not by:
             raise ValueError("by= must say who replays the letter")
         return await self._source.run(self._replay(letter_id, None if force else self._replay_within))
+
+    async def discard(self, letter_id: int, *, by: str) -> DeadLetter:
+        """Decide that a letter will not be handled: what it blocks goes on without it.
+
+        The letter stays, to be looked at. One that blocks nothing but itself goes on keeping its duplicates away.
+
+        Args:
+            letter_id: the letter.
+            by: who decides.
+
+        Raises:
+            NotFoundError: there is no such letter.
+            ConflictError: the letter is not dead (any more); nothing was changed.
+        """
+        if not by:
+            raise ValueError("by= must say who discards the letter")
+        return await self._source.run(self._discard(letter_id))
+
+    def _discard(self, letter_id: int) -> Program[DeadLetter]:
+        letter = yield from self._get(letter_id)
+        if not (yield from self._store.move(letter_id, to=DeadLetterState.DISCARDED)):
+            raise ConflictError(f"dead letter {letter_id} is {letter.state}; only a dead one can be discarded")
+        if letter.hold_key != own_hold_key(letter.message.id):
+            yield from self._holding.hold(letter.consumer, [Hold(hold_key=letter.hold_key)])
+        return letter
 
     def _get(self, letter_id: int) -> Program[DeadLetter]:
         letter = yield from self._store.get(letter_id)

@@ -22,6 +22,7 @@
     │   ├── StoreUnavailableError           also ConnectionError
     │   └── ThrottledError
     ├── PermanentError                      waiting cannot help; the message goes to the dead letters
+    │   ├── CauseMissingError
     │   ├── ConditionError
     │   ├── DecodeError                     also ValueError
     │   ├── HandlerCrashedError
@@ -45,6 +46,7 @@ Every other class builds its text from keyword arguments, which stay readable as
 """
 
 from pillarbox.errors.handling import (
+    CauseMissingError,
     ConditionError,
     DecodeError,
     HandlerCrashedError,
@@ -92,6 +94,7 @@ from pillarbox.errors.waiting import (
 
 __all__ = [
     "BrokerUnavailableError",
+    "CauseMissingError",
     "ConditionError",
     "ConfigurationError",
     "ConflictError",

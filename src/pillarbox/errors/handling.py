@@ -5,6 +5,30 @@ from __future__ import annotations
 from pillarbox.errors.kinds import PermanentError
 
 
+class CauseMissingError(PermanentError):
+    """A message cannot be handled after its causes, since they do not come; its consumer wants it dead then.
+
+    Attributes:
+        consumer: The consumer that keeps the order of causes.
+        causes: The ids of the messages that it has not processed.
+        trouble: ``missing``, ``dead`` or ``cycle``.
+    """
+
+    def __init__(self, *, consumer: str, causes: tuple[str, ...], trouble: str) -> None:
+        why = {
+            "missing": "they did not come in time",
+            "dead": "one of them is a dead letter",
+            "cycle": "one of them waits for this message itself",
+        }[trouble]
+        super().__init__(
+            f"{consumer!r} has not processed what comes before this message ({', '.join(causes)}): {why}; "
+            "see to them, then replay it"
+        )
+        self.consumer = consumer
+        self.causes = causes
+        self.trouble = trouble
+
+
 class ConditionError(PermanentError):
     """A routing condition could not be judged for a message; the message was not forwarded anywhere.
 

@@ -8,6 +8,9 @@ Source: Oban's telemetry events; the reading order is events, observer.
 from pillarbox.observe.events import (
     AttemptFailed,
     BrokerAway,
+    CauseAwaited,
+    CauseMissing,
+    ConsumerStopped,
     CursorRebased,
     DestinationNotReady,
     DuplicateSuppressed,
@@ -37,6 +40,9 @@ from pillarbox.observe.observer import Observer, Observers
 __all__ = [
     "AttemptFailed",
     "BrokerAway",
+    "CauseAwaited",
+    "CauseMissing",
+    "ConsumerStopped",
     "CursorRebased",
     "DestinationNotReady",
     "DuplicateSuppressed",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -12,9 +12,10 @@ from pillarbox.channel import is_queue
 from pillarbox.control.inspection import HeldKey, InboxCount, Inspection, KnownConsumer
 from pillarbox.holding import HoldState
 from pillarbox.idempotency.business_key import ROW_PREFIX
-from pillarbox.relational.expressions import micros, now_us
+from pillarbox.relational.expressions import any_of, micros, now_us, texts
+from pillarbox.relational.holding import STOPPED
 from pillarbox.relational.idempotency import REMOVABLE
-from pillarbox.relational.tables import consumers, held, holds, inbox, queue
+from pillarbox.relational.tables import consumers, held, holds, inbox, queue, waits
 from pillarbox.transaction import Execute, Program
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -39,6 +40,9 @@ HELD_KEYS = (
     .limit(bindparam("up_to", type_=BigInteger))
 )
 _is_key = func.substr(inbox.c.message_id, 1, len(ROW_PREFIX)) == literal(ROW_PREFIX, String)
+WAITS_FOR = select(waits.c.consumer, waits.c.hold_key, waits.c.cause_id).where(
+    any_of(waits.c.hold_key, texts("hold_keys"))
+)
 INBOX = (
     select(
         inbox.c.consumer,
@@ -72,6 +76,7 @@ class RelationalInspection(Inspection):
             queued[whose] += count
             if whose == NOBODY:
                 unheard[channel] = count
+        stopped = {row[0] for row in (yield Execute(STOPPED, {"by": "", "everyone": 1}))}
         waiting = {row[0]: row[1] for row in (yield Execute(HELD))}
         if unheard:
             known[NOBODY] = tuple(sorted(unheard))
@@ -81,6 +86,7 @@ class RelationalInspection(Inspection):
                 channels=known.get(identity, ()),
                 queued=queued[identity],
                 held=waiting.get(identity, 0),
+                stopped=identity in stopped,
             )
             for identity in sorted({*known, *queued, *waiting})
         ]
@@ -93,6 +99,10 @@ class RelationalInspection(Inspection):
     def held_keys(self, consumer: str | None, *, limit: int) -> Program[Sequence[HeldKey]]:
         """Select the holds, each with the count of its messages."""
         rows = yield Execute(HELD_KEYS, {"of_consumer": consumer, "up_to": limit})
+        causes: dict[tuple[str, str], list[str]] = defaultdict(list)
+        keys = sorted({row[1] for row in rows})
+        for whose, hold_key, cause_id in (yield Execute(WAITS_FOR, {"hold_keys": keys})) if keys else ():
+            causes[whose, hold_key].append(cause_id)
         return [
             HeldKey(
                 consumer=whose,
@@ -101,6 +111,7 @@ class RelationalInspection(Inspection):
                 messages=messages,
                 since=_instant(since),
                 due_at=_instant(due_at),
+                waits_for=tuple(sorted(causes[whose, hold_key])),
             )
             for whose, hold_key, state, messages, since, due_at in rows
         ]

@@ -43,6 +43,7 @@ from pillarbox.relational.sequences import RelationalPositions
 from pillarbox.relational.silence import Patience
 from pillarbox.relational.traits import DatabaseTraits, SingleStatements
 from pillarbox.relational.transfer import RelationalTransfer
+from pillarbox.relational.waits import RelationalWaitStore
 from pillarbox.transaction import Execute, Program, Rows, TransactionSource, drive, drive_sync, step
 from pillarbox.transaction.sqlalchemy_ import AsyncConnectionTransaction, ConnectionTransaction
 from pillarbox.transaction.threads import in_thread
@@ -122,6 +123,7 @@ class RelationalStore(TransactionSource):
         self.positions = RelationalPositions()
         self.gaps = RelationalGaps()
         self.skipped = RelationalSkippedStore()
+        self.waits = RelationalWaitStore()
         self.dead_letters = RelationalDeadLetterStore()
         self.consumers = RelationalConsumerRegistry()
         self.inspection = RelationalInspection()

@@ -343,6 +343,18 @@ skipped_numbers = _table(
     Index("pillarbox_skipped_numbers_line", "consumer", "channel", "message_key"),
 )
 
+# --- causes at the consumer -------------------------------------------------------------------------------------------
+waits = _table(  # a message at the head of a hold, and each cause that it waits for
+    "waits",
+    Column("consumer", Name, primary_key=True),
+    Column("message_id", Name, primary_key=True),
+    Column("cause_id", Name, primary_key=True),
+    Column("hold_key", Key, nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Index("pillarbox_waits_cause", "consumer", "cause_id"),
+    Index("pillarbox_waits_hold", "consumer", "hold_key"),
+)
+
 # --- dead letters -----------------------------------------------------------------------------------------------------
 dead_letters = _table(
     "dead_letters",

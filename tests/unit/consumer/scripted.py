@@ -198,6 +198,7 @@ def stage(
         deduplicates=deduplicates,
         batch=batch,
         blocks_key=blocks_key,
+        stops=False,
         inbox=inbox,
         attempts=attempts,
         outbox=Outbox(
