@@ -27,10 +27,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[RelationalStore]:
-    """A store with its tables: PostgreSQL by the driver named, ``mariadb`` or ``sqlite``."""
+    """A store with its tables: PostgreSQL by the driver named, ``mariadb``, or ``sqlite``."""
     kind: str = getattr(request, "param", "asyncpg")
     if kind == "sqlite":
-        made = sqlite_store(make_url(request.getfixturevalue("sqlite_url")))
+        made: RelationalStore = sqlite_store(make_url(request.getfixturevalue("sqlite_url")))
     elif kind == "mariadb":
         made = mysql_store(make_url(request.getfixturevalue("mariadb_url")))
     else:
