@@ -13,7 +13,7 @@ from pillarbox.control.inspection import HeldKey, InboxCount, Inspection, KnownC
 from pillarbox.holding import HoldState
 from pillarbox.idempotency import ROW_PREFIX
 from pillarbox.relational.expressions import micros, now_us
-from pillarbox.relational.idempotency import REMOVABLE
+from pillarbox.relational.idempotency import removable
 from pillarbox.relational.tables import consumers, held, holds, inbox, queue
 from pillarbox.transaction import Execute, Program
 
@@ -45,7 +45,7 @@ INBOX = (
         func.count(),
         func.sum(case((_is_key, 1), else_=0)),
         func.min(inbox.c.processed_at),
-        func.sum(case((REMOVABLE, 1), else_=0)),
+        func.sum(case((removable(now_us() - bindparam("age_us", type_=BigInteger)), 1), else_=0)),
     )
     .group_by(inbox.c.consumer)
     .order_by(inbox.c.consumer)
