@@ -16,11 +16,12 @@ from sqlalchemy import (
     bindparam,
     delete,
     exists,
+    func,
     literal,
+    literal_column,
     or_,
     select,
     text,
-    tuple_,
     update,
 )
 
@@ -47,25 +48,38 @@ RECORD = (  # the primary key decides; a concurrent transaction with the same id
 FORGET = delete(inbox).where(inbox.c.consumer == BY, any_of(inbox.c.message_id, IDS))
 PROCESSED = select(inbox.c.message_id).where(inbox.c.consumer == BY, any_of(inbox.c.message_id, IDS))
 AGE, UP_TO = bindparam("age_us", type_=BigInteger), bindparam("up_to", type_=BigInteger)
-_waits = exists().where(held.c.consumer == inbox.c.consumer, held.c.message_id == inbox.c.message_id)
-_may_be_replayed = exists().where(
-    dead_letters.c.consumer == inbox.c.consumer,
-    dead_letters.c.message_id == inbox.c.message_id,
-    dead_letters.c.state.in_([DeadLetterState.DEAD.value, DeadLetterState.REPLAYING.value]),
-)
-REMOVABLE = and_(inbox.c.processed_at < now_us() - AGE, ~_waits, ~_may_be_replayed)
+
+
+SETTLED = (DeadLetterState.RESOLVED, DeadLetterState.DISCARDED)
+
+
+def _none_of(table: Table, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Return the condition that a row of the inbox has none with its id in ``table``.
+
+    A count and no EXISTS: PostgreSQL would turn that into a join that reads both tables whole.
+    """
+    rows = select(func.count()).select_from(table)
+    ours = rows.where(table.c.consumer == inbox.c.consumer, table.c.message_id == inbox.c.message_id, *conditions)
+    return ours.scalar_subquery() == literal_column("0")
+
+
+def removable(before: ColumnElement[int]) -> ColumnElement[bool]:
+    """Return the condition that a row of the inbox was written until ``before`` and need not be kept."""
+    settled = [literal_column(f"'{state}'") for state in SETTLED]
+    return and_(
+        inbox.c.processed_at.between(bindparam("first_instant", 0, type_=BigInteger), before),  # planned as narrow
+        _none_of(held),
+        _none_of(dead_letters, dead_letters.c.state.not_in(settled)),
+    )
+
+
+NOW = select(now_us())
 OLDEST = (  # index on processed_at; unique indexes on (consumer, message_id)
     select(inbox.c.consumer, inbox.c.message_id)
-    .where(REMOVABLE)
+    .where(removable(bindparam("instant", type_=BigInteger)))  # a bound value: the clock itself is no range of an index
     .order_by(inbox.c.processed_at)
     .limit(UP_TO)
     .with_for_update(skip_locked=True)
-)
-_oldest = OLDEST.cte("oldest").prefix_with("MATERIALIZED")  # or the limit might be applied more than once
-PURGE = (  # index on processed_at
-    delete(inbox)
-    .where(tuple_(inbox.c.consumer, inbox.c.message_id).in_(select(_oldest.c.consumer, _oldest.c.message_id)))
-    .returning(inbox.c.message_id)
 )
 
 START = (
@@ -180,8 +194,10 @@ class RelationalInboxStore(InboxStore):
         yield Execute(FORGET, {"by": consumer, "ids": list(message_ids)})
 
     def purge(self, older_than: timedelta, *, limit: int) -> Program[int]:
-        """Delete the oldest, a bounded number at a time."""
-        return len((yield Execute(PURGE, {"age_us": micros(older_than), "up_to": limit})))
+        """Lock the oldest that nobody else is at, then delete them."""
+        before = int((yield Execute(NOW))[0][0]) - micros(older_than)
+        old = yield Execute(OLDEST, {"instant": before, "up_to": limit})
+        return (yield from _each(old, FORGET))
 
 
 class RelationalAttemptStore(AttemptStore):

@@ -14,7 +14,7 @@ from pillarbox.holding import HoldState
 from pillarbox.idempotency.business_key import ROW_PREFIX
 from pillarbox.relational.expressions import any_of, micros, now_us, texts
 from pillarbox.relational.holding import STOPPED
-from pillarbox.relational.idempotency import REMOVABLE
+from pillarbox.relational.idempotency import removable
 from pillarbox.relational.tables import consumers, held, holds, inbox, queue, waits
 from pillarbox.transaction import Execute, Program
 
@@ -49,7 +49,7 @@ INBOX = (
         func.count(),
         func.sum(case((_is_key, 1), else_=0)),
         func.min(inbox.c.processed_at),
-        func.sum(case((REMOVABLE, 1), else_=0)),
+        func.sum(case((removable(now_us() - bindparam("age_us", type_=BigInteger)), 1), else_=0)),
     )
     .group_by(inbox.c.consumer)
     .order_by(inbox.c.consumer)
