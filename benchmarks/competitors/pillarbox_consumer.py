@@ -10,9 +10,17 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from benchmarks.competitors.orders import CREATE_ACCOUNTS, FILL_ACCOUNTS, OrderPlaced, account_of, messages
+from benchmarks.competitors.orders import (
+    CREATE_ACCOUNTS,
+    FILL_ACCOUNTS,
+    NumberedOrder,
+    OrderPlaced,
+    account_of,
+    messages,
+    numbered,
+)
 from benchmarks.measure import Stopwatch, task
-from pillarbox import Pillarbox
+from pillarbox import BySequence, Pillarbox
 from pillarbox.channel import Broker, Delivery, MessageReceiver, Outcome, Subscription
 from pillarbox.message import Message
 from pillarbox.stores.postgresql.store import postgresql_store
@@ -78,14 +86,19 @@ def _box(url: str, broker: Broker) -> Pillarbox:
 async def main() -> None:
     """Handle all messages, and see that each counted once."""
     todo = task()
-    broker = FeedBroker(messages(todo.count))
+    by_sequence = bool(todo.options.get("by_sequence"))
+    feed = messages(todo.count)
+    broker = FeedBroker(numbered(feed) if by_sequence else feed)
     box = _box(todo.url, broker)
     await box.migrate()
     async with box.transaction() as tx:
         await tx.execute(text(CREATE_ACCOUNTS))
         await tx.execute(text(FILL_ACCOUNTS[box.store.engine.dialect.name]))
 
-    box.on(OrderPlaced, name="count-orders", concurrency=1)(count_orders)
+    if by_sequence:
+        box.on(NumberedOrder, name="count-orders", concurrency=1, ordering=BySequence())(count_orders)
+    else:
+        box.on(OrderPlaced, name="count-orders", concurrency=1)(count_orders)
     stopwatch = Stopwatch(todo)
     stopwatch.start()
     async with box.running(relay=False):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pillarbox.channel import Delivery
 from pillarbox.holding import FailedAttempt, HeldState
 from pillarbox.message import Message
+from pillarbox.ordering import Position
 from pillarbox.retry import GiveUp, RetryLater
 
 
@@ -23,6 +24,7 @@ class Item:
         error: the last failure.
         blocks: whether it holds its key when it is dead, where dead messages do.
         returned: there is no room for it: its channel is to deliver it again.
+        line: where the line of its number stands, as the transaction knows that has locked it.
     """
 
     message: Message
@@ -35,3 +37,4 @@ class Item:
     error: BaseException | None = field(default=None, repr=False)
     blocks: bool = True
     returned: bool = False
+    line: Position | None = None
