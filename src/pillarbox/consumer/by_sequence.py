@@ -81,25 +81,30 @@ class SequenceGate(Gate):
             behind = [item for item in found.past if _number(item) < found.position.next]
             twice = [item for item in found.past if not _number(item) < found.position.next]
             ready += [*behind, *found.ready, *twice]
-        yield from self._put_early({line: found.early for line, found in sorted_lines.items() if found.early})
+        yield from self._put_early({line: found for line, found in sorted_lines.items() if found.early})
+        for line, found in sorted_lines.items():
+            for _, item in lines[line]:
+                item.line = found.position
         return ready
 
     def passed(self, items: Sequence[Item]) -> Program[None]:
         """Move the positions on, and let go on what has waited for that."""
         numbers: dict[Line, list[Number]] = {}
+        positions: dict[Line, Position] = {}
         for item in items:
             line, number = _line_of(item), number_of(item.message)
-            if line is not None and number is not None:
+            if line is not None and number is not None and item.line is not None:
                 numbers.setdefault(line, []).append(number)
-        if not numbers:
-            return
-        epochs = {line: min(given).epoch for line, given in numbers.items()}
-        positions = yield from self._positions.lock(self._consumer, epochs)
+                positions[line] = item.line
+        if numbers and self._marks_admitted:  # what was known when they were admitted was another transaction's
+            epochs = {line: min(given).epoch for line, given in numbers.items()}
+            positions = dict((yield from self._positions.lock(self._consumer, epochs)))
         moved = {line: advanced(position, numbers[line]) for line, position in positions.items()}
         changed = {line: position for line, position in moved.items() if position != positions[line]}
         if changed:
             yield from self._positions.move(self._consumer, changed)
-            yield from release_followers(self._consumer, self._positions, changed)
+            waiting = {line: position for line, position in changed.items() if position.buffered}
+            yield from release_followers(self._consumer, self._positions, waiting)
 
     def _sort(self, lines: ByLine) -> Program[Mapping[Line, Sorted[Item]]]:
         epochs = {line: sorted({number.epoch for number, _ in arrivals}) for line, arrivals in lines.items()}
@@ -126,19 +131,18 @@ class SequenceGate(Gate):
         admitted = [number.number for number in numbers if number.epoch == found.position.epoch]
         return replace(found.position, admitted=max([found.position.admitted, *admitted]))
 
-    def _put_early(self, early: Mapping[Line, Sequence[Item]]) -> Program[None]:
+    def _put_early(self, lines: Mapping[Line, Sorted[Item]]) -> Program[None]:
         """Put aside what comes from holding, and as much of what comes from a channel as there is room for."""
-        arrived = [line for line, items in early.items() if any(item.delivery is not None for item in items)]
-        counts = yield from self._positions.count_early(self._consumer, arrived)
         kept: list[EarlyMessage] = []
-        for line, items in early.items():
-            room = self._max_buffered - counts.get(line, 0)
-            for item in items:
+        for found in lines.values():
+            room = self._max_buffered - found.position.buffered
+            for item in found.early:
                 if item.delivery is not None and room <= 0:
                     item.returned = True
                     continue
                 room -= item.delivery is not None
                 kept.append(_early(item))
+            found.position = replace(found.position, buffered=found.position.buffered + len(found.early))
         if kept:
             yield from self._positions.put_early(self._consumer, kept)
 

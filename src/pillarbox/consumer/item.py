@@ -8,6 +8,7 @@ from pillarbox.channel import Delivery
 from pillarbox.holding import FailedAttempt, HeldState
 from pillarbox.message import Message
 from pillarbox.observe import Event
+from pillarbox.ordering import Position
 from pillarbox.retry import GiveUp, RetryLater
 
 
@@ -27,6 +28,7 @@ class Item(msgspec.Struct, kw_only=True, eq=False):
         awaits: the messages that must be handled before it and were not, when its gate looked.
         relies_on: messages before it in the same run that must be handled, or it is not.
         notice: what its gate wants told of once the run is durable.
+        line: where the line of its number stands, as the transaction knows that has locked it.
     """
 
     message: Message
@@ -43,3 +45,4 @@ class Item(msgspec.Struct, kw_only=True, eq=False):
     awaits: tuple[str, ...] = ()
     relies_on: frozenset[str] = frozenset()
     notice: Event | None = None
+    line: Position | None = None

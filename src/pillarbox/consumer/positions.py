@@ -73,15 +73,11 @@ class Positions(Protocol):
 
     @abstractmethod
     def put_early(self, consumer: str, messages: Sequence[EarlyMessage]) -> Program[None]:
-        """Put messages aside; one that is there already is left."""
+        """Put messages of locked lines aside; one that is there already is left."""
 
     @abstractmethod
     def first_early(self, consumer: str, lines: Collection[Line]) -> Program[Mapping[Line, Number]]:
         """Return the first number that waits in each of ``lines`` where one does."""
-
-    @abstractmethod
-    def count_early(self, consumer: str, lines: Collection[Line]) -> Program[Mapping[Line, int]]:
-        """Count what waits in each of ``lines``."""
 
     @abstractmethod
     def release(self, consumer: str, positions: Mapping[Line, Position], *, limit: int) -> Program[int]:

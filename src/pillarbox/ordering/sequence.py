@@ -22,11 +22,13 @@ class Position:
         epoch: the epoch whose numbers it follows.
         last: the last number that nothing has to wait for any more; ``UNBEGUN`` for a line that is new.
         admitted: the last number that a handler without a transaction may be busy with.
+        buffered: how many messages wait early.
     """
 
     epoch: int
     last: int = UNBEGUN
     admitted: int = 0
+    buffered: int = 0
 
     @property
     def next(self) -> Number:
@@ -78,7 +80,7 @@ def sort_line(position: Position, arrivals: Sequence[tuple[Number, T]], *, waiti
         begins = number.epoch > following.epoch and number.number == 1 and not found.ready and not position.is_busy
         if begins and (outstanding is None or outstanding >= number.epoch):
             found.ends_epoch = position
-            found.position = Position(epoch=number.epoch, last=0)
+            found.position = Position(epoch=number.epoch, last=0, buffered=position.buffered)
             following = number
         if number == following:
             found.ready.append(one)

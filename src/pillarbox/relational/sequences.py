@@ -17,9 +17,11 @@ from sqlalchemy import (
     delete,
     exists,
     func,
+    literal,
     null,
     select,
     text,
+    update,
 )
 
 from pillarbox.consumer.positions import EarlyMessage, Positions
@@ -50,7 +52,7 @@ _of_line = and_(
 )
 _line = (key_positions.c.channel, key_positions.c.message_key)
 LOCK = (  # primary key
-    select(*_line, key_positions.c.epoch, key_positions.c.last, key_positions.c.admitted)
+    select(*_line, *columns(key_positions, ("epoch", "last", "admitted", "buffered")))
     .where(of_lines(key_positions))
     .order_by(*_line)
     .with_for_update()
@@ -59,10 +61,10 @@ _new = rows_of(
     "lines", channel=Text(), message_key=Text(), epoch=BigInteger(), last=BigInteger(), admitted=BigInteger()
 )
 _written = insert_into(key_positions).from_select(
-    ["consumer", "channel", "message_key", "epoch", "last", "admitted", "moved_at", "told_at"],
-    select(BY, _new.c.channel, _new.c.message_key, _new.c.epoch, _new.c.last, _new.c.admitted, now_us(), null()).where(
-        text("true")
-    ),
+    ["consumer", "channel", "message_key", "epoch", "last", "admitted", "buffered", "moved_at", "told_at"],
+    select(
+        BY, _new.c.channel, _new.c.message_key, _new.c.epoch, _new.c.last, _new.c.admitted, literal(0), now_us(), null()
+    ).where(text("true")),
 )
 BEGIN = _written.on_conflict_do_nothing()  # primary key; whoever begins the same line is waited for
 MOVE = _written.on_conflict_do_update(  # primary key
@@ -96,10 +98,16 @@ _first_number = select(func.min(early.c.number)).where(_of_line, early.c.epoch =
 FIRST_EARLY = (  # index on (consumer, channel, message_key, epoch, number): its first entry for each line
     select(*_line, _first_epoch, _first_number).where(of_lines(key_positions), exists().where(_of_line))
 )
-COUNT_EARLY = (
-    select(early.c.channel, early.c.message_key, func.count())
-    .where(of_lines(early))
-    .group_by(early.c.channel, early.c.message_key)
+_named_line = rows_of("named", channel=Text(), message_key=Text())
+RECOUNT = (  # primary key; of these lines alone, which the transaction has locked
+    update(key_positions)
+    .where(
+        of_lines(key_positions),
+        exists().where(
+            _named_line.c.channel == key_positions.c.channel, _named_line.c.message_key == key_positions.c.message_key
+        ),
+    )
+    .values(buffered=select(func.count()).where(_of_line).scalar_subquery())
 )
 _placed = (
     select(
@@ -165,7 +173,7 @@ class RelationalPositions(Positions):
 
     def _locked(self, consumer: str, lines: Collection[Line]) -> Program[dict[Line, Position]]:
         rows = yield Execute(LOCK, among(consumer, lines))
-        return {_line_in(row): Position(epoch=row[2], last=row[3], admitted=row[4]) for row in rows}
+        return {_line_in(row): Position(epoch=row[2], last=row[3], admitted=row[4], buffered=row[5]) for row in rows}
 
     def move(self, consumer: str, positions: Mapping[Line, Position]) -> Program[None]:
         """Write all of them in one statement."""
@@ -187,6 +195,7 @@ class RelationalPositions(Positions):
         ]
         if rows:
             yield Execute(PUT_EARLY, rows if len(rows) > 1 else rows[0])
+            yield Execute(RECOUNT, _named(consumer, {_line_of(one) for one in messages}))
 
     def first_early(self, consumer: str, lines: Collection[Line]) -> Program[Mapping[Line, Number]]:
         """Look at the first entry of each line in the index."""
@@ -194,13 +203,6 @@ class RelationalPositions(Positions):
             return {}
         rows = yield Execute(FIRST_EARLY, among(consumer, lines))
         return {_line_in(row): Number(row[2], row[3]) for row in rows if _line_in(row) in lines}
-
-    def count_early(self, consumer: str, lines: Collection[Line]) -> Program[Mapping[Line, int]]:
-        """Count in the index."""
-        if not lines:
-            return {}
-        rows = yield Execute(COUNT_EARLY, among(consumer, lines))
-        return {_line_in(row): row[2] for row in rows if _line_in(row) in lines}
 
     def release(self, consumer: str, positions: Mapping[Line, Position], *, limit: int) -> Program[int]:
         """Choose, hold the keys, copy, delete."""
@@ -221,6 +223,7 @@ class RelationalPositions(Positions):
         behind = {"new_state": HeldState.HELD.value, "new_rank": RANKS[HeldState.HELD]}
         yield Execute(GO_ON, {**ids, **behind})
         yield Execute(LEAVE, ids)
+        yield Execute(RECOUNT, _named(consumer, {_line_in(row) for row in going}))
         return len(going)
 
 
@@ -228,6 +231,16 @@ def among(consumer: str, lines: Collection[Line]) -> dict[str, object]:
     """Return the parameters of ``of_lines``."""
     channels, keys = (sorted({line[part] for line in lines}) for part in (0, 1))
     return {"by": consumer, "channels": channels, "keys": keys}
+
+
+def _named(consumer: str, lines: Collection[Line]) -> dict[str, object]:
+    """Return the parameters of ``of_lines``, and the lines themselves."""
+    named = [{"channel": channel, "message_key": key} for channel, key in sorted(lines)]
+    return {**among(consumer, lines), "named": named}
+
+
+def _line_of(early: EarlyMessage) -> Line:
+    return early.message.destination, early.message.key or ""
 
 
 def _line_in(row: Row) -> Line:

@@ -311,6 +311,7 @@ key_positions = _table(
     Column("epoch", BigInteger, nullable=False),
     Column("last", BigInteger, nullable=False),  # -1: the first number is not decided yet
     Column("admitted", BigInteger, nullable=False),
+    Column("buffered", Integer, nullable=False),
     Column("moved_at", BigInteger, nullable=False),
     Column("told_at", BigInteger),
 )
