@@ -29,7 +29,7 @@ ATTEMPTS = 3
 
 @pytest.mark.parametrize(
     ("setting", "kills"),
-    [("psycopg", effort.of(50, 20)), ("sqlite", effort.of(15, 8))],
+    [("psycopg", effort.of(50, 12)), ("sqlite", effort.of(15, 6))],
     indirect=["setting"],
     ids=["psycopg", "sqlite"],
 )
