@@ -58,6 +58,7 @@ def harness(store: RelationalStore) -> StoreHarness:
         claims=store.claims,
         holding=store.holding,
         held_queue=store.holding,
+        waits=store.waits,
         dead_letters=store.dead_letters,
         inspection=store.inspection,
         concurrent_writers=not store.traits.single_writer,

@@ -45,7 +45,7 @@ def _show(found: Health) -> None:
             "log": vitals.log,
         }
         rest |= {"waits": vitals.waits, "stopped": vitals.stopped}
-        print_json({"status": found.status.value, "problems": found.problems, **parts, **rest, **order})
+        print_json({"status": found.status.value, "problems": found.problems, **parts, **rest})
         return
     print_line(found.status.value)
     for problem in found.problems:

@@ -13,7 +13,7 @@ import pytest
 from pillarbox.channel import QueueStore
 from pillarbox.control import Inspection
 from pillarbox.deadletter import DeadLetterStore
-from pillarbox.holding import HeldQueue, HoldingStore
+from pillarbox.holding import HeldQueue, HoldingStore, WaitStore
 from pillarbox.idempotency import AttemptStore, ClaimStore, InboxStore
 from pillarbox.lease import LeaseStore, LeaseTerms
 from pillarbox.message import Message
@@ -57,6 +57,7 @@ class StoreHarness:
     claims: ClaimStore
     holding: HoldingStore
     held_queue: HeldQueue
+    waits: WaitStore
     dead_letters: DeadLetterStore
     inspection: Inspection
     concurrent_writers: bool
