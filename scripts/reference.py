@@ -27,6 +27,7 @@ PURPOSE = {
     "consumers": "The consumers that each service has had, so that none is forgotten with work pending.",
     "dead_letters": "What could not be handled: raw bytes, headers, attempts, failures; once per consumer and message.",
     "held": "Messages that wait in a consumer's database: retries, what is behind them, replays.",
+    "waits": "A message at the head of a hold and each cause that it waits for.",
     "holds": "The keys that wait, per consumer; `blocked` ones wait for somebody's decision about a dead letter.",
     "inbox": "The ids of processed messages, per consumer.",
     "leases": "Slots of work, who owns each, and under which fencing token.",

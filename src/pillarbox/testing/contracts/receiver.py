@@ -110,11 +110,15 @@ class ReceiverContract:
             )
 
             first = await _as_many_as_come(receiver)
+            came = list(first)
             await accept(broker_harness, receiver, first)
-            rest = await receive(receiver, len(sent) - len(first))
+            while len(came) < len(sent):
+                more = await _as_many_as_come(receiver)
+                await accept(broker_harness, receiver, more)
+                came += more
 
-            assert 0 < len(first) <= OUT_OF_A_PLACE
-            assert _messages([*first, *rest]) == sent
+            assert len(first) <= OUT_OF_A_PLACE
+            assert _messages(came) == sent
 
     async def test_receiving_waits_for_a_message(self, broker_harness: BrokerHarness) -> None:
         """It returns soon after one came, not only when the time is over."""
