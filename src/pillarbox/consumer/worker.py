@@ -13,7 +13,7 @@ from pillarbox.channel import Delivery, MessageReceiver, Outcome
 from pillarbox.channel.wakeup import Wakeup
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
-from pillarbox.consumer.stopping import ConsumerStoppedError
+from pillarbox.consumer.stopping import StoppedByDeadLetter
 from pillarbox.consumer.surroundings import Surroundings
 from pillarbox.errors import ConflictError, LeaseLostError, TransientError
 from pillarbox.observe import WorkerFaltered
@@ -145,7 +145,7 @@ class ConsumerWorker:
             try:
                 published = await self._process.handle(run, intake=self._intake, size=lane.size)
                 await self._settle(run)
-            except ConsumerStoppedError as stopped:
+            except StoppedByDeadLetter as stopped:
                 await self._end(lane, run, stopped.undone)
             except Exception as error:
                 await self._give_back(lane, run)

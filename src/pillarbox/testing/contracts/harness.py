@@ -14,7 +14,7 @@ from pillarbox.channel import QueueStore
 from pillarbox.consumer.positions import Gaps, Positions, SkippedStore
 from pillarbox.control import Inspection
 from pillarbox.deadletter import DeadLetterStore
-from pillarbox.holding import HeldQueue, HoldingStore
+from pillarbox.holding import HeldQueue, HoldingStore, WaitStore
 from pillarbox.idempotency import AttemptStore, CallStore, ClaimStore, InboxStore
 from pillarbox.lease import LeaseStore, LeaseTerms
 from pillarbox.message import Message
@@ -69,6 +69,7 @@ class StoreHarness:
     calls: CallStore
     holding: HoldingStore
     held_queue: HeldQueue
+    waits: WaitStore
     dead_letters: DeadLetterStore
     inspection: Inspection
     numbers: KeyNumbers
