@@ -22,6 +22,7 @@ REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 NOTE = "<!-- Written by scripts/reference.py; a test compares it with the code. -->"
 
 PURPOSE = {
+    "applied_operations": "What `apply_once` has applied, so that it is not applied again.",
     "attempts": "Messages under way, noted before their handler starts, so that a crash leaves a trace.",
     "claims": "Leased claims of handlers that run without a transaction.",
     "consumers": "The consumers that each service has had, so that none is forgotten with work pending.",
@@ -42,6 +43,7 @@ PURPOSE = {
     "outbox_holds": "Keys of the outbox that are held by a record in `outbox_held`.",
     "outbox_published": "Published records that are kept for a while, to be published again if the broker lost them.",
     "outbox_scheduled": "Delayed records; they enter the outbox, and take their position, when they are due.",
+    "outside_calls": "Calls of `call_once`: `begun` ones may be in doubt, `answered` ones have their answer.",
     "queue": "Messages on their way to consumers, where the database is the broker.",
     "schema_version": "The migrations that were applied.",
     "skipped_numbers": "Numbers that a consumer went on without, who decided and why.",

@@ -8,8 +8,9 @@ Source: the design of the way of a message: outbox, relay, channel, consumer, ho
 from pillarbox.app import Pillarbox, Settings
 from pillarbox.consumer import Context, Handlers
 from pillarbox.deadletter import DeadLetterFilter
-from pillarbox.message import command, event
-from pillarbox.ordering import ByKey, BySequence, GapPolicy, Unordered
+from pillarbox.idempotency import InboxSettings
+from pillarbox.message import Cause, command, event
+from pillarbox.ordering import ByKey, BySequence, Causal, GapPolicy, SingleConsumer, Unordered
 from pillarbox.relay import RelaySettings
 from pillarbox.retry import Retry
 from pillarbox.routing import ContentBasedRouter, MessageFilter, RecipientList, WireTap
@@ -17,17 +18,21 @@ from pillarbox.routing import ContentBasedRouter, MessageFilter, RecipientList, 
 __all__ = [
     "ByKey",
     "BySequence",
+    "Causal",
+    "Cause",
     "ContentBasedRouter",
     "Context",
     "DeadLetterFilter",
     "GapPolicy",
     "Handlers",
+    "InboxSettings",
     "MessageFilter",
     "Pillarbox",
     "RecipientList",
     "RelaySettings",
     "Retry",
     "Settings",
+    "SingleConsumer",
     "Unordered",
     "WireTap",
     "command",

@@ -4,7 +4,7 @@ An ``ignore`` here is an error that the checkers must find: one that they no lon
 """
 # pyright: reportUnnecessaryTypeIgnoreComment=true
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import assert_type
@@ -92,6 +92,18 @@ async def both(message: OrderPlaced | OrderShipped, session: AsyncSession) -> No
 
 @handlers.on(OrderPlaced, OrderShipped, StockRejected, ChargePayment)
 async def four(message: OrderPlaced | OrderShipped | StockRejected | ChargePayment) -> None: ...
+
+
+@handlers.on(OrderPlaced, batch=100)
+async def in_batches(orders: list[OrderPlaced], tx: AsyncConnection, contexts: list[Context]) -> None: ...
+
+
+@handlers.on(OrderPlaced, batch=100)
+async def any_sequence(orders: Sequence[OrderPlaced], tx: AsyncConnection) -> None: ...
+
+
+@handlers.on(OrderPlaced, batch=100)  # type: ignore[arg-type]
+async def not_a_list(order: OrderPlaced, tx: AsyncConnection) -> None: ...
 
 
 @handlers.on(OrderPlaced)

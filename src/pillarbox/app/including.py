@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Unpack, overload
+from collections.abc import Callable
+from typing import Any, Unpack, overload
 
-from pillarbox.consumer import Declaration, Handlers, RouteOptions, declaration_of
+from pillarbox.consumer import Declaration, Declaring, Handlers, Options, RouteOptions, declaration_of
 from pillarbox.errors import ConfigurationError
 from pillarbox.message import Registry
 from pillarbox.routing import Explanation, Reader, Route
 from pillarbox.serialization import Codec
 
 
-class Including:
+class Including(Declaring):
     """The part of a box that collects declarations."""
 
     name: str
     registry: Registry
     codec: Codec
+    _handlers: Handlers
     _included: list[Handlers]
+
+    def _declare(
+        self, handler: Callable[..., object], types: tuple[type[Any], ...], batch: int | None, options: Options
+    ) -> None:
+        on: Callable[..., Any] = self._handlers.on
+        on(*types, batch=batch, **options)(handler)
 
     @overload
     def include(self, part: Handlers, /) -> None: ...

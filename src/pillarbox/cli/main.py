@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from pillarbox.cli.calls import calls
 from pillarbox.cli.consumers import consumers, held
 from pillarbox.cli.dead_letters import dead_letters
 from pillarbox.cli.debezium import debezium_config
@@ -29,7 +30,7 @@ def commands(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for command in (demo, run, migrate, health, doctor, explain, outbox, inbox, consumers, held, gaps, dead_letters):
+for command in (demo, run, migrate, health, doctor, explain, outbox, inbox, consumers, held, gaps, dead_letters, calls):
     commands.add_command(command)
 for command in (purge, republish, new_epoch, debezium_config):
     outbox.add_command(command)

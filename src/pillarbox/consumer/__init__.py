@@ -8,7 +8,7 @@ forwarding.
 
 from pillarbox.consumer.context import Context
 from pillarbox.consumer.forwarding import RouteOptions, declaration_of
-from pillarbox.consumer.handlers import Handlers, HandlesMessage, Options
+from pillarbox.consumer.handlers import Declaring, Handlers, HandlesMessage, Options
 from pillarbox.consumer.injection import Provider, Providers, Scope
 from pillarbox.consumer.spec import Consumer, ConsumerOptions, Declaration, Idempotency, WhenDead
 
@@ -17,6 +17,7 @@ __all__ = [
     "ConsumerOptions",
     "Context",
     "Declaration",
+    "Declaring",
     "Handlers",
     "HandlesMessage",
     "Idempotency",

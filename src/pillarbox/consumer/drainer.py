@@ -7,7 +7,7 @@ from datetime import timedelta
 from functools import partial
 
 from pillarbox.channel.wakeup import Pace, Wakeup
-from pillarbox.consumer.intake import HeldIntake
+from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
 from pillarbox.consumer.surroundings import Surroundings
 from pillarbox.consumer.worker import Handles
@@ -31,7 +31,7 @@ class Drainer:
         *,
         held: HeldQueue,
         process: Handles,
-        intake_for: Callable[[str], HeldIntake],
+        intake_for: Callable[[str], Intake],
         around: Surroundings,
     ) -> None:
         """Drain the holds of the consumer ``identity``; each round leases under a token of its own."""

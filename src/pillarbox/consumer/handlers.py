@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Concatenate, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
-from pillarbox.consumer.spec import ConsumerOptions, Declaration, Idempotency, WhenDead
+from pillarbox.consumer.spec import ConsumerOptions, Declaration, DedupeBy, Idempotency, WhenDead
 from pillarbox.ordering import Ordering
 from pillarbox.retry import Retry
 
@@ -33,6 +34,7 @@ class Options(TypedDict, total=False):
     outside: bool
     renamed_from: str | None
     channel: str | None
+    dedupe_by: DedupeBy | None
 
 
 class HandlesMessage(Protocol[M]):
@@ -43,17 +45,23 @@ class HandlesMessage(Protocol[M]):
         ...
 
 
-class Handlers:
-    """Handlers with shared defaults.
+class Declaring(ABC):
+    """What handlers can be declared on."""
 
-    EIP: *Service Activator*.
-    """
-
-    def __init__(self, **defaults: Unpack[Options]) -> None:
-        """Use ``defaults`` for every handler that does not say otherwise."""
-        self._defaults = ConsumerOptions(**defaults)
-        self.declarations: list[Declaration] = []
-
+    @overload
+    def on(self, a: type[A], /, *, batch: int, **options: Unpack[Options]) -> HandlesMessage[list[A]]: ...
+    @overload
+    def on(
+        self, a: type[A], b: type[B], /, *, batch: int, **options: Unpack[Options]
+    ) -> HandlesMessage[list[A | B]]: ...
+    @overload
+    def on(
+        self, a: type[A], b: type[B], c: type[C], /, *, batch: int, **options: Unpack[Options]
+    ) -> HandlesMessage[list[A | B | C]]: ...
+    @overload
+    def on(
+        self, a: type[A], b: type[B], c: type[C], d: type[D], /, *, batch: int, **options: Unpack[Options]
+    ) -> HandlesMessage[list[A | B | C | D]]: ...
     @overload
     def on(self, a: type[A], /, **options: Unpack[Options]) -> HandlesMessage[A]: ...
     @overload
@@ -64,16 +72,38 @@ class Handlers:
     def on(
         self, a: type[A], b: type[B], c: type[C], d: type[D], /, **options: Unpack[Options]
     ) -> HandlesMessage[A | B | C | D]: ...
-    def on(self, *types: type[Any], **options: Unpack[Options]) -> Any:
+    def on(self, *types: type[Any], batch: int | None = None, **options: Unpack[Options]) -> Any:
         """Declare the decorated function as a consumer of ``types``.
 
-        The payload is its first argument; every other parameter is injected by its annotation. The function is
-        returned as it is and can be called as before.
+        The payload is its first argument, or a list of up to ``batch`` payloads; every other parameter is injected by
+        its annotation. The function is returned as it is and can be called as before.
         """
 
         def declare(handler: Callable[..., object]) -> Callable[..., object]:
-            said = replace(self._defaults, **options)
-            self.declarations.append(Declaration(handler=handler, types=types, options=said))
+            self._declare(handler, types, batch, options)
             return handler
 
         return declare
+
+    @abstractmethod
+    def _declare(
+        self, handler: Callable[..., object], types: tuple[type[Any], ...], batch: int | None, options: Options
+    ) -> None: ...
+
+
+class Handlers(Declaring):
+    """Handlers with shared defaults.
+
+    EIP: *Service Activator*.
+    """
+
+    def __init__(self, **defaults: Unpack[Options]) -> None:
+        """Use ``defaults`` for every handler that does not say otherwise."""
+        self._defaults = ConsumerOptions(**defaults)
+        self.declarations: list[Declaration] = []
+
+    def _declare(
+        self, handler: Callable[..., object], types: tuple[type[Any], ...], batch: int | None, options: Options
+    ) -> None:
+        said = replace(self._defaults, batch=batch, **options)
+        self.declarations.append(Declaration(handler=handler, types=types, options=said))

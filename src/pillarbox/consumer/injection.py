@@ -14,6 +14,8 @@ from sqlalchemy.orm import Session
 from pillarbox.consumer.context import Context
 from pillarbox.errors import UnsatisfiedInjectionError
 
+CONTEXTS = list[Context]
+"""What a handler of batches asks for, to get the context of each of its messages."""
 Scope: TypeAlias = Literal["app", "message"]
 ASYNC_TRANSACTIONS = (AsyncConnection, AsyncSession)
 SYNC_TRANSACTIONS = (Connection, Session)
@@ -80,19 +82,21 @@ class Signature:
 
     Attributes:
         payload: the annotation of its first parameter.
+        returns: the annotation of what it returns.
         wants: parameter → type, for all others.
         is_async: it is declared with ``async def``.
         transaction: the kind of transaction it asks for, if any.
     """
 
     payload: object
+    returns: object
     wants: Mapping[str, type[object]]
     is_async: bool
     transaction: type[object] | None
 
     def missing(self, provided: Mapping[type[object], Provider]) -> list[str]:
         """Return the parameters that nothing satisfies."""
-        known = {*provided, *ASYNC_TRANSACTIONS, *SYNC_TRANSACTIONS, Context}
+        known = {*provided, *ASYNC_TRANSACTIONS, *SYNC_TRANSACTIONS, Context, CONTEXTS}
         return [f"{name}: {_name(kind)}" for name, kind in self.wants.items() if kind not in known]
 
 
@@ -125,7 +129,11 @@ def signature_of(handler: Callable[..., object], *, owner: str) -> Signature:
         problem = f"{owner}: it is an `{colour}` and asks for {_name(wrong[0])}; let it ask for {right}"
         raise UnsatisfiedInjectionError(problems=[problem])
     return Signature(
-        payload=hints.get(first.name), wants=wants, is_async=is_async, transaction=asked[0] if asked else None
+        payload=hints.get(first.name),
+        returns=hints.get("return"),
+        wants=wants,
+        is_async=is_async,
+        transaction=asked[0] if asked else None,
     )
 
 

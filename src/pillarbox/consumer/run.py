@@ -7,17 +7,27 @@ it; the shells in ``transact`` do the waiting.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeAlias, assert_never, cast
 
 from pillarbox.consumer.context import Context
+from pillarbox.consumer.effects import BatchSpoiled, Effect, Invoke, Raised, Returned, RunSpoiled
 from pillarbox.consumer.gate import Gate
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
-from pillarbox.errors import ConfigurationError, DecodeError, InvalidReturnError, UnknownMessageTypeError
+from pillarbox.consumer.remembering import Marks, Memory
+from pillarbox.errors import (
+    ConfigurationError,
+    DecodeError,
+    InvalidReturnError,
+    MissingBusinessKeyError,
+    UnknownMessageTypeError,
+)
 from pillarbox.holding import FailedAttempt, storable
 from pillarbox.idempotency import AttemptStore, InboxStore
+from pillarbox.idempotency.outside_calls import OutsideCalls
 from pillarbox.message import Message
 from pillarbox.observe import Event
 from pillarbox.outbox import Outbox, OutboxRecord
@@ -27,32 +37,11 @@ from pillarbox.transaction import Execute
 MAX_ERROR_CHARS = 2_000
 PLAIN_VALUES: tuple[type[object], ...] = (str, bytes, int, float, dict, set)
 """What a handler may return by mistake and nobody could receive."""
+LOOK_AGAIN = timedelta(milliseconds=250)
+"""When a message is looked at again that relies on one which was not handled; its gate knows more by then."""
+WHOSE = "something for a batch, and nobody knows which of its messages it follows from; publish through list[Context]"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Invoke:
-    """The wish to have the handler invoked."""
-
-    payload: object
-    context: Context
-
-
-@dataclass(frozen=True, slots=True)
-class Returned:
-    """The handler returned."""
-
-    value: object
-
-
-@dataclass(frozen=True, slots=True)
-class Raised:
-    """The handler raised; ``touched`` when it had executed a statement in the run's transaction by then."""
-
-    error: Exception
-    touched: bool
-
-
-Effect: TypeAlias = Execute | Invoke
 RunProgram: TypeAlias = Generator[Effect, Any, "RunReport"]
 
 
@@ -81,21 +70,6 @@ class RunReport:
     notices: list[Event] = field(default_factory=list[Event])
 
 
-class RunSpoiled(Exception):  # noqa: N818  # not an error of anybody's: the transaction must be done again
-    """A handler failed after it had written: the run must be rolled back and divided.
-
-    Attributes:
-        item: whose handler it was.
-        verdict: what follows for the item; ``None`` when the database asked for the transaction again.
-    """
-
-    def __init__(self, item: Item, verdict: Verdict | None) -> None:
-        """Name the item."""
-        super().__init__(f"message {item.message.id} spoiled its run")
-        self.item = item
-        self.verdict = verdict
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRules:
     """How one consumer's runs go.
@@ -105,9 +79,13 @@ class RunRules:
         handles: tells whether it has a handler for a message's type.
         decode: turns a message into the payload of its handler.
         deduplicates: whether processed ids are recorded in the inbox.
+        batch: how many messages its handler takes at once; ``None`` for a handler of single messages.
         blocks_key: whether a dead message holds its key.
+        stops: whether a dead message stops the consumer.
         gate: which messages must wait for others.
+        business_row: returns the inbox row that stands for a message's business key; ``None`` where there are no such.
         translate: names a driver's error in the library's words.
+        calls: calls to the outside; ``None`` where handlers have a transaction.
     """
 
     consumer: str
@@ -116,7 +94,9 @@ class RunRules:
     retry: Retry
     classification: Classification
     deduplicates: bool
+    batch: int | None
     blocks_key: bool
+    stops: bool
     inbox: InboxStore
     attempts: AttemptStore
     outbox: Outbox
@@ -124,6 +104,8 @@ class RunRules:
     translate: Callable[[Exception], Exception]
     now: Callable[[], datetime]
     dice: Callable[[], float]
+    calls: OutsideCalls | None = None
+    business_row: Callable[[Message], str] | None = None
 
 
 class Run:
@@ -140,46 +122,77 @@ class Run:
             RunSpoiled: roll back, then run again as its verdict says.
         """
         report = RunReport()
-        ready = yield from self._ready(items, intake, report)
-        records: list[OutboxRecord] = []
-        waiting = set(stopped)
-        for item in ready:
-            if item.hold_key in waiting:
-                report.behind.append(item)
-            elif not self.rules.handles(item.message):
-                report.discarded.append(item)
-            else:
-                records += yield from self._one(item, report)
-                if item in report.retried or (item in report.dead and self.blocks(item)):
-                    waiting.add(item.hold_key)
-        undone = [*report.retried, *report.dead, *report.behind, *report.early, *report.returned]
-        yield from self._forget(undone)
+        ready, memory = yield from self._ready(items, intake, report)
+        records = yield from self._course(ready, memory, report, waiting=set(stopped), is_alone=len(items) == 1)
+        yield from self._forget(memory)
         yield from self.close(items, intake, report, records)
         return report
 
     def _ready(
         self, items: Sequence[Item], intake: Intake, report: RunReport
-    ) -> Generator[Execute, Any, Sequence[Item]]:
+    ) -> Generator[Execute, Any, tuple[Sequence[Item], Memory]]:
         """Return what may run, in order; note in ``report`` what is held, was processed, or is early."""
         admitted = yield from intake.admit(items)
         report.held = without(items, admitted)
-        fresh = yield from self._fresh([item for item in admitted if self.rules.handles(item.message)])
+        memory = yield from self._remember([item for item in admitted if self.rules.handles(item.message)])
         new: list[Item] = []
+        met = set[str]()
         for item in admitted:
             if not self.rules.handles(item.message):
                 new.append(item)
-            elif item.message.id in fresh:
-                fresh.discard(item.message.id)  # a second copy in the same run is a duplicate
+            elif item.message.id in met:  # a second copy in the same run is a duplicate
+                report.suppressed.append(item)
+            elif memory.is_new(item.marks):
+                met.add(item.message.id)
                 new.append(item)
-            else:
-                report.suppressed.append(item)  # before anything else: what was processed need not wait
+            else:  # before anything else: what was processed need not wait, nor be forgotten
+                memory.suppress(item.marks)
+                report.suppressed.append(item)
         ready = yield from self.rules.gate.admit(new)
         put_aside(without(new, ready), report)
-        return ready
+        return ready, memory
+
+    def _course(
+        self, ready: Sequence[Item], memory: Memory, report: RunReport, *, waiting: set[str], is_alone: bool
+    ) -> Generator[Effect, Any, Sequence[OutboxRecord]]:
+        """Handle what is ready, in order; return what is to be published."""
+        records: list[OutboxRecord] = []
+        batch: list[tuple[Item, Invoke]] = []
+        for item in ready:
+            is_handled = self.rules.handles(item.message)
+            if is_handled and not memory.is_new(item.marks):  # an earlier one of this run means the same
+                memory.suppress(item.marks)
+                report.suppressed.append(item)
+            elif item.hold_key in waiting:
+                report.behind.append(item)
+            elif item.relies_on and self._fails(item, report):
+                item.verdict, item.awaits = RetryLater(LOOK_AGAIN), tuple(sorted(item.relies_on))
+                report.retried.append(item)
+                waiting.add(item.hold_key)
+            elif not is_handled:
+                report.discarded.append(item)
+            elif self.rules.batch and not is_alone and item.verdict is None and (wish := self.wish(item)) is not None:
+                memory.keep(item.marks)  # if the batch fails, all of this is rolled back
+                batch.append((item, wish))
+            else:
+                memory.meet(item.marks)
+                records += yield from self._one(item, report)
+                if self.rules.stops and isinstance(item.verdict, GiveUp) and not is_alone:
+                    raise RunSpoiled(item, item.verdict)
+                if item.verdict is None:
+                    memory.keep(item.marks)
+                elif isinstance(item.verdict, RetryLater) or self.blocks(item):
+                    waiting.add(item.hold_key)
+        return [*records, *(yield from self._together(batch, report))]
 
     def blocks(self, item: Item) -> bool:
-        """Tell whether ``item``, being dead, holds its key."""
+        """Tell whether ``item`` holds its key when it is dead."""
         return self.rules.blocks_key and item.blocks
+
+    def _fails(self, item: Item, report: RunReport) -> bool:
+        """Tell whether something that ``item`` relies on was not handled in this run."""
+        undone = {one.message.id for one in (*report.retried, *report.dead, *report.behind)}
+        return not item.relies_on.isdisjoint(undone)
 
     def stopped_by(self, report: RunReport) -> frozenset[str]:
         """Return the keys of which nothing more may run now."""
@@ -203,16 +216,26 @@ class Run:
         item.history = (*item.history, self._failed_attempt(item.attempts, error))
         item.verdict = GiveUp(reason)
 
-    def _fresh(self, items: Sequence[Item]) -> Generator[Execute, Any, set[str]]:
-        ids = {item.message.id for item in items}
-        if not ids or not self.rules.deduplicates:
-            return ids
-        return set((yield from self.rules.inbox.record(self.rules.consumer, sorted(ids))))
+    def marks_of(self, item: Item) -> Marks:
+        """Return the inbox rows that stand for ``item``; one whose business key is missing will be given up."""
+        if not item.marks:
+            item.marks = (item.message.id,)
+            if self.rules.business_row is not None:
+                with suppress(DecodeError, UnknownMessageTypeError, MissingBusinessKeyError):
+                    item.marks = (item.message.id, self.rules.business_row(item.message))
+        return item.marks
 
-    def _forget(self, undone: Sequence[Item]) -> Generator[Execute, Any, None]:
-        """Take back what ``_fresh`` recorded of messages that were not handled."""
-        if undone and self.rules.deduplicates:
-            yield from self.rules.inbox.forget(self.rules.consumer, sorted({item.message.id for item in undone}))
+    def _remember(self, items: Sequence[Item]) -> Generator[Execute, Any, Memory]:
+        """Record all that ``items`` are known by, as if every one of them were handled."""
+        marks = sorted({mark for item in items for mark in self.marks_of(item)})
+        if not marks or not self.rules.deduplicates:
+            return Memory(frozenset(marks))
+        return Memory(frozenset((yield from self.rules.inbox.record(self.rules.consumer, marks))))
+
+    def _forget(self, memory: Memory) -> Generator[Execute, Any, None]:
+        """Take back what was recorded of messages that were not handled."""
+        if self.rules.deduplicates and (needless := memory.needless):
+            yield from self.rules.inbox.forget(self.rules.consumer, needless)
 
     def _one(self, item: Item, report: RunReport) -> Generator[Effect, Any, Sequence[OutboxRecord]]:
         if item.verdict is None:
@@ -224,6 +247,31 @@ class Run:
         self.put_aside(item, report)
         return ()
 
+    def _together(
+        self, batch: Sequence[tuple[Item, Invoke]], report: RunReport
+    ) -> Generator[Effect, Any, Sequence[OutboxRecord]]:
+        """Invoke a handler of batches with at most as many messages as it takes, and again with the rest.
+
+        Raises:
+            BatchSpoiled: it failed, which is nobody's attempt yet.
+        """
+        records: list[OutboxRecord] = []
+        largest = self.rules.batch or 1
+        for start in range(0, len(batch), largest):
+            items, wishes = zip(*batch[start : start + largest], strict=True)
+            contexts = tuple(wish.contexts[0] for wish in wishes)
+            payloads = tuple(wish.payloads[0] for wish in wishes)
+            answer: Returned | Raised = yield Invoke(payloads=payloads, contexts=contexts, is_batch=True)
+            if isinstance(answer, Returned):
+                answer = self.noted(contexts[0], answer)
+            if isinstance(answer, Raised):
+                raise BatchSpoiled(f"{len(items)} messages spoiled their run") from answer.error
+            report.handled += items
+            for context in contexts:
+                report.notices += context.notices
+                records += context.records
+        return records
+
     def put_aside(self, item: Item, report: RunReport) -> None:
         """Note that ``item`` waits for its retry, or is dead."""
         (report.retried if isinstance(item.verdict, RetryLater) else report.dead).append(item)
@@ -233,9 +281,9 @@ class Run:
         while (wish := self.wish(item)) is not None:
             answer: Returned | Raised = yield wish
             if isinstance(answer, Returned):
-                answer = self.noted(wish.context, answer)
+                answer = self.noted(wish.contexts[0], answer)
             if isinstance(answer, Returned):
-                return wish.context
+                return wish.contexts[0]
             verdict = self.judge(item, answer.error)
             if answer.touched or verdict is None:
                 raise RunSpoiled(item, verdict) from answer.error
@@ -250,20 +298,29 @@ class Run:
         return None
 
     def wish(self, item: Item) -> Invoke | None:
-        """Return the next invocation for ``item``; ``None`` if it cannot be decoded and is given up."""
+        """Return the next invocation for ``item``; ``None`` if it cannot be decoded or compared, and is given up."""
         try:
             payload = self.rules.decode(item.message)
-        except (DecodeError, UnknownMessageTypeError) as error:
-            self.give_up(item, "undecodable", error)
+            if self.rules.business_row is not None and len(self.marks_of(item)) == 1:
+                self.rules.business_row(item.message)  # raises what is wrong with it
+        except (DecodeError, UnknownMessageTypeError, MissingBusinessKeyError) as error:
+            reason = "no-business-key" if isinstance(error, MissingBusinessKeyError) else "undecodable"
+            self.give_up(item, reason, error)
             return None
         context = Context(
-            item.message, consumer=self.rules.consumer, attempt=item.attempts + 1, outbox=self.rules.outbox
+            item.message,
+            consumer=self.rules.consumer,
+            attempt=item.attempts + 1,
+            outbox=self.rules.outbox,
+            calls=self.rules.calls,
         )
-        return Invoke(payload=payload, context=context)
+        return Invoke(payloads=(payload,), contexts=(context,), is_batch=self.rules.batch is not None)
 
     def noted(self, context: Context, answer: Returned) -> Returned | Raised:
         """Publish what the handler returned; a value that is no message fails the attempt for good."""
         try:
+            if self.rules.batch is not None and answer.value is not None:
+                raise InvalidReturnError(consumer=self.rules.consumer, returned=WHOSE)
             for payload in _flat(answer.value, consumer=self.rules.consumer):
                 context.note(payload)
         except ConfigurationError as error:  # no message, or one without its key: it will not be better next time

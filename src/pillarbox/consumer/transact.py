@@ -13,8 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
 from pillarbox.consumer.context import Context
-from pillarbox.consumer.injection import Providers
-from pillarbox.consumer.run import Effect, Invoke, Raised, Returned, RunProgram, RunReport
+from pillarbox.consumer.effects import Effect, Invoke, Raised, Returned
+from pillarbox.consumer.injection import CONTEXTS, Providers
+from pillarbox.consumer.run import RunProgram, RunReport
 from pillarbox.consumer.spec import Consumer
 from pillarbox.errors import TransactionEndedError
 from pillarbox.transaction import (
@@ -111,7 +112,7 @@ class AsyncShell:
                 )
                 given[name] = session
             else:
-                given[name] = wish.context if kind is Context else await self._providers.get(kind)
+                given[name] = wish.asked(kind) or await self._providers.get(kind)
         try:
             value: Any = self._consumer.handler(wish.payload, **given)
             value = await value
@@ -140,7 +141,7 @@ class SyncShell:
         provided = {
             kind: await self._providers.get(kind)
             for kind in self._consumer.signature.wants.values()
-            if kind not in (Connection, Session, Context)
+            if kind not in (Connection, Session, Context, CONTEXTS)
         }
         return await in_thread(partial(self._in_thread, program, provided))
 
@@ -185,7 +186,7 @@ class SyncShell:
                 )
                 given[name] = session
             else:
-                given[name] = wish.context if kind is Context else provided[kind]
+                given[name] = wish.asked(kind) or provided[kind]
         try:
             value = self._consumer.handler(wish.payload, **given)
             if session is not None:

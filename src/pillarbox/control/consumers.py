@@ -21,6 +21,7 @@ class ConsumerView:
         known: the store remembers it: it has been started at least once.
         queued: messages that wait for it where the database is the broker.
         held: messages in its holding.
+        stopped: a dead letter has stopped it, in every process.
     """
 
     identity: str
@@ -30,6 +31,7 @@ class ConsumerView:
     known: bool
     queued: int
     held: int
+    stopped: bool = False
 
 
 class ConsumersControl:
@@ -61,4 +63,5 @@ def _view(identity: str, declared: Consumer | None, known: KnownConsumer | None)
         known=known is not None,
         queued=0 if known is None else known.queued,
         held=0 if known is None else known.held,
+        stopped=known is not None and known.stopped,
     )

@@ -10,6 +10,7 @@ from pillarbox.control.health import HealthCheck
 from pillarbox.control.inbox import InboxControl
 from pillarbox.control.outbox import OutboxControl
 from pillarbox.deadletter import DeadLetters
+from pillarbox.idempotency.outside_calls import OutsideCalls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,3 +26,4 @@ class Control:
     consumers: ConsumersControl
     gaps: GapsControl
     dead_letters: DeadLetters
+    calls: OutsideCalls

@@ -10,7 +10,7 @@ from enum import StrEnum
 from pillarbox.consumer.positions import Gaps, GapState
 from pillarbox.control.inspection import Inspection
 from pillarbox.deadletter import DeadLetterFilter, DeadLetterStore
-from pillarbox.holding import HoldingState, HoldingStore
+from pillarbox.holding import HoldingState, HoldingStore, WaitsState, WaitStore
 from pillarbox.outbox import OutboxState, OutboxStore
 from pillarbox.relay.log_reader import LogCheckpoints, LogState
 from pillarbox.transaction import Program, TransactionSource
@@ -33,6 +33,7 @@ class HealthLimits:
         oldest_queued: the oldest message in the database's own queues; beyond it consumers do not keep up.
         oldest_hold: the oldest hold of a key in a consumer.
         oldest_gap: the gap of a consumer that goes by numbers that has stalled longest.
+        oldest_wait: the message that has waited longest for its causes.
         retained_log: bytes of log that the database keeps for a log tailing relay.
         unread_log: bytes of log behind what that relay confirmed, while it confirms nothing for ``oldest_pending``.
     """
@@ -41,11 +42,13 @@ class HealthLimits:
     oldest_queued: timedelta = timedelta(minutes=5)
     oldest_hold: timedelta = timedelta(hours=1)
     oldest_gap: timedelta = timedelta(seconds=30)
+    oldest_wait: timedelta = timedelta(minutes=5)
     retained_log: int = 1 << 30
     unread_log: int = 256 << 10
 
 
 NO_GAPS = GapState(lines=0, buffered=0, oldest_for=None)
+NOTHING_WAITS = WaitsState(messages=0, oldest_for=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +59,8 @@ class Vitals:
         oldest_queued_for: how long ago the oldest message in the database's own queues was published.
         dead: dead letters that nobody has decided about.
         gaps: lines of numbers in which messages wait for one that has not come.
+        waits: what waits for causes.
+        stopped: consumers that a dead letter has stopped.
         log: the log of a log tailing relay; ``None`` where none has worked.
     """
 
@@ -65,6 +70,8 @@ class Vitals:
     dead: int
     log: LogState | None = None
     gaps: GapState = NO_GAPS
+    waits: WaitsState = NOTHING_WAITS
+    stopped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +106,7 @@ def judge(vitals: Vitals, limits: HealthLimits = DEFAULT_LIMITS) -> Health:
 
 
 def _problems(vitals: Vitals, limits: HealthLimits) -> Iterator[Problem]:
-    outbox, holding = vitals.outbox, vitals.holding
+    outbox = vitals.outbox
     if _exceeds(outbox.oldest_for, limits.oldest_pending):
         waited = _seconds(outbox.oldest_for)
         what = f"the oldest pending record has waited for {waited}: is a relay running, is the broker there?"
@@ -114,6 +121,19 @@ def _problems(vitals: Vitals, limits: HealthLimits) -> Iterator[Problem]:
         yield Problem(status=HealthStatus.DEGRADED, what=what)
     if vitals.dead:
         yield Problem(status=HealthStatus.DEGRADED, what=f"{vitals.dead} dead letters: pillarbox dead-letters list")
+    yield from _problems_of_order(vitals, limits)
+
+
+def _problems_of_order(vitals: Vitals, limits: HealthLimits) -> Iterator[Problem]:
+    """Tell of everything that waits so that an order is kept."""
+    holding = vitals.holding
+    for consumer in vitals.stopped:
+        what = f"{consumer} is stopped by a dead letter: pillarbox dead-letters list --consumer {consumer}"
+        yield Problem(status=HealthStatus.DEGRADED, what=what)
+    if _exceeds(vitals.waits.oldest_for, limits.oldest_wait):
+        waited = _seconds(vitals.waits.oldest_for)
+        what = f"{vitals.waits.messages} messages wait for their causes, the oldest for {waited}: pillarbox held"
+        yield Problem(status=HealthStatus.DEGRADED, what=what)
     if holding.blocked:
         what = f"{holding.blocked} keys are blocked by a dead letter: pillarbox held"
         yield Problem(status=HealthStatus.DEGRADED, what=what)
@@ -160,6 +180,7 @@ class HealthCheck:
         outbox: OutboxStore,
         holding: HoldingStore,
         dead_letters: DeadLetterStore,
+        waits: WaitStore,
         inspection: Inspection,
         source: TransactionSource,
         gaps: Gaps,
@@ -170,6 +191,7 @@ class HealthCheck:
         self._outbox = outbox
         self._holding = holding
         self._dead_letters = dead_letters
+        self._waits = waits
         self._inspection = inspection
         self._source = source
         self._gaps = gaps
@@ -184,6 +206,8 @@ class HealthCheck:
             holding=(yield from self._holding.state()),
             oldest_queued_for=(yield from self._inspection.oldest_queued_for()),
             dead=(yield from self._dead_letters.count(DeadLetterFilter())),
+            waits=(yield from self._waits.state()),
+            stopped=tuple(sorted((yield from self._holding.stopped()))),
             log=None if self._log is None else (yield from self._log.state()),
             gaps=(yield from self._gaps.state()),
         )

@@ -10,6 +10,7 @@
     │   ├── MissingExtraError               also ImportError
     │   ├── MissingKeyError                 also ValueError
     │   ├── NoTransactionError
+    │   ├── RetentionTooShortError
     │   ├── SchemaVersionError
     │   ├── UnreachableRuleError
     │   ├── UnregisteredConsumerError
@@ -21,11 +22,14 @@
     │   ├── StoreUnavailableError           also ConnectionError
     │   └── ThrottledError
     ├── PermanentError                      waiting cannot help; the message goes to the dead letters
+    │   ├── CauseMissingError
     │   ├── ConditionError
     │   ├── DecodeError                     also ValueError
     │   ├── HandlerCrashedError
+    │   ├── InDoubtError
     │   ├── InvalidMessageError             also ValueError
     │   ├── InvalidReturnError              also TypeError
+    │   ├── MissingBusinessKeyError         also ValueError
     │   ├── RoutingLoopError
     │   ├── SequenceError
     │   ├── TransactionEndedError
@@ -34,6 +38,7 @@
     ├── ConflictError                       another worker won; read again and try again
     │   └── LeaseLostError
     ├── NotFoundError                       the operator named something that is not there; also LookupError
+    ├── ReplayTooLateError                  the operator must look first, and may force it
     └── InternalError                       our invariant broke; please report it
 
 Handlers may raise ``TransientError``, ``ThrottledError`` and ``PermanentError`` themselves, with a text of their own.
@@ -41,11 +46,14 @@ Every other class builds its text from keyword arguments, which stay readable as
 """
 
 from pillarbox.errors.handling import (
+    CauseMissingError,
     ConditionError,
     DecodeError,
     HandlerCrashedError,
+    InDoubtError,
     InvalidMessageError,
     InvalidReturnError,
+    MissingBusinessKeyError,
     RoutingLoopError,
     SequenceError,
     TransactionEndedError,
@@ -59,6 +67,7 @@ from pillarbox.errors.kinds import (
     NotFoundError,
     PermanentError,
     PillarboxError,
+    ReplayTooLateError,
     TransientError,
 )
 from pillarbox.errors.setup import (
@@ -68,6 +77,7 @@ from pillarbox.errors.setup import (
     MissingExtraError,
     MissingKeyError,
     NoTransactionError,
+    RetentionTooShortError,
     SchemaVersionError,
     UnreachableRuleError,
     UnregisteredConsumerError,
@@ -84,6 +94,7 @@ from pillarbox.errors.waiting import (
 
 __all__ = [
     "BrokerUnavailableError",
+    "CauseMissingError",
     "ConditionError",
     "ConfigurationError",
     "ConflictError",
@@ -91,18 +102,22 @@ __all__ = [
     "DuplicateConsumerError",
     "DuplicateTypeError",
     "HandlerCrashedError",
+    "InDoubtError",
     "InternalError",
     "InvalidMessageError",
     "InvalidReturnError",
     "InvalidSetupError",
     "LeaseLostError",
     "LogBrokenError",
+    "MissingBusinessKeyError",
     "MissingExtraError",
     "MissingKeyError",
     "NoTransactionError",
     "NotFoundError",
     "PermanentError",
     "PillarboxError",
+    "ReplayTooLateError",
+    "RetentionTooShortError",
     "RoutingLoopError",
     "SchemaVersionError",
     "SequenceError",

@@ -5,6 +5,30 @@ from __future__ import annotations
 from pillarbox.errors.kinds import PermanentError
 
 
+class CauseMissingError(PermanentError):
+    """A message cannot be handled after its causes, since they do not come; its consumer wants it dead then.
+
+    Attributes:
+        consumer: The consumer that keeps the order of causes.
+        causes: The ids of the messages that it has not processed.
+        trouble: ``missing``, ``dead`` or ``cycle``.
+    """
+
+    def __init__(self, *, consumer: str, causes: tuple[str, ...], trouble: str) -> None:
+        why = {
+            "missing": "they did not come in time",
+            "dead": "one of them is a dead letter",
+            "cycle": "one of them waits for this message itself",
+        }[trouble]
+        super().__init__(
+            f"{consumer!r} has not processed what comes before this message ({', '.join(causes)}): {why}; "
+            "see to them, then replay it"
+        )
+        self.consumer = consumer
+        self.causes = causes
+        self.trouble = trouble
+
+
 class ConditionError(PermanentError):
     """A routing condition could not be judged for a message; the message was not forwarded anywhere.
 
@@ -53,6 +77,23 @@ class HandlerCrashedError(PermanentError):
         self.crashes = crashes
 
 
+class InDoubtError(PermanentError):
+    """A call to the outside was begun, its answer is not known, and it cannot safely be made again.
+
+    Attributes:
+        key: The key under which it was made.
+        reason: Why it cannot be made again.
+    """
+
+    def __init__(self, *, key: str, reason: str) -> None:
+        super().__init__(
+            f"the call {key!r} may have been made: {reason}; look it up at the other side, then give its answer to "
+            "box.calls.record, or have it made anew with box.calls.allow, and replay the dead letter"
+        )
+        self.key = key
+        self.reason = reason
+
+
 class InvalidMessageError(PermanentError, ValueError):
     """A message was refused at publish, inside the caller's transaction; nothing was written.
 
@@ -76,6 +117,23 @@ class InvalidReturnError(PermanentError, TypeError):
         )
         self.consumer = consumer
         self.returned = returned
+
+
+class MissingBusinessKeyError(PermanentError, ValueError):
+    """A message has no business key by which its consumer could know duplicates; its handler was not called.
+
+    Attributes:
+        consumer: The consumer that was declared with ``dedupe_by=``.
+        reason: What is wrong with the key, without its value.
+    """
+
+    def __init__(self, *, consumer: str, reason: str) -> None:
+        super().__init__(
+            f"consumer {consumer!r} knows duplicates by a business key, which this message does not have: {reason}; "
+            "mend the producer or dedupe_by=, then replay it"
+        )
+        self.consumer = consumer
+        self.reason = reason
 
 
 class RoutingLoopError(PermanentError):

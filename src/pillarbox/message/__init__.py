@@ -5,6 +5,7 @@ Not promised: that a foreign producer keeps to the limits; they are checked when
 Source: EIP, *Message* and *Command/Event Message*; reading order: message, headers, names, declare, registry, limits.
 """
 
+from pillarbox.message.causes import Cause
 from pillarbox.message.declare import MessageType, command, event, key_of, message_type_of
 from pillarbox.message.ids import derived_message_id, new_message_id
 from pillarbox.message.limits import Limits
@@ -14,6 +15,7 @@ from pillarbox.message.number import Number, number_of
 from pillarbox.message.registry import Registry, Upcaster
 
 __all__ = [
+    "Cause",
     "Limits",
     "Message",
     "MessageType",

@@ -21,6 +21,7 @@ SCHEMA_VERSION: Final = "schemaversion"
 CORRELATION_ID: Final = "correlationid"
 CAUSATION_ID: Final = "causationid"
 HOP: Final = "hop"
+CAUSES: Final = "causes"
 REPLY_TO: Final = "replyto"
 TRACEPARENT: Final = "traceparent"
 TRACESTATE: Final = "tracestate"
@@ -36,6 +37,7 @@ OWN: Final = frozenset(
         SCHEMA_VERSION,
         CORRELATION_ID,
         CAUSATION_ID,
+        CAUSES,
         HOP,
         REPLY_TO,
         TRACEPARENT,

@@ -26,6 +26,7 @@ class Registry:
     def __init__(self) -> None:
         """Start empty."""
         self._types: dict[str, dict[int, MessageType]] = {}
+        self._newest: dict[str, MessageType] = {}
         self._upcasters: dict[tuple[str, int], Upcaster] = {}
 
     def register(self, *types: type[object], upcasters: Mapping[int, Upcaster] | None = None) -> None:
@@ -53,7 +54,9 @@ class Registry:
         self._check_numbering(declared)
         steps = self._checked_upcasters(declared, upcasters or {})
         for one in declared:
-            self._types.setdefault(one.name, {})[one.version] = one
+            versions = self._types.setdefault(one.name, {})
+            versions[one.version] = one
+            self._newest[one.name] = versions[max(versions)]
         self._upcasters.update(steps)
 
     def by_class(self, cls: type[object]) -> MessageType:
@@ -89,10 +92,10 @@ class Registry:
         Raises:
             UnknownMessageTypeError: Nothing is registered under that name.
         """
-        versions = self._types.get(name)
-        if not versions:
+        newest = self._newest.get(name)
+        if newest is None:
             raise UnknownMessageTypeError(message_type=name, version=asked_version)
-        return versions[max(versions)]
+        return newest
 
     def upcaster(self, name: str, from_version: int) -> Upcaster | None:
         """Return what turns a body of ``from_version`` into the next version's, if there is such a thing."""

@@ -157,6 +157,31 @@ class MessageHeld:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CauseAwaited:
+    """A message was put aside until its consumer has processed what came before it; ``causes`` are message ids."""
+
+    consumer: str
+    message_id: str
+    causes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CauseMissing:
+    """What comes before a message does not come: not in time, as a dead letter, or because it waits for the message.
+
+    ``trouble`` is ``missing``, ``dead`` or ``cycle``; ``outcome`` is what the consumer says is to become of the
+    message: ``hold``, ``run`` or ``dead``. While it is held this is told again from time to time.
+    """
+
+    consumer: str
+    message_id: str
+    causes: tuple[str, ...]
+    trouble: str
+    outcome: str
+    waited: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MessageDead:
     """A message is in the dead letters."""
 
@@ -214,6 +239,22 @@ class LineBegun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InboxPurged:
+    """What inboxes need not remember any longer was removed: ids and business keys, and what dead workers left."""
+
+    ids: int
+    leftovers: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerStopped:
+    """A dead letter has stopped a consumer in every process, until somebody replays or discards it."""
+
+    consumer: str
+    message_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunRolledBack:
     """A run of messages was rolled back and is done again in another division; no attempt is counted for it."""
 
@@ -249,11 +290,15 @@ Event = (
     | MessageFiltered
     | AttemptFailed
     | MessageHeld
+    | CauseAwaited
+    | CauseMissing
     | MessageDead
     | GapFound
     | GapSkipped
     | GapFetched
     | LineBegun
+    | InboxPurged
+    | ConsumerStopped
     | RunRolledBack
     | WorkerFaltered
 )

@@ -22,6 +22,7 @@ from pillarbox.relational.tables import (
     queue,
     skipped_numbers,
     subscriptions,
+    waits,
 )
 from pillarbox.transaction import Execute, Program
 
@@ -38,6 +39,7 @@ OWNED = (
     key_positions,
     early,
     skipped_numbers,
+    waits,
     dead_letters,
 )
 RENAMES = tuple(update(table).where(table.c.consumer == OLD).values(consumer=NEW) for table in OWNED)

@@ -32,6 +32,8 @@ from sqlalchemy.sql.elements import BindParameter
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import NullType, TypeDecorator, TypeEngine, UserDefinedType
 
+from pillarbox.transaction.now import now_us as now_us  # noqa: PLC0414  # one of the words that statements are made of
+
 MICROSECONDS = 1_000_000
 
 
@@ -111,24 +113,6 @@ class RowList(TypeDecorator[Sequence[Any]]):
     def process_bind_param(self, value: Sequence[Any] | None, dialect: Dialect) -> str | None:
         """Spell JSON."""
         return None if value is None else json.dumps(value)
-
-
-class now_us(FunctionElement[int]):  # noqa: N801  # reads as an SQL function
-    """The database's clock, now and not when the transaction began, in microseconds since 1970 UTC."""
-
-    type = BigInteger()
-    inherit_cache = True
-    name = "now_us"
-
-
-@compiles(now_us, "postgresql")
-def _now_postgresql(element: now_us, compiler: SQLCompiler, **_: Any) -> str:
-    return "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)"
-
-
-@compiles(now_us, "sqlite")
-def _now_sqlite(element: now_us, compiler: SQLCompiler, **_: Any) -> str:
-    return "CAST(round((julianday('now') - 2440587.5) * 86400000000.0) AS INTEGER)"
 
 
 class characters_in(FunctionElement[int]):  # noqa: N801  # reads as an SQL function
@@ -375,7 +359,6 @@ def _nothing_is_passed(element: is_passed, compiler: SQLCompiler, **_: Any) -> s
 
 
 @compiles(characters_in)
-@compiles(now_us)
 @compiles(any_of)
 @compiles(none_of)
 @compiles(among)

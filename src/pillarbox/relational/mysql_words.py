@@ -26,15 +26,8 @@ from pillarbox.relational.expressions import (
     each_of,
     each_row,
     none_of,
-    now_us,
 )
 from pillarbox.relational.mysql_types import BOTH
-
-
-@compiles(now_us, *BOTH)
-def _now(_element: now_us, _compiler: MySQLCompiler, **_: Any) -> str:
-    """Render the clock without the session's time zone; when the statement began, so that an index can be used."""
-    return "TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', UTC_TIMESTAMP(6))"
 
 
 @compiles(characters_in, *BOTH)

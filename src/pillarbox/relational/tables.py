@@ -251,6 +251,26 @@ claims = _table(
     Column("token", Name, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
 )
+applied_operations = _table(
+    "applied_operations",
+    Column("scope", Name, primary_key=True),
+    Column("operation_id", Key, primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("applied_at", BigInteger, nullable=False),
+    Index("pillarbox_applied_operations_at", "applied_at"),
+)
+outside_calls = _table(
+    "outside_calls",
+    Column("call_key", Key, primary_key=True),
+    Column("state", String(10), nullable=False),
+    Column("token", Name, nullable=False),
+    Column("held_until", BigInteger, nullable=False),
+    Column("begun_at", BigInteger, nullable=False),
+    Column("answer", LargeBinary),
+    Column("answered_at", BigInteger),
+    CheckConstraint("state IN ('begun', 'answered')", name="pillarbox_outside_calls_state"),
+    Index("pillarbox_outside_calls_answered", "state", "answered_at"),
+)
 
 # --- holding ----------------------------------------------------------------------------------------------------------
 holds = _table(
@@ -322,6 +342,18 @@ skipped_numbers = _table(
     Column("skipped_by", Name, nullable=False),
     Column("skipped_because", Text, nullable=False),
     Index("pillarbox_skipped_numbers_line", "consumer", "channel", "message_key"),
+)
+
+# --- causes at the consumer -------------------------------------------------------------------------------------------
+waits = _table(  # a message at the head of a hold, and each cause that it waits for
+    "waits",
+    Column("consumer", Name, primary_key=True),
+    Column("message_id", Name, primary_key=True),
+    Column("cause_id", Name, primary_key=True),
+    Column("hold_key", Key, nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Index("pillarbox_waits_cause", "consumer", "cause_id"),
+    Index("pillarbox_waits_hold", "consumer", "hold_key"),
 )
 
 # --- dead letters -----------------------------------------------------------------------------------------------------

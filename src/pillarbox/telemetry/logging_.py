@@ -13,6 +13,8 @@ from typing import cast
 from pillarbox.observe import (
     AttemptFailed,
     BrokerAway,
+    CauseMissing,
+    ConsumerStopped,
     DestinationNotReady,
     Event,
     GapFetched,
@@ -33,7 +35,16 @@ FACTS = "pillarbox"
 """The attribute of a log record under which the event's fields stand, for handlers that want them unformatted."""
 
 WARNINGS = (AttemptFailed, BrokerAway, DestinationNotReady, GapFetched, RunRolledBack, SettlementRefused)
-ERRORS = (GapFound, GapSkipped, LogGapFound, MessageDead, RecordParked, WorkerFaltered)
+ERRORS = (
+    CauseMissing,
+    ConsumerStopped,
+    GapFound,
+    GapSkipped,
+    LogGapFound,
+    MessageDead,
+    RecordParked,
+    WorkerFaltered,
+)
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _PLAIN = re.compile(r"[\w./:@+*-]+")
 

@@ -11,6 +11,7 @@ from pillarbox.cli import commands
 from tests.unit.cli.conftest import Shell
 
 COMMANDS = {
+    "calls",
     "consumers",
     "dead-letters",
     "demo",

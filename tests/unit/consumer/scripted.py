@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
+from pillarbox.consumer.effects import Invoke, Raised, Returned
 from pillarbox.consumer.gate import OPEN
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
-from pillarbox.consumer.run import Invoke, Raised, Returned, Run, RunProgram, RunReport, RunRules
+from pillarbox.consumer.run import Run, RunProgram, RunReport, RunRules
+from pillarbox.errors import DecodeError
 from pillarbox.holding import hold_key_of
 from pillarbox.idempotency import AttemptStore, InboxStore, Suspect
 from pillarbox.message import Limits, Message, event
@@ -81,6 +83,9 @@ class AttemptsSet(AttemptStore):
         yield from ()
         self.under_way -= set(message_ids)
 
+    def purge(self, older_than: timedelta, *, limit: int) -> Program[int]:
+        raise NotImplementedError
+
 
 class OutboxList(OutboxStore):
     """What was published."""
@@ -144,6 +149,7 @@ class Stage:
     outbox: OutboxList
     intake: IntakeNotes
     invoked: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
+    invocations: list[list[str]] = field(default_factory=list[list[str]])
 
     def run(self, items: Sequence[Item], script: Script, *, stopped: frozenset[str] = frozenset()) -> RunReport:
         """Step a run to its end, answering each invocation as ``script`` says."""
@@ -159,21 +165,40 @@ class Stage:
                 report: RunReport = end.value
                 return report
             assert isinstance(effect, Invoke), effect
-            self.invoked.append((effect.context.message_id, effect.context.attempt))
-            answer = script(effect.context.message_id, effect.context.attempt)
+            calls = [(context.message_id, context.attempt) for context in effect.contexts]
+            self.invoked += calls
+            self.invocations.append([identity for identity, _ in calls])
+            answers = [script(*call) for call in calls]
+            answer = next((one for one in answers if isinstance(one, Raised)), answers[0])
 
 
-def stage(*, retry: Retry | None = None, deduplicates: bool = True, blocks_key: bool = True) -> Stage:
+def stage(
+    *,
+    retry: Retry | None = None,
+    deduplicates: bool = True,
+    blocks_key: bool = True,
+    batch: int | None = None,
+    undecodable: frozenset[str] = frozenset(),
+    business_row: Callable[[Message], str] | None = None,
+) -> Stage:
     """Set up a run whose stores are empty; jitter always draws the longest wait but a little."""
     inbox, attempts, outbox, clock = InboxSet(), AttemptsSet(), OutboxList(), VirtualClock()
+
+    def decode(one: Message) -> object:
+        if one.id in undecodable:
+            raise DecodeError(message_type=one.type, reason="it is garbled")
+        return one.body
+
     rules = RunRules(
         consumer=CONSUMER,
         handles=lambda one: one.type == "order.placed",
-        decode=lambda one: one.body,
+        decode=decode,
         retry=retry or Retry(),
         classification=Classification(),
         deduplicates=deduplicates,
+        batch=batch,
         blocks_key=blocks_key,
+        stops=False,
         inbox=inbox,
         attempts=attempts,
         outbox=Outbox(
@@ -188,6 +213,7 @@ def stage(*, retry: Retry | None = None, deduplicates: bool = True, blocks_key: 
         translate=lambda error: error,
         now=clock.now,
         dice=lambda: 0.5,
+        business_row=business_row,
     )
     return Stage(rules=rules, inbox=inbox, attempts=attempts, outbox=outbox, intake=IntakeNotes())
 

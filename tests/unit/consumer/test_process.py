@@ -85,7 +85,8 @@ class Batches(Observer):
         return [identity for report in self.committed for identity in ids(report.handled)]
 
 
-async def _handle(scene: Stage, batches: Batches, items: Sequence[Item], size: RunSize | None = None) -> int:
+async def handle(scene: Stage, batches: Batches, items: Sequence[Item], size: RunSize | None = None) -> int:
+    """Handle ``items`` as a lane does."""
     around = Surroundings(
         source=Steps(),
         clock=VirtualClock(),
@@ -98,7 +99,8 @@ async def _handle(scene: Stage, batches: Batches, items: Sequence[Item], size: R
     return await process.handle(items, intake=scene.intake, size=size or RunSize(largest=8))
 
 
-def _items(count: int, *, keys: str = "abcdefgh") -> list[Item]:
+def items_of(count: int, *, keys: str = "abcdefgh") -> list[Item]:
+    """Messages ``m0``, ``m1`` and so on, of ``keys`` in turn."""
     return [item(f"m{number}", key=keys[number % len(keys)]) for number in range(count)]
 
 
@@ -106,7 +108,7 @@ async def test_all_goes_well_in_one_transaction() -> None:
     scene = stage()
     batches = Batches(scene, returns())
 
-    await _handle(scene, batches, _items(5))
+    await handle(scene, batches, items_of(5))
 
     assert batches.invoked == [["m0", "m1", "m2", "m3", "m4"]]
 
@@ -115,17 +117,17 @@ async def test_a_failure_without_a_statement_rolls_nothing_back() -> None:
     scene = stage(retry=LATER)
     batches = Batches(scene, fails("m1"))
 
-    await _handle(scene, batches, _items(3))
+    await handle(scene, batches, items_of(3))
 
     assert (len(batches.invoked), batches.handled, scene.intake.retried) == (1, ["m0", "m2"], ["m1"])
 
 
 async def test_the_run_is_done_again_without_the_one_that_spoiled_it() -> None:
     scene = stage(retry=LATER)
-    items = _items(3)
+    items = items_of(3)
     batches = Batches(scene, fails("m1", touched=True))
 
-    await _handle(scene, batches, items)
+    await handle(scene, batches, items)
 
     assert batches.invoked == [["m0", "m1"], ["m0", "m2"]]
     assert (batches.handled, scene.intake.retried) == (["m0", "m2"], ["m1"])
@@ -137,7 +139,7 @@ async def test_a_message_that_must_be_tried_at_once_is_tried_alone() -> None:
     items = [item("m0", key="a"), item("m1", key="b"), item("m2", key="c"), item("m3", key="b"), item("m4", key="b")]
     batches = Batches(scene, fails("m3", touched=True, times=1))
 
-    await _handle(scene, batches, items)
+    await handle(scene, batches, items)
 
     assert batches.invoked == [["m0", "m1", "m2", "m3"], ["m0", "m2"], ["m1"], ["m3"], ["m4"]]
     assert [one.attempts for one in items] == [0, 0, 0, 1, 0]
@@ -147,7 +149,7 @@ async def test_after_two_reruns_messages_are_handled_singly() -> None:
     scene = stage(retry=LATER)
     batches = Batches(scene, fails("m0", "m1", "m2", touched=True))
 
-    await _handle(scene, batches, _items(5))
+    await handle(scene, batches, items_of(5))
 
     assert batches.invoked[3:] == [[], [], [], ["m3"], ["m4"]]
     assert (batches.handled, scene.intake.retried) == (["m3", "m4"], ["m0", "m1", "m2"])
@@ -155,10 +157,10 @@ async def test_after_two_reruns_messages_are_handled_singly() -> None:
 
 async def test_attempts_are_exact_however_often_a_run_is_rolled_back() -> None:
     scene = stage(retry=Retry(attempts=3, immediate=1, first=timedelta(seconds=2)))
-    items = _items(6)
+    items = items_of(6)
     batches = Batches(scene, fails("m1", "m4", touched=True))
 
-    await _handle(scene, batches, items)
+    await handle(scene, batches, items)
 
     assert [one.attempts for one in items] == [0, 2, 0, 0, 2, 0]
     assert [isinstance(one.verdict, RetryLater) for one in items] == [False, True, False, False, True, False]
@@ -168,7 +170,7 @@ async def test_attempts_are_exact_however_often_a_run_is_rolled_back() -> None:
 async def test_a_commit_that_fails_is_blamed_on_the_one_that_fails_alone() -> None:
     """A deferred constraint, say: only alone can it be told whose it is."""
     scene = stage(retry=LATER)
-    items = _items(4)
+    items = items_of(4)
 
     def commit(invoked: list[str]) -> None:
         if "m2" in invoked:
@@ -176,7 +178,7 @@ async def test_a_commit_that_fails_is_blamed_on_the_one_that_fails_alone() -> No
 
     batches = Batches(scene, returns(), commit=commit)
 
-    await _handle(scene, batches, items)
+    await handle(scene, batches, items)
 
     assert sorted(batches.handled) == ["m0", "m1", "m3"]
     assert [one.attempts for one in items] == [0, 0, 1, 0]
@@ -185,7 +187,7 @@ async def test_a_commit_that_fails_is_blamed_on_the_one_that_fails_alone() -> No
 
 async def test_a_conflict_halves_the_batch_and_is_nobodys_attempt() -> None:
     scene = stage()
-    items = _items(4)
+    items = items_of(4)
     conflicts = iter([True, False, True])
 
     def commit(_: list[str]) -> None:
@@ -194,7 +196,7 @@ async def test_a_conflict_halves_the_batch_and_is_nobodys_attempt() -> None:
 
     batches = Batches(scene, returns(), commit=commit)
 
-    await _handle(scene, batches, items)
+    await handle(scene, batches, items)
 
     assert batches.invoked == [["m0", "m1", "m2", "m3"], ["m0", "m1"], ["m2", "m3"], ["m2"], ["m3"]]
     assert [one.attempts for one in items] == [0, 0, 0, 0]
@@ -210,7 +212,7 @@ async def test_a_database_that_asks_again_and_again_is_unavailable_in_the_end() 
     batches = Batches(scene, returns(), commit=commit)
 
     with pytest.raises(TransientError, match="shop/reserve"):
-        await _handle(scene, batches, [message])
+        await handle(scene, batches, [message])
 
     assert (len(batches.invoked), message.attempts) == (CONFLICTS_IN_A_ROW + 1, 0)
 
@@ -226,7 +228,7 @@ async def test_what_is_not_the_messages_fault_ends_the_batch(error: Exception) -
     batches = Batches(scene, returns(), commit=commit)
 
     with pytest.raises(type(error)):
-        await _handle(scene, batches, [message])
+        await handle(scene, batches, [message])
 
     assert message.attempts == 0
 
@@ -240,7 +242,7 @@ async def test_a_message_that_cannot_even_be_put_aside_does_not_spin() -> None:
     batches = Batches(scene, returns(), commit=commit)
 
     with pytest.raises(ValueError, match="full"):
-        await _handle(scene, batches, [item("m1")])
+        await handle(scene, batches, [item("m1")])
 
     assert batches.invoked == [["m1"], []]
 
@@ -250,7 +252,7 @@ async def test_what_is_behind_a_waiting_message_waits_in_later_runs_of_the_batch
     items = [item("m0", key="a"), item("m1", key="a"), item("m2", key="b"), item("m3", key="b"), item("m4", key="b")]
     batches = Batches(scene, fails("m0", "m2", "m3", touched=True))
 
-    await _handle(scene, batches, items)
+    await handle(scene, batches, items)
 
     assert scene.intake.retried == ["m0", "m2"]
     assert sorted(scene.intake.behind) == ["m1", "m3", "m4"]
@@ -263,7 +265,7 @@ async def test_what_a_dead_process_left_behind_is_tried_among_few_and_in_the_ord
     items = [item(f"m{n}", key=f"k{n % 3}") for n in range(15)]
     batches = Batches(scene, returns())
 
-    await _handle(scene, batches, items)
+    await handle(scene, batches, items)
 
     few = [f"m{n}" for n in range(2, 15)]
     assert batches.invoked == [["m0", "m1"], few[:10], few[10:]]
@@ -275,7 +277,7 @@ async def test_suspects_of_a_small_company_run_alone_and_what_is_behind_them_aft
     items = [item("m0", key="b"), item("m1", key="a"), item("m2", key="a"), item("m3", key="b")]
     batches = Batches(scene, returns())
 
-    await _handle(scene, batches, items)
+    await handle(scene, batches, items)
 
     assert batches.invoked == [["m0", "m3"], ["m1"], ["m2"]]
 
@@ -287,7 +289,7 @@ async def test_only_crashes_while_alone_count_and_too_many_are_the_end() -> None
     killer = item("m2", key="b")
     batches = Batches(scene, returns())
 
-    await _handle(scene, batches, [item("m1", key="a"), killer])
+    await handle(scene, batches, [item("m1", key="a"), killer])
 
     assert (batches.handled, scene.intake.dead) == (["m1"], ["m2"])
     assert (killer.verdict, killer.attempts) == (GiveUp("crashed"), 3)
@@ -297,14 +299,14 @@ async def test_trouble_shrinks_runs_and_success_lets_them_grow() -> None:
     scene = stage(retry=LATER)
     size = RunSize(largest=8)
 
-    await _handle(scene, Batches(scene, fails("m0", touched=True)), _items(2), size)
+    await handle(scene, Batches(scene, fails("m0", touched=True)), items_of(2), size)
     after_trouble = size.size
-    await _handle(scene, Batches(scene, returns()), [item("m9")], size)
+    await handle(scene, Batches(scene, returns()), [item("m9")], size)
 
     assert (after_trouble, size.size) == (8, 8)
     size.shrink()
     size.shrink()
-    await _handle(scene, Batches(scene, returns()), [item("m10")], size)
+    await handle(scene, Batches(scene, returns()), [item("m10")], size)
     assert size.size == 4
 
 
@@ -312,6 +314,6 @@ async def test_a_roll_back_is_told() -> None:
     scene = stage(retry=LATER)
     batches = Batches(scene, fails("m0", touched=True))
 
-    await _handle(scene, batches, _items(2))
+    await handle(scene, batches, items_of(2))
 
     assert batches.rolled_back == [RunRolledBack(consumer="shop/reserve", size=2, cause="handler")]

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox.channel import BrokerCapabilities
-from pillarbox.consumer import Consumer, Handlers
+from pillarbox.consumer import Consumer, Context, Handlers
 from pillarbox.consumer.resolve import check_rename, resolve
 from pillarbox.errors import (
     ConfigurationError,
@@ -57,6 +57,9 @@ class ChargePayment:
 
 
 async def handle(order: OrderPlaced, tx: AsyncConnection) -> None: ...
+async def in_batches(orders: list[OrderPlaced], tx: AsyncConnection, contexts: list[Context]) -> None: ...
+async def in_batches_with_one_context(orders: list[OrderPlaced], tx: AsyncConnection, ctx: Context) -> None: ...
+async def summarise(orders: list[OrderPlaced], tx: AsyncConnection) -> StockReserved: ...
 async def handle_again(order: OrderPlaced, tx: AsyncConnection) -> None: ...
 async def call_outside(order: OrderPlaced) -> None: ...
 async def charge(order: ChargePayment, tx: AsyncConnection) -> None: ...
@@ -168,6 +171,12 @@ def test_a_handler_of_nothing_is_refused() -> None:
         (handle, {"concurrency": 0}, "concurrency=0"),
         (handle, {"ordering": Unordered(), "when_dead": "hold-key"}, "when_dead='hold-key'"),
         (in_a_thread, {"timeout": timedelta(seconds=1)}, "timeout="),
+        (in_batches, {"batch": 0}, "batch=0"),
+        (call_outside, {"batch": 10}, "needs a transaction"),
+        (handle, {"batch": 10}, "its first parameter is a list"),
+        (in_batches_with_one_context, {"batch": 10}, "list[Context]"),
+        (in_batches, {}, "say batch="),
+        (summarise, {"batch": 10}, "follows from none of its messages"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(handler: object, options: dict[str, object], says: str) -> None:

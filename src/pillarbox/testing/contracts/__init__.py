@@ -7,10 +7,12 @@ Source: the conformance suites of Watermill and River; subclass one and supply `
 
 from pillarbox.testing.contracts.broker import BrokerContract
 from pillarbox.testing.contracts.broker_harness import BrokerHarness
+from pillarbox.testing.contracts.calls import CallStoreContract
+from pillarbox.testing.contracts.claims import ClaimStoreContract
 from pillarbox.testing.contracts.dead_letters import DeadLetterStoreContract
 from pillarbox.testing.contracts.harness import StoreHarness
 from pillarbox.testing.contracts.holding import HoldingStoreContract
-from pillarbox.testing.contracts.idempotency import AttemptStoreContract, ClaimStoreContract, InboxStoreContract
+from pillarbox.testing.contracts.idempotency import AttemptStoreContract, InboxStoreContract
 from pillarbox.testing.contracts.inspection import InspectionContract
 from pillarbox.testing.contracts.kept import KeptContract
 from pillarbox.testing.contracts.key_numbers import KeyNumbersContract
@@ -31,6 +33,7 @@ __all__ = [
     "AttemptStoreContract",
     "BrokerContract",
     "BrokerHarness",
+    "CallStoreContract",
     "ClaimStoreContract",
     "DeadLetterStoreContract",
     "HeldRecordsContract",

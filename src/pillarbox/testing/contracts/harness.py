@@ -15,7 +15,7 @@ from pillarbox.consumer.positions import Gaps, Positions, SkippedStore
 from pillarbox.control import Inspection
 from pillarbox.deadletter import DeadLetterStore
 from pillarbox.holding import HeldQueue, HoldingStore
-from pillarbox.idempotency import AttemptStore, ClaimStore, InboxStore
+from pillarbox.idempotency import AttemptStore, CallStore, ClaimStore, InboxStore
 from pillarbox.lease import LeaseStore, LeaseTerms
 from pillarbox.message import Message
 from pillarbox.ordering import Kept
@@ -66,6 +66,7 @@ class StoreHarness:
     inbox: InboxStore
     attempts: AttemptStore
     claims: ClaimStore
+    calls: CallStore
     holding: HoldingStore
     held_queue: HeldQueue
     dead_letters: DeadLetterStore
