@@ -103,20 +103,20 @@ def _box(url: str, broker: Broker, lanes: int) -> Pillarbox:
 async def main() -> None:
     """Handle all messages, and see that each counted once."""
     todo = task()
+    lanes = int(todo.options.get("lanes", 1))
     by_sequence = bool(todo.options.get("by_sequence"))
     feed = messages(todo.count)
     broker = FeedBroker(numbered(feed) if by_sequence else feed)
-    lanes = int(todo.options.get("lanes", 1))
     box = _box(todo.url, broker, lanes)
     await box.migrate()
     async with box.transaction() as tx:
         await tx.execute(text(CREATE_ACCOUNTS))
         await tx.execute(text(FILL_ACCOUNTS[box.store.engine.dialect.name]))
 
-    if by_sequence:
-        box.on(NumberedOrder, name="count-orders", concurrency=lanes, ordering=BySequence())(count_orders)
-    elif batch := int(todo.options.get("batch", 0)):
+    if batch := int(todo.options.get("batch", 0)):
         box.on(OrderPlaced, name="count-orders", concurrency=lanes, batch=batch)(count_batches)
+    elif by_sequence:
+        box.on(NumberedOrder, name="count-orders", concurrency=lanes, ordering=BySequence())(count_orders)
     else:
         box.on(OrderPlaced, name="count-orders", concurrency=lanes)(count_orders)
     stopwatch = Stopwatch(todo)

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 DRAIN = timedelta(seconds=90)
 LEASE = timedelta(seconds=2)  # a relay that opens its log on a busy machine must be able to keep it
 ACCOUNTS = [f"account-{number}" for number in range(10)]
-RESTARTS = effort.of(10, 5)
-TERMINATE_EVERY_MS, TERMINATE_FOR_MS = 500, effort.of(30_000, 15_000)
+RESTARTS = effort.of(10, 3)
+TERMINATE_EVERY_MS, TERMINATE_FOR_MS = 500, effort.of(30_000, 8_000)
 END_CLIENTS = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
     " WHERE pid <> pg_backend_pid() AND backend_type IN ('client backend', 'walsender')"

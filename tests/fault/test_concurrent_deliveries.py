@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox import Context, Pillarbox, command
 from pillarbox.consumer import Options
-from pillarbox.idempotency import ROW_PREFIX
+from pillarbox.idempotency.business_key import ROW_PREFIX
 from pillarbox.message import Message
 from pillarbox.relational.tables import inbox
 from tests.fault.copying import CopyingBroker

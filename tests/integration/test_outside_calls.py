@@ -18,8 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from pillarbox import Context, Pillarbox, Retry, event
 from pillarbox.app import SystemClock
 from pillarbox.errors import ConfigurationError, InDoubtError, NotFoundError, TransientError
-from pillarbox.idempotency import OutsideCalls, call_once
+from pillarbox.idempotency import call_once
 from pillarbox.idempotency.calls import Held
+from pillarbox.idempotency.outside_calls import OutsideCalls
 from pillarbox.message import new_message_id
 from pillarbox.relational.calls import RelationalCallStore
 from pillarbox.relational.expressions import micros, now_us

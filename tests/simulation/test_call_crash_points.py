@@ -14,7 +14,7 @@ from sqlalchemy import delete, update
 
 from pillarbox.clock import Clock
 from pillarbox.errors import InDoubtError, StoreUnavailableError
-from pillarbox.idempotency import OutsideCalls
+from pillarbox.idempotency.outside_calls import OutsideCalls
 from pillarbox.message import new_message_id
 from pillarbox.relational.tables import outside_calls
 from pillarbox.serialization import JsonCodec

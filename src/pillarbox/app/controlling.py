@@ -6,6 +6,7 @@ from pillarbox.app.assembly import calls_of
 from pillarbox.app.sequences import lines_of
 from pillarbox.app.system_clock import SystemClock
 from pillarbox.control import ConsumersControl, Control, GapsControl, HealthCheck, InboxControl, OutboxControl
+from pillarbox.control.health import VitalPorts
 from pillarbox.deadletter import DeadLetters
 from pillarbox.idempotency import InboxSettings
 from pillarbox.relational import RelationalStore
@@ -21,14 +22,16 @@ def control_of(store: RelationalStore, inbox: InboxSettings = DEFAULT_INBOX) -> 
     """Return control over the messages in ``store``, whose inboxes are kept as ``inbox`` says; connects to nothing."""
     return Control(
         health=HealthCheck(
-            outbox=store.outbox,
-            holding=store.holding,
-            dead_letters=store.dead_letters,
-            waits=store.waits,
-            inspection=store.inspection,
-            source=store,
-            gaps=store.gaps,
-            log=None if store.traits.log is None else store.traits.log.checkpoints,
+            VitalPorts(
+                outbox=store.outbox,
+                holding=store.holding,
+                dead_letters=store.dead_letters,
+                waits=store.waits,
+                gaps=store.gaps,
+                inspection=store.inspection,
+                log=None if store.traits.log is None else store.traits.log.checkpoints,
+            ),
+            store,
         ),
         outbox=OutboxControl(
             outbox=store.outbox,

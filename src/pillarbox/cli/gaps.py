@@ -13,7 +13,7 @@ from pillarbox.consumer.positions import Gap
 
 @click.group()
 def gaps() -> None:
-    """Show the gaps of consumers that go by numbers; skip or fetch what is missing."""
+    """Show gaps between numbers; skip or fetch what is missing."""
 
 
 @gaps.command("list")

@@ -25,10 +25,10 @@ class Item(msgspec.Struct, kw_only=True, eq=False):
         error: the last failure.
         blocks: whether it holds its key when it is dead, where dead messages do.
         returned: there is no room for it: its channel is to deliver it again.
-        line: where the line of its number stands, as the transaction knows that has locked it.
         awaits: the messages that must be handled before it and were not, when its gate looked.
         relies_on: messages before it in the same run that must be handled, or it is not.
         notice: what its gate wants told of once the run is durable.
+        line: where the line of its number stands, as the transaction knows that has locked it.
     """
 
     message: Message
@@ -42,7 +42,7 @@ class Item(msgspec.Struct, kw_only=True, eq=False):
     error: BaseException | None = None
     blocks: bool = True
     returned: bool = False
-    line: Position | None = None
     awaits: tuple[str, ...] = ()
     relies_on: frozenset[str] = frozenset()
     notice: Event | None = None
+    line: Position | None = None

@@ -171,43 +171,40 @@ def _seconds(age: timedelta | None) -> str:
     return "0 s" if age is None else f"{age.total_seconds():.0f} s"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VitalPorts:
+    """Where the vitals are read; ``log`` is ``None`` where there is none to be tailed."""
+
+    outbox: OutboxStore
+    holding: HoldingStore
+    dead_letters: DeadLetterStore
+    waits: WaitStore
+    gaps: Gaps
+    inspection: Inspection
+    log: LogCheckpoints | None = None
+
+
 class HealthCheck:
     """Gathers the vitals of one database and judges them."""
 
-    def __init__(
-        self,
-        *,
-        outbox: OutboxStore,
-        holding: HoldingStore,
-        dead_letters: DeadLetterStore,
-        waits: WaitStore,
-        inspection: Inspection,
-        source: TransactionSource,
-        gaps: Gaps,
-        log: LogCheckpoints | None = None,
-    ) -> None:
-        """Read the tables behind these ports; ``log`` is ``None`` where there is none to be tailed."""
-        self._log = log
-        self._outbox = outbox
-        self._holding = holding
-        self._dead_letters = dead_letters
-        self._waits = waits
-        self._inspection = inspection
+    def __init__(self, ports: VitalPorts, source: TransactionSource) -> None:
+        """Read the tables behind ``ports``."""
+        self._ports = ports
         self._source = source
-        self._gaps = gaps
 
     async def check(self, limits: HealthLimits = DEFAULT_LIMITS) -> Health:
         """Return how things stand now."""
         return judge(await self._source.run(self._vitals()), limits)
 
     def _vitals(self) -> Program[Vitals]:
+        ports = self._ports
         return Vitals(
-            outbox=(yield from self._outbox.state()),
-            holding=(yield from self._holding.state()),
-            oldest_queued_for=(yield from self._inspection.oldest_queued_for()),
-            dead=(yield from self._dead_letters.count(DeadLetterFilter())),
-            waits=(yield from self._waits.state()),
-            stopped=tuple(sorted((yield from self._holding.stopped()))),
-            log=None if self._log is None else (yield from self._log.state()),
-            gaps=(yield from self._gaps.state()),
+            outbox=(yield from ports.outbox.state()),
+            holding=(yield from ports.holding.state()),
+            oldest_queued_for=(yield from ports.inspection.oldest_queued_for()),
+            dead=(yield from ports.dead_letters.count(DeadLetterFilter())),
+            waits=(yield from ports.waits.state()),
+            stopped=tuple(sorted((yield from ports.holding.stopped()))),
+            log=None if ports.log is None else (yield from ports.log.state()),
+            gaps=(yield from ports.gaps.state()),
         )

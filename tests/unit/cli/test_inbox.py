@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pillarbox.idempotency import row_of
+from pillarbox.idempotency.business_key import row_of
 from tests.unit.cli.conftest import CONSUMER, Shell, message
 
 PROGRAM = """
