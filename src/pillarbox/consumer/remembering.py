@@ -36,8 +36,10 @@ class Memory:
 
     def is_new(self, marks: Marks) -> bool:
         """Tell whether nothing that ``marks`` stand for has been processed, before or by this run."""
-        known = any(mark not in self.recorded or mark in self.kept for mark in marks)
-        return not known and marks[0] not in self.met
+        for mark in marks:
+            if mark not in self.recorded or mark in self.kept:
+                return False
+        return marks[0] not in self.met
 
     def meet(self, marks: Marks) -> None:
         """Note that the message is handled now; a second copy in the same run is a duplicate."""

@@ -71,6 +71,8 @@ class InboxUpkeep:
         """Purge now and then until ``stop``."""
         while not self._stopping:
             await self._wakeup.wait(self._clock, self._every)
+            if self._stopping:
+                return
             try:
                 await self.turn()
             except (TransientError, ConflictError) as error:
