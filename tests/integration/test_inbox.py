@@ -215,8 +215,7 @@ def upkeep(box: Pillarbox, keep: timedelta = MOMENT, *, every: timedelta = timed
     store, terms = box.store, LeaseTerms(scope=SCOPE, slots=1)
     return InboxUpkeep(
         inbox=store.inbox,
-        attempts=store.attempts,
-        claims=store.claims,
+        others=[store.attempts.purge, store.claims.purge],
         keep=keep,
         keeper=LeaseKeeper(terms, new_message_id(), store=store.leases, source=store, clock=box.settings.clock),
         observer=box.observers,

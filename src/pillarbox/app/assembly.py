@@ -135,8 +135,9 @@ class Parts:
         terms = LeaseTerms(scope=INBOX, slots=1, ttl=self.relay.lease)
         upkeep = InboxUpkeep(
             inbox=self.store.inbox,
-            attempts=self.store.attempts,
-            claims=self.store.claims,
+            others=[
+                part.purge for part in (self.store.attempts, self.store.claims, self.store.operations, self.store.calls)
+            ],
             keep=settings.keep,
             keeper=LeaseKeeper(terms, self.worker, store=self.store.leases, source=self.store, clock=self.clock),
             observer=self.observers,

@@ -88,4 +88,7 @@ class CallStore(Protocol):
 
     @abstractmethod
     def purge(self, older_than: timedelta, *, limit: int) -> Program[int]:
-        """Remove up to ``limit`` answers stored longer ago than ``older_than``; return how many. None in doubt."""
+        """Remove up to ``limit`` answers last returned longer ago than ``older_than``; return how many.
+
+        A call in doubt stays.
+        """

@@ -176,9 +176,10 @@ class OutsideCalls:
             raise NotFoundError(kind="call in doubt", identifier=key)
 
     async def purge(self, older_than: timedelta) -> int:
-        """Remove answers stored longer ago than ``older_than``, in short transactions; return how many.
+        """Remove answers last returned longer ago than ``older_than``, in short transactions; return how many.
 
-        Keep them for as long as the inbox keeps ids: a call whose answer was removed is made anew.
+        A box with consumers does so for those older than what its inbox keeps. A call whose answer was removed is made
+        anew: keep it for longer than messages are retried, held and replayed.
         """
         purged = 0
         while batch := await self._source.run(self._store.purge(older_than, limit=PURGED_AT_ONCE)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,7 +11,7 @@ from pillarbox.errors import ConflictError, TransientError
 from pillarbox.observe import InboxPurged, Observer, WorkerFaltered
 
 if TYPE_CHECKING:
-    from pillarbox.idempotency.store import AttemptStore, ClaimStore, InboxStore
+    from pillarbox.idempotency.store import InboxStore
     from pillarbox.lease import LeaseKeeper
     from pillarbox.transaction import Program
 
@@ -42,17 +42,18 @@ class InboxUpkeep:
         self,
         *,
         inbox: InboxStore,
-        attempts: AttemptStore,
-        claims: ClaimStore,
+        others: Sequence[Purge],
         keep: timedelta,
         keeper: LeaseKeeper,
         observer: Observer,
         every: timedelta = EVERY,
     ) -> None:
-        """Keep everything for ``keep``; look ``every`` so often, whenever nobody else holds the lease of ``keeper``."""
+        """Keep everything for ``keep``, ids and what ``others`` remove.
+
+        Look ``every`` so often, whenever nobody else holds the lease of ``keeper``.
+        """
         self._inbox = inbox
-        self._attempts = attempts
-        self._claims = claims
+        self._others = others
         self._keep = keep
         self._keeper = keeper
         self._source = keeper.source
@@ -96,7 +97,7 @@ class InboxUpkeep:
             await self._keeper.keep()
             async for batch in self._remove(self._inbox.purge):
                 ids += batch
-            for purge in (self._attempts.purge, self._claims.purge):
+            for purge in self._others:
                 async for batch in self._remove(purge):
                     leftovers += batch
             await self._keeper.leave()

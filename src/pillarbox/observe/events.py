@@ -240,7 +240,10 @@ class LineBegun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InboxPurged:
-    """What inboxes need not remember any longer was removed: ids and business keys, and what dead workers left."""
+    """What inboxes need not remember any longer was removed: ids and business keys, and what else is as old.
+
+    That is what dead workers left, the operations that were applied, and the answers of calls to the outside.
+    """
 
     ids: int
     leftovers: int

@@ -46,6 +46,7 @@ ANSWER_UNBEGUN = (
     .from_select(list(_columns), select(KEY, literal(ANSWERED), literal(""), literal(0), now_us(), BODY, now_us()))
     .on_conflict_do_nothing()
 )
+RETURNED = update(outside_calls).where(_call.call_key == KEY).values(answered_at=now_us())  # who asks may ask again
 STORED = select(_call.answer).where(_call.call_key == KEY, _call.state == ANSWERED).with_for_update(read=True)
 _doubtful = (_call.state == BEGUN, _call.held_until <= now_us())
 DOUBTFUL = (  # index on (state, answered_at)
@@ -79,6 +80,7 @@ class RelationalCallStore(CallStore):
             return Held()  # it was withdrawn in between: look again
         state, holder, answer, is_held, age_us = found[0]
         if state == ANSWERED:
+            yield Execute(RETURNED, {"of_key": key})
             return Answered(bytes(answer))
         if is_held:
             return Ours() if holder == token else Held()

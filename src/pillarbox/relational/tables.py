@@ -267,7 +267,7 @@ outside_calls = _table(
     Column("held_until", BigInteger, nullable=False),
     Column("begun_at", BigInteger, nullable=False),
     Column("answer", LargeBinary),
-    Column("answered_at", BigInteger),
+    Column("answered_at", BigInteger),  # the last time
     CheckConstraint("state IN ('begun', 'answered')", name="pillarbox_outside_calls_state"),
     Index("pillarbox_outside_calls_answered", "state", "answered_at"),
 )

@@ -184,6 +184,18 @@ class CallStoreContract:
 
         assert second.result() == Ours()
 
+    async def test_an_answer_that_was_asked_for_again_is_removed_last(self, harness: StoreHarness) -> None:
+        """A dead letter that fails at each replay may ask for it after years."""
+        for key in ("asked", "forgotten"):
+            await answer(harness, key=key)
+            await let_expire(harness)
+        assert await begin(harness, key="asked") == Answered(b"1")
+        await let_expire(harness)
+
+        assert await harness.source.run(harness.calls.purge(timedelta(0), limit=1)) == 1
+        assert await begin(harness, key="asked") == Answered(b"1")
+        assert await begin(harness, key="forgotten") == Ours()
+
     async def test_a_purge_removes_old_answers_and_nothing_in_doubt(self, harness: StoreHarness) -> None:
         """A bounded number at a time, the oldest first."""
         await begin_and_vanish(harness)
