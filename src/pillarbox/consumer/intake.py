@@ -72,7 +72,7 @@ class Burials:
         self._consumer = consumer
         self._dead_letters = dead_letters
         self._holding = holding
-        self._blocks = blocks
+        self._blocks: Blocks = blocks
 
     def bury(self, items: Sequence[Item]) -> Program[None]:
         """Store the dead letters and the holds they are the reason of."""
