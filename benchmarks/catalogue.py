@@ -6,6 +6,7 @@ from benchmarks.bench import LATENCY, OURS, Bench, Competitor, Goal, rate
 
 OURS_SEQUENCE = "pillarbox sequence"
 OURS_LOG = "pillarbox log"
+OURS_BATCH = "pillarbox, batch=500"
 OURS_SQLALCHEMY = "pillarbox, SQLAlchemy"
 TXOUTBOX = "txoutbox 0.2.2"
 """With its default order of keys, which is what ours keeps too."""
@@ -13,11 +14,12 @@ TXOUTBOX_UNORDERED = "txoutbox 0.2.2, keys unordered"
 """At the fastest settings that were found; messages of a key may overtake each other."""
 FASTSTREAM_OUTBOX = "faststream-outbox 0.19.0"
 FASTSTREAM = "FastStream 0.7.8"
+"""Without an inbox: it handles again what comes again."""
+FASTSTREAM_INBOX = "FastStream 0.7.8, inbox by hand"
+"""Eight workers, each with a connection; messages of a key may overtake each other."""
 WALBOX = "walbox 1.0.0"
 OMNI_BOX = "omni-box 0.3.1"
 NATS_OUTBOX = "nats-outbox 0.1.0"
-FASTSTREAM = "FastStream 0.7.8"
-"""Without an inbox: it handles again what comes again."""
 """It handles as many messages side by side as it prefetches, and those of a key overtake each other."""
 RAW = "raw asyncpg"
 RAW_LOG = "raw pgoutput"
@@ -41,6 +43,21 @@ def _producers(writers: int) -> tuple[Competitor, ...]:
         on("producer_sqlalchemy", OURS_SQLALCHEMY, "pillarbox"),
         on("producer_sqlalchemy", BUSINESS_SQLALCHEMY, "nothing"),
         on("faststream_outbox_producer", FASTSTREAM_OUTBOX, "faststream-outbox", "faststream-outbox"),
+    )
+
+
+def _by_sequence(store: str) -> Bench:
+    """What it costs to go by numbers, above the order of keys."""
+    return Bench(
+        name=f"consumer.sequence.{store}",
+        title="Inbox and one UPDATE per message, in the order of numbers that come in order, beside the order of keys",
+        count=10_000,
+        figures=rate("messages/s"),
+        competitors=(
+            Competitor(who=OURS, module="pillarbox_consumer", options={"by_sequence": True}),
+            Competitor(who="by key", module="pillarbox_consumer"),
+        ),
+        goals=(Goal(against=("by key",), at_least=0.7),),
     )
 
 
@@ -133,7 +150,7 @@ BENCHES: tuple[Bench, ...] = (
         count=50_000,
         figures=rate("events/s"),
         competitors=(
-            Competitor(who=OURS, module="pillarbox_relay_kafka"),
+            Competitor(who=OURS, module="pillarbox_relay_stream", options=(("broker", "kafka"),)),
             Competitor(who=TXOUTBOX, module="txoutbox_relay_kafka", peer="txoutbox-kafka"),
             Competitor(
                 who=TXOUTBOX_UNORDERED,
@@ -230,11 +247,36 @@ BENCHES: tuple[Bench, ...] = (
         figures=rate("messages/s"),
         competitors=(
             Competitor(who=OURS, module="pillarbox_consumer"),
+            Competitor(who=OURS_BATCH, module="pillarbox_consumer", options=(("batch", 500),)),
             Competitor(who="naive", module="naive_consumer"),
             Competitor(who="raw asyncpg naive", module="raw_consumer_postgresql"),
         ),
-        goals=(Goal(against=("naive",), at_least=4),),
+        goals=(Goal(against=("naive",), at_least=4), Goal(who=OURS_BATCH, against=("naive",), at_least=25)),
     ),
+    Bench(
+        name="consumer.lanes.postgresql",
+        title="Inbox and one UPDATE per message on eight PostgreSQL connections, the messages given in memory",
+        count=20_000,
+        figures=rate("messages/s"),
+        competitors=(
+            Competitor(who=OURS, module="pillarbox_consumer", options=(("lanes", 8),)),
+            Competitor(who="naive", module="naive_consumer", options=(("connections", 8),)),
+        ),
+        goals=(Goal(against=("naive",), at_least=1.5),),
+    ),
+    Bench(
+        name="consumer.e2e.postgresql",
+        title="From a Redis stream to one UPDATE per message with an inbox in PostgreSQL",
+        count=10_000,
+        figures=rate("messages/s"),
+        competitors=(
+            Competitor(who=OURS, module="pillarbox_consumer_e2e"),
+            Competitor(who=FASTSTREAM_INBOX, module="faststream_consumer_e2e", peer="faststream-redis-postgresql"),
+        ),
+        goals=(Goal(against=(FASTSTREAM_INBOX,), at_least=5),),
+    ),
+    _by_sequence("postgresql"),
+    _by_sequence("sqlite"),
     _noop_consumer("redis", at_least=6),
     _noop_consumer("nats", at_least=1.5),
     _noop_consumer("kafka", at_least=2),

@@ -1,4 +1,7 @@
-"""Our consumer with an inbox and an ordinary asynchronous handler, on one lane and a pool of one connection."""
+"""Our consumer with an inbox and an asynchronous handler, of single messages or of batches, in one lane or a few.
+
+Each lane has a connection. One more is left for what a consumer notes beside its runs where there are several lanes.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,17 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from benchmarks.competitors.orders import CREATE_ACCOUNTS, FILL_ACCOUNTS, OrderPlaced, account_of, messages
+from benchmarks.competitors.orders import (
+    CREATE_ACCOUNTS,
+    FILL_ACCOUNTS,
+    NumberedOrder,
+    OrderPlaced,
+    account_of,
+    messages,
+    numbered,
+)
 from benchmarks.measure import Stopwatch, task
-from pillarbox import Pillarbox
+from pillarbox import BySequence, Pillarbox
 from pillarbox.channel import Broker, Delivery, MessageReceiver, Outcome, Subscription
 from pillarbox.message import Message
 from pillarbox.stores.postgresql.store import postgresql_store
@@ -62,30 +73,52 @@ class _FeedReceiver(MessageReceiver):
         pass
 
 
+UPDATE_ALL = text(
+    "UPDATE accounts SET orders = orders + more FROM"
+    " (SELECT account, count(*) AS more FROM unnest(CAST(:ids AS INTEGER[])) AS account GROUP BY account) AS counted"
+    " WHERE id = account"
+)
+
+
+async def count_batches(orders: list[OrderPlaced], tx: AsyncConnection) -> None:
+    """Handle orders by one statement."""
+    await tx.execute(UPDATE_ALL, {"ids": [account_of(order.order_id) for order in orders]})
+
+
 async def count_orders(order: OrderPlaced, tx: AsyncConnection) -> None:
     """Handle an order."""
     await tx.execute(UPDATE, {"id": account_of(order.order_id)})
 
 
-def _box(url: str, broker: Broker) -> Pillarbox:
-    """Make a box; on PostgreSQL with a pool of a single connection."""
+def _box(url: str, broker: Broker, lanes: int) -> Pillarbox:
+    """Make a box; on PostgreSQL with a pool of a connection for each lane."""
     if not url.startswith("postgresql"):
         return Pillarbox("bench", store=url, broker=broker)
-    engine = create_async_engine(postgresql_store(make_url(url)).engine.url, pool_size=1, max_overflow=0)
+    engine = create_async_engine(
+        postgresql_store(make_url(url)).engine.url, pool_size=lanes if lanes == 1 else lanes + 1, max_overflow=0
+    )
     return Pillarbox("bench", store=engine, broker=broker)
 
 
 async def main() -> None:
     """Handle all messages, and see that each counted once."""
     todo = task()
-    broker = FeedBroker(messages(todo.count))
-    box = _box(todo.url, broker)
+    lanes = int(todo.options.get("lanes", 1))
+    by_sequence = bool(todo.options.get("by_sequence"))
+    feed = messages(todo.count)
+    broker = FeedBroker(numbered(feed) if by_sequence else feed)
+    box = _box(todo.url, broker, lanes)
     await box.migrate()
     async with box.transaction() as tx:
         await tx.execute(text(CREATE_ACCOUNTS))
         await tx.execute(text(FILL_ACCOUNTS[box.store.engine.dialect.name]))
 
-    box.on(OrderPlaced, name="count-orders", concurrency=1)(count_orders)
+    if batch := int(todo.options.get("batch", 0)):
+        box.on(OrderPlaced, name="count-orders", concurrency=lanes, batch=batch)(count_batches)
+    elif by_sequence:
+        box.on(NumberedOrder, name="count-orders", concurrency=lanes, ordering=BySequence())(count_orders)
+    else:
+        box.on(OrderPlaced, name="count-orders", concurrency=lanes)(count_orders)
     stopwatch = Stopwatch(todo)
     stopwatch.start()
     async with box.running(relay=False):

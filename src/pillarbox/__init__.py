@@ -8,20 +8,24 @@ Source: the design of the way of a message: outbox, relay, channel, consumer, ho
 from pillarbox.app import Pillarbox, Settings
 from pillarbox.consumer import Context, Handlers
 from pillarbox.deadletter import DeadLetterFilter
+from pillarbox.idempotency import InboxSettings
 from pillarbox.message import Cause, command, event
-from pillarbox.ordering import ByKey, Causal, SingleConsumer, Unordered
+from pillarbox.ordering import ByKey, BySequence, Causal, GapPolicy, SingleConsumer, Unordered
 from pillarbox.relay import RelaySettings
 from pillarbox.retry import Retry
 from pillarbox.routing import ContentBasedRouter, MessageFilter, RecipientList, WireTap
 
 __all__ = [
     "ByKey",
+    "BySequence",
     "Causal",
     "Cause",
     "ContentBasedRouter",
     "Context",
     "DeadLetterFilter",
+    "GapPolicy",
     "Handlers",
+    "InboxSettings",
     "MessageFilter",
     "Pillarbox",
     "RecipientList",

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
 
+from pillarbox.app.membership import Membership
+from pillarbox.app.sequences import gate_of, watches_of
 from pillarbox.channel import Broker, MessageReceiver, Subscription
 from pillarbox.channel.wakeup import Wakeup
 from pillarbox.clock import Clock
@@ -16,20 +18,25 @@ from pillarbox.consumer import Consumer, Providers
 from pillarbox.consumer.alone import FencedIntake, OneAtATime, Tenure
 from pillarbox.consumer.causal import CausalGate, CausalIntake
 from pillarbox.consumer.drainer import Drainer
-from pillarbox.consumer.gate import OPEN, Gate
+from pillarbox.consumer.gate import Gate
 from pillarbox.consumer.intake import Accepts, Burials, ChannelIntake, HeldIntake, Intake
 from pillarbox.consumer.intermittent import Intermittent, Loop
 from pillarbox.consumer.outside import Caller, OutsideProcess
 from pillarbox.consumer.process import Process
+from pillarbox.consumer.remembering import BusinessKeys
 from pillarbox.consumer.run import Run, RunRules
 from pillarbox.consumer.solitude import Solitude
 from pillarbox.consumer.stopping import StoppingIntake, StopSign
-from pillarbox.consumer.surroundings import LANES, Surroundings
+from pillarbox.consumer.surroundings import LANES, RUN_SIZE, Surroundings
 from pillarbox.consumer.transact import AsyncShell, SyncShell
 from pillarbox.consumer.worker import ConsumerWorker, Handles
 from pillarbox.errors import ConfigurationError, UnknownMessageTypeError
+from pillarbox.idempotency import InboxSettings
+from pillarbox.idempotency.outside_calls import OutsideCalls
+from pillarbox.idempotency.upkeep import SCOPE as INBOX
+from pillarbox.idempotency.upkeep import InboxUpkeep
 from pillarbox.lease import LeaseKeeper, LeaseTerms
-from pillarbox.message import Message, Registry
+from pillarbox.message import Message, Registry, new_message_id
 from pillarbox.observe import Observers
 from pillarbox.ordering import Causal
 from pillarbox.outbox import Outbox
@@ -121,12 +128,28 @@ class Parts:
         keeper = LeaseKeeper(terms, self.worker, store=self.store.leases, source=self.store, clock=self.clock)
         return Membership(keeper, clock=self.clock)
 
+    def inbox_upkeep(self, settings: InboxSettings) -> tuple[Worker, ...]:
+        """Make what removes old ids from the inboxes; nothing where they are kept for ever."""
+        if settings.keep is None:
+            return ()
+        terms = LeaseTerms(scope=INBOX, slots=1, ttl=self.relay.lease)
+        upkeep = InboxUpkeep(
+            inbox=self.store.inbox,
+            attempts=self.store.attempts,
+            claims=self.store.claims,
+            keep=settings.keep,
+            keeper=LeaseKeeper(terms, self.worker, store=self.store.leases, source=self.store, clock=self.clock),
+            observer=self.observers,
+        )
+        return (upkeep,)
+
     def consumer_workers(self, consumer: Consumer) -> tuple[Worker, ...]:
         """Make the loops of ``consumer``: what its channels deliver, and what it holds."""
-        around = self._surroundings()
+        around = self._surroundings(consumer)
         process = self._process(consumer, Run(self._rules(consumer)), around)
         if not consumer.options.is_alone:
-            return (self._receiving(consumer, process, around), self._draining(consumer, process, around))
+            watches = watches_of(consumer, self.store, self.relay, around)
+            return (self._receiving(consumer, process, around), self._draining(consumer, process, around), *watches)
         terms = LeaseTerms(scope=f"single/{consumer.identity}", slots=1, ttl=self.relay.lease, whole=True)
         keeper = LeaseKeeper(terms, self.worker, store=self.store.leases, source=self.store, clock=self.clock)
         tenure = Tenure(keeper, self.store.leases)
@@ -291,7 +314,7 @@ class Parts:
     def _keeps(self) -> bool:
         return self.relay.keep is not None
 
-    def _surroundings(self) -> Surroundings:
+    def _surroundings(self, consumer: Consumer) -> Surroundings:
         return Surroundings(
             source=self.store,
             clock=self.clock,
@@ -301,6 +324,7 @@ class Parts:
             on_published=self.outbox_wakeup.ring,
             lease=self.relay.lease,
             lanes=1 if self.store.traits.single_writer else LANES,
+            run_size=max(RUN_SIZE, consumer.options.batch or 1),
             solitude=self.solitude,
         )
 
@@ -316,7 +340,7 @@ class Parts:
         ordering = consumer.options.ordering
         if isinstance(ordering, Causal):
             return CausalGate(consumer, ordering, waits=self.store.waits, claims=self.store.claims, now=self.clock.now)
-        return OPEN
+        return gate_of(consumer, self.store, self.clock)
 
     def _accepts(self, receiver: MessageReceiver) -> Accepts | None:
         return receiver if self.broker.capabilities.transactional else None  # type: ignore[return-value]
@@ -329,6 +353,7 @@ class Parts:
                 raise UnknownMessageTypeError(message_type=message.type, version=message.version)
             return decode_message(message, self.registry, self.codec)
 
+        by = consumer.options.dedupe_by
         return RunRules(
             consumer=consumer.identity,
             handles=consumer.takes,
@@ -346,31 +371,15 @@ class Parts:
             translate=self.store.translate,
             now=self.clock.now,
             dice=self.dice,
+            calls=self._calls if consumer.mode == "outside" else None,
+            business_row=None if by is None else BusinessKeys(consumer.identity, by, decode).row_of,
         )
 
+    @property
+    def _calls(self) -> OutsideCalls:
+        return calls_of(self.store, self.codec, clock=self.clock, hold=self.relay.lease)
 
-class Membership:
-    """Tells the other processes that this one lives, so that its messages under way are not taken for crashed."""
 
-    def __init__(self, keeper: LeaseKeeper, *, clock: Clock) -> None:
-        """Renew the membership of ``keeper``."""
-        self._keeper = keeper
-        self._clock = clock
-        self._stop = Wakeup()
-        self._stopping = False
-
-    def stop(self) -> None:
-        """End ``run``."""
-        self._stopping = True
-        self._stop.ring()
-
-    async def join(self) -> None:
-        """Become a member before anything is handled."""
-        await self._keeper.keep()
-
-    async def run(self) -> None:
-        """Renew until ``stop``, then sign off."""
-        while not self._stopping:
-            await self._keeper.keep()
-            await self._stop.wait(self._clock, self._keeper.terms.ttl / 6)
-        await self._keeper.leave()
+def calls_of(store: RelationalStore, codec: Codec, *, clock: Clock, hold: timedelta) -> OutsideCalls:
+    """Return the calls to the outside that are kept in ``store``."""
+    return OutsideCalls(store.calls, source=store, codec=codec, clock=clock, new_token=new_message_id, hold=hold)

@@ -4,70 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
-from datetime import timedelta
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-from pillarbox.app.assembly import Parts, Worker
+from pillarbox.app.assembly import Parts, Worker, calls_of
 from pillarbox.app.controlling import control_of
 from pillarbox.app.including import Including
 from pillarbox.app.places import BrokerPlace, StorePlace, broker_at, outbox_of, store_at
 from pillarbox.app.publishing import Publisher
 from pillarbox.app.running import Running
-from pillarbox.app.system_clock import SystemClock
+from pillarbox.app.sequences import lines_of
+from pillarbox.app.settings import DEFAULTS, Settings
 from pillarbox.channel import Broker, Subscription
 from pillarbox.channel.wakeup import Wakeup
-from pillarbox.clock import Clock
 from pillarbox.consumer import Consumer, Handlers, Provider, Providers, Scope
 from pillarbox.consumer.resolve import check_rename, resolve
 from pillarbox.control import Health
 from pillarbox.deadletter import DeadLetters
 from pillarbox.errors import ConfigurationError, InvalidSetupError, UnregisteredConsumerError
-from pillarbox.message import Limits, Registry, Upcaster, check_name, new_message_id
+from pillarbox.message import Registry, Upcaster, check_name, new_message_id
 from pillarbox.observe import Event, MessagesPublished, Observer, Observers
 from pillarbox.outbox import Outbox
 from pillarbox.relational import RelationalStore
-from pillarbox.relay import RelaySettings
-from pillarbox.retry import Classification
-from pillarbox.serialization import Codec, ForeignMessages, JsonCodec
+from pillarbox.serialization import Codec, JsonCodec
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What can be set about a box beyond its places.
-
-    Attributes:
-        relay: how relays poll, and how many duplicates a crash may cause.
-        limits: what is refused at publish.
-        classification: which exceptions are transient, which permanent.
-        drain_within: how long a stopping box waits for handlers under way.
-        answer_within: how long the database may take over what Pillarbox asks it; then the connection is given up.
-        foreign: by channel (``topic:…``, ``queue:…``), how messages of others are read that are no CloudEvents.
-        outbox: where records wait for their relay: in a ``table``, or in the database's ``log`` alone, which only a
-            relay of the kind ``log`` can read.
-        clock: real time, or a test's.
-        migrate_on_open: create missing tables when the box opens; ``None`` does so on SQLite only.
-    """
-
-    relay: RelaySettings = field(default_factory=RelaySettings)
-    limits: Limits = field(default_factory=Limits)
-    classification: Classification = field(default_factory=Classification)
-    drain_within: timedelta = timedelta(seconds=30)
-    answer_within: timedelta = timedelta(seconds=30)
-    foreign: Mapping[str, ForeignMessages] = field(default_factory=dict[str, ForeignMessages])
-    outbox: Literal["table", "log"] = "table"
-    clock: Clock = field(default_factory=SystemClock)
-    migrate_on_open: bool | None = None
-
-
-DEFAULTS = Settings()
 
 
 class Pillarbox(Publisher, Including):
@@ -126,7 +91,14 @@ class Pillarbox(Publisher, Including):
             new_id=new_message_id,
             now=settings.clock.now,
         )
-        self.dead_letters = DeadLetters(store=self.store.dead_letters, holding=self.store.holding, source=self.store)
+        self.calls = calls_of(self.store, self.codec, clock=settings.clock, hold=settings.relay.lease)
+        self.dead_letters = DeadLetters(
+            store=self.store.dead_letters,
+            holding=self.store.holding,
+            source=self.store,
+            replay_within=settings.inbox.replayable_for,
+            pass_over=lines_of(self.store).pass_over,
+        )
         self._running: Running | None = None
         self._is_open = False
 
@@ -296,6 +268,7 @@ class Pillarbox(Publisher, Including):
             service=self.name,
             provided=self._providers.by_type,
             names_required=not self.store.traits.single_writer,
+            inbox=self.settings.inbox,
         )
         self._register_declared()
         self._check_codec()
@@ -322,7 +295,7 @@ class Pillarbox(Publisher, Including):
             await self._enlist(checked)
             membership = parts.membership()
             await membership.join()
-            workers.append(membership)
+            workers += [membership, *parts.inbox_upkeep(self.settings.inbox)]
             workers += [worker for consumer in checked for worker in parts.consumer_workers(consumer)]
         if relay:
             workers.append(parts.relay_worker())

@@ -87,12 +87,15 @@ async def show(place: Place, letter_id: int, with_body: bool) -> None:  # noqa: 
 
 @dead_letters.command()
 @click.argument("letter_ids", metavar="LETTER_ID...", type=int, nargs=-1, required=True)
+@click.option("--force", is_flag=True, help="Also letters older than what the inbox is sure to remember.")
 @by_option
 @at_a_place
-async def replay(place: Place, letter_ids: tuple[int, ...], by: str) -> None:
+async def replay(place: Place, letter_ids: tuple[int, ...], by: str, force: bool) -> None:  # noqa: FBT001  # click's signature
     """Make dead letters due again, for the one consumer that could not handle them, at the head of their key."""
     async with place.open() as control:
-        replayed = [await control.dead_letters.replay(letter_id, by=by) for letter_id in dict.fromkeys(letter_ids)]
+        replayed = [
+            await control.dead_letters.replay(letter_id, by=by, force=force) for letter_id in dict.fromkeys(letter_ids)
+        ]
     if wants_json():
         print_json({"replayed": [letter.id for letter in replayed], "by": by})
     else:

@@ -15,9 +15,9 @@ from pillarbox.holding import FailedAttempt, HeldState, Waiting, WaitStore, stor
 from pillarbox.idempotency import ClaimStore
 from pillarbox.message import Cause
 from pillarbox.observe import CauseAwaited, CauseMissing
-from pillarbox.ordering import (
+from pillarbox.ordering import Causal
+from pillarbox.ordering.causes import (
     FIRST_LOOK,
-    Causal,
     GoToTheDead,
     Pass,
     Place,

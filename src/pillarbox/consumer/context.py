@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TypeAlias
 
 from pillarbox.errors import ConfigurationError
+from pillarbox.idempotency.outside_calls import OutsideCalls
 from pillarbox.message import Cause, Message, message_type_of
 from pillarbox.observe import Event
 from pillarbox.outbox import Origin, Outbox, OutboxRecord, PublishOptions, record_of
@@ -32,11 +33,16 @@ class Noted:
 class Context:
     """A message's envelope, and the outbox of the transaction that its handling is part of."""
 
-    def __init__(self, message: Message, *, consumer: str, attempt: int, outbox: Outbox) -> None:
-        """Publish through ``outbox`` when the handling commits."""
+    __slots__ = ("_calls", "_consumer", "_message", "_notices", "_outbox", "_records", "attempt")
+
+    def __init__(
+        self, message: Message, *, consumer: str, attempt: int, outbox: Outbox, calls: OutsideCalls | None = None
+    ) -> None:
+        """Publish through ``outbox`` when the handling commits; ``calls`` where no transaction is open meanwhile."""
         self._message = message
         self._consumer = consumer
         self._outbox = outbox
+        self._calls = calls
         self._records: list[OutboxRecord] = []
         self._notices: list[Event] = []
         self.attempt = attempt
@@ -76,6 +82,20 @@ class Context:
     def causation_id(self) -> str | None:
         """The id of the message whose handling published this one."""
         return self._message.causation_id
+
+    @property
+    def calls(self) -> OutsideCalls:
+        """The calls to the outside, for ``call_once``.
+
+        Raises:
+            ConfigurationError: the handler has a transaction, which would be held open for as long as the call takes.
+        """
+        if self._calls is None:
+            raise ConfigurationError(
+                f"{self._consumer}: call_once needs a handler that asks for no transaction; let this one send a "
+                "command to such a handler, or take what it answered from the event that it returns"
+            )
+        return self._calls
 
     @property
     def cause(self) -> Cause:

@@ -95,6 +95,8 @@ class Burials:
         )
 
     def _hold_key_of(self, item: Item) -> str:
+        if not item.blocks:
+            return own_hold_key(item.message.id)
         match self._blocks:
             case "key":
                 return item.hold_key

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from pillarbox.consumer.books import Books
+from pillarbox.consumer.effects import BatchSpoiled, RunSpoiled
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
-from pillarbox.consumer.run import BatchSpoiled, Run, RunProgram, RunReport, RunSpoiled
+from pillarbox.consumer.run import Run, RunProgram, RunReport
 from pillarbox.consumer.stopping import StoppedByDeadLetter
 from pillarbox.consumer.surroundings import Surroundings
 from pillarbox.errors import ConflictError, LeaseLostError, TransientError

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from pillarbox.channel import is_queue
 from pillarbox.consumer.injection import Handler, Signature
 from pillarbox.holding import EVERYTHING, channel_hold_key_of, hold_key_of
 from pillarbox.message import Message
-from pillarbox.ordering import ByKey, Causal, Ordering, SingleConsumer
+from pillarbox.ordering import ByKey, BySequence, Causal, Ordering, SingleConsumer
 from pillarbox.retry import Retry
 from pillarbox.routing import Route
 from pillarbox.serialization import UNREADABLE
 
 WhenDead: TypeAlias = Literal["hold-key", "skip", "stop"]
 Idempotency: TypeAlias = Literal["inbox", "natural"]
+DedupeBy: TypeAlias = "str | Callable[[Any], object]"  # Any: a lambda's parameter cannot be inferred here
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,8 @@ class ConsumerOptions:
         timeout: how long an asynchronous handler may take for one message.
         renamed_from: the name it had before; its inbox, held and dead messages and subscriptions are taken over.
         outside: the handler talks to the outside world and asks for no transaction; needed to say so with an inbox.
+        dedupe_by: a field, or a function of the payload, whose value tells that two messages of a type mean the same:
+            of messages with the same value one has an effect, whatever their ids.
         channel: where it receives its messages from, if not from the channels that their types name: what a router
             forwards to ``express`` is handled with ``channel="express"``.
         batch: how many messages its handler takes at once, as a list; when it fails with several, they are divided
@@ -52,11 +56,12 @@ class ConsumerOptions:
     renamed_from: str | None = None
     channel: str | None = None
     batch: int | None = None
+    dedupe_by: DedupeBy | None = None
 
     @property
     def is_ordered(self) -> bool:
         """Whether messages of a key wait for each other."""
-        return isinstance(self.ordering, ByKey)
+        return isinstance(self.ordering, ByKey | BySequence)
 
     @property
     def blocks_key(self) -> bool:

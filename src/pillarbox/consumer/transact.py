@@ -13,8 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
 from pillarbox.consumer.context import Context
+from pillarbox.consumer.effects import Effect, Invoke, Raised, Returned
 from pillarbox.consumer.injection import CONTEXTS, Providers
-from pillarbox.consumer.run import Effect, Invoke, Raised, Returned, RunProgram, RunReport
+from pillarbox.consumer.run import RunProgram, RunReport
 from pillarbox.consumer.spec import Consumer
 from pillarbox.errors import TransactionEndedError
 from pillarbox.transaction import (

@@ -144,7 +144,7 @@ class ConsumerWorker:
             run, lane.waiting = lane.waiting[: lane.size.size], lane.waiting[lane.size.size :]
             try:
                 published = await self._process.handle(run, intake=self._intake, size=lane.size)
-                await self._receiver.settle(_deliveries(run), Outcome.ACCEPTED)
+                await self._settle(run)
             except StoppedByDeadLetter as stopped:
                 await self._end(lane, run, stopped.undone)
             except Exception as error:
@@ -156,6 +156,14 @@ class ConsumerWorker:
                 if published:
                     self._on_published()
         await self._give_back(lane, [])
+
+    async def _settle(self, run: Sequence[Item]) -> None:
+        """Accept what has its outcome; give back what there is no room for, not too often."""
+        returned = [item for item in run if item.returned]
+        await self._receiver.settle(_deliveries([item for item in run if not item.returned]), Outcome.ACCEPTED)
+        if returned:
+            await self._receiver.settle(_deliveries(returned), Outcome.RETURNED)
+            await self._clock.sleep(PAUSE_AFTER_TROUBLE)
 
     async def _end(self, lane: Lane, run: Sequence[Item], undone: Sequence[Item]) -> None:
         """Settle what of ``run`` is done, give the rest back and stop: the consumer is stopped in every process."""

@@ -52,11 +52,20 @@ class HeldKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InboxCount:
-    """How many processed ids a consumer's inbox keeps, and since when."""
+    """What a consumer's inbox keeps.
+
+    Attributes:
+        ids: the messages that it has processed.
+        business_keys: the rows beside the ids, of a consumer that knows duplicates by them.
+        oldest_at: when the oldest of all was processed.
+        removable: how many of all need not be kept any longer.
+    """
 
     consumer: str
     ids: int
+    business_keys: int
     oldest_at: datetime
+    removable: int
 
 
 class Inspection(Protocol):
@@ -81,5 +90,9 @@ class Inspection(Protocol):
         """Return the holds that have lasted longest, of one consumer or of all."""
 
     @abstractmethod
-    def inbox(self) -> Program[Sequence[InboxCount]]:
-        """Count the processed ids of each consumer; looks at all of them."""
+    def inbox(self, older_than: timedelta | None) -> Program[Sequence[InboxCount]]:
+        """Count what the inbox of each consumer keeps, and what a purge would remove; looks at all of it.
+
+        Args:
+            older_than: what was processed longer ago need not be kept; ``None``: everything is.
+        """

@@ -10,6 +10,7 @@
     │   ├── MissingExtraError               also ImportError
     │   ├── MissingKeyError                 also ValueError
     │   ├── NoTransactionError
+    │   ├── RetentionTooShortError
     │   ├── SchemaVersionError
     │   ├── UnreachableRuleError
     │   ├── UnregisteredConsumerError
@@ -25,15 +26,19 @@
     │   ├── ConditionError
     │   ├── DecodeError                     also ValueError
     │   ├── HandlerCrashedError
+    │   ├── InDoubtError
     │   ├── InvalidMessageError             also ValueError
     │   ├── InvalidReturnError              also TypeError
+    │   ├── MissingBusinessKeyError         also ValueError
     │   ├── RoutingLoopError
+    │   ├── SequenceError
     │   ├── TransactionEndedError
     │   ├── UnknownMessageTypeError         also LookupError
     │   └── UnmatchedMessageError
     ├── ConflictError                       another worker won; read again and try again
     │   └── LeaseLostError
     ├── NotFoundError                       the operator named something that is not there; also LookupError
+    ├── ReplayTooLateError                  the operator must look first, and may force it
     └── InternalError                       our invariant broke; please report it
 
 Handlers may raise ``TransientError``, ``ThrottledError`` and ``PermanentError`` themselves, with a text of their own.
@@ -45,9 +50,12 @@ from pillarbox.errors.handling import (
     ConditionError,
     DecodeError,
     HandlerCrashedError,
+    InDoubtError,
     InvalidMessageError,
     InvalidReturnError,
+    MissingBusinessKeyError,
     RoutingLoopError,
+    SequenceError,
     TransactionEndedError,
     UnknownMessageTypeError,
     UnmatchedMessageError,
@@ -59,6 +67,7 @@ from pillarbox.errors.kinds import (
     NotFoundError,
     PermanentError,
     PillarboxError,
+    ReplayTooLateError,
     TransientError,
 )
 from pillarbox.errors.setup import (
@@ -68,6 +77,7 @@ from pillarbox.errors.setup import (
     MissingExtraError,
     MissingKeyError,
     NoTransactionError,
+    RetentionTooShortError,
     SchemaVersionError,
     UnreachableRuleError,
     UnregisteredConsumerError,
@@ -92,20 +102,25 @@ __all__ = [
     "DuplicateConsumerError",
     "DuplicateTypeError",
     "HandlerCrashedError",
+    "InDoubtError",
     "InternalError",
     "InvalidMessageError",
     "InvalidReturnError",
     "InvalidSetupError",
     "LeaseLostError",
     "LogBrokenError",
+    "MissingBusinessKeyError",
     "MissingExtraError",
     "MissingKeyError",
     "NoTransactionError",
     "NotFoundError",
     "PermanentError",
     "PillarboxError",
+    "ReplayTooLateError",
+    "RetentionTooShortError",
     "RoutingLoopError",
     "SchemaVersionError",
+    "SequenceError",
     "StoreUnavailableError",
     "ThrottledError",
     "TransactionEndedError",

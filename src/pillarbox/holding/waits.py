@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
-from pillarbox.ordering import Place
+from pillarbox.ordering.causes import Place
 from pillarbox.transaction import Program
 
 

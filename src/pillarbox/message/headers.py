@@ -27,6 +27,8 @@ TRACEPARENT: Final = "traceparent"
 TRACESTATE: Final = "tracestate"
 ROUTED_BY: Final = "routedby"
 TAPPED_BY: Final = "tappedby"
+SEQUENCE: Final = "sequence"
+SEQUENCE_EPOCH: Final = "sequenceepoch"
 
 OWN: Final = frozenset(
     {
@@ -42,6 +44,8 @@ OWN: Final = frozenset(
         TRACESTATE,
         ROUTED_BY,
         TAPPED_BY,
+        SEQUENCE,
+        SEQUENCE_EPOCH,
     }
 )
 """Headers that the library writes and reads."""

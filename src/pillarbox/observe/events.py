@@ -48,6 +48,15 @@ class RecordsRepublished:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EpochBegun:
+    """Somebody had the numbers of all keys of numbered destinations begin at 1 again, in a new epoch."""
+
+    keys: int
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CursorRebased:
     """A sequence relay found its cursor in another database cluster than the one where it was written.
 
@@ -141,7 +150,7 @@ class AttemptFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageHeld:
-    """A message was put aside since its key is held."""
+    """A message was put aside since its key is held, or since it must come after one that has not come yet."""
 
     consumer: str
     message_id: str
@@ -183,6 +192,61 @@ class MessageDead:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GapFound:
+    """Numbers ``first`` to ``last`` of a key have not come, and ``buffered`` messages wait for them.
+
+    It is told of once, when nothing of the key has moved on for as long as the policy waits, or as much waits as may.
+    """
+
+    consumer: str
+    channel: str
+    first: int
+    last: int
+    buffered: int
+    stalled_for: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GapSkipped:
+    """A consumer goes on without numbers ``first`` to ``last`` of a key; what comes of them after all is late."""
+
+    consumer: str
+    channel: str
+    first: int
+    last: int
+    by: str
+    because: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GapFetched:
+    """Numbers ``first`` to ``last`` of a key were asked for where they are kept; ``found`` of them were there."""
+
+    consumer: str
+    channel: str
+    first: int
+    last: int
+    found: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineBegun:
+    """A consumer begins with number ``first`` of a key that is new to it: no earlier one came while it waited."""
+
+    consumer: str
+    channel: str
+    first: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InboxPurged:
+    """What inboxes need not remember any longer was removed: ids and business keys, and what dead workers left."""
+
+    ids: int
+    leftovers: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConsumerStopped:
     """A dead letter has stopped a consumer in every process, until somebody replays or discards it."""
 
@@ -214,6 +278,7 @@ Event = (
     | SettlementRefused
     | RecordParked
     | RecordsRepublished
+    | EpochBegun
     | CursorRebased
     | LogGapFound
     | DestinationNotReady
@@ -228,6 +293,11 @@ Event = (
     | CauseAwaited
     | CauseMissing
     | MessageDead
+    | GapFound
+    | GapSkipped
+    | GapFetched
+    | LineBegun
+    | InboxPurged
     | ConsumerStopped
     | RunRolledBack
     | WorkerFaltered

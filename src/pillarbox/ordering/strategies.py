@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal, TypeAlias
 
 from pillarbox.errors import ConfigurationError
+from pillarbox.ordering.kept import Kept
+
+GapAction: TypeAlias = Literal["hold", "skip", "fetch"]
 
 WhenMissing: TypeAlias = Literal["hold", "run", "dead"]
 
@@ -19,6 +22,54 @@ class Unordered:
 @dataclass(frozen=True, slots=True)
 class ByKey:
     """The order of each key: while a message waits for its retry, the later ones of its key wait behind it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GapPolicy:
+    """What follows when a number is missing and does not come.
+
+    Attributes:
+        wait: how long nothing of a key moves on before the gap is told of and ``then`` is done.
+        then: ``hold`` waits on until an operator decides; ``skip`` goes on without what is missing, with an alarm;
+            ``fetch`` asks for it where its producer keeps what it has published, and else waits on.
+        max_buffered: how many messages of one key may wait for an earlier one; when there are so many, ``then`` is done
+            at once, and what comes early besides is given back to its channel.
+        fetch_from: the URL of the producer's store, or who else keeps its messages; ``None`` for the box's own store.
+    """
+
+    wait: timedelta = timedelta(seconds=30)
+    then: GapAction = "hold"
+    max_buffered: int = 1000
+    fetch_from: str | Kept | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant.
+
+        Raises:
+            ConfigurationError: a value is out of range, or goes with another action.
+        """
+        if self.then not in ("hold", "skip", "fetch"):
+            raise ConfigurationError(f"GapPolicy(then={self.then!r}): there are 'hold', 'skip' and 'fetch'")
+        if self.wait < timedelta(0) or self.max_buffered < 1:
+            raise ConfigurationError("GapPolicy: wait= cannot be negative, and max_buffered= is at least 1")
+        if self.fetch_from is not None and self.then != "fetch":
+            raise ConfigurationError(f"GapPolicy(then={self.then!r}) fetches nothing; leave fetch_from= out")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BySequence:
+    """The order of the numbers that the producer gave: n + 1 is handled after n, in whatever order they come.
+
+    Its messages are declared with ``numbered=True``. EIP: *Resequencer*, with its buffer in the database.
+
+    Attributes:
+        gap: what follows when a number does not come.
+        start: where a key begins that is new to the consumer: ``next`` waits for ``gap.wait`` and then begins with the
+            lowest number it has seen; to ``first`` everything before that is a gap.
+    """
+
+    gap: GapPolicy = field(default_factory=GapPolicy)
+    start: Literal["next", "first"] = "next"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,4 +110,4 @@ class SingleConsumer(ByKey):
     """
 
 
-Ordering: TypeAlias = Unordered | ByKey
+Ordering: TypeAlias = Unordered | ByKey | BySequence

@@ -87,7 +87,9 @@ class Outbox:
         if options.delay is not None and options.delay < timedelta(0):
             raise InvalidMessageError(message_type=kind.name, reason=f"delay={options.delay} is negative")
         message = self._encode(kind, payload, options, origin)
-        return record_of(message, due_in=options.delay or None)
+        if kind.numbered:
+            _check_numbered(message, options)
+        return record_of(message, due_in=options.delay or None, numbered=kind.numbered)
 
     def append(self, records: Sequence[OutboxRecord]) -> Program[None]:
         """Write ``records`` in the caller's transaction."""
@@ -109,3 +111,15 @@ class Outbox:
             hop=origin.hop,
             limits=self._limits,
         )
+
+
+def _check_numbered(message: Message, options: PublishOptions) -> None:
+    if message.key is None:
+        reason = "it is numbered, and numbers are counted by key; declare key=, or give one"
+        raise InvalidMessageError(message_type=message.type, reason=reason)
+    if options.delay:
+        reason = (
+            "it is numbered and has a delay: everything of its key that is published meanwhile would wait for it; "
+            "leave delay= out, or send what is delayed to a destination without numbers"
+        )
+        raise InvalidMessageError(message_type=message.type, reason=reason)

@@ -26,7 +26,17 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from pillarbox.errors import SchemaVersionError
 from pillarbox.relational.expressions import insert_into, now_us
-from pillarbox.relational.tables import metadata, schema_version, waits
+from pillarbox.relational.tables import (
+    applied_operations,
+    early,
+    key_numbers,
+    key_positions,
+    metadata,
+    outside_calls,
+    schema_version,
+    skipped_numbers,
+    waits,
+)
 from pillarbox.transaction import Execute, Program
 
 
@@ -56,10 +66,20 @@ class Migration:
                     yield CreateIndex(index, if_not_exists=True)
 
 
-LATER = (Migration(version=2, title="what waits for its causes", tables=(waits,)),)
-_made_later = {table for migration in LATER for table in migration.tables}
-_first_tables = [table for table in metadata.sorted_tables if table not in _made_later]
-MIGRATIONS = (Migration(version=1, title="first tables", tables=_first_tables), *LATER)
+SECOND = (
+    key_numbers,
+    key_positions,
+    early,
+    skipped_numbers,
+    waits,
+    applied_operations,
+    outside_calls,
+)
+FIRST = tuple(table for table in metadata.sorted_tables if table not in SECOND)
+MIGRATIONS = (
+    Migration(version=1, title="first tables", tables=FIRST),
+    Migration(version=2, title="order by numbers and causes, operations and outside calls", tables=SECOND),
+)
 CURRENT_VERSION = MIGRATIONS[-1].version
 
 CREATE_VERSION_TABLE = CreateTable(schema_version, if_not_exists=True)

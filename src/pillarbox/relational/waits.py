@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, String, and_, bindparam, delete, func, litera
 
 from pillarbox.deadletter import DeadLetterState
 from pillarbox.holding import HoldState, Waiting, WaitsState, WaitStore
-from pillarbox.ordering import Place
+from pillarbox.ordering.causes import Place
 from pillarbox.relational.expressions import among, any_of, insert_into, now_us, texts
 from pillarbox.relational.tables import dead_letters, held, holds, waits
 from pillarbox.transaction import Execute, Program

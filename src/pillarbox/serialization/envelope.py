@@ -121,8 +121,9 @@ def decode_message(message: Message, registry: Registry, codec: Codec) -> object
         DecodeError: The body is in another format, malformed, does not fit, or is of a version that cannot be read.
         ConfigurationError: A field of the class has a type that the codec cannot carry.
     """
-    if media_type(message.content_type) != codec.content_type():
-        reason = f"it is {message.content_type[:100]!r}, this service reads {codec.content_type()!r}"
+    expected = codec.content_type()
+    if message.content_type != expected and media_type(message.content_type) != expected:
+        reason = f"it is {message.content_type[:100]!r}, this service reads {expected!r}"
         raise DecodeError(message_type=message.type, reason=reason)
     version = message.version
     target = reading_type(registry, message.type, version)

@@ -17,6 +17,9 @@ from pillarbox.observe import (
     ConsumerStopped,
     DestinationNotReady,
     Event,
+    GapFetched,
+    GapFound,
+    GapSkipped,
     LogGapFound,
     MessageDead,
     Observer,
@@ -31,8 +34,17 @@ LOGGER_NAME = "pillarbox"
 FACTS = "pillarbox"
 """The attribute of a log record under which the event's fields stand, for handlers that want them unformatted."""
 
-WARNINGS = (AttemptFailed, BrokerAway, DestinationNotReady, RunRolledBack, SettlementRefused)
-ERRORS = (CauseMissing, ConsumerStopped, LogGapFound, MessageDead, RecordParked, WorkerFaltered)
+WARNINGS = (AttemptFailed, BrokerAway, DestinationNotReady, GapFetched, RunRolledBack, SettlementRefused)
+ERRORS = (
+    CauseMissing,
+    ConsumerStopped,
+    GapFound,
+    GapSkipped,
+    LogGapFound,
+    MessageDead,
+    RecordParked,
+    WorkerFaltered,
+)
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _PLAIN = re.compile(r"[\w./:@+*-]+")
 

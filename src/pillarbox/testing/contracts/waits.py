@@ -8,7 +8,7 @@ import pytest
 
 from pillarbox.deadletter import Burial, DeadLetterFilter, DeadLetterState
 from pillarbox.holding import HeldState, HoldState, Waiting
-from pillarbox.ordering import Place
+from pillarbox.ordering.causes import Place
 from pillarbox.testing.contracts.harness import LONG, StoreHarness, make_message, rolled_back
 from pillarbox.testing.contracts.held_messages import CONSUMER, KEY, held, hold, lease, put_aside
 
