@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 from msgspec import structs
+from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox import Retry, SingleConsumer
 from pillarbox.channel import Subscription
-from pillarbox.observe import MessageHandled
+from pillarbox.lease import LeaseTerms
+from pillarbox.observe import MessageHandled, WorkerFaltered
+from pillarbox.relational.tables import leases
 from tests.integration.boxes import OrderPlaced, create_tables, make_box, note, noted, publish
 from tests.integration.conftest import MARIADB
-from tests.integration.single_worker import single_box
+from tests.integration.single_worker import SETTINGS, single_box
 from tests.messages import message
 from tests.waiting import wait_until
 
@@ -57,6 +61,37 @@ async def test_two_processes_one_killed_handle_each_message_once_and_in_order(
 
         assert before < MESSAGES
         assert await noted(box) == names
+
+
+@pytest.mark.parametrize("store_url", STORES, indirect=True)
+async def test_a_run_under_way_does_not_commit_when_another_process_has_taken_over(store_url: str) -> None:
+    box, happenings = make_box(store_url, settings=SETTINGS)
+    begun, released = asyncio.Event(), asyncio.Event()
+    calls = [0]
+
+    @box.on(OrderPlaced, name="alone", ordering=SingleConsumer())
+    async def alone(order: OrderPlaced, tx: AsyncConnection) -> None:
+        calls[0] += 1
+        begun.set()
+        await released.wait()
+        await note(tx, order.order_id)
+
+    scope = LeaseTerms(scope="single/shop/alone", slots=1, ttl=timedelta(minutes=1), whole=True)
+    async with box.running():
+        await create_tables(box)
+        await publish(box, OrderPlaced("first"))
+        await asyncio.wait_for(begun.wait(), 30)
+        async with box.transaction() as tx:
+            await tx.execute(update(leases).where(leases.c.scope == scope.scope).values(owner=None, expires_at=0))
+        taken = await box.store.run(box.store.leases.heartbeat(scope, "another"))
+        assert len(taken.tokens) == 1
+        released.set()
+        await wait_until(lambda: bool(happenings.of(WorkerFaltered)), timedelta(seconds=30))
+        assert await noted(box) == []
+
+        await box.store.run(box.store.leases.leave(scope, "another"))
+        await happenings.until(MessageHandled)
+        assert (await noted(box), calls[0]) == (["first"], 2)
 
 
 async def test_a_message_that_waits_for_its_retry_keeps_all_later_ones_behind_it(sqlite_url: str) -> None:

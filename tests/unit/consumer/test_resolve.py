@@ -19,7 +19,7 @@ from pillarbox.errors import (
     UnsatisfiedInjectionError,
 )
 from pillarbox.message import Message, command, event
-from pillarbox.ordering import ByKey, BySequence, GapPolicy, Unordered
+from pillarbox.ordering import ByKey, BySequence, Causal, GapPolicy, SingleConsumer, Unordered
 from pillarbox.retry import Retry
 from pillarbox.serialization import UNREADABLE
 
@@ -170,6 +170,8 @@ def test_a_handler_of_nothing_is_refused() -> None:
         (call_outside, {"idempotency": "inbox"}, "outside=True"),
         (handle, {"concurrency": 0}, "concurrency=0"),
         (handle, {"ordering": Unordered(), "when_dead": "hold-key"}, "when_dead='hold-key'"),
+        (handle, {"ordering": Causal(), "idempotency": "natural"}, "Causal"),
+        (handle, {"ordering": SingleConsumer(), "concurrency": 2}, "one message at a time"),
         (in_a_thread, {"timeout": timedelta(seconds=1)}, "timeout="),
         (in_batches, {"batch": 0}, "batch=0"),
         (call_outside, {"batch": 10}, "needs a transaction"),

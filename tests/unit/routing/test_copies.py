@@ -87,6 +87,12 @@ def test_purposes_do_not_run_together() -> None:
     assert derived_message_id("m", "ab", "c") != derived_message_id("m", "a", "bc")
 
 
+def test_a_copy_keeps_the_causes_of_its_message() -> None:
+    caused = replace(ORDER, headers={**ORDER.headers, "causes": '[["m0","order.placed","topic:order"]]'})
+
+    assert {copy.causes for copy in copies_of(caused, BOTH, by="shop/orders")} == {caused.causes}
+
+
 def test_a_copy_bears_no_number() -> None:
     """Numbers count by destination: the copy is of another line."""
     numbered = replace(ORDER, headers={**ORDER.headers, **Number(7, 3).headers})

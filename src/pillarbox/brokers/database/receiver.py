@@ -70,9 +70,11 @@ class DatabaseReceiver(TransactionalReceiver):
 
     async def settle(self, deliveries: Sequence[Delivery], outcome: Outcome) -> None:
         """Forget what was accepted within its transaction, or hand out again what is returned."""
+        out = Counter(self._unsettled.values())
         for delivery in deliveries:
             self._unsettled.pop(_receipt(delivery).position, None)
-        self._wakeup.ring()  # of a slot of which enough was out there may be more
+        if max(out.values(), default=0) >= OUT_OF_A_PLACE:
+            self._wakeup.ring()  # of that slot there may be more
 
     def accept_within(self, deliveries: Sequence[Delivery]) -> Program[None]:
         """Remove the rows, if their slots are still leased under the tokens they were read with."""
