@@ -70,10 +70,7 @@ class InboxUpkeep:
 
     async def run(self) -> None:
         """Purge now and then until ``stop``."""
-        while not self._stopping:
-            await self._wakeup.wait(self._clock, self._every)
-            if self._stopping:
-                return
+        while await self._goes_on():
             try:
                 await self.turn()
             except (TransientError, ConflictError) as error:
@@ -85,6 +82,10 @@ class InboxUpkeep:
                         retry_after=self._every,
                     )
                 )
+
+    async def _goes_on(self) -> bool:
+        await self._wakeup.wait(self._clock, self._every)
+        return not self._stopping
 
     async def turn(self) -> None:
         """Remove all that is due, unless somebody else is at it; tell of it.

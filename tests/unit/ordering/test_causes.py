@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pillarbox import Causal
 from pillarbox.errors import ConfigurationError
-from pillarbox.ordering import FIRST_LOOK, GoToTheDead, Pass, Place, Wait, arranged, decide, is_circular
+from pillarbox.ordering.causes import FIRST_LOOK, GoToTheDead, Pass, Place, Wait, arranged, decide, is_circular
 
 SECOND = timedelta(seconds=1)
 PATIENT = Causal(wait=60 * SECOND)
