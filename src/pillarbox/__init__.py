@@ -11,11 +11,12 @@ from pillarbox.deadletter import DeadLetterFilter
 from pillarbox.message import command, event
 from pillarbox.ordering import ByKey, Unordered
 from pillarbox.relay import RelaySettings
-from pillarbox.retry import Retry
+from pillarbox.retry import CircuitBreaker, Retry, permanent, transient
 from pillarbox.routing import ContentBasedRouter, MessageFilter, RecipientList, WireTap
 
 __all__ = [
     "ByKey",
+    "CircuitBreaker",
     "ContentBasedRouter",
     "Context",
     "DeadLetterFilter",
@@ -30,4 +31,6 @@ __all__ = [
     "WireTap",
     "command",
     "event",
+    "permanent",
+    "transient",
 ]

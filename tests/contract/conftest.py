@@ -60,6 +60,7 @@ def harness(store: RelationalStore) -> StoreHarness:
         held_queue=store.holding,
         dead_letters=store.dead_letters,
         inspection=store.inspection,
+        circuits=store.circuits,
         concurrent_writers=not store.traits.single_writer,
     )
 

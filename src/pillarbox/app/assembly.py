@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Protocol
 
 from pillarbox.channel import Broker, MessageReceiver, Subscription
 from pillarbox.channel.wakeup import Wakeup
 from pillarbox.clock import Clock
 from pillarbox.consumer import Consumer, Providers
+from pillarbox.consumer.dependency import NOTHING, Dependency, Needs, Sharing
 from pillarbox.consumer.drainer import Drainer
 from pillarbox.consumer.gate import OPEN
 from pillarbox.consumer.intake import Accepts, Burials, ChannelIntake, HeldIntake
@@ -46,7 +48,7 @@ from pillarbox.relay import (
 from pillarbox.relay.log_tailing import LogTailingFeed
 from pillarbox.relay.upkeep import Upkeep
 from pillarbox.relay.watermark import Feed
-from pillarbox.retry import Classification
+from pillarbox.retry import CircuitBreaker, Classification
 from pillarbox.serialization import Codec, decode_message
 
 
@@ -81,6 +83,8 @@ class Parts:
     new_id: Callable[[], str]
     solitude: Solitude = field(default_factory=Solitude)
     has_table: bool = True
+    breakers: Mapping[str, CircuitBreaker] = field(default_factory=dict[str, CircuitBreaker])
+    dependencies: dict[str, Dependency] = field(default_factory=dict[str, Dependency])
     dice: Callable[[], float] = random.random
 
     def relay_worker(self) -> Relay:
@@ -241,8 +245,28 @@ class Parts:
             lease=self.relay.lease,
             lanes=1 if self.store.traits.single_writer else LANES,
             run_size=max(RUN_SIZE, consumer.options.batch or 1),
+            needs=self._needs(consumer),
             solitude=self.solitude,
         )
+
+    def _needs(self, consumer: Consumer) -> Needs:
+        """Return what ``consumer`` needs, the same for all consumers of this process that need it."""
+        identity = consumer.needs
+        if identity is None:
+            return NOTHING
+        if identity not in self.dependencies:
+            sharing = Sharing(
+                circuits=self.store.circuits,
+                source=self.store,
+                clock=self.clock,
+                observer=self.observers,
+                new_token=self.new_id,
+                dice=self.dice,
+                lease=self.relay.lease * 2 + (consumer.options.timeout or timedelta(0)),
+            )
+            breaker = self.breakers.get(consumer.options.needs or "", CircuitBreaker())
+            self.dependencies[identity] = Dependency(identity, breaker, sharing)
+        return self.dependencies[identity]
 
     def _process(self, consumer: Consumer, run: Run, around: Surroundings) -> Handles:
         if consumer.mode == "outside":
@@ -268,7 +292,7 @@ class Parts:
             handles=consumer.takes,
             decode=decode,
             retry=consumer.options.retry,
-            classification=self.classification,
+            classification=self.classification.saying(*consumer.options.failures),
             deduplicates=consumer.deduplicates,
             batch=consumer.options.batch,
             blocks_key=consumer.options.blocks_key,
@@ -279,6 +303,7 @@ class Parts:
             translate=self.store.translate,
             now=self.clock.now,
             dice=self.dice,
+            needs=self._needs(consumer),
         )
 
 

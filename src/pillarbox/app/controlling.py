@@ -17,6 +17,7 @@ def control_of(store: RelationalStore) -> Control:
             dead_letters=store.dead_letters,
             inspection=store.inspection,
             source=store,
+            circuits=store.circuits,
             log=None if store.traits.log is None else store.traits.log.checkpoints,
         ),
         outbox=OutboxControl(
@@ -28,6 +29,6 @@ def control_of(store: RelationalStore) -> Control:
             observer=LoggingObserver(),
         ),
         inbox=InboxControl(inbox=store.inbox, inspection=store.inspection, source=store),
-        consumers=ConsumersControl(inspection=store.inspection, source=store),
+        consumers=ConsumersControl(inspection=store.inspection, circuits=store.circuits, source=store),
         dead_letters=DeadLetters(store=store.dead_letters, holding=store.holding, source=store),
     )

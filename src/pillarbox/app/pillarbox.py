@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from pillarbox.app.assembly import Parts, Worker
 from pillarbox.app.controlling import control_of
+from pillarbox.app.depending import Depending, needed_by
 from pillarbox.app.including import Including
 from pillarbox.app.places import BrokerPlace, StorePlace, broker_at, outbox_of, store_at
 from pillarbox.app.publishing import Publisher
@@ -33,7 +34,7 @@ from pillarbox.observe import Event, MessagesPublished, Observer, Observers
 from pillarbox.outbox import Outbox
 from pillarbox.relational import RelationalStore
 from pillarbox.relay import RelaySettings
-from pillarbox.retry import Classification
+from pillarbox.retry import CircuitBreaker, Classification
 from pillarbox.serialization import Codec, ForeignMessages, JsonCodec
 
 T = TypeVar("T")
@@ -70,7 +71,7 @@ class Settings:
 DEFAULTS = Settings()
 
 
-class Pillarbox(Publisher, Including):
+class Pillarbox(Publisher, Including, Depending):
     """One service's reliability layer: its outbox, its consumers, its dead letters.
 
     Constructing connects to nothing. ``publish`` and its siblings need only the caller's transaction; everything else
@@ -106,6 +107,7 @@ class Pillarbox(Publisher, Including):
         self.observers = Observers()
         self._handlers = Handlers()
         self._included: list[Handlers] = [self._handlers]
+        self._breakers: dict[str, CircuitBreaker] = {}
         self._providers = Providers()
         self.codec = codec if codec is not None else JsonCodec(limits=settings.limits)
         self._outbox_wakeup = Wakeup()
@@ -167,6 +169,7 @@ class Pillarbox(Publisher, Including):
         other = Pillarbox(self.name, store=store, broker=broker, codec=self.codec, settings=settings)
         other.registry = self.registry
         other._handlers, other._included = self._handlers, self._included
+        other._breakers = self._breakers
         other._providers = self._providers.twin()
         other.observe(self.observers)
         return other
@@ -343,6 +346,7 @@ class Pillarbox(Publisher, Including):
                     for consumer, pending in stranded.items()
                 ]
             )
+        await self.store.run(self.store.circuits.enlist(self.name, needed_by(consumers)))
         await self.broker.declare(subscriptions)
 
     def _parts(self) -> Parts:
@@ -360,6 +364,7 @@ class Pillarbox(Publisher, Including):
             observers=_with_wakeup(self.observers, self._queue_wakeup),
             outbox_wakeup=self._outbox_wakeup,
             has_table=self.settings.outbox == "table",
+            breakers=self._breakers,
             worker=f"{self.name}-{os.getpid()}-{identity[-12:]}",
             new_id=new_message_id,
         )

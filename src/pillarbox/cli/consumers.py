@@ -27,8 +27,11 @@ async def consumers(place: Place) -> None:
         print_line("no consumer is known: none has been started yet")
     else:
         print_table(
-            ["consumer", "mode", "channels", "types", "queued", "held"],
-            ([one.identity or NOBODY, one.mode, one.channels, one.types, one.queued, one.held] for one in found),
+            ["consumer", "mode", "channels", "types", "queued", "held", "paused by"],
+            (
+                [one.identity or NOBODY, one.mode, one.channels, one.types, one.queued, one.held, one.paused_by]
+                for one in found
+            ),
         )
 
 

@@ -40,7 +40,8 @@ def _show(found: Health) -> None:
     if wants_json():
         parts = {"outbox": vitals.outbox, "holding": vitals.holding}
         rest = {"oldest_queued_for": vitals.oldest_queued_for, "dead": vitals.dead, "log": vitals.log}
-        print_json({"status": found.status.value, "problems": found.problems, **parts, **rest})
+        down = {"down": vitals.down}
+        print_json({"status": found.status.value, "problems": found.problems, **parts, **rest, **down})
         return
     print_line(found.status.value)
     for problem in found.problems:
@@ -57,6 +58,7 @@ def _show(found: Health) -> None:
             "held messages": vitals.holding.messages,
             "oldest hold": vitals.holding.oldest_for,
             "dead letters": vitals.dead,
+            "down": ", ".join(one.dependency for one in vitals.down) or None,
             **({} if vitals.log is None else {"log kept, bytes": vitals.log.retained_bytes}),
         }
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from pillarbox.channel import Delivery
+from pillarbox.consumer.dependency import Probe
 from pillarbox.holding import FailedAttempt, HeldState
 from pillarbox.message import Message
 from pillarbox.retry import GiveUp, RetryLater
@@ -20,6 +21,8 @@ class Item(msgspec.Struct, kw_only=True, eq=False):
         attempts: how often its handler has failed or crashed.
         verdict: what was decided after the last failure, to be written by the next run.
         error: the last failure.
+        probe: it is the one message that may find out whether what its consumer needs is back.
+        is_left: its handler was not called, since what it needs is down; it goes back to where it came from.
     """
 
     message: Message
@@ -30,3 +33,5 @@ class Item(msgspec.Struct, kw_only=True, eq=False):
     history: tuple[FailedAttempt, ...] = ()
     verdict: RetryLater | GiveUp | None = None
     error: BaseException | None = None
+    probe: Probe | None = None
+    is_left: bool = False

@@ -64,6 +64,9 @@ class Process:
                 stopped |= self._run.stopped_by(report)
                 published += report.published
                 self._books.tell(report)
+                if report.left:
+                    await self._books.leave([*report.left, *(item for part in work for item in part)])
+                    break
         return published
 
     async def _batch(

@@ -96,6 +96,8 @@ def _check_options(consumer: Consumer, where: str) -> None:
         raise ConfigurationError(f"{where}: concurrency={options.concurrency}; at least one lane is needed")
     if options.when_dead == "hold-key" and not options.is_ordered:
         raise ConfigurationError(f"{where}: when_dead='hold-key' needs an order to keep; use ByKey(), or 'skip'")
+    if options.needs is not None:
+        check_name(options.needs, what=f"what {where} needs")
     if options.batch is not None:
         _check_batch(consumer, options.batch, where)
     elif CONTEXTS in consumer.signature.wants.values():

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, assert_never, cast
 import msgspec
 
 from pillarbox.consumer.context import Context
+from pillarbox.consumer.dependency import NOTHING, Needs
 from pillarbox.consumer.gate import Gate
 from pillarbox.consumer.injection import CONTEXTS
 from pillarbox.consumer.intake import Intake
@@ -83,6 +84,7 @@ class RunReport:
         behind: put behind an earlier message of their key that began to wait in this run.
         early: put aside by the gate, until what must come before them has.
         held: put behind a hold that was there before this run.
+        left: not handled, since what the handler needs is down.
         notices: what the handlings want told of.
     """
 
@@ -94,6 +96,7 @@ class RunReport:
     behind: list[Item] = field(default_factory=list[Item])
     early: list[Item] = field(default_factory=list[Item])
     held: list[Item] = field(default_factory=list[Item])
+    left: list[Item] = field(default_factory=list[Item])
     published: int = 0
     notices: list[Event] = field(default_factory=list[Event])
 
@@ -130,6 +133,7 @@ class RunRules:
         blocks_key: whether a dead message holds its key.
         gate: which messages must wait for others.
         translate: names a driver's error in the library's words.
+        needs: what its handler calls.
     """
 
     consumer: str
@@ -147,6 +151,7 @@ class RunRules:
     translate: Callable[[Exception], Exception]
     now: Callable[[], datetime]
     dice: Callable[[], float]
+    needs: Needs = NOTHING
 
 
 class Run:
@@ -180,7 +185,7 @@ class Run:
                 if item in report.retried or (item in report.dead and self.rules.blocks_key):
                     waiting.add(item.hold_key)
         records += yield from self._together(batch, report)
-        yield from self._forget([*report.retried, *report.dead, *report.behind, *report.early])
+        yield from self._forget([*report.retried, *report.dead, *report.behind, *report.early, *report.left])
         yield from self.close(items, intake, report, records)
         return report
 
@@ -212,13 +217,27 @@ class Run:
     def judge(self, item: Item, error: Exception) -> Verdict | None:
         """Count a failed attempt and decide what follows; ``None`` if the failure is not the handler's."""
         translated = self.rules.translate(error)
-        failure = self.rules.classification.classify(translated)
+        failure = self.rules.classification.classify(translated, now=self.rules.now())
         if failure.kind == "conflict":
             return None
         item.error = error
+        is_last = item.attempts + 1 >= self.rules.retry.attempts
+        wait = self.rules.needs.failed(failure, translated, is_last=is_last, probe=item.probe)
+        if wait is not None:
+            return RetryLater(wait)
         item.attempts += 1
         item.history = (*item.history, self._failed_attempt(item.attempts, error))
         return decide(self.rules.retry, failure, attempt=item.attempts, dice=self.rules.dice())
+
+    def _note_failure(self, error: Exception) -> None:
+        """Count a failure that is nobody's attempt, a batch's, against what it needs."""
+        translated, rules = self.rules.translate(error), self.rules
+        failure = rules.classification.classify(translated, now=rules.now())
+        rules.needs.failed(failure, translated, is_last=False, probe=None)
+
+    def is_shut(self, item: Item) -> bool:
+        """Tell whether the handler may not be called for ``item`` now, since what it needs is down."""
+        return item.probe is None and self.rules.needs.is_shut
 
     def give_up(self, item: Item, reason: str, error: Exception) -> None:
         """Decide that ``item`` is dead without an attempt of its handler."""
@@ -239,6 +258,9 @@ class Run:
 
     def _one(self, item: Item, report: RunReport) -> Generator[Effect, Any, Sequence[OutboxRecord]]:
         if item.verdict is None:
+            if report.left or self.is_shut(item):  # nothing of a key may overtake what was left
+                report.left.append(item)
+                return ()
             context = yield from self._attempt(item)
             if context is not None:
                 report.handled.append(item)
@@ -259,13 +281,18 @@ class Run:
         largest = self.rules.batch or 1
         for start in range(0, len(batch), largest):
             items, wishes = zip(*batch[start : start + largest], strict=True)
+            if report.left or self.rules.needs.is_shut:
+                report.left += items
+                continue
             contexts = tuple(wish.contexts[0] for wish in wishes)
             payloads = tuple(wish.payloads[0] for wish in wishes)
             answer: Returned | Raised = yield Invoke(payloads=payloads, contexts=contexts, is_batch=True)
             if isinstance(answer, Returned):
                 answer = self.noted(contexts[0], answer)
             if isinstance(answer, Raised):
+                self._note_failure(answer.error)
                 raise BatchSpoiled(f"{len(items)} messages spoiled their run") from answer.error
+            self.rules.needs.succeeded(None)
             report.handled += items
             for context in contexts:
                 report.notices += context.notices
@@ -283,6 +310,7 @@ class Run:
             if isinstance(answer, Returned):
                 answer = self.noted(wish.contexts[0], answer)
             if isinstance(answer, Returned):
+                self.rules.needs.succeeded(item.probe)
                 return wish.contexts[0]
             verdict = self.judge(item, answer.error)
             if answer.touched or verdict is None:
@@ -339,6 +367,7 @@ class Run:
         ended = [*report.handled, *report.discarded]
         yield from self.rules.gate.passed([*ended, *(() if self.rules.blocks_key else report.dead)])
         yield from self.rules.attempts.clear(self.rules.consumer, [item.message.id for item in items])
+        items = without(items, report.left) if report.left else items
         yield from intake.accept(items, [*ended, *report.suppressed, *report.early])
 
     def _failed_attempt(self, attempt: int, error: Exception) -> FailedAttempt:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
+from pillarbox.consumer.circuits import CircuitStore, KnownCircuit
 from pillarbox.control.inspection import Inspection
 from pillarbox.deadletter import DeadLetterFilter, DeadLetterStore
 from pillarbox.holding import HoldingState, HoldingStore
@@ -50,6 +51,7 @@ class Vitals:
         oldest_queued_for: how long ago the oldest message in the database's own queues was published.
         dead: dead letters that nobody has decided about.
         log: the log of a log tailing relay; ``None`` where none has worked.
+        down: the dependencies whose breakers are not closed.
     """
 
     outbox: OutboxState
@@ -57,6 +59,7 @@ class Vitals:
     oldest_queued_for: timedelta | None
     dead: int
     log: LogState | None = None
+    down: tuple[KnownCircuit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +107,11 @@ def _problems(vitals: Vitals, limits: HealthLimits) -> Iterator[Problem]:
     if _exceeds(vitals.oldest_queued_for, limits.oldest_queued):
         what = f"the oldest queued message was published {_seconds(vitals.oldest_queued_for)} ago: pillarbox consumers"
         yield Problem(status=HealthStatus.DEGRADED, what=what)
+    for one in vitals.down:
+        paused = ", ".join(one.needed_by) or "nobody known"
+        since = _seconds(one.circuit.away_for)
+        what = f"{one.dependency} has been down for {since} ({one.circuit.reason}), which pauses {paused}"
+        yield Problem(status=HealthStatus.DEGRADED, what=what)
     if vitals.dead:
         yield Problem(status=HealthStatus.DEGRADED, what=f"{vitals.dead} dead letters: pillarbox dead-letters list")
     if holding.blocked:
@@ -150,6 +158,7 @@ class HealthCheck:
         dead_letters: DeadLetterStore,
         inspection: Inspection,
         source: TransactionSource,
+        circuits: CircuitStore,
         log: LogCheckpoints | None = None,
     ) -> None:
         """Read the tables behind these ports; ``log`` is ``None`` where there is none to be tailed."""
@@ -159,6 +168,7 @@ class HealthCheck:
         self._dead_letters = dead_letters
         self._inspection = inspection
         self._source = source
+        self._circuits = circuits
 
     async def check(self, limits: HealthLimits = DEFAULT_LIMITS) -> Health:
         """Return how things stand now."""
@@ -171,4 +181,5 @@ class HealthCheck:
             oldest_queued_for=(yield from self._inspection.oldest_queued_for()),
             dead=(yield from self._dead_letters.count(DeadLetterFilter())),
             log=None if self._log is None else (yield from self._log.state()),
+            down=tuple(one for one in (yield from self._circuits.known()) if not one.circuit.is_closed),
         )

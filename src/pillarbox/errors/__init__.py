@@ -20,6 +20,7 @@
     │   ├── LogBrokenError
     │   ├── StoreUnavailableError           also ConnectionError
     │   └── ThrottledError
+    │       └── DependencyDownError
     ├── PermanentError                      waiting cannot help; the message goes to the dead letters
     │   ├── ConditionError
     │   ├── DecodeError                     also ValueError
@@ -35,7 +36,8 @@
     ├── NotFoundError                       the operator named something that is not there; also LookupError
     └── InternalError                       our invariant broke; please report it
 
-Handlers may raise ``TransientError``, ``ThrottledError`` and ``PermanentError`` themselves, with a text of their own.
+Handlers may raise ``TransientError``, ``ThrottledError``, ``DependencyDownError`` and
+``PermanentError`` themselves, with a text of their own.
 Every other class builds its text from keyword arguments, which stay readable as attributes. All can be pickled.
 """
 
@@ -74,6 +76,7 @@ from pillarbox.errors.setup import (
 )
 from pillarbox.errors.waiting import (
     BrokerUnavailableError,
+    DependencyDownError,
     LeaseLostError,
     LogBrokenError,
     StoreUnavailableError,
@@ -86,6 +89,7 @@ __all__ = [
     "ConfigurationError",
     "ConflictError",
     "DecodeError",
+    "DependencyDownError",
     "DuplicateConsumerError",
     "DuplicateTypeError",
     "HandlerCrashedError",

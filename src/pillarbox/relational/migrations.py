@@ -26,7 +26,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from pillarbox.errors import SchemaVersionError
 from pillarbox.relational.expressions import insert_into, now_us
-from pillarbox.relational.tables import metadata, schema_version
+from pillarbox.relational.tables import breakers, metadata, schema_version
 from pillarbox.transaction import Execute, Program
 
 
@@ -56,7 +56,10 @@ class Migration:
                     yield CreateIndex(index, if_not_exists=True)
 
 
-MIGRATIONS = (Migration(version=1, title="first tables", tables=metadata.sorted_tables),)
+LATER = (Migration(version=2, title="breakers of dependencies", tables=(breakers,)),)
+_made_later = {table for migration in LATER for table in migration.tables}
+_first_tables = [table for table in metadata.sorted_tables if table not in _made_later]
+MIGRATIONS = (Migration(version=1, title="first tables", tables=_first_tables), *LATER)
 CURRENT_VERSION = MIGRATIONS[-1].version
 
 CREATE_VERSION_TABLE = CreateTable(schema_version, if_not_exists=True)

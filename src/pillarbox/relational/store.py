@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from pillarbox.errors import ConflictError, StoreUnavailableError
 from pillarbox.outbox import OutboxPartitions
+from pillarbox.relational.breakers import RelationalCircuitStore
 from pillarbox.relational.consumers import RelationalConsumerRegistry
 from pillarbox.relational.cursor import RelationalRelayMarks
 from pillarbox.relational.dead_letters import RelationalDeadLetterStore
@@ -167,6 +168,7 @@ class RelationalStore(TransactionSource):
         self.holding = RelationalHoldingStore()
         self.dead_letters = RelationalDeadLetterStore()
         self.consumers = RelationalConsumerRegistry()
+        self.circuits = RelationalCircuitStore()
         self.inspection = RelationalInspection()
         self._lent_sync_engine = sync_engine if isinstance(sync_engine, Engine) else None
         self._make_sync_engine = None if isinstance(sync_engine, Engine) else sync_engine

@@ -11,7 +11,9 @@ from datetime import UTC, datetime, timedelta
 from typing import cast
 
 from pillarbox.observe import (
+    AlertFailed,
     AttemptFailed,
+    BreakerOpened,
     BrokerAway,
     DestinationNotReady,
     Event,
@@ -29,7 +31,15 @@ LOGGER_NAME = "pillarbox"
 FACTS = "pillarbox"
 """The attribute of a log record under which the event's fields stand, for handlers that want them unformatted."""
 
-WARNINGS = (AttemptFailed, BrokerAway, DestinationNotReady, RunRolledBack, SettlementRefused)
+WARNINGS = (
+    AlertFailed,
+    AttemptFailed,
+    BreakerOpened,
+    BrokerAway,
+    DestinationNotReady,
+    RunRolledBack,
+    SettlementRefused,
+)
 ERRORS = (LogGapFound, MessageDead, RecordParked, WorkerFaltered)
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _PLAIN = re.compile(r"[\w./:@+*-]+")

@@ -7,6 +7,7 @@ Source: the conformance suites of Watermill and River; subclass one and supply `
 
 from pillarbox.testing.contracts.broker import BrokerContract
 from pillarbox.testing.contracts.broker_harness import BrokerHarness
+from pillarbox.testing.contracts.circuits import CircuitStoreContract
 from pillarbox.testing.contracts.dead_letters import DeadLetterStoreContract
 from pillarbox.testing.contracts.harness import StoreHarness
 from pillarbox.testing.contracts.holding import HoldingStoreContract
@@ -28,6 +29,7 @@ __all__ = [
     "AttemptStoreContract",
     "BrokerContract",
     "BrokerHarness",
+    "CircuitStoreContract",
     "ClaimStoreContract",
     "DeadLetterStoreContract",
     "HeldRecordsContract",

@@ -11,6 +11,7 @@ from typing import TypeVar
 import pytest
 
 from pillarbox.channel import QueueStore
+from pillarbox.consumer.circuits import CircuitStore
 from pillarbox.control import Inspection
 from pillarbox.deadletter import DeadLetterStore
 from pillarbox.holding import HeldQueue, HoldingStore
@@ -59,6 +60,7 @@ class StoreHarness:
     held_queue: HeldQueue
     dead_letters: DeadLetterStore
     inspection: Inspection
+    circuits: CircuitStore
     concurrent_writers: bool
 
 
