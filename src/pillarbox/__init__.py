@@ -5,6 +5,7 @@ Not promised: exactly-once delivery; effects outside the consumer's database are
 Source: the design of the way of a message: outbox, relay, channel, consumer, holding, deadletter.
 """
 
+from pillarbox.alerts import Alert, AlertRules, LogAlert, WebhookAlert
 from pillarbox.app import Pillarbox, Settings
 from pillarbox.consumer import Context, Handlers
 from pillarbox.deadletter import DeadLetterFilter
@@ -15,12 +16,15 @@ from pillarbox.retry import CircuitBreaker, Retry, permanent, transient
 from pillarbox.routing import ContentBasedRouter, MessageFilter, RecipientList, WireTap
 
 __all__ = [
+    "Alert",
+    "AlertRules",
     "ByKey",
     "CircuitBreaker",
     "ContentBasedRouter",
     "Context",
     "DeadLetterFilter",
     "Handlers",
+    "LogAlert",
     "MessageFilter",
     "Pillarbox",
     "RecipientList",
@@ -28,6 +32,7 @@ __all__ = [
     "Retry",
     "Settings",
     "Unordered",
+    "WebhookAlert",
     "WireTap",
     "command",
     "event",

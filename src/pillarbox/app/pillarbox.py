@@ -13,6 +13,8 @@ from typing import Literal, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
+from pillarbox.alerts import Alarm
+from pillarbox.app.alerting import Alerting, alert_workers
 from pillarbox.app.assembly import Parts, Worker
 from pillarbox.app.controlling import control_of
 from pillarbox.app.depending import Depending, needed_by
@@ -71,7 +73,7 @@ class Settings:
 DEFAULTS = Settings()
 
 
-class Pillarbox(Publisher, Including, Depending):
+class Pillarbox(Publisher, Including, Depending, Alerting):
     """One service's reliability layer: its outbox, its consumers, its dead letters.
 
     Constructing connects to nothing. ``publish`` and its siblings need only the caller's transaction; everything else
@@ -107,6 +109,8 @@ class Pillarbox(Publisher, Including, Depending):
         self.observers = Observers()
         self._handlers = Handlers()
         self._included: list[Handlers] = [self._handlers]
+        self._clock = settings.clock
+        self._alarms: list[Alarm] = []
         self._breakers: dict[str, CircuitBreaker] = {}
         self._providers = Providers()
         self.codec = codec if codec is not None else JsonCodec(limits=settings.limits)
@@ -329,7 +333,7 @@ class Pillarbox(Publisher, Including, Depending):
             workers += [worker for consumer in checked for worker in parts.consumer_workers(consumer)]
         if relay:
             workers.append(parts.relay_worker())
-        return workers
+        return [*workers, *alert_workers(self._alarms, parts, service=self.name)]
 
     async def _enlist(self, consumers: tuple[Consumer, ...]) -> None:
         for consumer in consumers:
