@@ -48,6 +48,21 @@ def _producers(writers: int) -> tuple[Competitor, ...]:
     )
 
 
+def _by_sequence(store: str) -> Bench:
+    """What it costs to go by numbers, above the order of keys."""
+    return Bench(
+        name=f"consumer.sequence.{store}",
+        title="Inbox and one UPDATE per message, in the order of numbers that come in order, beside the order of keys",
+        count=10_000,
+        figures=rate("messages/s"),
+        competitors=(
+            Competitor(who=OURS, module="pillarbox_consumer", options={"by_sequence": True}),
+            Competitor(who="by key", module="pillarbox_consumer"),
+        ),
+        goals=(Goal(against=("by key",), at_least=0.7),),
+    )
+
+
 def _noop_consumer(broker: str, *, at_least: float) -> Bench:
     options = (("broker", broker),)
     return Bench(
@@ -137,7 +152,7 @@ BENCHES: tuple[Bench, ...] = (
         count=50_000,
         figures=rate("events/s"),
         competitors=(
-            Competitor(who=OURS, module="pillarbox_relay_kafka"),
+            Competitor(who=OURS, module="pillarbox_relay_stream", options=(("broker", "kafka"),)),
             Competitor(who=TXOUTBOX, module="txoutbox_relay_kafka", peer="txoutbox-kafka"),
             Competitor(
                 who=TXOUTBOX_UNORDERED,
@@ -277,6 +292,8 @@ BENCHES: tuple[Bench, ...] = (
             Goal(who=OURS_FAILING_LATE, against=(OURS,), at_least=0.35),
         ),
     ),
+    _by_sequence("postgresql"),
+    _by_sequence("sqlite"),
     _noop_consumer("redis", at_least=6),
     _noop_consumer("nats", at_least=1.5),
     _noop_consumer("kafka", at_least=2),

@@ -13,10 +13,18 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from benchmarks.competitors.orders import CREATE_ACCOUNTS, FILL_ACCOUNTS, OrderPlaced, account_of, messages
+from benchmarks.competitors.orders import (
+    CREATE_ACCOUNTS,
+    FILL_ACCOUNTS,
+    NumberedOrder,
+    OrderPlaced,
+    account_of,
+    messages,
+    numbered,
+)
 from benchmarks.measure import Stopwatch, task
 from benchmarks.order import KEYS
-from pillarbox import Context, Pillarbox
+from pillarbox import BySequence, Context, Pillarbox
 from pillarbox.channel import Broker, Delivery, MessageReceiver, Outcome, Subscription
 from pillarbox.message import Message
 from pillarbox.stores.postgresql.store import postgresql_store
@@ -111,9 +119,10 @@ def _box(url: str, broker: Broker, lanes: int) -> Pillarbox:
 async def main() -> None:
     """Handle all messages, and see that each counted once."""
     todo = task()
-    feed = messages(todo.count)
-    broker = FeedBroker(feed)
     lanes = int(todo.options.get("lanes", 1))
+    by_sequence = bool(todo.options.get("by_sequence"))
+    feed = messages(todo.count)
+    broker = FeedBroker(numbered(feed) if by_sequence else feed)
     box = _box(todo.url, broker, lanes)
     await box.migrate()
     async with box.transaction() as tx:
@@ -124,6 +133,8 @@ async def main() -> None:
         box.on(OrderPlaced, name="count-orders", concurrency=lanes, batch=batch)(count_batches)
     elif failing := str(todo.options.get("failing", "")):
         box.on(OrderPlaced, name="count-orders", concurrency=lanes)(failing_once(feed, failing))
+    elif by_sequence:
+        box.on(NumberedOrder, name="count-orders", concurrency=lanes, ordering=BySequence())(count_orders)
     else:
         box.on(OrderPlaced, name="count-orders", concurrency=lanes)(count_orders)
     stopwatch = Stopwatch(todo)

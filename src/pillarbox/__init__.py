@@ -9,8 +9,9 @@ from pillarbox.alerts import Alert, AlertRules, LogAlert, WebhookAlert
 from pillarbox.app import Pillarbox, Settings
 from pillarbox.consumer import Context, Handlers
 from pillarbox.deadletter import DeadLetterFilter
-from pillarbox.message import command, event
-from pillarbox.ordering import ByKey, Unordered
+from pillarbox.idempotency import InboxSettings
+from pillarbox.message import Cause, command, event
+from pillarbox.ordering import ByKey, BySequence, Causal, GapPolicy, SingleConsumer, Unordered
 from pillarbox.relay import RelaySettings
 from pillarbox.retry import CircuitBreaker, Retry, permanent, transient
 from pillarbox.routing import ContentBasedRouter, MessageFilter, RecipientList, WireTap
@@ -19,11 +20,16 @@ __all__ = [
     "Alert",
     "AlertRules",
     "ByKey",
+    "BySequence",
+    "Causal",
+    "Cause",
     "CircuitBreaker",
     "ContentBasedRouter",
     "Context",
     "DeadLetterFilter",
+    "GapPolicy",
     "Handlers",
+    "InboxSettings",
     "LogAlert",
     "MessageFilter",
     "Pillarbox",
@@ -31,6 +37,7 @@ __all__ = [
     "RelaySettings",
     "Retry",
     "Settings",
+    "SingleConsumer",
     "Unordered",
     "WebhookAlert",
     "WireTap",

@@ -13,6 +13,7 @@ from pillarbox.brokers.kafka import kafka_broker
 from pillarbox.channel import Confirmed, Outcome
 from pillarbox.errors import BrokerUnavailableError
 from pillarbox.testing.contracts.broker_harness import letter, new_subscription, new_topic
+from tests import effort
 from tests.conftest import skip_or_fail
 from tests.servers import ServerMissingError
 from tests.servers.kafka import KafkaServer, cluster
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from pillarbox.channel import MessageReceiver, MessageSender
     from pillarbox.message import Message
 
-MESSAGES, BATCH, KEYS = 3000, 100, 20
+MESSAGES, BATCH, KEYS = effort.of(3000, 1500), 100, 20
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ RELIABILITY I18: "every non-terminal row of every library table satisfies at lea
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeAlias
@@ -15,9 +15,14 @@ import pytest
 from sqlalchemy import CheckConstraint, make_url
 
 from pillarbox.channel import Subscription
+from pillarbox.consumer.positions import EarlyMessage
 from pillarbox.deadletter import Burial, DeadLetterFilter, DeadLetterState
 from pillarbox.holding import HeldMessage, HeldState, Hold, HoldState
+from pillarbox.idempotency import DoubtfulCall
+from pillarbox.idempotency.calls import Ours
 from pillarbox.lease import LeaseTerms
+from pillarbox.message import Number
+from pillarbox.ordering import Missing
 from pillarbox.relational import metadata
 from pillarbox.relay.reader import Aside, ReadPlan
 from pillarbox.retry import Circuit, CircuitState
@@ -42,24 +47,31 @@ STATES = {
     "pillarbox_held": {state.value for state in HeldState},
     "pillarbox_dead_letters": {state.value for state in DeadLetterState},
     "pillarbox_breakers": {state.value for state in CircuitState},
+    "pillarbox_outside_calls": {"begun", "answered"},
 }
 TERMINAL = {
     ("pillarbox_outbox_held", "skipped"),
     ("pillarbox_dead_letters", "resolved"),
     ("pillarbox_dead_letters", "discarded"),
     ("pillarbox_breakers", "closed"),
+    ("pillarbox_outside_calls", "answered"),
 }
 WITHOUT_WORK = {
     "pillarbox_schema_version": "notes the past",
     "pillarbox_inbox": "only processed ids, removed by age",
+    "pillarbox_applied_operations": "only applied operations, removed by age",
     "pillarbox_subscriptions": "who listens",
     "pillarbox_consumers": "who is registered",
     "pillarbox_members": "who lives; expires",
+    "pillarbox_waits": "what heads of holds wait for; the holds come due, whatever stands here",
     "pillarbox_outbox_cursor": "how far a sequence relay has come",
     "pillarbox_outbox_cursor_history": "when a sequence relay had come how far",
     "pillarbox_outbox_checkpoint": "how far a log tailing relay has come",
     "pillarbox_outbox_published": "kept for republishing, removed by age",
     "pillarbox_outbox_holds": "a mark on keys whose rows are in outbox_held",
+    "pillarbox_key_numbers": "how far producers have counted",
+    "pillarbox_key_positions": "how far consumers have come in each line of numbers",
+    "pillarbox_skipped_numbers": "what consumers went on without",
 }
 """Tables whose rows wait for nothing, and why."""
 
@@ -132,6 +144,17 @@ async def _scheduled(store: RelationalStore) -> None:
 
     assert await wait_until(released) == 1
     assert len(await _read(store)) == 1
+
+
+@recovers("pillarbox_outside_calls", "begun")
+async def _begun(store: RelationalStore) -> None:
+    await store.run(store.calls.begin("k", token="gone", hold=SHORT, repeatable_for=LONG))
+
+    async def in_doubt() -> Sequence[DoubtfulCall]:
+        return await store.run(store.calls.in_doubt(limit=10))
+
+    assert [one.key for one in await wait_until(in_doubt)] == ["k"]  # a person may decide
+    assert await store.run(store.calls.begin("k", token="new", hold=LONG, repeatable_for=LONG)) == Ours()
 
 
 @recovers("pillarbox_outbox_held", "parked")
@@ -268,6 +291,17 @@ async def _is_probed(store: RelationalStore) -> None:
         return await store.run(store.circuits.change("shop/gateway", probed, expected=circuit.version))
 
     await wait_until(taken)
+
+
+@recovers("pillarbox_early")
+async def _early(store: RelationalStore) -> None:
+    line = ("topic:order", "k")
+    early = EarlyMessage(number=Number(1, 2), hold_key="k:k", message=make_message("m2"))
+    await store.run(store.positions.lock("shop/one", {line: 1}))
+    await store.run(store.positions.put_early("shop/one", [early]))
+
+    (gap,) = await store.run(store.gaps.due("shop/one", wait=NOW, full_at=9, limit=9))
+    assert gap.missing == Missing(first=Number(1, 1), last=1)
 
 
 @recovers("pillarbox_dead_letters", "dead")

@@ -10,7 +10,17 @@ from datetime import timedelta
 from pillarbox.alerts.alert import Fact
 from pillarbox.control import Vitals
 from pillarbox.errors import ConfigurationError
-from pillarbox.observe import BreakerOpened, Event, LogGapFound, MessageDead, RecordParked, WorkerFaltered
+from pillarbox.observe import (
+    BreakerOpened,
+    ConsumerStopped,
+    Event,
+    GapFound,
+    GapSkipped,
+    LogGapFound,
+    MessageDead,
+    RecordParked,
+    WorkerFaltered,
+)
 
 MOST_SUBJECTS = 1_000
 """How many subjects and groups are remembered; the one untouched longest is forgotten first."""
@@ -29,6 +39,8 @@ class AlertRules:
         dead_letters: so many dead letters of one consumer ``within`` that time (``dead-letter-rate``).
         within: for the rate of dead letters, and for a worker that falters.
         held_key: a key is held by a dead letter, or by a record that the broker does not take.
+        consumer_stopped: a dead letter has stopped a consumer, in every process.
+        gap: numbers of a key have not come, or a consumer goes on without them.
         breaker_opened: a dependency is down, and its consumers pause.
         falters: a worker has met so many errors ``within`` that time: it does not get on (``worker-falters``).
         oldest_pending: the oldest record of the outbox waits longer.
@@ -45,6 +57,8 @@ class AlertRules:
     dead_letters: int | None = 20
     within: timedelta = timedelta(minutes=1)
     held_key: bool = True
+    consumer_stopped: bool = True
+    gap: bool = True
     breaker_opened: bool = True
     falters: int | None = 10
     oldest_pending: timedelta | None = timedelta(minutes=1)
@@ -132,8 +146,21 @@ class Judge:
                 text = f"{event.worker} does not get on: {event.error_type} again and again; see the log"
                 facts = {"error_type": event.error_type}
                 yield Finding(rule="worker-falters", subject=event.worker, text=text, facts=facts)
-        elif isinstance(event, LogGapFound) and not event.healed:
+        else:
+            yield from self._of_order(event)
+
+    def _of_order(self, event: Event) -> Iterator[Finding]:
+        if isinstance(event, LogGapFound) and not event.healed:
             yield Finding(rule="log-gap", subject="outbox", text=f"events may be lost: {event.reason}")
+        elif isinstance(event, ConsumerStopped) and self._rules.consumer_stopped:
+            text = f"{event.consumer} is stopped by a dead letter, in every process: {SETTLEMENT}"
+            facts = {"message_id": event.message_id}
+            yield Finding(rule="consumer-stopped", subject=event.consumer, text=text, facts=facts)
+        elif isinstance(event, (GapFound, GapSkipped)) and self._rules.gap:
+            what = "goes on without" if isinstance(event, GapSkipped) else "waits for"
+            text = f"{event.consumer} {what} numbers {event.first} to {event.last} of a key: pillarbox gaps"
+            subject = f"{event.consumer} {event.channel}"
+            yield Finding(rule="gap", subject=subject, text=text, facts={"first": event.first, "last": event.last})
 
     def _of_dead(self, event: MessageDead, at: float) -> Iterator[Finding]:
         what = f"{event.error_type or event.reason} in {event.consumer}"

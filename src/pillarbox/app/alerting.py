@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 from pillarbox.alerts import Alarm, AlertRules, AlertSender, AlertTarget, HealthWatch
 from pillarbox.app.assembly import Parts, Worker
 from pillarbox.app.controlling import control_of
-from pillarbox.clock import Clock
+from pillarbox.app.settings import Settings
 from pillarbox.lease import LeaseKeeper, LeaseTerms
 from pillarbox.message import new_message_id
 from pillarbox.observe import Observers
@@ -20,9 +21,12 @@ class Alerting:
     """The part of a box that alerts."""
 
     name: str
+    settings: Settings
     observers: Observers
-    _alarms: list[Alarm]
-    _clock: Clock
+
+    @cached_property
+    def _alarms(self) -> list[Alarm]:
+        return []
 
     def alert_to(self, target: AlertTarget, /, *, rules: AlertRules = DEFAULT_RULES) -> None:
         """Alert ``target`` of what needs a decision or has waited too long, from now on, while the box runs.
@@ -31,7 +35,7 @@ class Alerting:
             target: any asynchronous function of an ``Alert``, a ``WebhookAlert``, or a ``LogAlert``.
             rules: what is worth an alert.
         """
-        alarm = Alarm(self.name, target, rules, clock=self._clock, new_id=new_message_id)
+        alarm = Alarm(self.name, target, rules, clock=self.settings.clock, new_id=new_message_id)
         self._alarms.append(alarm)
         self.observers.add(alarm)
 

@@ -2,33 +2,52 @@
 
 from __future__ import annotations
 
-from pillarbox.control import ConsumersControl, Control, HealthCheck, InboxControl, OutboxControl
+from pillarbox.app.assembly import calls_of
+from pillarbox.app.sequences import lines_of
+from pillarbox.app.system_clock import SystemClock
+from pillarbox.control import ConsumersControl, Control, GapsControl, HealthCheck, InboxControl, OutboxControl
+from pillarbox.control.health import VitalPorts
 from pillarbox.deadletter import DeadLetters
+from pillarbox.idempotency import InboxSettings
 from pillarbox.relational import RelationalStore
+from pillarbox.relational.kept import StoreKept
+from pillarbox.relay import RelaySettings
+from pillarbox.serialization import JsonCodec
 from pillarbox.telemetry import LoggingObserver
 
+DEFAULT_INBOX = InboxSettings()
 
-def control_of(store: RelationalStore) -> Control:
-    """Return control over the messages in ``store``; connects to nothing."""
+
+def control_of(store: RelationalStore, inbox: InboxSettings = DEFAULT_INBOX) -> Control:
+    """Return control over the messages in ``store``, whose inboxes are kept as ``inbox`` says; connects to nothing."""
     return Control(
         health=HealthCheck(
-            outbox=store.outbox,
-            holding=store.holding,
-            dead_letters=store.dead_letters,
-            inspection=store.inspection,
-            source=store,
-            circuits=store.circuits,
-            log=None if store.traits.log is None else store.traits.log.checkpoints,
+            VitalPorts(
+                outbox=store.outbox,
+                holding=store.holding,
+                dead_letters=store.dead_letters,
+                waits=store.waits,
+                gaps=store.gaps,
+                circuits=store.circuits,
+                inspection=store.inspection,
+                log=None if store.traits.log is None else store.traits.log.checkpoints,
+            ),
+            store,
         ),
         outbox=OutboxControl(
             outbox=store.outbox,
             parked=store.parked,
             published=store.published,
             partitions=store.traits.partitions,
+            numbers=store.numbers,
             source=store,
             observer=LoggingObserver(),
         ),
-        inbox=InboxControl(inbox=store.inbox, inspection=store.inspection, source=store),
+        inbox=InboxControl(inbox=store.inbox, inspection=store.inspection, source=store, settings=inbox),
         consumers=ConsumersControl(inspection=store.inspection, circuits=store.circuits, source=store),
-        dead_letters=DeadLetters(store=store.dead_letters, holding=store.holding, source=store),
+        gaps=GapsControl(lines=lines_of(store), kept=StoreKept(store), source=store, observer=LoggingObserver()),
+        dead_letters=DeadLetters(
+            store=store.dead_letters, holding=store.holding, source=store, replay_within=inbox.replayable_for
+        ),
+        calls=calls_of(store, JsonCodec(), clock=SystemClock(), hold=RelaySettings().lease),
     )

@@ -4,73 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+import random
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
-from datetime import timedelta
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-from pillarbox.alerts import Alarm
 from pillarbox.app.alerting import Alerting, alert_workers
-from pillarbox.app.assembly import Parts, Worker
+from pillarbox.app.assembly import Parts, Worker, calls_of
 from pillarbox.app.controlling import control_of
-from pillarbox.app.depending import Depending, needed_by
+from pillarbox.app.depending import Dependencies, Depending, needed_by
 from pillarbox.app.including import Including
 from pillarbox.app.places import BrokerPlace, StorePlace, broker_at, outbox_of, store_at
 from pillarbox.app.publishing import Publisher
 from pillarbox.app.running import Running
-from pillarbox.app.system_clock import SystemClock
+from pillarbox.app.settings import DEFAULTS, Settings
 from pillarbox.channel import Broker, Subscription
 from pillarbox.channel.wakeup import Wakeup
-from pillarbox.clock import Clock
 from pillarbox.consumer import Consumer, Handlers, Provider, Providers, Scope
+from pillarbox.consumer.dependency import Sharing
 from pillarbox.consumer.resolve import check_rename, resolve
 from pillarbox.control import Health
 from pillarbox.deadletter import DeadLetters
 from pillarbox.errors import ConfigurationError, InvalidSetupError, UnregisteredConsumerError
-from pillarbox.message import Limits, Registry, Upcaster, check_name, new_message_id
+from pillarbox.message import Registry, Upcaster, check_name, new_message_id
 from pillarbox.observe import Event, MessagesPublished, Observer, Observers
 from pillarbox.outbox import Outbox
 from pillarbox.relational import RelationalStore
-from pillarbox.relay import RelaySettings
-from pillarbox.retry import CircuitBreaker, Classification
-from pillarbox.serialization import Codec, ForeignMessages, JsonCodec
+from pillarbox.serialization import Codec, JsonCodec
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What can be set about a box beyond its places.
-
-    Attributes:
-        relay: how relays poll, and how many duplicates a crash may cause.
-        limits: what is refused at publish.
-        classification: which exceptions are transient, which permanent.
-        drain_within: how long a stopping box waits for handlers under way.
-        answer_within: how long the database may take over what Pillarbox asks it; then the connection is given up.
-        foreign: by channel (``topic:…``, ``queue:…``), how messages of others are read that are no CloudEvents.
-        outbox: where records wait for their relay: in a ``table``, or in the database's ``log`` alone, which only a
-            relay of the kind ``log`` can read.
-        clock: real time, or a test's.
-        migrate_on_open: create missing tables when the box opens; ``None`` does so on SQLite only.
-    """
-
-    relay: RelaySettings = field(default_factory=RelaySettings)
-    limits: Limits = field(default_factory=Limits)
-    classification: Classification = field(default_factory=Classification)
-    drain_within: timedelta = timedelta(seconds=30)
-    answer_within: timedelta = timedelta(seconds=30)
-    foreign: Mapping[str, ForeignMessages] = field(default_factory=dict[str, ForeignMessages])
-    outbox: Literal["table", "log"] = "table"
-    clock: Clock = field(default_factory=SystemClock)
-    migrate_on_open: bool | None = None
-
-
-DEFAULTS = Settings()
 
 
 class Pillarbox(Publisher, Including, Depending, Alerting):
@@ -109,9 +74,6 @@ class Pillarbox(Publisher, Including, Depending, Alerting):
         self.observers = Observers()
         self._handlers = Handlers()
         self._included: list[Handlers] = [self._handlers]
-        self._clock = settings.clock
-        self._alarms: list[Alarm] = []
-        self._breakers: dict[str, CircuitBreaker] = {}
         self._providers = Providers()
         self.codec = codec if codec is not None else JsonCodec(limits=settings.limits)
         self._outbox_wakeup = Wakeup()
@@ -133,6 +95,13 @@ class Pillarbox(Publisher, Including, Depending, Alerting):
             now=settings.clock.now,
         )
         self.dead_letters = DeadLetters(store=self.store.dead_letters, holding=self.store.holding, source=self.store)
+        self.calls = calls_of(self.store, self.codec, clock=settings.clock, hold=settings.relay.lease)
+        self.dead_letters = DeadLetters(
+            store=self.store.dead_letters,
+            holding=self.store.holding,
+            source=self.store,
+            replay_within=settings.inbox.replayable_for,
+        )
         self._running: Running | None = None
         self._is_open = False
 
@@ -303,6 +272,7 @@ class Pillarbox(Publisher, Including, Depending, Alerting):
             service=self.name,
             provided=self._providers.by_type,
             names_required=not self.store.traits.single_writer,
+            inbox=self.settings.inbox,
         )
         self._register_declared()
         self._check_codec()
@@ -329,7 +299,7 @@ class Pillarbox(Publisher, Including, Depending, Alerting):
             await self._enlist(checked)
             membership = parts.membership()
             await membership.join()
-            workers.append(membership)
+            workers += [membership, *parts.inbox_upkeep(self.settings.inbox)]
             workers += [worker for consumer in checked for worker in parts.consumer_workers(consumer)]
         if relay:
             workers.append(parts.relay_worker())
@@ -355,6 +325,16 @@ class Pillarbox(Publisher, Including, Depending, Alerting):
 
     def _parts(self) -> Parts:
         identity = new_message_id()
+        observers = _with_wakeup(self.observers, self._queue_wakeup)
+        sharing = Sharing(
+            circuits=self.store.circuits,
+            source=self.store,
+            clock=self.settings.clock,
+            observer=observers,
+            new_token=new_message_id,
+            dice=random.random,
+            lease=self.settings.relay.lease * 2,
+        )
         return Parts(
             store=self.store,
             broker=self.broker,
@@ -365,10 +345,10 @@ class Pillarbox(Publisher, Including, Depending, Alerting):
             classification=self.settings.classification,
             relay=self.settings.relay,
             clock=self.settings.clock,
-            observers=_with_wakeup(self.observers, self._queue_wakeup),
+            observers=observers,
             outbox_wakeup=self._outbox_wakeup,
             has_table=self.settings.outbox == "table",
-            breakers=self._breakers,
+            dependencies=Dependencies(self._breakers, sharing),
             worker=f"{self.name}-{os.getpid()}-{identity[-12:]}",
             new_id=new_message_id,
         )

@@ -6,6 +6,7 @@ import click
 
 from pillarbox.cli.output import print_json, print_line, print_table, wants_json
 from pillarbox.cli.places import Place, at_a_place
+from pillarbox.control import ConsumerView
 from pillarbox.holding import HoldState
 
 NOBODY = "(nobody yet)"
@@ -27,12 +28,20 @@ async def consumers(place: Place) -> None:
         print_line("no consumer is known: none has been started yet")
     else:
         print_table(
-            ["consumer", "mode", "channels", "types", "queued", "held", "paused by"],
+            ["consumer", "mode", "channels", "types", "queued", "held", "state"],
             (
-                [one.identity or NOBODY, one.mode, one.channels, one.types, one.queued, one.held, one.paused_by]
+                [one.identity or NOBODY, one.mode, one.channels, one.types, one.queued, one.held, _state(one)]
                 for one in found
             ),
         )
+
+
+def _state(one: ConsumerView) -> str:
+    if one.stopped:
+        return "stopped by a dead letter"
+    if one.paused_by is not None:
+        return f"paused, {one.paused_by} is down"
+    return "" if one.known else "never started"
 
 
 @click.command()
@@ -42,7 +51,7 @@ async def consumers(place: Place) -> None:
 async def held(place: Place, consumer: str | None, limit: int) -> None:
     """List held keys, longest held first.
 
-    They wait for a retry, or for a decision about a dead letter.
+    They wait for a retry, for what comes before their head, or for a decision about a dead letter.
     """
     async with place.open() as control:
         found = await control.consumers.held_keys(consumer, limit=limit)
@@ -52,7 +61,7 @@ async def held(place: Place, consumer: str | None, limit: int) -> None:
         print_line("no key is held")
     else:
         print_table(
-            ["consumer", "key", "state", "messages", "since", "due"],
+            ["consumer", "key", "state", "messages", "since", "due", "waits for"],
             (
                 [
                     one.consumer,
@@ -61,6 +70,7 @@ async def held(place: Place, consumer: str | None, limit: int) -> None:
                     one.messages,
                     one.since,
                     None if one.state is HoldState.BLOCKED else one.due_at,
+                    one.waits_for,
                 ]
                 for one in found
             ),

@@ -87,17 +87,35 @@ async def show(place: Place, letter_id: int, with_body: bool) -> None:  # noqa: 
 
 @dead_letters.command()
 @click.argument("letter_ids", metavar="LETTER_ID...", type=int, nargs=-1, required=True)
+@click.option("--force", is_flag=True, help="Also letters older than what the inbox is sure to remember.")
 @by_option
 @at_a_place
-async def replay(place: Place, letter_ids: tuple[int, ...], by: str) -> None:
+async def replay(place: Place, letter_ids: tuple[int, ...], by: str, force: bool) -> None:  # noqa: FBT001  # click's signature
     """Make dead letters due again, for the one consumer that could not handle them, at the head of their key."""
     async with place.open() as control:
-        replayed = [await control.dead_letters.replay(letter_id, by=by) for letter_id in dict.fromkeys(letter_ids)]
+        replayed = [
+            await control.dead_letters.replay(letter_id, by=by, force=force) for letter_id in dict.fromkeys(letter_ids)
+        ]
     if wants_json():
         print_json({"replayed": [letter.id for letter in replayed], "by": by})
     else:
         for letter in replayed:
             print_line(f"{letter.id} is due again for {letter.consumer}")
+
+
+@dead_letters.command()
+@click.argument("letter_ids", metavar="LETTER_ID...", type=int, nargs=-1, required=True)
+@by_option
+@at_a_place
+async def discard(place: Place, letter_ids: tuple[int, ...], by: str) -> None:
+    """Decide that dead letters will not be handled: what they block goes on without them."""
+    async with place.open() as control:
+        discarded = [await control.dead_letters.discard(letter_id, by=by) for letter_id in dict.fromkeys(letter_ids)]
+    if wants_json():
+        print_json({"discarded": [letter.id for letter in discarded], "by": by})
+    else:
+        for letter in discarded:
+            print_line(f"{letter.id} will not be handled by {letter.consumer}")
 
 
 def _facts(letter: DeadLetter) -> dict[str, object]:

@@ -8,7 +8,7 @@ from functools import partial
 
 from pillarbox.channel.wakeup import Pace, Wakeup
 from pillarbox.consumer.dependency import Probe
-from pillarbox.consumer.intake import HeldIntake
+from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
 from pillarbox.consumer.surroundings import Surroundings
 from pillarbox.consumer.worker import Handles
@@ -32,7 +32,7 @@ class Drainer:
         *,
         held: HeldQueue,
         process: Handles,
-        intake_for: Callable[[str], HeldIntake],
+        intake_for: Callable[[str], Intake],
         around: Surroundings,
     ) -> None:
         """Drain the holds of the consumer ``identity``; each round leases under a token of its own."""

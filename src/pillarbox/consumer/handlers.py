@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Concatenate, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
-from pillarbox.consumer.spec import ConsumerOptions, Declaration, Idempotency, WhenDead
+from pillarbox.consumer.spec import ConsumerOptions, Declaration, DedupeBy, Idempotency, WhenDead
 from pillarbox.ordering import Ordering
 from pillarbox.retry import FailureRule, Retry
 
@@ -36,6 +36,7 @@ class Options(TypedDict, total=False):
     channel: str | None
     needs: str | None
     failures: Sequence[FailureRule]
+    dedupe_by: DedupeBy | None
 
 
 class HandlesMessage(Protocol[M]):

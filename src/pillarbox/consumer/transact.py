@@ -13,8 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
 from pillarbox.consumer.context import Context
+from pillarbox.consumer.effects import Effect, Invoke, Raised, Returned
 from pillarbox.consumer.injection import CONTEXTS, Providers
-from pillarbox.consumer.run import Effect, Invoke, Raised, Returned, RunProgram, RunReport
+from pillarbox.consumer.report import RunReport
+from pillarbox.consumer.run import RunProgram
 from pillarbox.consumer.spec import Consumer
 from pillarbox.consumer.stray import stray
 from pillarbox.errors import TransactionEndedError

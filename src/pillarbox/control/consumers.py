@@ -23,6 +23,7 @@ class ConsumerView:
         queued: messages that wait for it where the database is the broker.
         held: messages in its holding.
         paused_by: what it needs and is down, as ``<service>/<name>``; ``None`` while nothing pauses it.
+        stopped: a dead letter has stopped it, in every process.
     """
 
     identity: str
@@ -33,6 +34,7 @@ class ConsumerView:
     queued: int
     held: int
     paused_by: str | None = None
+    stopped: bool = False
 
 
 class ConsumersControl:
@@ -75,4 +77,5 @@ def _view(identity: str, declared: Consumer | None, known: KnownConsumer | None,
         queued=0 if known is None else known.queued,
         held=0 if known is None else known.held,
         paused_by=paused_by,
+        stopped=known is not None and known.stopped,
     )

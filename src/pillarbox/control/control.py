@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pillarbox.control.consumers import ConsumersControl
+from pillarbox.control.gaps import GapsControl
 from pillarbox.control.health import HealthCheck
 from pillarbox.control.inbox import InboxControl
 from pillarbox.control.outbox import OutboxControl
 from pillarbox.deadletter import DeadLetters
+from pillarbox.idempotency.outside_calls import OutsideCalls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,4 +24,6 @@ class Control:
     outbox: OutboxControl
     inbox: InboxControl
     consumers: ConsumersControl
+    gaps: GapsControl
     dead_letters: DeadLetters
+    calls: OutsideCalls

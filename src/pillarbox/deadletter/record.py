@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 import traceback
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from pillarbox.holding import FailedAttempt, storable
@@ -31,7 +31,7 @@ class Burial:
 
     Attributes:
         hold_key: the hold that it blocks.
-        reason: ``permanent``, ``exhausted``, ``undecodable`` or ``crashed``.
+        reason: ``permanent``, ``exhausted``, ``undecodable``, ``no-business-key`` or ``crashed``.
         attempts: how often the handler was invoked.
         history: the failed attempts, the last one included.
         stack: the last failure's stack, cut.
@@ -60,6 +60,7 @@ class DeadLetter:
         error_type: the class of the last failure.
         error: the text of the last failure.
         replays: how often it has been replayed.
+        dead_for: how long ago it failed last, by the database's clock when it was read.
     """
 
     id: int
@@ -77,6 +78,7 @@ class DeadLetter:
     first_failed_at: datetime
     last_failed_at: datetime
     replays: int
+    dead_for: timedelta = field(default=timedelta(0), compare=False)
 
 
 def stack_of(error: BaseException) -> str:

@@ -10,6 +10,7 @@
     │   ├── MissingExtraError               also ImportError
     │   ├── MissingKeyError                 also ValueError
     │   ├── NoTransactionError
+    │   ├── RetentionTooShortError
     │   ├── SchemaVersionError
     │   ├── UnreachableRuleError
     │   ├── UnregisteredConsumerError
@@ -22,18 +23,23 @@
     │   └── ThrottledError
     │       └── DependencyDownError
     ├── PermanentError                      waiting cannot help; the message goes to the dead letters
+    │   ├── CauseMissingError
     │   ├── ConditionError
     │   ├── DecodeError                     also ValueError
     │   ├── HandlerCrashedError
+    │   ├── InDoubtError
     │   ├── InvalidMessageError             also ValueError
     │   ├── InvalidReturnError              also TypeError
+    │   ├── MissingBusinessKeyError         also ValueError
     │   ├── RoutingLoopError
+    │   ├── SequenceError
     │   ├── TransactionEndedError
     │   ├── UnknownMessageTypeError         also LookupError
     │   └── UnmatchedMessageError
     ├── ConflictError                       another worker won; read again and try again
     │   └── LeaseLostError
     ├── NotFoundError                       the operator named something that is not there; also LookupError
+    ├── ReplayTooLateError                  the operator must look first, and may force it
     └── InternalError                       our invariant broke; please report it
 
 Handlers may raise ``TransientError``, ``ThrottledError``, ``DependencyDownError`` and
@@ -42,12 +48,16 @@ Every other class builds its text from keyword arguments, which stay readable as
 """
 
 from pillarbox.errors.handling import (
+    CauseMissingError,
     ConditionError,
     DecodeError,
     HandlerCrashedError,
+    InDoubtError,
     InvalidMessageError,
     InvalidReturnError,
+    MissingBusinessKeyError,
     RoutingLoopError,
+    SequenceError,
     TransactionEndedError,
     UnknownMessageTypeError,
     UnmatchedMessageError,
@@ -59,6 +69,7 @@ from pillarbox.errors.kinds import (
     NotFoundError,
     PermanentError,
     PillarboxError,
+    ReplayTooLateError,
     TransientError,
 )
 from pillarbox.errors.setup import (
@@ -68,6 +79,7 @@ from pillarbox.errors.setup import (
     MissingExtraError,
     MissingKeyError,
     NoTransactionError,
+    RetentionTooShortError,
     SchemaVersionError,
     UnreachableRuleError,
     UnregisteredConsumerError,
@@ -85,6 +97,7 @@ from pillarbox.errors.waiting import (
 
 __all__ = [
     "BrokerUnavailableError",
+    "CauseMissingError",
     "ConditionError",
     "ConfigurationError",
     "ConflictError",
@@ -93,20 +106,25 @@ __all__ = [
     "DuplicateConsumerError",
     "DuplicateTypeError",
     "HandlerCrashedError",
+    "InDoubtError",
     "InternalError",
     "InvalidMessageError",
     "InvalidReturnError",
     "InvalidSetupError",
     "LeaseLostError",
     "LogBrokenError",
+    "MissingBusinessKeyError",
     "MissingExtraError",
     "MissingKeyError",
     "NoTransactionError",
     "NotFoundError",
     "PermanentError",
     "PillarboxError",
+    "ReplayTooLateError",
+    "RetentionTooShortError",
     "RoutingLoopError",
     "SchemaVersionError",
+    "SequenceError",
     "StoreUnavailableError",
     "ThrottledError",
     "TransactionEndedError",

@@ -48,6 +48,15 @@ class RecordsRepublished:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EpochBegun:
+    """Somebody had the numbers of all keys of numbered destinations begin at 1 again, in a new epoch."""
+
+    keys: int
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CursorRebased:
     """A sequence relay found its cursor in another database cluster than the one where it was written.
 
@@ -141,10 +150,35 @@ class AttemptFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageHeld:
-    """A message was put aside since its key is held."""
+    """A message was put aside since its key is held, or since it must come after one that has not come yet."""
 
     consumer: str
     message_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CauseAwaited:
+    """A message was put aside until its consumer has processed what came before it; ``causes`` are message ids."""
+
+    consumer: str
+    message_id: str
+    causes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CauseMissing:
+    """What comes before a message does not come: not in time, as a dead letter, or because it waits for the message.
+
+    ``trouble`` is ``missing``, ``dead`` or ``cycle``; ``outcome`` is what the consumer says is to become of the
+    message: ``hold``, ``run`` or ``dead``. While it is held this is told again from time to time.
+    """
+
+    consumer: str
+    message_id: str
+    causes: tuple[str, ...]
+    trouble: str
+    outcome: str
+    waited: timedelta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +230,69 @@ class AlertFailed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GapFound:
+    """Numbers ``first`` to ``last`` of a key have not come, and ``buffered`` messages wait for them.
+
+    It is told of once, when nothing of the key has moved on for as long as the policy waits, or as much waits as may.
+    """
+
+    consumer: str
+    channel: str
+    first: int
+    last: int
+    buffered: int
+    stalled_for: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GapSkipped:
+    """A consumer goes on without numbers ``first`` to ``last`` of a key; what comes of them after all is late."""
+
+    consumer: str
+    channel: str
+    first: int
+    last: int
+    by: str
+    because: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GapFetched:
+    """Numbers ``first`` to ``last`` of a key were asked for where they are kept; ``found`` of them were there."""
+
+    consumer: str
+    channel: str
+    first: int
+    last: int
+    found: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineBegun:
+    """A consumer begins with number ``first`` of a key that is new to it: no earlier one came while it waited."""
+
+    consumer: str
+    channel: str
+    first: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InboxPurged:
+    """What inboxes need not remember any longer was removed: ids and business keys, and what dead workers left."""
+
+    ids: int
+    leftovers: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerStopped:
+    """A dead letter has stopped a consumer in every process, until somebody replays or discards it."""
+
+    consumer: str
+    message_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunRolledBack:
     """A run of messages was rolled back and is done again in another division; no attempt is counted for it."""
 
@@ -219,6 +316,7 @@ Event = (
     | SettlementRefused
     | RecordParked
     | RecordsRepublished
+    | EpochBegun
     | CursorRebased
     | LogGapFound
     | DestinationNotReady
@@ -230,10 +328,18 @@ Event = (
     | MessageFiltered
     | AttemptFailed
     | MessageHeld
+    | CauseAwaited
+    | CauseMissing
     | MessageDead
     | BreakerOpened
     | BreakerClosed
     | AlertFailed
+    | GapFound
+    | GapSkipped
+    | GapFetched
+    | LineBegun
+    | InboxPurged
+    | ConsumerStopped
     | RunRolledBack
     | WorkerFaltered
 )

@@ -26,7 +26,18 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from pillarbox.errors import SchemaVersionError
 from pillarbox.relational.expressions import insert_into, now_us
-from pillarbox.relational.tables import breakers, metadata, schema_version
+from pillarbox.relational.tables import (
+    applied_operations,
+    breakers,
+    early,
+    key_numbers,
+    key_positions,
+    metadata,
+    outside_calls,
+    schema_version,
+    skipped_numbers,
+    waits,
+)
 from pillarbox.transaction import Execute, Program
 
 
@@ -56,10 +67,22 @@ class Migration:
                     yield CreateIndex(index, if_not_exists=True)
 
 
-LATER = (Migration(version=2, title="breakers of dependencies", tables=(breakers,)),)
-_made_later = {table for migration in LATER for table in migration.tables}
-_first_tables = [table for table in metadata.sorted_tables if table not in _made_later]
-MIGRATIONS = (Migration(version=1, title="first tables", tables=_first_tables), *LATER)
+SECOND = (
+    key_numbers,
+    key_positions,
+    early,
+    skipped_numbers,
+    waits,
+    applied_operations,
+    outside_calls,
+)
+THIRD = (breakers,)
+FIRST = tuple(table for table in metadata.sorted_tables if table not in (*SECOND, *THIRD))
+MIGRATIONS = (
+    Migration(version=1, title="first tables", tables=FIRST),
+    Migration(version=2, title="order by numbers and causes, operations and outside calls", tables=SECOND),
+    Migration(version=3, title="breakers of dependencies", tables=THIRD),
+)
 CURRENT_VERSION = MIGRATIONS[-1].version
 
 CREATE_VERSION_TABLE = CreateTable(schema_version, if_not_exists=True)

@@ -38,6 +38,21 @@ class Retry:
         if self.first < timedelta(0) or self.longest < timedelta(0) or not self.factor >= 1:
             raise ConfigurationError(f"Retry needs first and longest >= 0 and factor >= 1, got {self}")
 
+    @property
+    def longest_span(self) -> timedelta:
+        """The longest time from a message's first attempt to its last, that of the handler and of others left out."""
+        waits = max(self.attempts - 1 - self.immediate, 0)
+        span = timedelta(0)
+        try:
+            for number in range(1, waits + 1):
+                wait = backoff(self, number, dice=1.0)
+                if wait == backoff(self, number + 1, dice=1.0):  # and so it stays
+                    return span + wait * (waits - number + 1)
+                span += wait
+        except OverflowError:
+            return timedelta.max
+        return span
+
 
 @dataclass(frozen=True, slots=True)
 class RetryNow:

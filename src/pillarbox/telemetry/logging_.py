@@ -15,8 +15,13 @@ from pillarbox.observe import (
     AttemptFailed,
     BreakerOpened,
     BrokerAway,
+    CauseMissing,
+    ConsumerStopped,
     DestinationNotReady,
     Event,
+    GapFetched,
+    GapFound,
+    GapSkipped,
     LogGapFound,
     MessageDead,
     Observer,
@@ -37,10 +42,20 @@ WARNINGS = (
     BreakerOpened,
     BrokerAway,
     DestinationNotReady,
+    GapFetched,
     RunRolledBack,
     SettlementRefused,
 )
-ERRORS = (LogGapFound, MessageDead, RecordParked, WorkerFaltered)
+ERRORS = (
+    CauseMissing,
+    ConsumerStopped,
+    GapFound,
+    GapSkipped,
+    LogGapFound,
+    MessageDead,
+    RecordParked,
+    WorkerFaltered,
+)
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _PLAIN = re.compile(r"[\w./:@+*-]+")
 

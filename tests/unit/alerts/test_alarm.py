@@ -17,7 +17,10 @@ from pillarbox.observe import (
     AlertFailed,
     BreakerClosed,
     BreakerOpened,
+    ConsumerStopped,
     Event,
+    GapFound,
+    GapSkipped,
     LogGapFound,
     MessageDead,
     MessageHandled,
@@ -121,6 +124,19 @@ def test_a_worker_that_falters_again_and_again_is_told_of() -> None:
 def test_a_gap_in_the_log_is_told_unless_it_is_healed() -> None:
     assert scene().told(LogGapFound(reason="r", healed=True)) == []
     assert scene().told(LogGapFound(reason="r", healed=False)) == [("log-gap", "outbox", 1)]
+
+
+def test_a_stopped_consumer_and_a_gap_are_told_of() -> None:
+    stopped = ConsumerStopped(consumer="shop/a", message_id="m1")
+    found = GapFound(consumer="shop/b", channel="topic:order", first=3, last=4, buffered=1, stalled_for=MINUTE)
+    skipped = GapSkipped(consumer="shop/c", channel="topic:order", first=3, last=4, by="policy", because="waited")
+
+    assert scene().told(stopped, found, skipped) == [
+        ("consumer-stopped", "shop/a", 1),
+        ("gap", "shop/b topic:order", 1),
+        ("gap", "shop/c topic:order", 1),
+    ]
+    assert scene(consumer_stopped=False, gap=False).told(stopped, found, skipped) == []
 
 
 def test_what_is_well_is_no_alert_nor_is_a_failing_alert() -> None:

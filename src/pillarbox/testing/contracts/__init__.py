@@ -7,15 +7,20 @@ Source: the conformance suites of Watermill and River; subclass one and supply `
 
 from pillarbox.testing.contracts.broker import BrokerContract
 from pillarbox.testing.contracts.broker_harness import BrokerHarness
+from pillarbox.testing.contracts.calls import CallStoreContract
 from pillarbox.testing.contracts.circuits import CircuitStoreContract
+from pillarbox.testing.contracts.claims import ClaimStoreContract
 from pillarbox.testing.contracts.dead_letters import DeadLetterStoreContract
 from pillarbox.testing.contracts.harness import StoreHarness
 from pillarbox.testing.contracts.holding import HoldingStoreContract
-from pillarbox.testing.contracts.idempotency import AttemptStoreContract, ClaimStoreContract, InboxStoreContract
+from pillarbox.testing.contracts.idempotency import AttemptStoreContract, InboxStoreContract
 from pillarbox.testing.contracts.inspection import InspectionContract
+from pillarbox.testing.contracts.kept import KeptContract
+from pillarbox.testing.contracts.key_numbers import KeyNumbersContract
 from pillarbox.testing.contracts.lease import LeaseStoreContract
 from pillarbox.testing.contracts.outbox import OutboxStoreContract
 from pillarbox.testing.contracts.parked import HeldRecordsContract, ParkedRecordsContract
+from pillarbox.testing.contracts.positions import PositionsContract
 from pillarbox.testing.contracts.published import PublishedRecordsContract
 from pillarbox.testing.contracts.queue import QueueStoreContract
 from pillarbox.testing.contracts.receiver import ReceiverContract
@@ -29,6 +34,7 @@ __all__ = [
     "AttemptStoreContract",
     "BrokerContract",
     "BrokerHarness",
+    "CallStoreContract",
     "CircuitStoreContract",
     "ClaimStoreContract",
     "DeadLetterStoreContract",
@@ -36,9 +42,12 @@ __all__ = [
     "HoldingStoreContract",
     "InboxStoreContract",
     "InspectionContract",
+    "KeptContract",
+    "KeyNumbersContract",
     "LeaseStoreContract",
     "OutboxStoreContract",
     "ParkedRecordsContract",
+    "PositionsContract",
     "PublishedRecordsContract",
     "QueueStoreContract",
     "ReceiverContract",
