@@ -30,6 +30,7 @@ PURPOSE = {
     "dead_letters": "What could not be handled: raw bytes, headers, attempts, failures; once per consumer and message.",
     "early": "Numbered messages that came before one of a lower number, and wait for it, per consumer.",
     "held": "Messages that wait in a consumer's database: retries, what is behind them, replays.",
+    "waits": "A message at the head of a hold and each cause that it waits for.",
     "holds": "The keys that wait, per consumer; `blocked` ones wait for somebody's decision about a dead letter.",
     "inbox": "The ids of processed messages, per consumer.",
     "key_numbers": "How far the numbers of numbered destinations have come, by key, and in which epoch.",
@@ -48,7 +49,6 @@ PURPOSE = {
     "queue": "Messages on their way to consumers, where the database is the broker.",
     "schema_version": "The migrations that were applied.",
     "skipped_numbers": "Numbers that a consumer went on without, who decided and why.",
-    "waits": "Messages of `Causal` consumers that wait for what caused them.",
     "subscriptions": "Which consumers listen to which channels.",
 }
 

@@ -72,6 +72,7 @@ def harness(store: RelationalStore) -> StoreHarness:
         calls=store.calls,
         holding=store.holding,
         held_queue=store.holding,
+        waits=store.waits,
         dead_letters=store.dead_letters,
         inspection=store.inspection,
         circuits=store.circuits,

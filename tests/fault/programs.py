@@ -21,6 +21,7 @@ from pillarbox.errors import StoreUnavailableError
 from pillarbox.relational.tables import queue
 from pillarbox.relay import OutboxTransfer
 from pillarbox.transaction import Execute
+from tests import effort
 from tests.fault.recording import Lines, Mark, NoticeLog, RecordingBroker
 from tests.fault.story import Entered, Setting, Writer, Writing, effects, stay_open, waiting
 from tests.waiting import wait_until
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from tests.fault.workers import Seat
 
 CONSUMERS = ("post", "mirror")
-PATIENCE = timedelta(seconds=120)
+PATIENCE = timedelta(seconds=effort.of(900, 120))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from pillarbox import Pillarbox
     from tests.fault.workers import Worker, Workers
 
-DRAIN = timedelta(seconds=effort.of(300, 90))
+DRAIN = timedelta(seconds=effort.of(900, 90))
 COPIES = 5
 ACCOUNTS = [f"account-{number}" for number in range(40)]
 KILLER = "killer"
 ATTEMPTS = 3
 
 
+@pytest.mark.timeout(effort.of(3600, 300))
 @pytest.mark.parametrize("setting", ["psycopg", "mariadb", "sqlite"], indirect=True)
 async def test_killed_consumers_apply_each_entry_once_and_in_order(
     setting: Setting, box: Pillarbox, workers: Workers, rng: Random

@@ -264,6 +264,18 @@ async def test_a_dead_message_is_waited_for_until_somebody_decides(store_url: st
         assert await one.arrive(reading(5)) == values(1, 2, 3, 4, 5)
 
 
+@EVERY_KIND
+async def test_a_dead_message_that_is_discarded_is_waited_for_no_more(store_url: str) -> None:
+    async with hands(store_url, rule(), fails={2: 1}, retry=Retry(attempts=1)) as one:
+        await one.arrive(*(reading(number) for number in (1, 4, 2, 5)))
+        (letter,) = await one.box.dead_letters.list()
+
+        await one.box.dead_letters.discard(letter.id, by="ada")
+
+        assert await one.drain() == values(1)
+        assert await one.arrive(reading(3)) == values(1, 3, 4, 5)
+
+
 @MEMORY
 async def test_a_dead_message_is_passed_where_dead_messages_are_skipped(store_url: str) -> None:
     async with hands(store_url, rule(), fails={2: 1}, retry=Retry(attempts=1), when_dead="skip") as one:

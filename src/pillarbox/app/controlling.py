@@ -47,7 +47,11 @@ def control_of(store: RelationalStore, inbox: InboxSettings = DEFAULT_INBOX) -> 
         consumers=ConsumersControl(inspection=store.inspection, circuits=store.circuits, source=store),
         gaps=GapsControl(lines=lines_of(store), kept=StoreKept(store), source=store, observer=LoggingObserver()),
         dead_letters=DeadLetters(
-            store=store.dead_letters, holding=store.holding, source=store, replay_within=inbox.replayable_for
+            store=store.dead_letters,
+            holding=store.holding,
+            source=store,
+            replay_within=inbox.replayable_for,
+            pass_over=lines_of(store).pass_over,
         ),
         calls=calls_of(store, JsonCodec(), clock=SystemClock(), hold=RelaySettings().lease),
     )

@@ -20,6 +20,7 @@ from pillarbox.app.including import Including
 from pillarbox.app.places import BrokerPlace, StorePlace, broker_at, outbox_of, store_at
 from pillarbox.app.publishing import Publisher
 from pillarbox.app.running import Running
+from pillarbox.app.sequences import lines_of
 from pillarbox.app.settings import DEFAULTS, Settings
 from pillarbox.channel import Broker, Subscription
 from pillarbox.channel.wakeup import Wakeup
@@ -94,13 +95,13 @@ class Pillarbox(Publisher, Including, Depending, Alerting):
             new_id=new_message_id,
             now=settings.clock.now,
         )
-        self.dead_letters = DeadLetters(store=self.store.dead_letters, holding=self.store.holding, source=self.store)
         self.calls = calls_of(self.store, self.codec, clock=settings.clock, hold=settings.relay.lease)
         self.dead_letters = DeadLetters(
             store=self.store.dead_letters,
             holding=self.store.holding,
             source=self.store,
             replay_within=settings.inbox.replayable_for,
+            pass_over=lines_of(self.store).pass_over,
         )
         self._running: Running | None = None
         self._is_open = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from pillarbox.channel.wakeup import Wakeup
@@ -44,6 +44,22 @@ class Lines:
         moved = {gap.line: Position(epoch=missing.first.epoch, last=missing.last)}
         yield from self.positions.move(gap.consumer, moved)
         return (yield from self.positions.release(gap.consumer, moved, limit=AT_ONCE))
+
+    def pass_over(self, consumer: str, message: Message, by: str) -> Program[None]:
+        """Go on behind a message that was given up, if the consumer goes by numbers and it is the next one."""
+        number = number_of(message)
+        if number is None or message.key is None:
+            return
+        line = (message.destination, message.key)
+        position = yield from self.positions.lock_known(consumer, line)
+        if position is None or number != position.next:
+            return
+        because = "its dead letter was discarded"
+        passed = SkippedNumbers(line=line, first=number, last=number.number, by=by, because=because)
+        yield from self.skipped.skip(consumer, [passed])
+        moved = {line: replace(position, last=number.number)}
+        yield from self.positions.move(consumer, moved)
+        yield from release_followers(consumer, self.positions, moved)
 
     def insert(self, consumer: str, line: Line, messages: Sequence[Message]) -> Program[int]:
         """Put fetched messages of a line where early ones wait, and let go on what can; return how many were new."""

@@ -21,7 +21,7 @@ from pillarbox.consumer.item import Item
 from pillarbox.consumer.report import RunReport, put_aside, without
 from pillarbox.consumer.run import Run
 from pillarbox.consumer.spec import Consumer
-from pillarbox.consumer.stopping import ConsumerStoppedError
+from pillarbox.consumer.stopping import StoppedByDeadLetter
 from pillarbox.consumer.stray import stray
 from pillarbox.consumer.surroundings import Surroundings
 from pillarbox.errors import PillarboxError, TransientError
@@ -131,7 +131,7 @@ class OutsideProcess:
                             if self._run.rules.stops and item in outcomes.report.dead:
                                 await self._write(outcomes, intake, token)
                                 undone = entry.ready[entry.ready.index(item) + 1 :]
-                                raise ConsumerStoppedError(self._name, [*undone, *entry.busy])
+                                raise StoppedByDeadLetter(self._name, [*undone, *entry.busy])
                             if self._is_due(outcomes):
                                 published += await self._write(outcomes, intake, token)
                                 outcomes = Outcomes(since=self._clock.monotonic())

@@ -68,6 +68,10 @@ class Positions(Protocol):
         """
 
     @abstractmethod
+    def lock_known(self, consumer: str, line: Line) -> Program[Position | None]:
+        """Return the position of a line, locked; ``None`` where the consumer goes by no numbers, or has seen none."""
+
+    @abstractmethod
     def move(self, consumer: str, positions: Mapping[Line, Position]) -> Program[None]:
         """Write positions that this transaction has locked, and that the lines move on now."""
 

@@ -13,7 +13,7 @@ from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
 from pillarbox.consumer.report import RunReport
 from pillarbox.consumer.run import Run, RunProgram
-from pillarbox.consumer.stopping import ConsumerStoppedError
+from pillarbox.consumer.stopping import StoppedByDeadLetter
 from pillarbox.consumer.surroundings import Surroundings
 from pillarbox.errors import ConflictError, LeaseLostError, TransientError
 from pillarbox.idempotency import Suspect, Trial
@@ -64,9 +64,9 @@ class Process:
             async with self._books.trying(batch, suspects):
                 try:
                     report = await self._batch(batch, work, intake=intake, size=size, stopped=stopped)
-                except ConsumerStoppedError as error:
+                except StoppedByDeadLetter as error:
                     undone = [*batch, *(item for part in work for item in part)]
-                    raise ConsumerStoppedError(self._name, undone) from error
+                    raise StoppedByDeadLetter(self._name, undone) from error
             if report is not None:
                 stopped |= self._run.stopped_by(report)
                 published += report.published
@@ -99,7 +99,7 @@ class Process:
                 self._rolled_back(batch, "handler", size)
                 work.extendleft(reversed(_parts(batch, singly=False)))
                 return None
-            except LeaseLostError:
+            except (LeaseLostError, StoppedByDeadLetter):
                 raise
             except Exception as error:
                 conflicts += self._is_conflict(error, batch)

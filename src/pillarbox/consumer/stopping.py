@@ -12,7 +12,7 @@ from pillarbox.holding import HoldingStore, is_stop_key
 from pillarbox.transaction import Program, TransactionSource
 
 
-class ConsumerStoppedError(TransientError):
+class StoppedByDeadLetter(Exception):  # noqa: N818  # not an error of anybody's: the rest has to wait
     """A dead letter has stopped the consumer: what is not handled yet goes back where it came from.
 
     Attributes:
@@ -57,12 +57,12 @@ class StoppingIntake(Intake):
         """Look first whether the consumer is stopped.
 
         Raises:
-            ConsumerStoppedError: it is, and the messages go back.
+            StoppedByDeadLetter: it is, and the messages go back.
         """
         if not (yield from self._holding.stopped(self._name)):
             return (yield from self._inner.admit(items))
         if not self._keeps:
-            raise ConsumerStoppedError(self._name)
+            raise StoppedByDeadLetter(self._name)
         blockers = [item for item in items if is_stop_key(item.hold_key)]
         return (yield from self._inner.admit(blockers)) if blockers else []
 

@@ -14,7 +14,7 @@ from pillarbox.channel.wakeup import Wakeup
 from pillarbox.consumer.dependency import Probe
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
-from pillarbox.consumer.stopping import ConsumerStoppedError
+from pillarbox.consumer.stopping import StoppedByDeadLetter
 from pillarbox.consumer.surroundings import Surroundings
 from pillarbox.errors import ConflictError, LeaseLostError, TransientError
 from pillarbox.observe import WorkerFaltered
@@ -183,7 +183,7 @@ class ConsumerWorker:
                 left = [item for item in run if item.is_left]
                 done = [item for item in run if not item.is_left] if left else run
                 await self._settle(done)
-            except ConsumerStoppedError as stopped:
+            except StoppedByDeadLetter as stopped:
                 await self._end(lane, run, stopped.undone)
             except Exception as error:
                 await self._give_back(lane, run)

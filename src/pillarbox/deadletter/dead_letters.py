@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
+from typing import TypeAlias
 
 from pillarbox.deadletter.record import DeadLetter, DeadLetterState
 from pillarbox.deadletter.store import DeadLetterFilter, DeadLetterStore
 from pillarbox.errors import ConflictError, NotFoundError, ReplayTooLateError
 from pillarbox.holding import HeldMessage, HeldState, Hold, HoldingStore, own_hold_key
+from pillarbox.message import Message
 from pillarbox.transaction import Program, TransactionSource
 
 EVERYTHING_DEAD = DeadLetterFilter()
+PassOver: TypeAlias = Callable[[str, Message, str], Program[None]]
+"""Told of a consumer, a message that it will not handle, and who decided that."""
 
 
 class DeadLetters:
@@ -26,12 +31,17 @@ class DeadLetters:
         holding: HoldingStore,
         source: TransactionSource,
         replay_within: timedelta | None = None,
+        pass_over: PassOver | None = None,
     ) -> None:
-        """Work on the letters in ``store``; replays go into ``holding``, older than ``replay_within`` by force only."""
+        """Work on the letters in ``store``; replays go into ``holding``, older than ``replay_within`` by force only.
+
+        ``pass_over`` is told in the same transaction of what will not be handled, so that nothing waits for it.
+        """
         self._store = store
         self._holding = holding
         self._source = source
         self._replay_within = replay_within
+        self._pass_over = pass_over
 
     async def list(
         self, where: DeadLetterFilter = EVERYTHING_DEAD, *, after: int = 0, limit: int = 100
@@ -85,12 +95,14 @@ class DeadLetters:
         """
         if not by:
             raise ValueError("by= must say who discards the letter")
-        return await self._source.run(self._discard(letter_id))
+        return await self._source.run(self._discard(letter_id, by))
 
-    def _discard(self, letter_id: int) -> Program[DeadLetter]:
+    def _discard(self, letter_id: int, by: str) -> Program[DeadLetter]:
         letter = yield from self._get(letter_id)
         if not (yield from self._store.move(letter_id, to=DeadLetterState.DISCARDED)):
             raise ConflictError(f"dead letter {letter_id} is {letter.state}; only a dead one can be discarded")
+        if self._pass_over is not None:
+            yield from self._pass_over(letter.consumer, letter.message, by)
         if letter.hold_key != own_hold_key(letter.message.id):
             yield from self._holding.hold(letter.consumer, [Hold(hold_key=letter.hold_key)])
         return letter

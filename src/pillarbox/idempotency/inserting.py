@@ -89,7 +89,7 @@ class Once:
 def insertion(table: Table, columns: tuple[Column[Any], ...], key: tuple[Column[Any], ...]) -> Once:
     """Return the statements that insert ``columns``; what an INSERT is conditional on is ``key``."""
     values = {column.key: bindparam(f"pillarbox_value_{at}", type_=column.type) for at, column in enumerate(columns)}
-    places = tuple(columns.index(column) for column in key)
+    places = {column: at for at, column in enumerate(columns)}
     unless_there = postgresql.insert(table).values(values).inline()  # SQLite spells it alike
     return Once(
         unless_there=unless_there.on_conflict_do_nothing(index_elements=list(key)).returning(
@@ -97,7 +97,7 @@ def insertion(table: Table, columns: tuple[Column[Any], ...], key: tuple[Column[
         ),
         plainly=insert(table).values(values).inline(),
         there=select(*key).where(*(column == values[column.key] for column in key)).with_for_update(read=True),
-        key=places,
+        key=tuple(places[column] for column in key),
     )
 
 

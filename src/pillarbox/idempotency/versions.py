@@ -57,7 +57,7 @@ def upsert_if_newer(
         raise ConfigurationError(f"{version!r} is part of the key; a version changes, and a key does not")
     columns, identity = rows.named(values), rows.named(names)
     once = insertion(rows.table, columns, identity)
-    others = tuple(column for column in columns if column not in identity)
+    others = tuple(rows.columns[name] for name in values if name not in names)
     newer = _if_newer(rows.table, identity, others, columns, *rows.named([version]))
     key_values = [values[name] for name in names]
     parameters = {**once.parameters(list(values.values())), **key_parameters(key_values)}
@@ -89,7 +89,8 @@ def _if_newer(
     columns: tuple[Column[Any], ...],
     version: Column[Any],
 ) -> Guard:
-    values = {column: bindparam(f"pillarbox_value_{columns.index(column)}", type_=column.type) for column in assigned}
+    places = {column: at for at, column in enumerate(columns)}
+    values = {column: bindparam(f"pillarbox_value_{places[column]}", type_=column.type) for column in assigned}
     return guard(table, key, values, watched=version, condition=or_(version.is_(None), version < values[version]))
 
 

@@ -65,7 +65,7 @@ def _none_of(table: Table, *conditions: ColumnElement[bool]) -> ColumnElement[bo
 
 def removable(before: ColumnElement[int]) -> ColumnElement[bool]:
     """Return the condition that a row of the inbox was written until ``before`` and need not be kept."""
-    settled: list[ColumnElement[str]] = [literal_column(f"'{state}'") for state in SETTLED]
+    settled: list[ColumnElement[str]] = [literal_column(f"'{state}'", String) for state in SETTLED]
     return and_(
         inbox.c.processed_at.between(bindparam("first_instant", 0, type_=BigInteger), before),  # planned as narrow
         _none_of(held),

@@ -171,6 +171,10 @@ class RelationalPositions(Positions):
             found = {**found, **(yield from self._locked(consumer, new))}
         return {line: found[line] for line in lines}
 
+    def lock_known(self, consumer: str, line: Line) -> Program[Position | None]:
+        """Select for update."""
+        return (yield from self._locked(consumer, [line])).get(line)
+
     def _locked(self, consumer: str, lines: Collection[Line]) -> Program[dict[Line, Position]]:
         rows = yield Execute(LOCK, among(consumer, lines))
         return {_line_in(row): Position(epoch=row[2], last=row[3], admitted=row[4], buffered=row[5]) for row in rows}

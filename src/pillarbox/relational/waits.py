@@ -79,9 +79,13 @@ DUE_HOLDS = (  # primary key
     .values(due_at=now_us())
 )
 FORGET = delete(waits).where(waits.c.consumer == BY, any_of(waits.c.message_id, IDS))
-STATE = select(func.count(waits.c.message_id.distinct()), now_us() - func.min(waits.c.since)).where(
-    or_(bindparam("everyone", type_=BigInteger) == literal(1), waits.c.consumer == BY)
+_each = (
+    select(func.min(waits.c.since).label("since"))
+    .where(or_(bindparam("everyone", type_=BigInteger) == literal(1), waits.c.consumer == BY))
+    .group_by(waits.c.consumer, waits.c.message_id)
+    .subquery("each_message")
 )
+STATE = select(func.count(), now_us() - func.min(_each.c.since)).select_from(_each)
 
 
 class RelationalWaitStore(WaitStore):

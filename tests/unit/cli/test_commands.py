@@ -163,8 +163,20 @@ def test_a_replayed_letter_is_due_again_for_its_consumer(pillarbox: Shell, bury:
         "messages": 1,
         "since": "",
         "due_at": "",
+        "waits_for": [],
     }
     assert pillarbox("dead-letters", "replay", "1").exit_code == 2
+
+
+def test_a_discarded_letter_blocks_nothing_any_more(pillarbox: Shell, bury: Put) -> None:
+    bury(message("m1"))
+
+    assert pillarbox.json("dead-letters", "discard", "1", "--by", "ann") == {"discarded": [1], "by": "ann"}
+
+    assert pillarbox.json("held")[0]["state"] == "waiting", "to be ended by whoever drains it"
+    assert "no such dead letters" in pillarbox.text("dead-letters", "list")
+    assert "discarded" in pillarbox.text("dead-letters", "list", "--state", "discarded")
+    assert pillarbox("dead-letters", "discard", "1", "--by", "ann").exit_code != 0
 
 
 def test_held_keys_are_listed_by_consumer(pillarbox: Shell, bury: Put) -> None:

@@ -303,6 +303,17 @@ def test_by_sequence_asks_for_the_inbox() -> None:
         resolve(handlers.declarations, service="shop", provided={}, names_required=False)
 
 
+def test_by_sequence_leaves_nothing_out() -> None:
+    """What a business key suppresses would never be passed, and a gap for ever."""
+    handlers = Handlers()
+
+    @handlers.on(MeterRead, name="post", ordering=BySequence(), dedupe_by="meter")
+    async def post(read: MeterRead, tx: AsyncConnection) -> None: ...
+
+    with pytest.raises(InvalidSetupError, match="leave dedupe_by= out"):
+        resolve(handlers.declarations, service="shop", provided={}, names_required=False)
+
+
 def test_by_sequence_keeps_the_order_of_keys() -> None:
     handlers = Handlers()
 

@@ -29,6 +29,7 @@ from pillarbox.testing.contracts.sender import SenderContract
 from pillarbox.testing.contracts.sequence_reader import SequenceReaderContract
 from pillarbox.testing.contracts.slot_reader import SlotReaderContract
 from pillarbox.testing.contracts.transaction_source import TransactionSourceContract
+from pillarbox.testing.contracts.waits import WaitStoreContract
 
 __all__ = [
     "AttemptStoreContract",
@@ -57,4 +58,5 @@ __all__ = [
     "SlotReaderContract",
     "StoreHarness",
     "TransactionSourceContract",
+    "WaitStoreContract",
 ]

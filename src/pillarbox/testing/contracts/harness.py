@@ -15,7 +15,7 @@ from pillarbox.consumer.circuits import CircuitStore
 from pillarbox.consumer.positions import Gaps, Positions, SkippedStore
 from pillarbox.control import Inspection
 from pillarbox.deadletter import DeadLetterStore
-from pillarbox.holding import HeldQueue, HoldingStore
+from pillarbox.holding import HeldQueue, HoldingStore, WaitStore
 from pillarbox.idempotency import AttemptStore, CallStore, ClaimStore, InboxStore
 from pillarbox.lease import LeaseStore, LeaseTerms
 from pillarbox.message import Message
@@ -70,6 +70,7 @@ class StoreHarness:
     calls: CallStore
     holding: HoldingStore
     held_queue: HeldQueue
+    waits: WaitStore
     dead_letters: DeadLetterStore
     inspection: Inspection
     circuits: CircuitStore
