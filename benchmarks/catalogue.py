@@ -7,6 +7,8 @@ from benchmarks.bench import LATENCY, OURS, Bench, Competitor, Goal, rate
 OURS_SEQUENCE = "pillarbox sequence"
 OURS_LOG = "pillarbox log"
 OURS_BATCH = "pillarbox, batch=500"
+OURS_FAILING = "pillarbox, 10 % fail at once"
+OURS_FAILING_LATE = "pillarbox, 10 % fail after a statement"
 OURS_SQLALCHEMY = "pillarbox, SQLAlchemy"
 TXOUTBOX = "txoutbox 0.2.2"
 """With its default order of keys, which is what ours keeps too."""
@@ -274,6 +276,21 @@ BENCHES: tuple[Bench, ...] = (
             Competitor(who=FASTSTREAM_INBOX, module="faststream_consumer_e2e", peer="faststream-redis-postgresql"),
         ),
         goals=(Goal(against=(FASTSTREAM_INBOX,), at_least=5),),
+    ),
+    Bench(
+        name="failures.retry.postgresql",
+        title="Inbox and one UPDATE per message on one PostgreSQL connection, 10 % of the messages failing once",
+        count=10_000,
+        figures=rate("messages/s"),
+        competitors=(
+            Competitor(who=OURS, module="pillarbox_consumer"),
+            Competitor(who=OURS_FAILING, module="pillarbox_consumer", options=(("failing", "before"),)),
+            Competitor(who=OURS_FAILING_LATE, module="pillarbox_consumer", options=(("failing", "after"),)),
+        ),
+        goals=(
+            Goal(who=OURS_FAILING, against=(OURS,), at_least=0.7),
+            Goal(who=OURS_FAILING_LATE, against=(OURS,), at_least=0.35),
+        ),
     ),
     _by_sequence("postgresql"),
     _by_sequence("sqlite"),

@@ -24,6 +24,7 @@ NOTE = "<!-- Written by scripts/reference.py; a test compares it with the code. 
 PURPOSE = {
     "applied_operations": "What `apply_once` has applied, so that it is not applied again.",
     "attempts": "Messages under way, noted before their handler starts, so that a crash leaves a trace.",
+    "breakers": "What handlers need and whether it is down, shared by all processes; changed by its version.",
     "claims": "Leased claims of handlers that run without a transaction.",
     "consumers": "The consumers that each service has had, so that none is forgotten with work pending.",
     "dead_letters": "What could not be handled: raw bytes, headers, attempts, failures; once per consumer and message.",

@@ -5,6 +5,7 @@ Not promised: exactly-once delivery; effects outside the consumer's database are
 Source: the design of the way of a message: outbox, relay, channel, consumer, holding, deadletter.
 """
 
+from pillarbox.alerts import Alert, AlertRules, LogAlert, WebhookAlert
 from pillarbox.app import Pillarbox, Settings
 from pillarbox.consumer import Context, Handlers
 from pillarbox.deadletter import DeadLetterFilter
@@ -12,20 +13,24 @@ from pillarbox.idempotency import InboxSettings
 from pillarbox.message import Cause, command, event
 from pillarbox.ordering import ByKey, BySequence, Causal, GapPolicy, SingleConsumer, Unordered
 from pillarbox.relay import RelaySettings
-from pillarbox.retry import Retry
+from pillarbox.retry import CircuitBreaker, Retry, permanent, transient
 from pillarbox.routing import ContentBasedRouter, MessageFilter, RecipientList, WireTap
 
 __all__ = [
+    "Alert",
+    "AlertRules",
     "ByKey",
     "BySequence",
     "Causal",
     "Cause",
+    "CircuitBreaker",
     "ContentBasedRouter",
     "Context",
     "DeadLetterFilter",
     "GapPolicy",
     "Handlers",
     "InboxSettings",
+    "LogAlert",
     "MessageFilter",
     "Pillarbox",
     "RecipientList",
@@ -34,7 +39,10 @@ __all__ = [
     "Settings",
     "SingleConsumer",
     "Unordered",
+    "WebhookAlert",
     "WireTap",
     "command",
     "event",
+    "permanent",
+    "transient",
 ]

@@ -75,6 +75,7 @@ def harness(store: RelationalStore) -> StoreHarness:
         waits=store.waits,
         dead_letters=store.dead_letters,
         inspection=store.inspection,
+        circuits=store.circuits,
         numbers=store.numbers,
         positions=store.positions,
         gaps=store.gaps,

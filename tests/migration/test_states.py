@@ -25,6 +25,7 @@ from pillarbox.message import Number
 from pillarbox.ordering import Missing
 from pillarbox.relational import metadata
 from pillarbox.relay.reader import Aside, ReadPlan
+from pillarbox.retry import Circuit, CircuitState
 from pillarbox.stores.sqlite import sqlite_store
 from pillarbox.testing.contracts.harness import EVERY_SLOT, LONG, SHORT, make_message, make_record
 from pillarbox.testing.waiting import wait_until
@@ -45,12 +46,14 @@ STATES = {
     "pillarbox_holds": {state.value for state in HoldState},
     "pillarbox_held": {state.value for state in HeldState},
     "pillarbox_dead_letters": {state.value for state in DeadLetterState},
+    "pillarbox_breakers": {state.value for state in CircuitState},
     "pillarbox_outside_calls": {"begun", "answered"},
 }
 TERMINAL = {
     ("pillarbox_outbox_held", "skipped"),
     ("pillarbox_dead_letters", "resolved"),
     ("pillarbox_dead_letters", "discarded"),
+    ("pillarbox_breakers", "closed"),
     ("pillarbox_outside_calls", "answered"),
 }
 WITHOUT_WORK = {
@@ -261,6 +264,33 @@ async def _held(store: RelationalStore) -> None:
 @recovers("pillarbox_held", "replaying")
 async def _replaying(store: RelationalStore) -> None:
     await _found_at_the_head(store, HeldState.REPLAYING)
+
+
+@recovers("pillarbox_breakers", "open")
+async def _open(store: RelationalStore) -> None:
+    opened = Circuit().opened(SHORT, reason="TimeoutError")
+    await store.run(store.circuits.change("shop/gateway", opened, expected=0))
+
+    await _is_probed(store)
+
+
+@recovers("pillarbox_breakers", "half_open")
+async def _probed_by_the_dead(store: RelationalStore) -> None:
+    probed = Circuit().opened(NOW, reason="TimeoutError").probed("dead", lease=SHORT)
+    await store.run(store.circuits.change("shop/gateway", probed, expected=0))
+
+    await _is_probed(store)
+
+
+async def _is_probed(store: RelationalStore) -> None:
+    async def taken() -> bool:
+        circuit = await store.run(store.circuits.read("shop/gateway"))
+        if not circuit.may_be_probed:
+            return False
+        probed = circuit.probed("living", lease=LONG)
+        return await store.run(store.circuits.change("shop/gateway", probed, expected=circuit.version))
+
+    await wait_until(taken)
 
 
 @recovers("pillarbox_early")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
 
+from pillarbox.app.depending import Dependencies
 from pillarbox.app.membership import Membership
 from pillarbox.app.sequences import gate_of, watches_of
 from pillarbox.channel import Broker, MessageReceiver, Subscription
@@ -95,6 +96,7 @@ class Parts:
     outbox_wakeup: Wakeup
     worker: str
     new_id: Callable[[], str]
+    dependencies: Dependencies
     solitude: Solitude = field(default_factory=Solitude)
     has_table: bool = True
     dice: Callable[[], float] = random.random
@@ -326,6 +328,7 @@ class Parts:
             lease=self.relay.lease,
             lanes=1 if self.store.traits.single_writer else LANES,
             run_size=max(RUN_SIZE, consumer.options.batch or 1),
+            needs=self.dependencies.of(consumer),
             solitude=self.solitude,
         )
 
@@ -360,7 +363,7 @@ class Parts:
             handles=consumer.takes,
             decode=decode,
             retry=consumer.options.retry,
-            classification=self.classification,
+            classification=self.classification.saying(*consumer.options.failures),
             deduplicates=consumer.deduplicates,
             batch=consumer.options.batch,
             blocks_key=consumer.options.blocks_key,
@@ -372,6 +375,7 @@ class Parts:
             translate=self.store.translate,
             now=self.clock.now,
             dice=self.dice,
+            needs=self.dependencies.of(consumer),
             calls=self._calls if consumer.mode == "outside" else None,
             business_row=None if by is None else BusinessKeys(consumer.identity, by, decode).row_of,
         )

@@ -28,6 +28,7 @@ def control_of(store: RelationalStore, inbox: InboxSettings = DEFAULT_INBOX) -> 
                 dead_letters=store.dead_letters,
                 waits=store.waits,
                 gaps=store.gaps,
+                circuits=store.circuits,
                 inspection=store.inspection,
                 log=None if store.traits.log is None else store.traits.log.checkpoints,
             ),
@@ -43,7 +44,7 @@ def control_of(store: RelationalStore, inbox: InboxSettings = DEFAULT_INBOX) -> 
             observer=LoggingObserver(),
         ),
         inbox=InboxControl(inbox=store.inbox, inspection=store.inspection, source=store, settings=inbox),
-        consumers=ConsumersControl(inspection=store.inspection, source=store),
+        consumers=ConsumersControl(inspection=store.inspection, circuits=store.circuits, source=store),
         gaps=GapsControl(lines=lines_of(store), kept=StoreKept(store), source=store, observer=LoggingObserver()),
         dead_letters=DeadLetters(
             store=store.dead_letters,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
@@ -11,8 +12,10 @@ from typing import TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
+from pillarbox.app.alerting import Alerting, alert_workers
 from pillarbox.app.assembly import Parts, Worker, calls_of
 from pillarbox.app.controlling import control_of
+from pillarbox.app.depending import Dependencies, Depending, needed_by
 from pillarbox.app.including import Including
 from pillarbox.app.places import BrokerPlace, StorePlace, broker_at, outbox_of, store_at
 from pillarbox.app.publishing import Publisher
@@ -22,6 +25,7 @@ from pillarbox.app.settings import DEFAULTS, Settings
 from pillarbox.channel import Broker, Subscription
 from pillarbox.channel.wakeup import Wakeup
 from pillarbox.consumer import Consumer, Handlers, Provider, Providers, Scope
+from pillarbox.consumer.dependency import Sharing
 from pillarbox.consumer.resolve import check_rename, resolve
 from pillarbox.control import Health
 from pillarbox.deadletter import DeadLetters
@@ -35,7 +39,7 @@ from pillarbox.serialization import Codec, JsonCodec
 T = TypeVar("T")
 
 
-class Pillarbox(Publisher, Including):
+class Pillarbox(Publisher, Including, Depending, Alerting):
     """One service's reliability layer: its outbox, its consumers, its dead letters.
 
     Constructing connects to nothing. ``publish`` and its siblings need only the caller's transaction; everything else
@@ -139,6 +143,7 @@ class Pillarbox(Publisher, Including):
         other = Pillarbox(self.name, store=store, broker=broker, codec=self.codec, settings=settings)
         other.registry = self.registry
         other._handlers, other._included = self._handlers, self._included
+        other._breakers = self._breakers
         other._providers = self._providers.twin()
         other.observe(self.observers)
         return other
@@ -299,7 +304,7 @@ class Pillarbox(Publisher, Including):
             workers += [worker for consumer in checked for worker in parts.consumer_workers(consumer)]
         if relay:
             workers.append(parts.relay_worker())
-        return workers
+        return [*workers, *alert_workers(self._alarms, parts, service=self.name)]
 
     async def _enlist(self, consumers: tuple[Consumer, ...]) -> None:
         for consumer in consumers:
@@ -316,10 +321,21 @@ class Pillarbox(Publisher, Including):
                     for consumer, pending in stranded.items()
                 ]
             )
+        await self.store.run(self.store.circuits.enlist(self.name, needed_by(consumers)))
         await self.broker.declare(subscriptions)
 
     def _parts(self) -> Parts:
         identity = new_message_id()
+        observers = _with_wakeup(self.observers, self._queue_wakeup)
+        sharing = Sharing(
+            circuits=self.store.circuits,
+            source=self.store,
+            clock=self.settings.clock,
+            observer=observers,
+            new_token=new_message_id,
+            dice=random.random,
+            lease=self.settings.relay.lease * 2,
+        )
         return Parts(
             store=self.store,
             broker=self.broker,
@@ -330,9 +346,10 @@ class Pillarbox(Publisher, Including):
             classification=self.settings.classification,
             relay=self.settings.relay,
             clock=self.settings.clock,
-            observers=_with_wakeup(self.observers, self._queue_wakeup),
+            observers=observers,
             outbox_wakeup=self._outbox_wakeup,
             has_table=self.settings.outbox == "table",
+            dependencies=Dependencies(self._breakers, sharing),
             worker=f"{self.name}-{os.getpid()}-{identity[-12:]}",
             new_id=new_message_id,
         )

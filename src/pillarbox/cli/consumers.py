@@ -37,7 +37,11 @@ async def consumers(place: Place) -> None:
 
 
 def _state(one: ConsumerView) -> str:
-    return "stopped by a dead letter" if one.stopped else "" if one.known else "never started"
+    if one.stopped:
+        return "stopped by a dead letter"
+    if one.paused_by is not None:
+        return f"paused, {one.paused_by} is down"
+    return "" if one.known else "never started"
 
 
 @click.command()

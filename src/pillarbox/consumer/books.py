@@ -6,8 +6,10 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from pillarbox.consumer.item import Item
-from pillarbox.consumer.run import Run, RunReport
+from pillarbox.consumer.report import RunReport
+from pillarbox.consumer.run import Run
 from pillarbox.consumer.surroundings import Surroundings
+from pillarbox.deadletter import fingerprint_of
 from pillarbox.errors import HandlerCrashedError
 from pillarbox.idempotency import Suspect, Trial
 from pillarbox.observe import (
@@ -64,6 +66,13 @@ class Books:
             item.attempts += crashes
             self._run.give_up(item, "crashed", HandlerCrashedError(consumer=self._name, crashes=crashes))
 
+    async def leave(self, items: Sequence[Item]) -> None:
+        """Note that ``items`` are not under way any more: they go back to where they came from."""
+        for item in items:
+            item.is_left = True
+        ids = sorted({item.message.id for item in items})
+        await self._source.run(self._run.rules.attempts.clear(self._name, ids))
+
     def tell(self, report: RunReport) -> None:
         """Tell the observer of everything in ``report``, which is durable now."""
         notice = self._observer.notice
@@ -98,7 +107,13 @@ class Books:
         if isinstance(item.verdict, GiveUp):
             self._observer.notice(
                 MessageDead(
-                    consumer=self._name, message_id=message_id, reason=item.verdict.reason, attempts=item.attempts
+                    consumer=self._name,
+                    message_id=message_id,
+                    reason=item.verdict.reason,
+                    attempts=item.attempts,
+                    error_type=type(item.error).__qualname__,
+                    group="" if item.error is None else fingerprint_of(item.error, item.message.type),
+                    holds_key=self._run.rules.blocks_key,
                 )
             )
             if self._run.rules.stops:

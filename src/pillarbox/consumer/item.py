@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from pillarbox.channel import Delivery
+from pillarbox.consumer.dependency import Probe
 from pillarbox.holding import FailedAttempt, HeldState
 from pillarbox.message import Message
 from pillarbox.observe import Event
@@ -23,6 +24,8 @@ class Item(msgspec.Struct, kw_only=True, eq=False):
         marks: the inbox rows that stand for it, once they are known; see ``Run.marks_of``.
         verdict: what was decided after the last failure, to be written by the next run.
         error: the last failure.
+        probe: it is the one message that may find out whether what its consumer needs is back.
+        is_left: its handler was not called, since what it needs is down; it goes back to where it came from.
         blocks: whether it holds its key when it is dead, where dead messages do.
         returned: there is no room for it: its channel is to deliver it again.
         awaits: the messages that must be handled before it and were not, when its gate looked.
@@ -40,6 +43,8 @@ class Item(msgspec.Struct, kw_only=True, eq=False):
     marks: tuple[str, ...] = ()
     verdict: RetryLater | GiveUp | None = None
     error: BaseException | None = None
+    probe: Probe | None = None
+    is_left: bool = False
     blocks: bool = True
     returned: bool = False
     awaits: tuple[str, ...] = ()

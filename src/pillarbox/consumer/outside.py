@@ -18,11 +18,13 @@ from pillarbox.consumer.effects import Invoke, Raised, Returned
 from pillarbox.consumer.injection import Providers
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
-from pillarbox.consumer.run import Run, RunReport, put_aside, without
+from pillarbox.consumer.report import RunReport, put_aside, without
+from pillarbox.consumer.run import Run
 from pillarbox.consumer.spec import Consumer
 from pillarbox.consumer.stopping import StoppedByDeadLetter
+from pillarbox.consumer.stray import stray
 from pillarbox.consumer.surroundings import Surroundings
-from pillarbox.errors import PillarboxError
+from pillarbox.errors import PillarboxError, TransientError
 from pillarbox.lease import repeated
 from pillarbox.outbox import OutboxRecord
 from pillarbox.retry import RetryNow
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 LOOK_AGAIN = timedelta(milliseconds=50)
 """How often a claim that somebody else holds is looked at."""
+CONFLICTS_IN_A_ROW = 50
 FEW = 10
 """So many are handled before somebody who must be alone in the process gets the room."""
 WRITE_EVERY = timedelta(milliseconds=100)
@@ -111,6 +114,7 @@ class OutsideProcess:
         token = self._new_token()
         suspects = await self._books.suspects(items)
         waiting = list(items)
+        left: list[Item] = []
         while waiting:
             entry = await self._source.run(self._enter(waiting, intake, token))
             stopped |= self._run.stopped_by(entry.report)
@@ -120,6 +124,9 @@ class OutsideProcess:
                 for group in _groups(entry.ready, at_most=1 if suspects else FEW):
                     async with self._books.trying(group, suspects):
                         for item in group:
+                            if left or self._run.is_shut(item):
+                                left.append(item)
+                                continue
                             stopped |= await self._one(item, outcomes, stopped)
                             if self._run.rules.stops and item in outcomes.report.dead:
                                 await self._write(outcomes, intake, token)
@@ -129,7 +136,11 @@ class OutsideProcess:
                                 published += await self._write(outcomes, intake, token)
                                 outcomes = Outcomes(since=self._clock.monotonic())
                 published += await self._write(outcomes, intake, token)
+                await self._leave_alone(left, token)
             waiting = entry.busy
+            if left:
+                await self._books.leave([*left, *waiting])
+                break
             if waiting:
                 await self._clock.sleep(LOOK_AGAIN)
         size.grow()
@@ -168,16 +179,26 @@ class OutsideProcess:
 
     async def _attempt(self, item: Item) -> Sequence[OutboxRecord] | None:
         """Invoke until the handler returns or its immediate attempts are over; ``None`` if the item must wait."""
+        conflicts = 0
         while item.verdict is None and (wish := self._run.wish(item)) is not None:
             answer = await self._caller.call(wish)
             if isinstance(answer, Returned):
                 answer = self._run.noted(wish.contexts[0], answer)
             if isinstance(answer, Returned):
+                self._run.rules.needs.succeeded(item.probe)
                 return wish.contexts[0].records
             verdict = self._run.judge(item, answer.error)
+            conflicts += verdict is None
+            if conflicts > CONFLICTS_IN_A_ROW:
+                raise TransientError(f"{self._name}: a database keeps asking for the transaction again")
             if verdict is not None and not isinstance(verdict, RetryNow):
                 item.verdict = verdict
         return None
+
+    async def _leave_alone(self, items: Sequence[Item], token: str) -> None:
+        """Give up the claims of messages that go back."""
+        if items and self._run.rules.deduplicates:
+            await self._source.run(self._claims.release(self._name, self._marks_of(items), token=token))
 
     def _enter(self, items: Sequence[Item], intake: Intake, token: str) -> Program[Entry]:
         """Claim what can be claimed, and close what needs no handler."""
@@ -292,6 +313,8 @@ class Caller:
                 return Returned(await self._call(wish))
             async with asyncio.timeout(timeout.total_seconds()):
                 return Returned(await self._call(wish))
+        except asyncio.CancelledError as error:
+            return Raised(stray(error), touched=False)
         except Exception as error:
             return Raised(error, touched=False)
 

@@ -11,7 +11,8 @@ from pillarbox.consumer.books import Books
 from pillarbox.consumer.effects import BatchSpoiled, RunSpoiled
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
-from pillarbox.consumer.run import Run, RunProgram, RunReport
+from pillarbox.consumer.report import RunReport
+from pillarbox.consumer.run import Run, RunProgram
 from pillarbox.consumer.stopping import StoppedByDeadLetter
 from pillarbox.consumer.surroundings import Surroundings
 from pillarbox.errors import ConflictError, LeaseLostError, TransientError
@@ -70,6 +71,9 @@ class Process:
                 stopped |= self._run.stopped_by(report)
                 published += report.published
                 self._books.tell(report)
+                if report.left:
+                    await self._books.leave([*report.left, *(item for part in work for item in part)])
+                    break
         return published
 
     async def _batch(

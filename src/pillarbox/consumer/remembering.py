@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -53,6 +53,10 @@ class Memory:
     def keep(self, marks: Marks) -> None:
         """Note that the message is done."""
         self.kept.update(marks)
+
+    def lose(self, marks: Iterable[str]) -> None:
+        """Note that messages which were to be done are not, after all."""
+        self.kept.difference_update(marks)
 
     @property
     def needless(self) -> list[str]:

@@ -110,6 +110,8 @@ def _check_options(consumer: Consumer, declaration: Declaration, where: str) -> 
         )
     if options.when_dead == "hold-key" and not options.is_ordered:
         raise ConfigurationError(f"{where}: when_dead='hold-key' needs an order to keep; use ByKey(), or 'skip'")
+    if options.needs is not None:
+        check_name(options.needs, what=f"what {where} needs")
     if isinstance(options.ordering, Causal) and not consumer.deduplicates:
         raise ConfigurationError(
             f"{where}: Causal() asks the inbox what was processed; leave idempotency='natural' out, or use ByKey()"
@@ -145,10 +147,6 @@ def _check_sequence(consumer: Consumer, types: Sequence[MessageType], where: str
     if plain := sorted({kind.name for kind in types if not kind.numbered}):
         raise ConfigurationError(
             f"{where}: BySequence() goes by numbers, and {', '.join(plain)} bears none; declare it with numbered=True"
-        )
-    if consumer.options.dedupe_by is not None:
-        raise ConfigurationError(
-            f"{where}: dedupe_by= leaves messages out, and BySequence() would wait for their numbers; use one of them"
         )
     if consumer.options.dedupe_by is not None:
         raise ConfigurationError(

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias, assert_never, cast
 
 from pillarbox.consumer.context import Context
+from pillarbox.consumer.dependency import NOTHING, Needs
 from pillarbox.consumer.effects import BatchSpoiled, Effect, Invoke, Raised, Returned, RunSpoiled
 from pillarbox.consumer.gate import Gate
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
 from pillarbox.consumer.remembering import Marks, Memory
+from pillarbox.consumer.report import RunReport, put_aside, without
 from pillarbox.errors import (
     ConfigurationError,
     DecodeError,
@@ -29,7 +31,6 @@ from pillarbox.holding import FailedAttempt, storable
 from pillarbox.idempotency import AttemptStore, InboxStore
 from pillarbox.idempotency.outside_calls import OutsideCalls
 from pillarbox.message import Message
-from pillarbox.observe import Event
 from pillarbox.outbox import Outbox, OutboxRecord
 from pillarbox.retry import Classification, GiveUp, Retry, RetryLater, RetryNow, Verdict, decide
 from pillarbox.transaction import Execute
@@ -43,31 +44,6 @@ WHOSE = "something for a batch, and nobody knows which of its messages it follow
 
 
 RunProgram: TypeAlias = Generator[Effect, Any, "RunReport"]
-
-
-@dataclass(slots=True)
-class RunReport:
-    """What a run did, item by item; true once its transaction commits.
-
-    Attributes:
-        behind: put behind an earlier message of their key that began to wait in this run.
-        early: put aside by the gate, until what must come before them has.
-        returned: given back to their channel by the gate, which has no room for them.
-        held: put behind a hold that was there before this run.
-        notices: what the handlings want told of.
-    """
-
-    handled: list[Item] = field(default_factory=list[Item])
-    suppressed: list[Item] = field(default_factory=list[Item])
-    discarded: list[Item] = field(default_factory=list[Item])
-    retried: list[Item] = field(default_factory=list[Item])
-    dead: list[Item] = field(default_factory=list[Item])
-    behind: list[Item] = field(default_factory=list[Item])
-    early: list[Item] = field(default_factory=list[Item])
-    returned: list[Item] = field(default_factory=list[Item])
-    held: list[Item] = field(default_factory=list[Item])
-    published: int = 0
-    notices: list[Event] = field(default_factory=list[Event])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +61,7 @@ class RunRules:
         gate: which messages must wait for others.
         business_row: returns the inbox row that stands for a message's business key; ``None`` where there are no such.
         translate: names a driver's error in the library's words.
+        needs: what its handler calls.
         calls: calls to the outside; ``None`` where handlers have a transaction.
     """
 
@@ -104,6 +81,7 @@ class RunRules:
     translate: Callable[[Exception], Exception]
     now: Callable[[], datetime]
     dice: Callable[[], float]
+    needs: Needs = NOTHING
     calls: OutsideCalls | None = None
     business_row: Callable[[Message], str] | None = None
 
@@ -176,14 +154,12 @@ class Run:
                 batch.append((item, wish))
             else:
                 memory.meet(item.marks)
-                records += yield from self._one(item, report)
+                records += yield from self._one(item, memory, report)
                 if self.rules.stops and isinstance(item.verdict, GiveUp) and not is_alone:
                     raise RunSpoiled(item, item.verdict)
-                if item.verdict is None:
-                    memory.keep(item.marks)
-                elif isinstance(item.verdict, RetryLater) or self.blocks(item):
+                if item.verdict is not None and (isinstance(item.verdict, RetryLater) or self.blocks(item)):
                     waiting.add(item.hold_key)
-        return [*records, *(yield from self._together(batch, report))]
+        return [*records, *(yield from self._together(batch, memory, report))]
 
     def blocks(self, item: Item) -> bool:
         """Tell whether ``item`` holds its key when it is dead."""
@@ -202,13 +178,27 @@ class Run:
     def judge(self, item: Item, error: Exception) -> Verdict | None:
         """Count a failed attempt and decide what follows; ``None`` if the failure is not the handler's."""
         translated = self.rules.translate(error)
-        failure = self.rules.classification.classify(translated)
+        failure = self.rules.classification.classify(translated, now=self.rules.now())
         if failure.kind == "conflict":
             return None
         item.error = error
+        is_last = item.attempts + 1 >= self.rules.retry.attempts
+        wait = self.rules.needs.failed(failure, translated, is_last=is_last, probe=item.probe)
+        if wait is not None:
+            return RetryLater(wait)
         item.attempts += 1
         item.history = (*item.history, self._failed_attempt(item.attempts, error))
         return decide(self.rules.retry, failure, attempt=item.attempts, dice=self.rules.dice())
+
+    def _note_failure(self, error: Exception) -> None:
+        """Count a failure that is nobody's attempt, a batch's, against what it needs."""
+        translated, rules = self.rules.translate(error), self.rules
+        failure = rules.classification.classify(translated, now=rules.now())
+        rules.needs.failed(failure, translated, is_last=False, probe=None)
+
+    def is_shut(self, item: Item) -> bool:
+        """Tell whether the handler may not be called for ``item`` now, since what it needs is down."""
+        return item.probe is None and self.rules.needs.is_shut
 
     def give_up(self, item: Item, reason: str, error: Exception) -> None:
         """Decide that ``item`` is dead without an attempt of its handler."""
@@ -237,10 +227,14 @@ class Run:
         if self.rules.deduplicates and (needless := memory.needless):
             yield from self.rules.inbox.forget(self.rules.consumer, needless)
 
-    def _one(self, item: Item, report: RunReport) -> Generator[Effect, Any, Sequence[OutboxRecord]]:
+    def _one(self, item: Item, memory: Memory, report: RunReport) -> Generator[Effect, Any, Sequence[OutboxRecord]]:
         if item.verdict is None:
+            if report.left or self.is_shut(item):  # nothing of a key may overtake what was left
+                report.left.append(item)
+                return ()
             context = yield from self._attempt(item)
             if context is not None:
+                memory.keep(item.marks)
                 report.handled.append(item)
                 report.notices += context.notices
                 return context.records
@@ -248,7 +242,7 @@ class Run:
         return ()
 
     def _together(
-        self, batch: Sequence[tuple[Item, Invoke]], report: RunReport
+        self, batch: Sequence[tuple[Item, Invoke]], memory: Memory, report: RunReport
     ) -> Generator[Effect, Any, Sequence[OutboxRecord]]:
         """Invoke a handler of batches with at most as many messages as it takes, and again with the rest.
 
@@ -259,13 +253,19 @@ class Run:
         largest = self.rules.batch or 1
         for start in range(0, len(batch), largest):
             items, wishes = zip(*batch[start : start + largest], strict=True)
+            if report.left or self.rules.needs.is_shut:
+                report.left += items
+                memory.lose(mark for item in items for mark in item.marks)
+                continue
             contexts = tuple(wish.contexts[0] for wish in wishes)
             payloads = tuple(wish.payloads[0] for wish in wishes)
             answer: Returned | Raised = yield Invoke(payloads=payloads, contexts=contexts, is_batch=True)
             if isinstance(answer, Returned):
                 answer = self.noted(contexts[0], answer)
             if isinstance(answer, Raised):
+                self._note_failure(answer.error)
                 raise BatchSpoiled(f"{len(items)} messages spoiled their run") from answer.error
+            self.rules.needs.succeeded(None)
             report.handled += items
             for context in contexts:
                 report.notices += context.notices
@@ -283,6 +283,7 @@ class Run:
             if isinstance(answer, Returned):
                 answer = self.noted(wish.contexts[0], answer)
             if isinstance(answer, Returned):
+                self.rules.needs.succeeded(item.probe)
                 return wish.contexts[0]
             verdict = self.judge(item, answer.error)
             if answer.touched or verdict is None:
@@ -345,7 +346,7 @@ class Run:
         report.published = len(records)
         ended = [*report.handled, *report.discarded]
         yield from self.rules.attempts.clear(self.rules.consumer, [item.message.id for item in items])
-        taken = [item for item in items if not item.returned]
+        taken = [item for item in without(items, report.left) if not item.returned]
         yield from intake.accept(taken, [*ended, *report.suppressed, *report.early])
         # last: what is early has left its hold by now, and may be put there again
         yield from self.rules.gate.passed([*ended, *(item for item in report.dead if not self.blocks(item))])
@@ -357,20 +358,6 @@ class Run:
             error_type=type(error).__qualname__,
             error=storable(str(error)[:MAX_ERROR_CHARS]),
         )
-
-
-def put_aside(items: Sequence[Item], report: RunReport) -> None:
-    """Note in ``report`` what the gate did not admit."""
-    for item in items:
-        (report.returned if item.returned else report.early).append(item)
-
-
-def without(items: Sequence[Item], others: Sequence[Item]) -> list[Item]:
-    """Return ``items`` that are not among ``others``, in their order."""
-    if len(items) == len(others):
-        return []
-    known = {id(other) for other in others}
-    return [item for item in items if id(item) not in known]
 
 
 def _flat(value: object, *, consumer: str) -> Generator[object, None, None]:

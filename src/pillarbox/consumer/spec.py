@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal, TypeAlias
@@ -12,7 +12,7 @@ from pillarbox.consumer.injection import Handler, Signature
 from pillarbox.holding import EVERYTHING, channel_hold_key_of, hold_key_of
 from pillarbox.message import Message
 from pillarbox.ordering import ByKey, BySequence, Causal, Ordering, SingleConsumer
-from pillarbox.retry import Retry
+from pillarbox.retry import FailureRule, Retry
 from pillarbox.routing import Route
 from pillarbox.serialization import UNREADABLE
 
@@ -43,6 +43,9 @@ class ConsumerOptions:
             forwards to ``express`` is handled with ``channel="express"``.
         batch: how many messages its handler takes at once, as a list; when it fails with several, they are divided
             until those that do not fail are through, and only what fails alone counts as an attempt.
+        needs: the name of what its handler calls, a payment provider say; while that is down the consumer pauses. See
+            ``Pillarbox.dependency``.
+        failures: which exceptions are permanent, which transient, before what the box says.
     """
 
     name: str | None = None
@@ -56,6 +59,8 @@ class ConsumerOptions:
     renamed_from: str | None = None
     channel: str | None = None
     batch: int | None = None
+    needs: str | None = None
+    failures: Sequence[FailureRule] = ()
     dedupe_by: DedupeBy | None = None
 
     @property
@@ -144,6 +149,11 @@ class Consumer:
     def mode(self) -> str:
         """How its effects are kept: ``transaction``, or ``outside`` at least once under a claim."""
         return "outside" if self.signature.transaction is None else "transaction"
+
+    @property
+    def needs(self) -> str | None:
+        """What its handler calls, as ``<service>/<name>``."""
+        return None if self.options.needs is None else f"{self.identity.partition('/')[0]}/{self.options.needs}"
 
     @property
     def deduplicates(self) -> bool:

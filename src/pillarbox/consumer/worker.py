@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pillarbox.channel import Delivery, MessageReceiver, Outcome
 from pillarbox.channel.wakeup import Wakeup
+from pillarbox.consumer.dependency import Probe
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
 from pillarbox.consumer.stopping import StoppedByDeadLetter
@@ -26,6 +27,8 @@ RECEIVE_WITHIN = timedelta(seconds=1)
 AT_MOST = 4
 """So many times what is everybody's share is in hand at most, where much of it waits in few lanes."""
 PAUSE_AFTER_TROUBLE = timedelta(milliseconds=200)
+PROBE_WITHIN = timedelta(milliseconds=200)
+"""How long a probe waits for its message: others who need the same, and what is held, wait meanwhile."""
 
 
 class Handles(Protocol):
@@ -72,6 +75,7 @@ class ConsumerWorker:
         self._clock = around.clock
         self._observer = around.observer
         self._on_published = around.on_published
+        self._needs = around.needs
         self._lanes = [Lane(RunSize(largest=around.run_size)) for _ in range(consumer.lanes(around.lanes))]
         self._share = around.run_size * (2 if len(self._lanes) > 1 else 4)
         if consumer.options.is_alone:  # so little that its receiver has no reason to prefer one place to another
@@ -101,30 +105,59 @@ class ConsumerWorker:
 
     async def _receive(self) -> None:
         while not self._stopping:
-            room = self._room_left()
-            generations = [lane.generation for lane in self._lanes]
             try:
-                deliveries = await self._receiver.receive(max(room, 0), within=RECEIVE_WITHIN * (room > 0))
-                await self._spread(deliveries, generations)
+                room = await self._receive_once()
             except (TransientError, ConflictError) as error:
                 await self._falter(error)
-            if room <= 0:
-                await self._room.wait(self._clock, PAUSE_AFTER_TROUBLE)
+            else:
+                if room <= 0:
+                    await self._room.wait(self._clock, PAUSE_AFTER_TROUBLE)
+
+    async def _receive_once(self) -> int:
+        """Receive as many messages as there is room for; return that room."""
+        await self._needs.look()
+        if self._needs.is_shut:
+            return await self._receive_probe()
+        room = max(self._room_left(), 0)
+        generations = [lane.generation for lane in self._lanes]
+        deliveries = await self._receiver.receive(room, within=RECEIVE_WITHIN * (room > 0))
+        await self._spread(deliveries, generations)
+        return room
 
     def _room_left(self) -> int:
         """Return for how many messages there is room: a lane that has more than its share takes it from no other."""
         within_shares = sum(max(self._share - lane.in_hand, 0) for lane in self._lanes)
         return min(within_shares, self._share * len(self._lanes) * AT_MOST - self.in_hand)
 
-    async def _spread(self, deliveries: Sequence[Delivery], generations: Sequence[int]) -> None:
+    async def _receive_probe(self) -> int:
+        """Receive one message if it may find out whether what it needs is back; there is no room for others."""
+        probe = None if self.in_hand else await self._needs.probe()
+        generations = [lane.generation for lane in self._lanes]
+        try:
+            deliveries = await self._receiver.receive(int(probe is not None), within=PROBE_WITHIN * (probe is not None))
+        except BaseException:
+            await self._needs.settle(probe)
+            raise
+        if deliveries:
+            await self._spread(deliveries, generations, probe)
+        elif probe is not None:
+            await self._needs.settle(probe)
+            await self._room.wait(self._clock, RECEIVE_WITHIN)  # somebody else may have a message for a probe
+        return 0
+
+    async def _spread(
+        self, deliveries: Sequence[Delivery], generations: Sequence[int], probe: Probe | None = None
+    ) -> None:
         """Put deliveries into their lanes; those read before their lane gave everything back would come too early."""
         early: list[Delivery] = []
         for delivery in deliveries:
             item = self._item(delivery)
+            item.probe, probe = probe, None
             number = lane_of(self._consumer.lane_key_of(item.message), len(self._lanes))
             lane = self._lanes[number]
             if lane.generation != generations[number] or self._stopping:
                 early.append(delivery)
+                await self._needs.settle(item.probe)
                 continue
             lane.waiting.append(item)
             lane.in_hand += 1
@@ -141,20 +174,28 @@ class ConsumerWorker:
             if not lane.waiting:
                 await lane.wakeup.wait(self._clock, RECEIVE_WITHIN)
                 continue
+            if self._needs.is_shut and lane.waiting[0].probe is None:
+                await self._give_back(lane, [])
+                continue
             run, lane.waiting = lane.waiting[: lane.size.size], lane.waiting[lane.size.size :]
             try:
                 published = await self._process.handle(run, intake=self._intake, size=lane.size)
-                await self._settle(run)
+                left = [item for item in run if item.is_left]
+                done = [item for item in run if not item.is_left] if left else run
+                await self._settle(done)
             except StoppedByDeadLetter as stopped:
                 await self._end(lane, run, stopped.undone)
             except Exception as error:
                 await self._give_back(lane, run)
                 await self._falter(error)
             else:
-                lane.in_hand -= len(run)
+                lane.in_hand -= len(done)
                 self._room.ring()
                 if published:
                     self._on_published()
+                if left:
+                    await self._give_back(lane, left)
+            await self._end_probe(run)
         await self._give_back(lane, [])
 
     async def _settle(self, run: Sequence[Item]) -> None:
@@ -188,6 +229,18 @@ class ConsumerWorker:
             await self._receiver.settle(_deliveries(items), Outcome.RETURNED)
         except TransientError as error:
             await self._falter(error)
+        await self._end_probe(items)
+
+    async def _end_probe(self, items: Sequence[Item]) -> None:
+        """Tell what came of a probe that is among ``items``; if that cannot be told, its time runs out."""
+        for item in items:
+            if item.probe is None:
+                continue
+            probe, item.probe = item.probe, None
+            try:
+                await self._needs.settle(probe)
+            except (TransientError, ConflictError) as error:
+                await self._falter(error)
 
     async def _falter(self, error: Exception) -> None:
         pause = timedelta(0) if isinstance(error, LeaseLostError) else PAUSE_AFTER_TROUBLE

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
+from pillarbox.consumer.circuits import CircuitStore, KnownCircuit
 from pillarbox.consumer.positions import Gaps, GapState
 from pillarbox.control.inspection import Inspection
 from pillarbox.deadletter import DeadLetterFilter, DeadLetterStore
@@ -62,6 +63,7 @@ class Vitals:
         waits: what waits for causes.
         stopped: consumers that a dead letter has stopped.
         log: the log of a log tailing relay; ``None`` where none has worked.
+        down: the dependencies whose breakers are not closed.
     """
 
     outbox: OutboxState
@@ -69,6 +71,7 @@ class Vitals:
     oldest_queued_for: timedelta | None
     dead: int
     log: LogState | None = None
+    down: tuple[KnownCircuit, ...] = ()
     gaps: GapState = NO_GAPS
     waits: WaitsState = NOTHING_WAITS
     stopped: tuple[str, ...] = ()
@@ -118,6 +121,11 @@ def _problems(vitals: Vitals, limits: HealthLimits) -> Iterator[Problem]:
         yield Problem(status=HealthStatus.DEGRADED, what=what)
     if _exceeds(vitals.oldest_queued_for, limits.oldest_queued):
         what = f"the oldest queued message was published {_seconds(vitals.oldest_queued_for)} ago: pillarbox consumers"
+        yield Problem(status=HealthStatus.DEGRADED, what=what)
+    for one in vitals.down:
+        paused = ", ".join(one.needed_by) or "nobody known"
+        since = _seconds(one.circuit.away_for)
+        what = f"{one.dependency} has been down for {since} ({one.circuit.reason}), which pauses {paused}"
         yield Problem(status=HealthStatus.DEGRADED, what=what)
     if vitals.dead:
         yield Problem(status=HealthStatus.DEGRADED, what=f"{vitals.dead} dead letters: pillarbox dead-letters list")
@@ -180,6 +188,7 @@ class VitalPorts:
     dead_letters: DeadLetterStore
     waits: WaitStore
     gaps: Gaps
+    circuits: CircuitStore
     inspection: Inspection
     log: LogCheckpoints | None = None
 
@@ -207,4 +216,5 @@ class HealthCheck:
             stopped=tuple(sorted((yield from ports.holding.stopped()))),
             log=None if ports.log is None else (yield from ports.log.state()),
             gaps=(yield from ports.gaps.state()),
+            down=tuple(one for one in (yield from ports.circuits.known()) if not one.circuit.is_closed),
         )

@@ -21,6 +21,7 @@
     │   ├── LogBrokenError
     │   ├── StoreUnavailableError           also ConnectionError
     │   └── ThrottledError
+    │       └── DependencyDownError
     ├── PermanentError                      waiting cannot help; the message goes to the dead letters
     │   ├── CauseMissingError
     │   ├── ConditionError
@@ -41,7 +42,8 @@
     ├── ReplayTooLateError                  the operator must look first, and may force it
     └── InternalError                       our invariant broke; please report it
 
-Handlers may raise ``TransientError``, ``ThrottledError`` and ``PermanentError`` themselves, with a text of their own.
+Handlers may raise ``TransientError``, ``ThrottledError``, ``DependencyDownError`` and
+``PermanentError`` themselves, with a text of their own.
 Every other class builds its text from keyword arguments, which stay readable as attributes. All can be pickled.
 """
 
@@ -86,6 +88,7 @@ from pillarbox.errors.setup import (
 )
 from pillarbox.errors.waiting import (
     BrokerUnavailableError,
+    DependencyDownError,
     LeaseLostError,
     LogBrokenError,
     StoreUnavailableError,
@@ -99,6 +102,7 @@ __all__ = [
     "ConfigurationError",
     "ConflictError",
     "DecodeError",
+    "DependencyDownError",
     "DuplicateConsumerError",
     "DuplicateTypeError",
     "HandlerCrashedError",

@@ -6,7 +6,10 @@ Source: Oban's telemetry events; the reading order is events, observer.
 """
 
 from pillarbox.observe.events import (
+    AlertFailed,
     AttemptFailed,
+    BreakerClosed,
+    BreakerOpened,
     BrokerAway,
     CauseAwaited,
     CauseMissing,
@@ -38,7 +41,10 @@ from pillarbox.observe.events import (
 from pillarbox.observe.observer import Observer, Observers
 
 __all__ = [
+    "AlertFailed",
     "AttemptFailed",
+    "BreakerClosed",
+    "BreakerOpened",
     "BrokerAway",
     "CauseAwaited",
     "CauseMissing",

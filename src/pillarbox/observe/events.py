@@ -138,7 +138,7 @@ class MessageFiltered:
 class AttemptFailed:
     """A handler failed and its immediate attempts are over; ``retry_after`` is ``None`` when nothing follows.
 
-    ``attempt`` counts the immediate ones too.
+    ``attempt`` counts the immediate ones too; a call to a dependency that is down is not counted.
     """
 
     consumer: str
@@ -183,12 +183,50 @@ class CauseMissing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageDead:
-    """A message is in the dead letters."""
+    """A message is in the dead letters.
+
+    ``group``: the fingerprint of its cause; ``holds_key``: later messages of its key wait for a decision about it.
+    """
 
     consumer: str
     message_id: str
     reason: str
     attempts: int
+    error_type: str = ""
+    group: str = ""
+    holds_key: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerOpened:
+    """A dependency is taken to be down: consumers that need it pause, and no attempts are counted.
+
+    ``openings``: how often it has opened since it was last closed; more than one means that a probe has failed.
+    """
+
+    dependency: str
+    error_type: str
+    openings: int
+    retry_after: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerClosed:
+    """A dependency answers again, and consumers that need it go on."""
+
+    dependency: str
+    away_for: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertFailed:
+    """An alert could not be delivered to its target; it is tried again unless ``is_given_up``."""
+
+    rule: str
+    subject: str
+    target: str
+    error_type: str
+    is_given_up: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,6 +334,9 @@ Event = (
     | CauseAwaited
     | CauseMissing
     | MessageDead
+    | BreakerOpened
+    | BreakerClosed
+    | AlertFailed
     | GapFound
     | GapSkipped
     | GapFetched

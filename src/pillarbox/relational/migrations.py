@@ -28,6 +28,7 @@ from pillarbox.errors import SchemaVersionError
 from pillarbox.relational.expressions import insert_into, now_us
 from pillarbox.relational.tables import (
     applied_operations,
+    breakers,
     early,
     key_numbers,
     key_positions,
@@ -75,10 +76,12 @@ SECOND = (
     applied_operations,
     outside_calls,
 )
-FIRST = tuple(table for table in metadata.sorted_tables if table not in SECOND)
+THIRD = (breakers,)
+FIRST = tuple(table for table in metadata.sorted_tables if table not in (*SECOND, *THIRD))
 MIGRATIONS = (
     Migration(version=1, title="first tables", tables=FIRST),
     Migration(version=2, title="order by numbers and causes, operations and outside calls", tables=SECOND),
+    Migration(version=3, title="breakers of dependencies", tables=THIRD),
 )
 CURRENT_VERSION = MIGRATIONS[-1].version
 

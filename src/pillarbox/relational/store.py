@@ -23,6 +23,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from pillarbox.errors import ConflictError, StoreUnavailableError
+from pillarbox.relational.breakers import RelationalCircuitStore
 from pillarbox.relational.calls import RelationalCallStore
 from pillarbox.relational.consumers import RelationalConsumerRegistry
 from pillarbox.relational.cursor import RelationalRelayMarks
@@ -126,6 +127,7 @@ class RelationalStore(TransactionSource):
         self.waits = RelationalWaitStore()
         self.dead_letters = RelationalDeadLetterStore()
         self.consumers = RelationalConsumerRegistry()
+        self.circuits = RelationalCircuitStore()
         self.inspection = RelationalInspection()
         self._lent_sync_engine = sync_engine if isinstance(sync_engine, Engine) else None
         self._make_sync_engine = None if isinstance(sync_engine, Engine) else sync_engine

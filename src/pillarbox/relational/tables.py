@@ -376,3 +376,18 @@ dead_letters = _table(
     UniqueConstraint("consumer", "message_id", name="pillarbox_dead_letters_message"),
     Index("pillarbox_dead_letters_state_position", "state", "position"),
 )
+
+# --- breakers ---------------------------------------------------------------------------------------------------------
+breakers = _table(
+    "breakers",
+    Column("dependency", Name, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("state", String(10), nullable=False),
+    Column("openings", Integer, nullable=False),
+    Column("wait_until", BigInteger, nullable=False),
+    Column("probe", Name),
+    Column("reason", Text, nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Column("needed_by", Text, nullable=False),
+    CheckConstraint("state IN ('closed', 'open', 'half_open')", name="pillarbox_breakers_state"),
+)

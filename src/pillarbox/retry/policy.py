@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import TypeAlias
 
 from pillarbox.errors import ConfigurationError
-from pillarbox.retry.classification import Failure
+from pillarbox.retry.evidence import Failure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,9 @@ from datetime import UTC, datetime, timedelta
 from typing import cast
 
 from pillarbox.observe import (
+    AlertFailed,
     AttemptFailed,
+    BreakerOpened,
     BrokerAway,
     CauseMissing,
     ConsumerStopped,
@@ -34,7 +36,16 @@ LOGGER_NAME = "pillarbox"
 FACTS = "pillarbox"
 """The attribute of a log record under which the event's fields stand, for handlers that want them unformatted."""
 
-WARNINGS = (AttemptFailed, BrokerAway, DestinationNotReady, GapFetched, RunRolledBack, SettlementRefused)
+WARNINGS = (
+    AlertFailed,
+    AttemptFailed,
+    BreakerOpened,
+    BrokerAway,
+    DestinationNotReady,
+    GapFetched,
+    RunRolledBack,
+    SettlementRefused,
+)
 ERRORS = (
     CauseMissing,
     ConsumerStopped,

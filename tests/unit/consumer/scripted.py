@@ -13,7 +13,8 @@ from pillarbox.consumer.effects import Invoke, Raised, Returned
 from pillarbox.consumer.gate import OPEN
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
-from pillarbox.consumer.run import Run, RunProgram, RunReport, RunRules
+from pillarbox.consumer.report import RunReport
+from pillarbox.consumer.run import Run, RunProgram, RunRules
 from pillarbox.errors import DecodeError
 from pillarbox.holding import hold_key_of
 from pillarbox.idempotency import AttemptStore, InboxStore, Suspect

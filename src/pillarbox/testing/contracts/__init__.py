@@ -8,6 +8,7 @@ Source: the conformance suites of Watermill and River; subclass one and supply `
 from pillarbox.testing.contracts.broker import BrokerContract
 from pillarbox.testing.contracts.broker_harness import BrokerHarness
 from pillarbox.testing.contracts.calls import CallStoreContract
+from pillarbox.testing.contracts.circuits import CircuitStoreContract
 from pillarbox.testing.contracts.claims import ClaimStoreContract
 from pillarbox.testing.contracts.dead_letters import DeadLetterStoreContract
 from pillarbox.testing.contracts.harness import StoreHarness
@@ -35,6 +36,7 @@ __all__ = [
     "BrokerContract",
     "BrokerHarness",
     "CallStoreContract",
+    "CircuitStoreContract",
     "ClaimStoreContract",
     "DeadLetterStoreContract",
     "HeldRecordsContract",

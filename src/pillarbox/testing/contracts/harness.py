@@ -11,6 +11,7 @@ from typing import TypeVar
 import pytest
 
 from pillarbox.channel import QueueStore
+from pillarbox.consumer.circuits import CircuitStore
 from pillarbox.consumer.positions import Gaps, Positions, SkippedStore
 from pillarbox.control import Inspection
 from pillarbox.deadletter import DeadLetterStore
@@ -72,6 +73,7 @@ class StoreHarness:
     waits: WaitStore
     dead_letters: DeadLetterStore
     inspection: Inspection
+    circuits: CircuitStore
     numbers: KeyNumbers
     positions: Positions
     gaps: Gaps
