@@ -148,10 +148,6 @@ def _check_sequence(consumer: Consumer, types: Sequence[MessageType], where: str
         )
     if consumer.options.dedupe_by is not None:
         raise ConfigurationError(
-            f"{where}: dedupe_by= leaves messages out, and BySequence() would wait for their numbers; use one of them"
-        )
-    if consumer.options.dedupe_by is not None:
-        raise ConfigurationError(
             f"{where}: BySequence() handles every number; with dedupe_by= some would be left out, and the others would "
             "wait for them for ever; leave dedupe_by= out, or use ByKey()"
         )
