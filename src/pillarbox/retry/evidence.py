@@ -46,8 +46,8 @@ def by_http(error: BaseException, *, now: datetime | None) -> Failure | None:
     response: Any = _read(error, "response")
     carrier = error if response is None else response
     if isinstance(response, Mapping):  # botocore
-        facts = cast("Mapping[str, Any]", response).get("ResponseMetadata")
-        facts = cast("Mapping[str, Any]", facts) if isinstance(facts, Mapping) else {}
+        found: Any = cast("Mapping[str, Any]", response).get("ResponseMetadata")
+        facts: Mapping[str, Any] = cast("Mapping[str, Any]", found) if isinstance(found, Mapping) else {}
         status, headers = facts.get("HTTPStatusCode"), facts.get("HTTPHeaders")
     else:
         headers = _read(carrier, "headers")
