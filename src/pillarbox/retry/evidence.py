@@ -45,12 +45,10 @@ def by_http(error: BaseException, *, now: datetime | None) -> Failure | None:
     """Judge by the HTTP status of the response that ``error`` carries; ``None`` if it carries none."""
     response: Any = _read(error, "response")
     carrier = error if response is None else response
-    headers: Any
-    status: object
     if isinstance(response, Mapping):  # botocore
-        facts: Any = cast("Mapping[str, Any]", response).get("ResponseMetadata")
-        known = cast("Mapping[str, Any]", facts) if isinstance(facts, Mapping) else dict[str, Any]()
-        status, headers = known.get("HTTPStatusCode"), known.get("HTTPHeaders")
+        found: Any = cast("Mapping[str, Any]", response).get("ResponseMetadata")
+        facts: Mapping[str, Any] = cast("Mapping[str, Any]", found) if isinstance(found, Mapping) else {}
+        status, headers = facts.get("HTTPStatusCode"), facts.get("HTTPHeaders")
     else:
         headers = _read(carrier, "headers")
         status = _status(carrier, with_code=response is None and headers is not None)
