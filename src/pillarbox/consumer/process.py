@@ -137,18 +137,13 @@ class Process:
         culprit = spoiled.item
         if not isinstance(spoiled.verdict, RetryNow):
             culprit.verdict = spoiled.verdict
-            if self._run.rules.stops and isinstance(spoiled.verdict, GiveUp) and len(batch) > 1:
-                place = batch.index(culprit)
-                parts = [batch[:place], [culprit], batch[place + 1 :]]
-                work.extendleft(reversed([part for part in parts if part]))
-                return True
-            return False
+            if not (self._run.rules.stops and isinstance(spoiled.verdict, GiveUp)):
+                return False
         if len(batch) == 1:
             return False
-        others = [item for item in batch if item.hold_key != culprit.hold_key]
-        key = [item for item in batch if item.hold_key == culprit.hold_key]
-        place = key.index(culprit)
-        parts = [others, key[:place], [culprit], key[place + 1 :]]
+        # what was before it did not fail, and what is behind it was not tried: nothing is done more than twice
+        place = batch.index(culprit)
+        parts = [batch[:place], [culprit], batch[place + 1 :]]
         work.extendleft(reversed([part for part in parts if part]))
         return True
 

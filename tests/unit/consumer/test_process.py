@@ -142,7 +142,7 @@ async def test_a_message_that_must_be_tried_at_once_is_tried_alone() -> None:
 
     await handle(scene, batches, items)
 
-    assert batches.invoked == [["m0", "m1", "m2", "m3"], ["m0", "m2"], ["m1"], ["m3"], ["m4"]]
+    assert batches.invoked == [["m0", "m1", "m2", "m3"], ["m0", "m1", "m2"], ["m3"], ["m4"]]
     assert [one.attempts for one in items] == [0, 0, 0, 1, 0]
 
 
