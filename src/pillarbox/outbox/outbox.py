@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from pillarbox.errors import InvalidMessageError
 from pillarbox.message import Cause, Limits, Message, MessageType, message_type_of
+from pillarbox.message.names import check_message_id
 from pillarbox.outbox.record import OutboxRecord, record_of
 from pillarbox.outbox.store import OutboxStore
 from pillarbox.serialization import Codec, encode_message
@@ -96,6 +97,8 @@ class Outbox:
         return self._store.append(records)
 
     def _encode(self, kind: MessageType, payload: object, options: PublishOptions, origin: Origin) -> Message:
+        for cause in options.after:  # the handled message may come from elsewhere, and have an id of any kind
+            check_message_id(cause.id, message_type=kind.name)
         return encode_message(
             payload,
             message_type=kind,

@@ -185,8 +185,8 @@ def _packed(causes: Sequence[Cause], *, message_type: str, limits: Limits) -> st
             "since what comes before them is before it, too"
         )
         raise InvalidMessageError(message_type=message_type, reason=reason)
-    for cause in named:
-        check_message_id(cause.id, message_type=message_type)
+    if not all(cause.id for cause in named):
+        raise InvalidMessageError(message_type=message_type, reason="a cause has no id")
     try:
         return pack_causes(named)
     except (TypeError, ValueError) as error:
