@@ -16,6 +16,8 @@ from uuid import uuid4
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox import event
+from pillarbox.channel import Delivery, MessageReceiver, Outcome
+from pillarbox.testing.contracts.broker_harness import receive
 from tests.fault.story import stay_open
 from tests.integration.boxes import (
     OrderPlaced,
@@ -155,3 +157,13 @@ def resident_mib() -> float:
     """Return how much memory this process holds."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
+
+
+async def receive_all_but_first(receiver: MessageReceiver, count: int) -> list[Delivery]:
+    """Receive ``count`` deliveries and accept all but the first, by as many as one place hands out at once."""
+    came: list[Delivery] = []
+    while len(came) < count:
+        portion = await receive(receiver, min(100, count - len(came)))
+        await receiver.settle(portion if came else portion[1:], Outcome.ACCEPTED)
+        came += portion
+    return came

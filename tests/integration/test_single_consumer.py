@@ -91,7 +91,8 @@ async def test_a_run_under_way_does_not_commit_when_another_process_has_taken_ov
 
         await box.store.run(box.store.leases.leave(scope, "another"))
         await happenings.until(MessageHandled)
-        assert (await noted(box), calls[0]) == (["first"], 2)
+        assert await noted(box) == ["first"]
+        assert calls[0] >= 2, "what it did under the lost lease was undone"
 
 
 async def test_a_message_that_waits_for_its_retry_keeps_all_later_ones_behind_it(sqlite_url: str) -> None:
