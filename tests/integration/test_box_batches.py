@@ -8,6 +8,7 @@ from sqlalchemy import Connection, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox import Context, Retry
+from pillarbox.consumer.surroundings import RUN_SIZE
 from pillarbox.errors import ConflictError
 from pillarbox.observe import MessageDead, MessageHandled
 from tests.integration.boxes import OrderPlaced, StockReserved, create_tables, effects, make_box, noted, publish
@@ -124,3 +125,18 @@ async def test_a_plain_function_gets_lists_in_its_thread(store_url: str) -> None
         await publish(box, *(OrderPlaced(f"k{number}") for number in range(5)))
         await happenings.until(MessageHandled, 5)
         assert sorted(await noted(box)) == [f"k{number}" for number in range(5)]
+
+
+async def test_a_batch_may_be_larger_than_what_other_consumers_handle_at_once(sqlite_url: str) -> None:
+    box, happenings = make_box(sqlite_url)
+    sizes: list[int] = []
+
+    @box.on(OrderPlaced, name="handle", batch=150)
+    async def handle(orders: list[OrderPlaced], tx: AsyncConnection) -> None:
+        sizes.append(len(orders))
+
+    await box.migrate()
+    await publish(box, *(OrderPlaced(f"k{number}") for number in range(400)))
+    async with box.running():
+        await happenings.until(MessageHandled, 400)
+    assert RUN_SIZE < max(sizes) <= 150

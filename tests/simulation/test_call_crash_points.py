@@ -19,6 +19,7 @@ from pillarbox.message import new_message_id
 from pillarbox.relational.tables import outside_calls
 from pillarbox.serialization import JsonCodec
 from tests import effort
+from tests.simulation.fuse import Fuse
 from tests.simulation.stepped import Step, SteppedStore
 
 if TYPE_CHECKING:
@@ -37,23 +38,6 @@ class Crash(BaseException):  # nothing may catch it
 
 class DeclinedError(Exception):
     """The card was declined: nothing was charged."""
-
-
-@dataclass(slots=True)
-class Fuse:
-    """Fails at step number ``at``, counted from 0, with what is said; counts the steps until then."""
-
-    at: int
-    fail: BaseException
-    steps: int = 0
-    blown_before: str = ""
-
-    async def step(self, what: str) -> None:
-        """Burn down by one."""
-        self.steps += 1
-        if self.steps == self.at + 1:
-            self.blown_before = what
-            raise self.fail
 
 
 @dataclass(slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +16,7 @@ from pillarbox.relay import RelayKind
 from tests.fault.relay_scene import RelayScene, StepwiseRelay
 from tests.fault.story import POSTGRESQL_KINDS, SQLITE_KINDS, Entered, committed, ledger
 from tests.history import check
+from tests.simulation.fuse import Fuse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,23 +30,6 @@ ENTRIES = [Entered(f"account-{number % 3}", number // 3 + 1, f"entry-{number}") 
 
 class Crash(BaseException):  # nothing may catch it
     """The process ends here."""
-
-
-@dataclass(slots=True)
-class Fuse:
-    """Blows at step number ``at``, counted from 0, and only then."""
-
-    at: int
-    error: BaseException
-    steps: int = 0
-    blown_before: str = ""
-
-    async def step(self, what: str) -> None:
-        """Burn down by one."""
-        self.steps += 1
-        if self.steps == self.at + 1:
-            self.blown_before = what
-            raise self.error
 
 
 ANSWERS: dict[str, SendResult] = {

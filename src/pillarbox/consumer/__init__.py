@@ -2,8 +2,9 @@
 
 Guarantee: effects in the handler's transaction happen once per message; of a key nothing runs before what is earlier.
 Not promised: that a handler is invoked only once; a neighbour's failure may roll its run back.
-Source: EIP, *Idempotent Receiver*, *Message Dispatcher*; the reading order is handlers, worker, process, run, intake,
-forwarding.
+Source: EIP, *Idempotent Receiver*, *Message Dispatcher*; the reading order is handlers, spec, resolve; worker,
+process, run, intake, transact, outside, drainer; what a consumer may ask for besides: remembering (business keys),
+gate with by_sequence and causal (orders), alone, stopping, dependency (breakers), forwarding (routes).
 """
 
 from pillarbox.consumer.context import Context

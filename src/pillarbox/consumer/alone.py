@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from pillarbox.consumer.intake import Intake
+from pillarbox.consumer.intake import Around, Intake
 from pillarbox.consumer.item import Item
 from pillarbox.consumer.worker import Handles
 from pillarbox.errors import ConflictError, LeaseLostError, TransientError
@@ -57,7 +57,7 @@ class Tenure:
         return self._store.fence(self._keeper.terms, tokens)
 
 
-class FencedIntake(Intake):
+class FencedIntake(Around):
     """An intake of the process that works: no run of it commits after another process has taken over.
 
     One run at a time goes through it, see ``OneAtATime``.
@@ -65,7 +65,7 @@ class FencedIntake(Intake):
 
     def __init__(self, inner: Intake, tenure: Tenure) -> None:
         """Do what ``inner`` does, under ``tenure``."""
-        self._inner = inner
+        super().__init__(inner)
         self._tenure = tenure
         self._tokens: Mapping[int, int] = {}
 
@@ -74,20 +74,8 @@ class FencedIntake(Intake):
         self._tokens = self._tenure.tokens
         return (yield from self._inner.admit(items))
 
-    def retry_later(self, items: Sequence[Item]) -> Program[None]:
-        """Do what the inner intake does."""
-        return self._inner.retry_later(items)
-
-    def bury(self, items: Sequence[Item]) -> Program[None]:
-        """Do what the inner intake does."""
-        return self._inner.bury(items)
-
-    def put_behind(self, items: Sequence[Item]) -> Program[None]:
-        """Do what the inner intake does."""
-        return self._inner.put_behind(items)
-
     def accept(self, items: Sequence[Item], done: Sequence[Item]) -> Program[None]:
-        """Close the run under the lease that it began with, the last thing before the commit."""
+        """Close the run under the lease that it began with, when all else is written."""
         yield from self._inner.accept(items, done)
         yield from self._tenure.fence(self._tokens)
 

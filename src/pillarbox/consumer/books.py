@@ -64,7 +64,7 @@ class Books:
         crashes = await self._source.run(rules.attempts.start_alone(self._name, item.message.id, worker=self._worker))
         if crashes >= rules.retry.attempts:
             item.attempts += crashes
-            self._run.give_up(item, "crashed", HandlerCrashedError(consumer=self._name, crashes=crashes))
+            item.give_up("crashed", HandlerCrashedError(consumer=self._name, crashes=crashes), at=rules.now())
 
     async def leave(self, items: Sequence[Item]) -> None:
         """Note that ``items`` are not under way any more: they go back to where they came from."""

@@ -10,11 +10,10 @@ from pillarbox.consumer.gate import Gate
 from pillarbox.consumer.item import Item
 from pillarbox.consumer.positions import EarlyMessage, Positions, SkippedStore, rest_of_epoch
 from pillarbox.errors import SequenceError
-from pillarbox.holding import FailedAttempt, HeldState
+from pillarbox.holding import HeldState
 from pillarbox.message import Number, number_of
 from pillarbox.ordering.sequence import Position, Sorted, advanced, count_released, sort_line
 from pillarbox.outbox.record import Line
-from pillarbox.retry import GiveUp
 from pillarbox.serialization import UNREADABLE
 from pillarbox.transaction import Program
 
@@ -157,24 +156,16 @@ class SequenceGate(Gate):
                 if any(one.line == line and one.includes(number) for one in skipped):
                     item.blocks = False  # what comes after it was handled long ago
                     why = "it was skipped before it came, and later ones were handled"
-                    self._give_up(item, "late", SequenceError(number=number.number, reason=why))
+                    item.give_up("late", SequenceError(number=number.number, reason=why), at=self._now())
                 else:
                     why = "another message of its key had that number; was the producer restored from a backup?"
-                    self._give_up(item, "reused-number", SequenceError(number=number.number, reason=why))
+                    item.give_up("reused-number", SequenceError(number=number.number, reason=why), at=self._now())
 
     def _refuse_unnumbered(self, item: Item) -> None:
         is_exempt = item.state is HeldState.REPLAYING or item.message.type == UNREADABLE or not self._is_handled(item)
         if item.verdict is None and not is_exempt:
             why = "it bears no number or no key; declare its type with numbered=True, or handle it without BySequence()"
-            self._give_up(item, "unnumbered", SequenceError(number=None, reason=why))
-
-    def _give_up(self, item: Item, reason: str, error: SequenceError) -> None:
-        item.error = error
-        failed = FailedAttempt(
-            attempt=item.attempts, at=self._now(), error_type=type(error).__qualname__, error=str(error)
-        )
-        item.history = (*item.history, failed)
-        item.verdict = GiveUp(reason)
+            item.give_up("unnumbered", SequenceError(number=None, reason=why), at=self._now())
 
 
 def release_followers(consumer: str, positions: Positions, moved: Mapping[Line, Position]) -> Program[int]:

@@ -7,11 +7,11 @@ from datetime import datetime, timedelta
 
 from pillarbox.channel import is_queue
 from pillarbox.consumer.gate import Gate
-from pillarbox.consumer.intake import Intake
+from pillarbox.consumer.intake import Around, Intake
 from pillarbox.consumer.item import Item
 from pillarbox.consumer.spec import Consumer
 from pillarbox.errors import CauseMissingError, DecodeError
-from pillarbox.holding import FailedAttempt, HeldState, Waiting, WaitStore, storable
+from pillarbox.holding import HeldState, Waiting, WaitStore
 from pillarbox.idempotency import ClaimStore
 from pillarbox.message import Cause
 from pillarbox.observe import CauseAwaited, CauseMissing
@@ -106,7 +106,7 @@ class CausalGate(Gate):
                 reason = f"it names {len(causes)} causes, and {self._name} reads at most {self._ordering.max_causes}"
                 raise DecodeError(message_type=item.message.type, reason=reason)
         except DecodeError as error:
-            self._give_up(item, "undecodable", error)
+            item.give_up("undecodable", error, at=self._now())
             return frozenset()
         return frozenset(cause.id for cause in causes if sees(self._consumer, cause))
 
@@ -198,28 +198,18 @@ class CausalGate(Gate):
 
     def _bury(self, item: Item, trouble: Trouble) -> None:
         error = CauseMissingError(consumer=self._name, causes=item.awaits, trouble=trouble)
-        self._give_up(item, "cause-missing", error)
-
-    def _give_up(self, item: Item, reason: str, error: Exception) -> None:
-        failed = FailedAttempt(
-            attempt=item.attempts, at=self._now(), error_type=type(error).__qualname__, error=storable(str(error))
-        )
-        item.error, item.verdict, item.history = error, GiveUp(reason), (*item.history, failed)
+        item.give_up("cause-missing", error, at=self._now())
 
 
-class CausalIntake(Intake):
+class CausalIntake(Around):
     """An intake that sees to it that nothing waits for a cause longer than it has to."""
 
     def __init__(self, inner: Intake, consumer: str, *, waits: WaitStore, claims: ClaimStore) -> None:
         """Do what ``inner`` does."""
-        self._inner = inner
+        super().__init__(inner)
         self._name = consumer
         self._waits = waits
         self._claims = claims
-
-    def admit(self, items: Sequence[Item]) -> Program[Sequence[Item]]:
-        """Do what the inner intake does."""
-        return self._inner.admit(items)
 
     def retry_later(self, items: Sequence[Item]) -> Program[None]:
         """Look once more for what was committed since the gate looked, now that it is written who waits."""
@@ -231,18 +221,6 @@ class CausalIntake(Intake):
         processed = set((yield from self._claims.processed(self._name, awaited)))
         if due := {item.hold_key for item in waiting if processed.intersection(item.awaits)}:
             yield from self._waits.look_again(self._name, due)
-
-    def bury(self, items: Sequence[Item]) -> Program[None]:
-        """Do what the inner intake does."""
-        return self._inner.bury(items)
-
-    def put_behind(self, items: Sequence[Item]) -> Program[None]:
-        """Do what the inner intake does."""
-        return self._inner.put_behind(items)
-
-    def accept(self, items: Sequence[Item], done: Sequence[Item]) -> Program[None]:
-        """Do what the inner intake does."""
-        return self._inner.accept(items, done)
 
 
 def _with_causes_first(items: Sequence[Item], causes: Mapping[Item, frozenset[str]]) -> Sequence[Item]:

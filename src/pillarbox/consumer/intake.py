@@ -64,6 +64,34 @@ class Intake(Protocol):
         """
 
 
+class Around(Intake):
+    """An intake around another one, which does everything that a subclass does not do in another way."""
+
+    def __init__(self, inner: Intake) -> None:
+        """Do what ``inner`` does."""
+        self._inner = inner
+
+    def admit(self, items: Sequence[Item]) -> Program[Sequence[Item]]:
+        """Do what the inner intake does."""
+        return self._inner.admit(items)
+
+    def retry_later(self, items: Sequence[Item]) -> Program[None]:
+        """Do what the inner intake does."""
+        return self._inner.retry_later(items)
+
+    def bury(self, items: Sequence[Item]) -> Program[None]:
+        """Do what the inner intake does."""
+        return self._inner.bury(items)
+
+    def put_behind(self, items: Sequence[Item]) -> Program[None]:
+        """Do what the inner intake does."""
+        return self._inner.put_behind(items)
+
+    def accept(self, items: Sequence[Item], done: Sequence[Item]) -> Program[None]:
+        """Do what the inner intake does."""
+        return self._inner.accept(items, done)
+
+
 class Burials:
     """How one consumer's dead messages are buried, and what they block."""
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import msgspec
 
 from pillarbox.channel import Delivery
 from pillarbox.consumer.dependency import Probe
-from pillarbox.holding import FailedAttempt, HeldState
+from pillarbox.holding import FailedAttempt, HeldState, storable
 from pillarbox.message import Message
 from pillarbox.observe import Event
 from pillarbox.ordering import Position
 from pillarbox.retry import GiveUp, RetryLater
+
+MAX_ERROR_CHARS = 2_000
 
 
 class Item(msgspec.Struct, kw_only=True, eq=False):
@@ -51,3 +55,14 @@ class Item(msgspec.Struct, kw_only=True, eq=False):
     relies_on: frozenset[str] = frozenset()
     notice: Event | None = None
     line: Position | None = None
+
+    def failed(self, error: Exception, *, at: datetime) -> None:
+        """Add a failure to the history, as of the attempt counted last."""
+        text = storable(str(error)[:MAX_ERROR_CHARS])
+        failed = FailedAttempt(attempt=self.attempts, at=at, error_type=type(error).__qualname__, error=text)
+        self.error, self.history = error, (*self.history, failed)
+
+    def give_up(self, reason: str, error: Exception, *, at: datetime) -> None:
+        """Decide that it is dead without an attempt of its handler."""
+        self.failed(error, at=at)
+        self.verdict = GiveUp(reason)

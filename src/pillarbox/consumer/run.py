@@ -27,7 +27,6 @@ from pillarbox.errors import (
     MissingBusinessKeyError,
     UnknownMessageTypeError,
 )
-from pillarbox.holding import FailedAttempt, storable
 from pillarbox.idempotency import AttemptStore, InboxStore
 from pillarbox.idempotency.outside_calls import OutsideCalls
 from pillarbox.message import Message
@@ -35,7 +34,6 @@ from pillarbox.outbox import Outbox, OutboxRecord
 from pillarbox.retry import Classification, GiveUp, Retry, RetryLater, RetryNow, Verdict, decide
 from pillarbox.transaction import Execute
 
-MAX_ERROR_CHARS = 2_000
 PLAIN_VALUES: tuple[type[object], ...] = (str, bytes, int, float, dict, set)
 """What a handler may return by mistake and nobody could receive."""
 LOOK_AGAIN = timedelta(milliseconds=250)
@@ -187,7 +185,7 @@ class Run:
         if wait is not None:
             return RetryLater(wait)
         item.attempts += 1
-        item.history = (*item.history, self._failed_attempt(item.attempts, error))
+        item.failed(error, at=self.rules.now())
         return decide(self.rules.retry, failure, attempt=item.attempts, dice=self.rules.dice())
 
     def _note_failure(self, error: Exception) -> None:
@@ -199,12 +197,6 @@ class Run:
     def is_shut(self, item: Item) -> bool:
         """Tell whether the handler may not be called for ``item`` now, since what it needs is down."""
         return item.probe is None and self.rules.needs.is_shut
-
-    def give_up(self, item: Item, reason: str, error: Exception) -> None:
-        """Decide that ``item`` is dead without an attempt of its handler."""
-        item.error = error
-        item.history = (*item.history, self._failed_attempt(item.attempts, error))
-        item.verdict = GiveUp(reason)
 
     def marks_of(self, item: Item) -> Marks:
         """Return the inbox rows that stand for ``item``; one whose business key is missing will be given up."""
@@ -306,7 +298,7 @@ class Run:
                 self.rules.business_row(item.message)  # raises what is wrong with it
         except (DecodeError, UnknownMessageTypeError, MissingBusinessKeyError) as error:
             reason = "no-business-key" if isinstance(error, MissingBusinessKeyError) else "undecodable"
-            self.give_up(item, reason, error)
+            item.give_up(reason, error, at=self.rules.now())
             return None
         context = Context(
             item.message,
@@ -350,14 +342,6 @@ class Run:
         yield from intake.accept(taken, [*ended, *report.suppressed, *report.early])
         # last: what is early has left its hold by now, and may be put there again
         yield from self.rules.gate.passed([*ended, *(item for item in report.dead if not self.blocks(item))])
-
-    def _failed_attempt(self, attempt: int, error: Exception) -> FailedAttempt:
-        return FailedAttempt(
-            attempt=attempt,
-            at=self.rules.now(),
-            error_type=type(error).__qualname__,
-            error=storable(str(error)[:MAX_ERROR_CHARS]),
-        )
 
 
 def _flat(value: object, *, consumer: str) -> Generator[object, None, None]:

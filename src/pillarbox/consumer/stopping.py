@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
-from pillarbox.consumer.intake import Intake
+from pillarbox.consumer.intake import Around, Intake
 from pillarbox.consumer.item import Item
 from pillarbox.errors import ConflictError, TransientError
 from pillarbox.holding import HoldingStore, is_stop_key
@@ -43,12 +43,12 @@ class StopSign:
         return self._is_off
 
 
-class StoppingIntake(Intake):
+class StoppingIntake(Around):
     """An intake that admits nothing while its consumer is stopped, but for what stopped it."""
 
     def __init__(self, inner: Intake, consumer: str, *, holding: HoldingStore, keeps: bool) -> None:
         """Do what ``inner`` does, if the consumer is not stopped; ``keeps`` when what is not admitted stays in it."""
-        self._inner = inner
+        super().__init__(inner)
         self._name = consumer
         self._holding = holding
         self._keeps = keeps
@@ -65,19 +65,3 @@ class StoppingIntake(Intake):
             raise StoppedByDeadLetter(self._name)
         blockers = [item for item in items if is_stop_key(item.hold_key)]
         return (yield from self._inner.admit(blockers)) if blockers else []
-
-    def retry_later(self, items: Sequence[Item]) -> Program[None]:
-        """Do what the inner intake does."""
-        return self._inner.retry_later(items)
-
-    def bury(self, items: Sequence[Item]) -> Program[None]:
-        """Do what the inner intake does."""
-        return self._inner.bury(items)
-
-    def put_behind(self, items: Sequence[Item]) -> Program[None]:
-        """Do what the inner intake does."""
-        return self._inner.put_behind(items)
-
-    def accept(self, items: Sequence[Item], done: Sequence[Item]) -> Program[None]:
-        """Do what the inner intake does."""
-        return self._inner.accept(items, done)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from pillarbox.brokers.kafka.fill import Act, Fill
 from pillarbox.brokers.kafka.records import Place, message_from
 from pillarbox.brokers.kafka.share import Partition, Receipt, Share, Shares
 from pillarbox.brokers.kafka.translation import error_of, logger
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
 
 POLL_S: Final = 0.1
 CHUNK: Final = 500
-READY_AT_MOST: Final = 1_000
-READY_BYTES_AT_MOST: Final = 16 << 20
-PAUSE_AFTER_S: Final = 1.0
-"""For so long nothing is polled where there is enough; then polling goes on with everything paused."""
 UNATTENDED_AFTER_S: Final = 60.0
 """After that long without a call of the consumer nothing is polled: the group then gives its partitions to others."""
 AFTER_FAILURE_S: Final = 1.0
@@ -58,8 +55,7 @@ class Pump:
         self._shares = Shares()
         self._changed = Condition()  # guards the shares
         self._stopping = False
-        self._is_paused = False
-        self._full_since: float | None = None
+        self._fill = Fill()
         self._committing = False
         self._commit_from = float("-inf")
         self._trouble: str | None = None
@@ -139,7 +135,7 @@ class Pump:
             with self._changed:
                 self._changed.wait(POLL_S)
             return
-        if self._may_wait_for_room():
+        if self._has_enough(consumer):
             return
         first = consumer.poll(POLL_S)
         if self._fatal is not None:
@@ -147,20 +143,18 @@ class Pump:
         if first is not None:
             self._take(consumer, [first, *consumer.consume(CHUNK, 0)])
         self._commit(consumer)
-        self._hold_or_go_on(consumer)
 
-    def _may_wait_for_room(self) -> bool:
-        """Wait a little where there is enough, and leave what follows in the client: a pause would throw it away."""
-        now = self._clock.monotonic()
+    def _has_enough(self, consumer: Any) -> bool:
+        """Hold or go on as much as there is asks for; return whether nothing is to be polled now."""
         with self._changed:
-            if self._shares.ready < READY_AT_MOST and self._shares.ready_bytes < READY_BYTES_AT_MOST:
-                self._full_since = None
-                return False
-            self._full_since = now if self._full_since is None else self._full_since
-            if self._is_paused or now - self._full_since > PAUSE_AFTER_S:
-                return False
-            self._changed.wait(POLL_S)
-            return True
+            act = self._fill.judge(self._shares.ready, self._shares.ready_bytes, self._clock.monotonic())
+            if act is Act.WAIT:
+                self._changed.wait(POLL_S)
+        if act is Act.PAUSE:  # polling goes on, so that the membership lives
+            consumer.pause(consumer.assignment())
+        elif act is Act.RESUME:
+            consumer.resume(consumer.assignment())
+        return act is Act.WAIT
 
     def _take(self, consumer: Any, records: Iterable[Any]) -> None:
         found: list[tuple[Partition, int, Message]] = []
@@ -223,21 +217,6 @@ class Pump:
         except KafkaException as exception:
             self._on_commit(error_of(exception), offsets)
 
-    def _hold_or_go_on(self, consumer: Any) -> None:
-        """Read nothing while there is enough for long; polling goes on, so that the membership lives."""
-        with self._changed:
-            ready, size = self._shares.ready, self._shares.ready_bytes
-        is_full = ready >= READY_AT_MOST or size >= READY_BYTES_AT_MOST
-        if not self._is_paused and is_full and self._full_for() > PAUSE_AFTER_S:
-            self._is_paused = True
-            consumer.pause(consumer.assignment())
-        elif self._is_paused and ready <= READY_AT_MOST // 2 and size <= READY_BYTES_AT_MOST // 2:
-            self._is_paused = False
-            consumer.resume(consumer.assignment())
-
-    def _full_for(self) -> float:
-        return 0.0 if self._full_since is None else self._clock.monotonic() - self._full_since
-
     def _leave(self, consumer: Any) -> None:
         if consumer is not None:
             try:
@@ -253,7 +232,7 @@ class Pump:
         with self._changed:
             self._shares.gain([(one.topic, one.partition) for one in partitions])
         consumer.incremental_assign(partitions)
-        if self._is_paused and partitions:
+        if self._fill.is_paused and partitions:
             consumer.pause(partitions)
 
     def _on_revoke(self, consumer: Any, partitions: Sequence[TopicPartition]) -> None:
