@@ -13,6 +13,7 @@ from sqlalchemy import (
     DDLElement,
     Dialect,
     Executable,
+    Index,
     Integer,
     Table,
     bindparam,
@@ -26,6 +27,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from pillarbox.errors import SchemaVersionError
 from pillarbox.relational.expressions import insert_into, now_us
+from pillarbox.relational.operator_tables import LETTER_INDEXES, OPERATOR_TABLES
 from pillarbox.relational.tables import metadata, schema_version
 from pillarbox.transaction import Execute, Program
 
@@ -38,11 +40,13 @@ class Migration:
         version: its number; steps are applied in order, without holes.
         title: what it does, in a few words.
         tables: the tables that it creates.
+        indexes: the indexes that it creates on tables of earlier steps.
     """
 
     version: int
     title: str
     tables: Sequence[Table]
+    indexes: Sequence[Index] = ()
 
     def statements(self, dialect: str) -> Iterator[DDLElement]:
         """Return the DDL of this step for ``dialect``, safe to repeat."""
@@ -52,11 +56,19 @@ class Migration:
             if dialect in completed_by:
                 yield completed_by[dialect]
             for index in sorted(table.indexes, key=lambda index: str(index.name)):
-                if index.info.get("dialect", dialect) == dialect:
+                if index.info.get("dialect", dialect) == dialect and index not in LATER_INDEXES:
                     yield CreateIndex(index, if_not_exists=True)
+        for index in self.indexes:
+            yield CreateIndex(index, if_not_exists=True)
 
 
-MIGRATIONS = (Migration(version=1, title="first tables", tables=metadata.sorted_tables),)
+LATER = frozenset(OPERATOR_TABLES)
+LATER_INDEXES = frozenset(LETTER_INDEXES)
+
+MIGRATIONS = (
+    Migration(version=1, title="first tables", tables=[one for one in metadata.sorted_tables if one not in LATER]),
+    Migration(version=2, title="work with dead letters", tables=OPERATOR_TABLES, indexes=LETTER_INDEXES),
+)
 CURRENT_VERSION = MIGRATIONS[-1].version
 
 CREATE_VERSION_TABLE = CreateTable(schema_version, if_not_exists=True)
