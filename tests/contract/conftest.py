@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import make_url, text
 
+from pillarbox.app.controlling import ports_of
 from pillarbox.relational import RelationalStore, metadata
 from pillarbox.stores.mysql import mysql_store
 from pillarbox.stores.postgresql import postgresql_store
@@ -59,6 +60,7 @@ def harness(store: RelationalStore) -> StoreHarness:
         holding=store.holding,
         held_queue=store.holding,
         dead_letters=store.dead_letters,
+        operators=ports_of(store),
         inspection=store.inspection,
         concurrent_writers=not store.traits.single_writer,
     )

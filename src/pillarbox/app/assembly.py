@@ -22,6 +22,8 @@ from pillarbox.consumer.solitude import Solitude
 from pillarbox.consumer.surroundings import LANES, RUN_SIZE, Surroundings
 from pillarbox.consumer.transact import AsyncShell, SyncShell
 from pillarbox.consumer.worker import ConsumerWorker, Handles
+from pillarbox.deadletter.driver import SCOPE as REPLAYS
+from pillarbox.deadletter.driver import ReplayDriver
 from pillarbox.errors import ConfigurationError, UnknownMessageTypeError
 from pillarbox.lease import LeaseKeeper, LeaseTerms
 from pillarbox.message import Message, Registry
@@ -73,6 +75,7 @@ class Parts:
     codec: Codec
     providers: Providers
     classification: Classification
+    redact: Callable[[str], str]
     relay: RelaySettings
     clock: Clock
     observers: Observers
@@ -112,6 +115,12 @@ class Parts:
         keeper = LeaseKeeper(terms, self.worker, store=self.store.leases, source=self.store, clock=self.clock)
         return Membership(keeper, clock=self.clock)
 
+    def replay_driver(self) -> ReplayDriver:
+        """Make what works off replay runs, in one process at a time."""
+        terms = LeaseTerms(scope=REPLAYS, slots=1, ttl=self.relay.lease)
+        keeper = LeaseKeeper(terms, self.worker, store=self.store.leases, source=self.store, clock=self.clock)
+        return ReplayDriver(runs=self.store.operators.runs, keeper=keeper, observer=self.observers)
+
     def consumer_workers(self, consumer: Consumer) -> tuple[Worker, ...]:
         """Make the two loops of ``consumer``: what its channels deliver, and what it holds."""
         subscription = Subscription(consumer=consumer.identity, channels=consumer.channels)
@@ -123,6 +132,7 @@ class Parts:
             dead_letters=self.store.dead_letters,
             holding=self.store.holding,
             blocks_key=consumer.options.blocks_key,
+            redact=self.redact,
         )
         intake = ChannelIntake(
             consumer.identity, holding=self.store.holding, burials=burials, accepts=self._accepts(receiver)
@@ -269,6 +279,7 @@ class Parts:
             decode=decode,
             retry=consumer.options.retry,
             classification=self.classification,
+            redact=self.redact,
             deduplicates=consumer.deduplicates,
             batch=consumer.options.batch,
             blocks_key=consumer.options.blocks_key,

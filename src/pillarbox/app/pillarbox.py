@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from pillarbox.app.assembly import Parts, Worker
-from pillarbox.app.controlling import control_of
+from pillarbox.app.controlling import control_of, dead_letters_of, held_of
 from pillarbox.app.including import Including
 from pillarbox.app.places import BrokerPlace, StorePlace, broker_at, outbox_of, store_at
 from pillarbox.app.publishing import Publisher
@@ -26,7 +26,7 @@ from pillarbox.clock import Clock
 from pillarbox.consumer import Consumer, Handlers, Provider, Providers, Scope
 from pillarbox.consumer.resolve import check_rename, resolve
 from pillarbox.control import Health
-from pillarbox.deadletter import DeadLetters
+from pillarbox.deadletter.redaction import redacting
 from pillarbox.errors import ConfigurationError, InvalidSetupError, UnregisteredConsumerError
 from pillarbox.message import Limits, Registry, Upcaster, check_name, new_message_id
 from pillarbox.observe import Event, MessagesPublished, Observer, Observers
@@ -35,6 +35,7 @@ from pillarbox.relational import RelationalStore
 from pillarbox.relay import RelaySettings
 from pillarbox.retry import Classification
 from pillarbox.serialization import Codec, ForeignMessages, JsonCodec
+from pillarbox.telemetry import masked
 
 T = TypeVar("T")
 
@@ -47,6 +48,8 @@ class Settings:
         relay: how relays poll, and how many duplicates a crash may cause.
         limits: what is refused at publish.
         classification: which exceptions are transient, which permanent.
+        redact: what the texts and stacks of failures go through before they are stored; by default passwords are
+            masked. Where it fails itself, the text is withheld.
         drain_within: how long a stopping box waits for handlers under way.
         answer_within: how long the database may take over what Pillarbox asks it; then the connection is given up.
         foreign: by channel (``topic:…``, ``queue:…``), how messages of others are read that are no CloudEvents.
@@ -59,6 +62,7 @@ class Settings:
     relay: RelaySettings = field(default_factory=RelaySettings)
     limits: Limits = field(default_factory=Limits)
     classification: Classification = field(default_factory=Classification)
+    redact: Callable[[str], str] = masked
     drain_within: timedelta = timedelta(seconds=30)
     answer_within: timedelta = timedelta(seconds=30)
     foreign: Mapping[str, ForeignMessages] = field(default_factory=dict[str, ForeignMessages])
@@ -126,7 +130,8 @@ class Pillarbox(Publisher, Including):
             new_id=new_message_id,
             now=settings.clock.now,
         )
-        self.dead_letters = DeadLetters(store=self.store.dead_letters, holding=self.store.holding, source=self.store)
+        self.dead_letters = dead_letters_of(self.store, self.check_body)
+        self.held = held_of(self.store)
         self._running: Running | None = None
         self._is_open = False
 
@@ -322,7 +327,7 @@ class Pillarbox(Publisher, Including):
             await self._enlist(checked)
             membership = parts.membership()
             await membership.join()
-            workers.append(membership)
+            workers += [membership, parts.replay_driver()]
             workers += [worker for consumer in checked for worker in parts.consumer_workers(consumer)]
         if relay:
             workers.append(parts.relay_worker())
@@ -355,6 +360,7 @@ class Pillarbox(Publisher, Including):
             codec=self.codec,
             providers=self._providers,
             classification=self.settings.classification,
+            redact=redacting(self.settings.redact),
             relay=self.settings.relay,
             clock=self.settings.clock,
             observers=_with_wakeup(self.observers, self._queue_wakeup),

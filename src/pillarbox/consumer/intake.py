@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Protocol
 
@@ -56,13 +56,23 @@ class Burials:
     """How one consumer's dead messages are buried, and what they block."""
 
     def __init__(
-        self, consumer: str, *, dead_letters: DeadLetterStore, holding: HoldingStore, blocks_key: bool
+        self,
+        consumer: str,
+        *,
+        dead_letters: DeadLetterStore,
+        holding: HoldingStore,
+        blocks_key: bool,
+        redact: Callable[[str], str],
     ) -> None:
-        """Block the message's key if ``blocks_key``, else the message alone, so that late duplicates do not run."""
+        """Block the message's key if ``blocks_key``, else the message alone, so that late duplicates do not run.
+
+        Stacks go through ``redact``.
+        """
         self._consumer = consumer
         self._dead_letters = dead_letters
         self._holding = holding
         self._blocks_key = blocks_key
+        self._redact = redact
 
     def bury(self, items: Sequence[Item]) -> Program[None]:
         """Store the dead letters and the holds they are the reason of."""
@@ -80,7 +90,7 @@ class Burials:
             reason=item.verdict.reason,
             attempts=item.attempts,
             history=item.history,
-            stack=stack_of(item.error),
+            stack=stack_of(item.error, self._redact),
             fingerprint=fingerprint_of(item.error, item.message.type),
         )
 

@@ -129,6 +129,7 @@ class RunRules:
         batch: how many messages its handler takes at once; ``None`` for a handler of single messages.
         blocks_key: whether a dead message holds its key.
         gate: which messages must wait for others.
+        redact: what the text of a failure goes through before it is stored.
         translate: names a driver's error in the library's words.
     """
 
@@ -137,6 +138,7 @@ class RunRules:
     decode: Callable[[Message], object]
     retry: Retry
     classification: Classification
+    redact: Callable[[str], str]
     deduplicates: bool
     batch: int | None
     blocks_key: bool
@@ -346,7 +348,7 @@ class Run:
             attempt=attempt,
             at=self.rules.now(),
             error_type=type(error).__qualname__,
-            error=storable(str(error)[:MAX_ERROR_CHARS]),
+            error=storable(self.rules.redact(str(error)))[:MAX_ERROR_CHARS],
         )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pillarbox.control.consumers import ConsumersControl
 from pillarbox.control.health import HealthCheck
+from pillarbox.control.held import HeldControl
 from pillarbox.control.inbox import InboxControl
 from pillarbox.control.outbox import OutboxControl
 from pillarbox.deadletter import DeadLetters
@@ -22,4 +23,5 @@ class Control:
     outbox: OutboxControl
     inbox: InboxControl
     consumers: ConsumersControl
+    held: HeldControl
     dead_letters: DeadLetters

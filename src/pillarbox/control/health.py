@@ -107,10 +107,10 @@ def _problems(vitals: Vitals, limits: HealthLimits) -> Iterator[Problem]:
     if vitals.dead:
         yield Problem(status=HealthStatus.DEGRADED, what=f"{vitals.dead} dead letters: pillarbox dead-letters list")
     if holding.blocked:
-        what = f"{holding.blocked} keys are blocked by a dead letter: pillarbox held"
+        what = f"{holding.blocked} keys are blocked by a dead letter: pillarbox held list"
         yield Problem(status=HealthStatus.DEGRADED, what=what)
     if _exceeds(holding.oldest_for, limits.oldest_hold):
-        what = f"the oldest hold of a key has lasted for {_seconds(holding.oldest_for)}: pillarbox held"
+        what = f"the oldest hold of a key has lasted for {_seconds(holding.oldest_for)}: pillarbox held list"
         yield Problem(status=HealthStatus.DEGRADED, what=what)
 
 

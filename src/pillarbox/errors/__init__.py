@@ -33,6 +33,7 @@
     ├── ConflictError                       another worker won; read again and try again
     │   └── LeaseLostError
     ├── NotFoundError                       the operator named something that is not there; also LookupError
+    ├── ReplayedTooOftenError               the operator must look first, and may force it
     └── InternalError                       our invariant broke; please report it
 
 Handlers may raise ``TransientError``, ``ThrottledError`` and ``PermanentError`` themselves, with a text of their own.
@@ -57,6 +58,7 @@ from pillarbox.errors.kinds import (
     NotFoundError,
     PermanentError,
     PillarboxError,
+    ReplayedTooOftenError,
     TransientError,
 )
 from pillarbox.errors.setup import (
@@ -101,6 +103,7 @@ __all__ = [
     "NotFoundError",
     "PermanentError",
     "PillarboxError",
+    "ReplayedTooOftenError",
     "RoutingLoopError",
     "SchemaVersionError",
     "StoreUnavailableError",

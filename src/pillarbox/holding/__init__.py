@@ -2,9 +2,10 @@
 
 Guarantee: of a held key nothing runs before its head; nothing appended to a hold is left behind when the hold ends.
 Not promised: order between different keys.
-Source: Resequencer and Message Store of EIP, applied to retries; the reading order is record, store.
+Source: Resequencer and Message Store of EIP, applied to retries; the reading order is record, store, decisions.
 """
 
+from pillarbox.holding.decisions import HoldDecisions, LockedHold
 from pillarbox.holding.record import (
     FailedAttempt,
     HeldMessage,
@@ -23,9 +24,11 @@ __all__ = [
     "HeldQueue",
     "HeldState",
     "Hold",
+    "HoldDecisions",
     "HoldState",
     "HoldingState",
     "HoldingStore",
+    "LockedHold",
     "hold_key_of",
     "own_hold_key",
     "storable",

@@ -32,6 +32,7 @@ from pillarbox.relational.idempotency import RelationalAttemptStore, RelationalC
 from pillarbox.relational.inspection import RelationalInspection
 from pillarbox.relational.leases import RelationalLeaseStore
 from pillarbox.relational.migrations import Migration, as_sql, check_version, migrate
+from pillarbox.relational.operators import RelationalOperators
 from pillarbox.relational.outbox import KeyLocks, RelationalOutboxStore, RelationalSlotReader
 from pillarbox.relational.outbox_held import RelationalHeldRecords, RelationalParkedRecords
 from pillarbox.relational.published import RelationalPublishedRecords
@@ -166,6 +167,7 @@ class RelationalStore(TransactionSource):
         self.claims = RelationalClaimStore()
         self.holding = RelationalHoldingStore()
         self.dead_letters = RelationalDeadLetterStore()
+        self.operators = RelationalOperators()
         self.consumers = RelationalConsumerRegistry()
         self.inspection = RelationalInspection()
         self._lent_sync_engine = sync_engine if isinstance(sync_engine, Engine) else None

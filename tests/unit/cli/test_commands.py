@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from pillarbox.outbox import record_of
+from pillarbox.relational import CURRENT_VERSION
 from tests.unit.cli.conftest import CONSUMER, Shell, message
 
 Put = Callable[..., None]
@@ -139,7 +140,7 @@ def test_control_characters_do_not_reach_the_terminal(pillarbox: Shell, bury: Pu
     bury(message("m1", "k\x1b[2J"))
 
     assert "\x1b" not in pillarbox.text("dead-letters", "list")
-    assert "\x1b" not in pillarbox.text("held")
+    assert "\x1b" not in pillarbox.text("held", "list")
     assert "\x1b" not in pillarbox.text("dead-letters", "show", "1")
 
 
@@ -153,7 +154,7 @@ def test_a_replayed_letter_is_due_again_for_its_consumer(pillarbox: Shell, bury:
     bury(message("m1"))
 
     assert pillarbox.json("dead-letters", "replay", "1", "--by", "ann") == {"replayed": [1], "by": "ann"}
-    assert pillarbox.json("held")[0] | {"since": "", "due_at": ""} == {
+    assert pillarbox.json("held", "list")[0] | {"since": "", "due_at": ""} == {
         "consumer": CONSUMER,
         "hold_key": "k:k",
         "state": "waiting",
@@ -167,8 +168,8 @@ def test_a_replayed_letter_is_due_again_for_its_consumer(pillarbox: Shell, bury:
 def test_held_keys_are_listed_by_consumer(pillarbox: Shell, bury: Put) -> None:
     bury(message("m1"))
 
-    assert "blocked" in pillarbox.text("held", "--consumer", CONSUMER)
-    assert "no key is held" in pillarbox.text("held", "--consumer", "shop/other")
+    assert "blocked" in pillarbox.text("held", "list", "--consumer", CONSUMER)
+    assert "no key is held" in pillarbox.text("held", "list", "--consumer", "shop/other")
 
 
 def test_the_inbox_is_counted_and_purged(pillarbox: Shell) -> None:
@@ -189,7 +190,7 @@ def test_young_ids_are_not_purged(pillarbox: Shell) -> None:
 def test_migrating_twice_changes_nothing(pillarbox: Shell) -> None:
     told = pillarbox.json("migrate")
 
-    assert (told["applied"], told["version"]) == ([], 1)
+    assert (told["applied"], told["version"]) == ([], CURRENT_VERSION)
 
 
 def test_the_schema_is_printed_and_nothing_is_connected_to(pillarbox: Shell) -> None:

@@ -13,6 +13,7 @@ from pillarbox.consumer.gate import OPEN
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
 from pillarbox.consumer.run import Invoke, Raised, Returned, Run, RunProgram, RunReport, RunRules
+from pillarbox.deadletter.redaction import nothing_redacted
 from pillarbox.errors import DecodeError
 from pillarbox.holding import hold_key_of
 from pillarbox.idempotency import AttemptStore, InboxStore, Suspect
@@ -190,6 +191,7 @@ def stage(
         decode=decode,
         retry=retry or Retry(),
         classification=Classification(),
+        redact=nothing_redacted,
         deduplicates=deduplicates,
         batch=batch,
         blocks_key=blocks_key,

@@ -12,7 +12,7 @@ import pytest
 
 from pillarbox.channel import QueueStore
 from pillarbox.control import Inspection
-from pillarbox.deadletter import DeadLetterStore
+from pillarbox.deadletter import DeadLetterStore, Ports
 from pillarbox.holding import HeldQueue, HoldingStore
 from pillarbox.idempotency import AttemptStore, ClaimStore, InboxStore
 from pillarbox.lease import LeaseStore, LeaseTerms
@@ -37,6 +37,7 @@ class StoreHarness:
 
     Attributes:
         source: where transactions begin.
+        operators: what dead letters and held keys are worked on through.
         concurrent_writers: two transactions may write at the same time; rules about what they do to each other run
             only then.
     """
@@ -58,6 +59,7 @@ class StoreHarness:
     holding: HoldingStore
     held_queue: HeldQueue
     dead_letters: DeadLetterStore
+    operators: Ports
     inspection: Inspection
     concurrent_writers: bool
 
