@@ -9,9 +9,12 @@ from datetime import timedelta
 from sqlalchemy import func, or_, select, text
 
 from pillarbox.channel import is_queue
+from pillarbox.deadletter import RunState
+from pillarbox.deadletter.runs import ItemState
 from pillarbox.holding import HoldState
 from pillarbox.message import Message
 from pillarbox.relational.expressions import now_us
+from pillarbox.relational.operator_tables import replay_items, replay_runs
 from pillarbox.relational.rows import message_of
 from pillarbox.relational.tables import holds, outbox, outbox_scheduled, queue, subscriptions
 from pillarbox.transaction import Execute, Program
@@ -36,6 +39,13 @@ HOLDS = (
     .where(holds.c.state == HoldState.WAITING)
     .group_by(holds.c.consumer, or_(holds.c.due_at <= now_us(), holds.c.lease_token.is_not(None)))
     .add_columns(or_(holds.c.due_at <= now_us(), holds.c.lease_token.is_not(None)))
+)
+
+TO_BE_REPLAYED = (
+    select(func.count())
+    .select_from(replay_items)
+    .join(replay_runs, replay_runs.c.run == replay_items.c.run)
+    .where(replay_runs.c.state == RunState.OPEN.value, replay_items.c.state == ItemState.PENDING.value)
 )
 
 
@@ -84,6 +94,8 @@ def look_for_pending(consumers: Collection[str], channels: Collection[str]) -> P
     for mailbox, channel, number in (yield Execute(IN_QUEUES)):
         if mailbox in consumers or mailbox in channels:
             now.append(f"{number} of {channel} waiting for their consumer")
+    if number := (yield Execute(TO_BE_REPLAYED))[0][0]:
+        now.append(f"{number} dead letters to be replayed")
     number, due_in_us = (yield Execute(SCHEDULED))[0]
     if number:
         later.append((due_in_us, f"{number} delayed messages"))
