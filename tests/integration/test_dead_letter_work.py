@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import logging
 from datetime import timedelta
 
 import pytest
 from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pillarbox import Context, DeadLetterFilter, Pillarbox, Retry, Settings
+from pillarbox import DeadLetterFilter, Pillarbox, Retry
 from pillarbox.deadletter import DeadLetterState, ReplayRun, RunState
 from pillarbox.deadletter.runs import MAX_REPLAYS, ItemState
 from pillarbox.errors import ConflictError, DecodeError, NotFoundError, ReplayedTooOftenError
 from pillarbox.observe import DuplicateSuppressed, MessageDead, MessageHandled, MessageHeld
-from pillarbox.telemetry import LoggingObserver
 from tests.integration.boxes import OrderPlaced, create_tables, make_box, note, noted, publish
 from tests.messages import message
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.parametrize(
+    "store_url",
+    [
+        "sqlite",
+        pytest.param("postgresql+psycopg", marks=pytest.mark.server),
+        pytest.param("mariadb+asyncmy", marks=pytest.mark.server),
+    ],
+    indirect=True,
+)
 ONCE = Retry(attempts=1)
 SOON = Retry(attempts=3, immediate=1, first=timedelta(milliseconds=20), factor=1)
 IN_AN_HOUR = Retry(attempts=5, immediate=0, first=timedelta(days=9), longest=timedelta(days=9), factor=1)
@@ -195,11 +202,9 @@ async def test_a_retry_that_waits_is_released_or_skipped(store_url: str) -> None
         await happenings.until(MessageHandled, 3)
         await until_nothing_is_held(box)
 
-        assert await noted(box) == ["handle a 1", "handle a 2", "handle b 2"] or sorted(await noted(box)) == [
-            "handle a 1",
-            "handle a 2",
-            "handle b 2",
-        ]
+        came = await noted(box)
+        assert sorted(came) == ["handle a 1", "handle a 2", "handle b 2"]
+        assert came.index("handle a 1") < came.index("handle a 2")
         assert (letter.state, letter.reason, letter.attempts) == (DeadLetterState.DISCARDED, "skipped", 1)
         await box.broker.sender().send([letter.message])
         await happenings.until(DuplicateSuppressed)
@@ -373,53 +378,3 @@ async def test_a_cause_that_was_resolved_and_comes_back_is_a_regression(store_ur
         assert (group.regressed, group.note, group.dead) == (True, "in 1.2", 3)
         with pytest.raises(NotFoundError):
             await box.dead_letters.ignore_group("no-such-cause", by="ann")
-
-
-SECRETS = ("canary-in-body", "canary-in-header", "canary-in-dsn")
-
-
-@pytest.mark.parametrize("store_url", ["memory"], indirect=True)
-async def test_secrets_do_not_reach_logs_nor_what_is_stored_about_a_failure(
-    store_url: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    box, happenings = make_box(store_url)
-    box.observe(LoggingObserver())
-
-    @box.on(OrderPlaced, name="handle", retry=SOON)
-    async def handle(order: OrderPlaced, tx: AsyncConnection, ctx: Context) -> None:
-        raise ConnectionError("postgresql://shop:canary-in-dsn@db/shop is away")
-
-    with caplog.at_level(logging.DEBUG, logger="pillarbox"):
-        async with box.running():
-            async with box.transaction() as tx:
-                await box.publish(
-                    OrderPlaced("canary-in-body"), tx=tx, key="k", headers={"x-token": "canary-in-header"}
-                )
-            await happenings.until(MessageDead)
-            (letter,) = await box.dead_letters.list()
-            groups, stats = await box.dead_letters.groups(), await box.dead_letters.stats()
-            acts = await box.dead_letters.acts(letter.id)
-
-    told = [caplog.text, letter.error, letter.stack, str(letter.history), str(groups), str(stats), str(acts)]
-    assert not [secret for secret in SECRETS for text in told if secret in text]
-    assert "postgresql://shop:***@db/shop is away" in letter.error
-    assert "canary-in-body" in letter.message.body.decode()
-
-
-@pytest.mark.parametrize("store_url", ["memory"], indirect=True)
-async def test_a_hook_redacts_what_is_stored_about_a_failure(store_url: str) -> None:
-    settings = Settings(redact=lambda text: text.replace("Ann", "(a person)"), migrate_on_open=True)
-    box, happenings = make_box(store_url, settings=settings)
-
-    @box.on(OrderPlaced, name="handle", retry=SOON)
-    async def handle(order: OrderPlaced, tx: AsyncConnection) -> None:
-        raise ConnectionError("no address of Ann")
-
-    async with box.running():
-        await publish(box, OrderPlaced("a"))
-        await happenings.until(MessageDead)
-        (letter,) = await box.dead_letters.list()
-        (group,) = await box.dead_letters.groups()
-
-    assert {one.error for one in letter.history} == {"no address of (a person)"} == {group.example}
-    assert "Ann" not in letter.stack.partition("def handle")[0].replace('"no address of Ann"', "")

@@ -30,7 +30,8 @@ FILL = (
     " SELECT 'shop/c' || n % 10, 'k:k' || n, 'm' || n, 'type.t' || n % 20, 'topic:t', 'k' || n, 'application/json',"
     " '{\"source\":\"shop\"}', '\\x7b7d', CASE WHEN n % 10 = 9 THEN 'resolved' ELSE 'dead' END, 5, 'exhausted',"
     ' \'[{"attempt":5,"at":"2026-01-02T03:04:05Z","error_type":"ValueError","error":"no stock of \' || n || \'"}]\','
-    f" repeat('frame ', 50), 'f' || n % {GROUPS}, n, n * 1000000, 0 FROM generate_series(1, {LETTERS}) AS n",
+    f" repeat('frame ', 50), 'f' || n % {GROUPS}, n, CAST(n AS BIGINT) * 1000000, 0"
+    f" FROM generate_series(1, {LETTERS}) AS n",
     "INSERT INTO pillarbox_dead_letter_groups (consumer, fingerprint, type, error_type, example, state, regressed,"
     " note, arrivals, dead, first_seen, last_seen) SELECT consumer, fingerprint, min(type), 'ValueError', 'no stock',"
     " 'open', 0, '', count(*), count(*) FILTER (WHERE state = 'dead'), min(first_failed_at), max(last_failed_at)"

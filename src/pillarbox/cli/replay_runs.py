@@ -16,7 +16,6 @@ from pillarbox.cli.output import print_facts, print_json, print_line, print_tabl
 from pillarbox.cli.places import Place, at_a_place
 from pillarbox.control import Control
 from pillarbox.deadletter import DeadLetterFilter, ReplayRun, RunState
-from pillarbox.deadletter.driver import WHILE_OPEN
 from pillarbox.deadletter.runs import ItemState
 from pillarbox.errors import ConflictError
 
@@ -99,7 +98,7 @@ async def _followed(place: Place, control: Control, run_id: str) -> ReplayRun:
                     await driver.round()
                 except ConflictError:
                     continue
-                await clock.sleep(WHILE_OPEN)
+                await clock.sleep(driver.rest)
             bars.update(bar, total=run.total, completed=run.count(*OVER))
         finally:
             await driver.leave()

@@ -20,6 +20,9 @@ BATCH = 1000
 RUNS_AT_ONCE = 20
 WHILE_OPEN = timedelta(milliseconds=100)
 WHILE_NOTHING_IS_OPEN = timedelta(seconds=1)
+RESTS_FOR = 2
+"""A round is followed by a rest of so many times its length, up to a second."""
+
 LOOK_EVERY_S = 1.0
 """How often a run that is enqueued at full speed is looked at for its failures."""
 
@@ -57,6 +60,8 @@ class ReplayDriver:
         self._allowances: dict[str, Allowance] = {}
         self._wakeup = Wakeup()
         self._stopping = False
+        self.rest = WHILE_OPEN
+        """How long to rest after the last round: the longer it took, the longer."""
 
     def stop(self) -> None:
         """End ``run`` after the batch under way."""
@@ -66,9 +71,8 @@ class ReplayDriver:
     async def run(self) -> None:
         """Drive until ``stop``, then let another go on at once."""
         while not self._stopping:
-            pause = WHILE_OPEN
             try:
-                pause = WHILE_OPEN if await self.round() else WHILE_NOTHING_IS_OPEN
+                pause = self.rest if await self.round() else WHILE_NOTHING_IS_OPEN
             except (TransientError, ConflictError) as error:
                 self._observer.notice(
                     WorkerFaltered(
@@ -93,6 +97,14 @@ class ReplayDriver:
         Raises:
             TransientError, ConflictError: the step under way was not taken; take it again.
         """
+        began = self._clock.monotonic()
+        try:
+            return await self._steps()
+        finally:
+            took = timedelta(seconds=self._clock.monotonic() - began)
+            self.rest = max(WHILE_OPEN, min(took * RESTS_FOR, WHILE_NOTHING_IS_OPEN))
+
+    async def _steps(self) -> bool:
         await self._keeper.keep()
         if not self._keeper.tokens:
             return False

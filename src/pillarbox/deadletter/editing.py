@@ -122,7 +122,7 @@ def _parts(value: object) -> dict[str, Any] | None:
     if isinstance(value, dict):
         return cast("dict[str, Any]", value)
     if isinstance(value, list):
-        return {str(place): part for place, part in enumerate(cast("list[Any]", value))}
+        return {str(place): part for place, part in enumerate(cast("list[object]", value))}
     return None
 
 

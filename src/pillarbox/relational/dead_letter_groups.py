@@ -169,9 +169,10 @@ class Arrivals:
 
 
 def left(letters: Sequence[Row]) -> Program[None]:
-    """Count letters, given by consumer and fingerprint, out of their groups, in sorted order."""
-    for (consumer, fingerprint), count in sorted(Counter((row[0], row[1]) for row in letters).items()):
-        yield Execute(LEAVE, {"by": consumer, "cause": fingerprint, "gone": count})
+    """Count letters, given by consumer and fingerprint, out of their groups, in sorted order and one round trip."""
+    counts = sorted(Counter((row[0], row[1]) for row in letters).items())
+    rows = [{"by": consumer, "cause": fingerprint, "gone": count} for (consumer, fingerprint), count in counts]
+    yield Execute(LEAVE, rows if len(rows) != 1 else rows[0])
 
 
 class RelationalDeadLetterReview(DeadLetterReview):
