@@ -29,10 +29,18 @@ class DeadLetters(Replays):
     """
 
     def __init__(
-        self, *, ports: Ports, source: TransactionSource, check: Callable[[Message], object] | None = None
+        self,
+        *,
+        ports: Ports,
+        source: TransactionSource,
+        check: Callable[[Message], object] | None = None,
+        replay_within: timedelta | None = None,
     ) -> None:
-        """Work on the letters behind ``ports``; ``check`` refuses edited messages that do not fit their type."""
-        super().__init__(ports=ports, source=source)
+        """Work on the letters behind ``ports``; ``check`` refuses edited messages that do not fit their type.
+
+        Many letters at once are replayed only if they failed within ``replay_within``, or by force.
+        """
+        super().__init__(ports=ports, source=source, replay_within=replay_within)
         self._letters = ports.letters
         self._decisions = Decisions(ports)
         self._check = check

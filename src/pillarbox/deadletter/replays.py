@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 from pillarbox.audit import Act, checked
 from pillarbox.deadletter.decisions import Ports
@@ -19,10 +20,11 @@ RUN = "replay run"
 class Replays:
     """The part of the dead letter office that replays many letters."""
 
-    def __init__(self, *, ports: Ports, source: TransactionSource) -> None:
-        """Work through ``ports``."""
+    def __init__(self, *, ports: Ports, source: TransactionSource, replay_within: timedelta | None) -> None:
+        """Work through ``ports``; letters that failed longer ago than ``replay_within`` are replayed by force only."""
         self._ports = ports
         self._source = source
+        self._replay_within = replay_within
 
     async def replay_all(
         self,
@@ -47,11 +49,11 @@ class Replays:
             canary: replay so many first, and go on only when these have been handled.
             stop_at: the share of failures, from 0 to 1, above which the run stops; a canary alone allows none.
             dry_run: change nothing; the run that is returned says how many letters there are, and has no name.
-            force: also letters that were replayed too often.
+            force: also letters that were replayed too often, or failed too long ago.
         """
         checked(by=by)
         wanted = replace(where, state=DeadLetterState.DEAD)
-        terms = ReplayTerms(rate=rate, canary=canary, stop_at=stop_at, force=force)
+        terms = ReplayTerms(rate=rate, canary=canary, stop_at=stop_at, force=force, within=self._replay_within)
         if dry_run:
             count = await self._source.run(self._ports.letters.count(wanted))
             return _unmade(wanted, terms, by, count)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol, TypeAlias
 
@@ -49,13 +49,15 @@ class ReplayTerms:
         rate: letters a second; ``None`` for as fast as the database goes.
         canary: so many are replayed first, and the others only when these have come to a good end.
         stop_at: the share of failures, from 0 to 1, above which it stops; ``None`` stops for failures of canaries only.
-        force: also letters that were replayed many times.
+        force: also letters that were replayed many times, or failed too long ago.
+        within: letters whose last failure is longer ago are passed by: the inbox may have forgotten what they did.
     """
 
     rate: int | None = None
     canary: int = 0
     stop_at: float | None = None
     force: bool = False
+    within: timedelta | None = None
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense.

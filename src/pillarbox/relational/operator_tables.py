@@ -52,6 +52,7 @@ replay_runs = _table(
     Column("canary", Integer, nullable=False),
     Column("stop_at_permille", Integer),
     Column("forced", SmallInteger, nullable=False),
+    Column("within_us", BigInteger),
     Column("created_at", BigInteger, nullable=False),
     Column("ended_at", BigInteger),
     Column("ended_because", Text, nullable=False),

@@ -31,7 +31,7 @@ from pillarbox.deadletter.runs import MAX_REPLAYS, ItemState, ReplayTerms
 from pillarbox.holding import HeldState, HoldState
 from pillarbox.relational.dead_letter_groups import left
 from pillarbox.relational.dead_letters import conditions, matching, values_of
-from pillarbox.relational.expressions import any_of, insert_into, now_us, numbers
+from pillarbox.relational.expressions import any_of, insert_into, micros, now_us, numbers
 from pillarbox.relational.holding import MAKE_WAY, RANKS
 from pillarbox.relational.operator_tables import replay_items, replay_runs
 from pillarbox.relational.rows import MESSAGE_COLUMNS, columns
@@ -54,6 +54,7 @@ CREATE = insert_into(replay_runs).values(
     canary=bindparam("first", type_=Integer),
     stop_at_permille=bindparam("stop_at", type_=Integer),
     forced=bindparam("force", type_=SmallInteger),
+    within_us=bindparam("within_us", type_=BigInteger),
     created_at=now_us(),
     ended_because="",
 )
@@ -66,6 +67,7 @@ _FACTS = (
     "canary",
     "stop_at_permille",
     "forced",
+    "within_us",
     "created_at",
     "ended_at",
     "ended_because",
@@ -83,7 +85,9 @@ END = (
     .returning(_run.run)
 )
 IS_OPEN = (  # so that a run which is cancelled meanwhile goes no further
-    select(_run.forced).where(_run.run == RUN, _run.state == RunState.OPEN.value).with_for_update(read=True)
+    select(_run.forced, _run.within_us)
+    .where(_run.run == RUN, _run.state == RunState.OPEN.value)
+    .with_for_update(read=True)
 )
 NEXT = (  # index on (run, state, letter)
     select(_item.letter)
@@ -92,6 +96,7 @@ NEXT = (  # index on (run, state, letter)
     .limit(bindparam("up_to", type_=BigInteger))
     .with_for_update(skip_locked=True)
 )
+_within_us = bindparam("within_us", type_=BigInteger)
 _frozen = select(_item.replays).where(_item.run == RUN, _item.letter == _letter.position).scalar_subquery()
 TAKE = (
     update(dead_letters)
@@ -99,7 +104,13 @@ TAKE = (
         any_of(_letter.position, LETTERS),
         _letter.state == DeadLetterState.DEAD.value,
         _letter.replays == _frozen,
-        or_(bindparam("force", type_=SmallInteger) == literal(1), _letter.replays < MAX_REPLAYS),
+        or_(
+            bindparam("force", type_=SmallInteger) == literal(1),
+            and_(
+                _letter.replays < MAX_REPLAYS,
+                or_(_within_us.is_(None), _letter.last_failed_at >= now_us() - _within_us),
+            ),
+        ),
     )
     .values(state=DeadLetterState.REPLAYING.value, replays=_letter.replays + 1)
     .returning(_letter.position, _letter.consumer, _letter.fingerprint, _letter.message_id)
@@ -178,6 +189,7 @@ class RelationalReplayRuns(ReplayRunStore):
                 "first": terms.canary,
                 "stop_at": None if terms.stop_at is None else round(terms.stop_at * PERMILLE),
                 "force": int(terms.force),
+                "within_us": None if terms.within is None else micros(terms.within),
             },
         )
         yield Execute(freeze_statement(conditions(wanted)), {**values_of(wanted), "of_run": run_id})
@@ -206,11 +218,12 @@ class RelationalReplayRuns(ReplayRunStore):
     def enqueue(self, run_id: str, *, at_most: int) -> Program[int]:
         """Take letters by compare and set, then copy them into holding."""
         which = {"of_run": run_id}
-        forced = yield Execute(IS_OPEN, which)
-        chosen = [row[0] for row in (yield Execute(NEXT, {**which, "up_to": at_most}))] if forced else []
+        terms = yield Execute(IS_OPEN, which)
+        chosen = [row[0] for row in (yield Execute(NEXT, {**which, "up_to": at_most}))] if terms else []
         if not chosen:
             return 0
-        taken = yield Execute(TAKE, {**which, "letters": chosen, "force": forced[0][0]})
+        forced, within_us = terms[0]
+        taken = yield Execute(TAKE, {**which, "letters": chosen, "force": forced, "within_us": within_us})
         positions = sorted(row[0] for row in taken)
         if positions:
             yield Execute(HOLD, {"letters": positions})
@@ -248,6 +261,7 @@ def _read(row: Row, counts: dict[ItemState, int]) -> ReplayRun:
             canary=facts["canary"],
             stop_at=None if stop_at is None else stop_at / PERMILLE,
             force=bool(facts["forced"]),
+            within=None if facts["within_us"] is None else timedelta(microseconds=facts["within_us"]),
         ),
         by=facts["requested_by"],
         created_at=_instant(facts["created_at"]),

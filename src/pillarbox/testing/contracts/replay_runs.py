@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -13,11 +13,11 @@ from pillarbox.deadletter.runs import MAX_REPLAYS, ItemState, ReplayTerms
 from pillarbox.errors import ConflictError
 from pillarbox.holding import HeldMessage, HeldState, Hold, HoldState
 from pillarbox.testing.contracts.dead_letters import CONSUMER, burial, bury, find, move
-from pillarbox.testing.contracts.harness import LONG, StoreHarness, make_message, rolled_back
+from pillarbox.testing.contracts.harness import LONG, StoreHarness, let_expire, make_message, rolled_back
 
 DEAD = DeadLetterFilter()
 OTHER = "shop/other"
-TERMS = ReplayTerms(rate=200, canary=5, stop_at=0.25)
+TERMS = ReplayTerms(rate=200, canary=5, stop_at=0.25, within=LONG)
 EVERYTHING = DeadLetterFilter(
     type="order.placed",
     consumer=CONSUMER,
@@ -173,6 +173,19 @@ class ReplayRunStoreContract:
 
         assert dict((await get(harness, "r1")).items) == {ItemState.PASSED: 1}
         assert dict((await get(harness, "r2")).items) == {ItemState.ENQUEUED: 1}
+
+    async def test_a_letter_that_failed_too_long_ago_is_replayed_by_force_only(self, harness: StoreHarness) -> None:
+        """What it did meanwhile may be forgotten."""
+        await bury_many(harness, 2)
+        await create(harness, "r1", terms=ReplayTerms(within=timedelta(0)))
+        await create(harness, "r2", terms=ReplayTerms(within=timedelta(0), force=True))
+        await let_expire(harness)
+
+        await enqueue(harness, "r1")
+        await enqueue(harness, "r2")
+
+        assert dict((await get(harness, "r1")).items) == {ItemState.PASSED: 2}
+        assert dict((await get(harness, "r2")).items) == {ItemState.ENQUEUED: 2}
 
     async def test_a_run_ends_once_and_goes_no_further(self, harness: StoreHarness) -> None:
         """What is pending stays dead."""
