@@ -7,6 +7,8 @@ from benchmarks.bench import LATENCY, OURS, Bench, Competitor, Goal, rate
 OURS_SEQUENCE = "pillarbox sequence"
 OURS_LOG = "pillarbox log"
 OURS_BATCH = "pillarbox, batch=500"
+OURS_FAILING = "pillarbox, 10 % fail at once"
+OURS_FAILING_LATE = "pillarbox, 10 % fail after a statement"
 OURS_SQLALCHEMY = "pillarbox, SQLAlchemy"
 TXOUTBOX = "txoutbox 0.2.2"
 """With its default order of keys, which is what ours keeps too."""
@@ -43,6 +45,21 @@ def _producers(writers: int) -> tuple[Competitor, ...]:
         on("producer_sqlalchemy", OURS_SQLALCHEMY, "pillarbox"),
         on("producer_sqlalchemy", BUSINESS_SQLALCHEMY, "nothing"),
         on("faststream_outbox_producer", FASTSTREAM_OUTBOX, "faststream-outbox", "faststream-outbox"),
+    )
+
+
+def _by_sequence(store: str) -> Bench:
+    """What it costs to go by numbers, above the order of keys."""
+    return Bench(
+        name=f"consumer.sequence.{store}",
+        title="Inbox and one UPDATE per message, in the order of numbers that come in order, beside the order of keys",
+        count=10_000,
+        figures=rate("messages/s"),
+        competitors=(
+            Competitor(who=OURS, module="pillarbox_consumer", options={"by_sequence": True}),
+            Competitor(who="by key", module="pillarbox_consumer"),
+        ),
+        goals=(Goal(against=("by key",), at_least=0.7),),
     )
 
 
@@ -135,7 +152,7 @@ BENCHES: tuple[Bench, ...] = (
         count=50_000,
         figures=rate("events/s"),
         competitors=(
-            Competitor(who=OURS, module="pillarbox_relay_kafka"),
+            Competitor(who=OURS, module="pillarbox_relay_stream", options=(("broker", "kafka"),)),
             Competitor(who=TXOUTBOX, module="txoutbox_relay_kafka", peer="txoutbox-kafka"),
             Competitor(
                 who=TXOUTBOX_UNORDERED,
@@ -260,6 +277,23 @@ BENCHES: tuple[Bench, ...] = (
         ),
         goals=(Goal(against=(FASTSTREAM_INBOX,), at_least=5),),
     ),
+    Bench(
+        name="failures.retry.postgresql",
+        title="Inbox and one UPDATE per message on one PostgreSQL connection, 10 % of the messages failing once",
+        count=10_000,
+        figures=rate("messages/s"),
+        competitors=(
+            Competitor(who=OURS, module="pillarbox_consumer"),
+            Competitor(who=OURS_FAILING, module="pillarbox_consumer", options=(("failing", "before"),)),
+            Competitor(who=OURS_FAILING_LATE, module="pillarbox_consumer", options=(("failing", "after"),)),
+        ),
+        goals=(
+            Goal(who=OURS_FAILING, against=(OURS,), at_least=0.7),
+            Goal(who=OURS_FAILING_LATE, against=(OURS,), at_least=0.35),
+        ),
+    ),
+    _by_sequence("postgresql"),
+    _by_sequence("sqlite"),
     _noop_consumer("redis", at_least=6),
     _noop_consumer("nats", at_least=1.5),
     _noop_consumer("kafka", at_least=2),

@@ -22,15 +22,21 @@ REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 NOTE = "<!-- Written by scripts/reference.py; a test compares it with the code. -->"
 
 PURPOSE = {
+    "applied_operations": "What `apply_once` has applied, so that it is not applied again.",
     "attempts": "Messages under way, noted before their handler starts, so that a crash leaves a trace.",
+    "breakers": "What handlers need and whether it is down, shared by all processes; changed by its version.",
     "claims": "Leased claims of handlers that run without a transaction.",
     "consumers": "The consumers that each service has had, so that none is forgotten with work pending.",
     "dead_letter_edits": "The bodies that edited dead letters had before; the first one of each as it was delivered.",
     "dead_letter_groups": "Causes of failures per consumer: how many letters came and are dead, what was decided.",
     "dead_letters": "What could not be handled: raw bytes, headers, attempts, failures; once per consumer and message.",
+    "early": "Numbered messages that came before one of a lower number, and wait for it, per consumer.",
     "held": "Messages that wait in a consumer's database: retries, what is behind them, replays.",
+    "waits": "A message at the head of a hold and each cause that it waits for.",
     "holds": "The keys that wait, per consumer; `blocked` ones wait for somebody's decision about a dead letter.",
     "inbox": "The ids of processed messages, per consumer.",
+    "key_numbers": "How far the numbers of numbered destinations have come, by key, and in which epoch.",
+    "key_positions": "How far each consumer that goes by numbers has come, by channel and key.",
     "leases": "Slots of work, who owns each, and under which fencing token.",
     "members": "The live processes of each scope of leases.",
     "operator_acts": "What operators did: who, when, what, to which, and why; written in the transaction that did it.",
@@ -42,10 +48,12 @@ PURPOSE = {
     "outbox_holds": "Keys of the outbox that are held by a record in `outbox_held`.",
     "outbox_published": "Published records that are kept for a while, to be published again if the broker lost them.",
     "outbox_scheduled": "Delayed records; they enter the outbox, and take their position, when they are due.",
+    "outside_calls": "Calls of `call_once`: `begun` ones may be in doubt, `answered` ones have their answer.",
     "queue": "Messages on their way to consumers, where the database is the broker.",
     "replay_items": "The frozen set of letters of each replay run, and what became of each.",
     "replay_runs": "Replays of many letters: their terms, and whether they are open.",
     "schema_version": "The migrations that were applied.",
+    "skipped_numbers": "Numbers that a consumer went on without, who decided and why.",
     "subscriptions": "Which consumers listen to which channels.",
 }
 

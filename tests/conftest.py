@@ -3,6 +3,9 @@
 Servers: a fixture that starts one is named ``…_server``, and every test that uses such a fixture, directly or through
 another, is marked ``server``; so is one that can look fixtures up by ``request`` and has a server's name in its
 parameters. ``-m "not server"`` leaves them out. A server that cannot be had fails in CI and is a loud skip elsewhere.
+
+Files: where the machine has memory to spare they lie in memory, unless ``TMPDIR`` says where. What a killed process had
+written is there all the same; only the end of the whole machine, which no test plays, would show a difference.
 """
 
 from __future__ import annotations
@@ -10,7 +13,10 @@ from __future__ import annotations
 import os
 import random
 import secrets
+import shutil
+import tempfile
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
@@ -30,14 +36,23 @@ from tests.servers import (
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
-    from pathlib import Path
 
+MEMORY = Path("/dev/shm")
+ENOUGH_BYTES = 8 << 30
 _missing_servers = pytest.StashKey[list[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make a place for what is skipped."""
+    """Make a place for what is skipped, and choose the one for files, for this process and all that it starts."""
     config.stash[_missing_servers] = []
+    if "TMPDIR" not in os.environ and _has_room(MEMORY):
+        os.environ["TMPDIR"] = str(MEMORY)
+        tempfile.tempdir = None
+
+
+def _has_room(folder: Path) -> bool:
+    available = Path("/proc/meminfo").read_text().partition("MemAvailable:")[2].split() if folder.is_dir() else []
+    return bool(available) and min(int(available[0]) << 10, shutil.disk_usage(folder).free) >= ENOUGH_BYTES
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

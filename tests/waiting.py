@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DEFAULT_WITHIN = timedelta(seconds=10)
-_PAUSE_S = 0.005
+_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.03
+_SHARE_OF_WAIT = 0.05
+"""What is looked at is busy itself: the longer it takes, the less often it is asked; the end is late by a twentieth."""
 
 
 class Deadline:
@@ -37,23 +39,42 @@ class Deadline:
         return timedelta(seconds=max(0.0, self._at - time.monotonic()))
 
 
+class _Pauses:
+    """How long to pause before the next look."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+
+    def next_s(self) -> float:
+        wanted = _SHARE_OF_WAIT * (time.monotonic() - self._since)
+        return min(max(wanted, _SHORTEST_PAUSE_S), _LONGEST_PAUSE_S)
+
+
 @overload
 async def wait_until(
-    predicate: Callable[[], Awaitable[T]], within: timedelta = ..., *, what: str | None = ...
+    predicate: Callable[[], Awaitable[T]], within: timedelta = ..., *, what: str | None = ..., works: bool = ...
 ) -> T: ...
 @overload
-async def wait_until(predicate: Callable[[], T], within: timedelta = ..., *, what: str | None = ...) -> T: ...
 async def wait_until(
-    predicate: Callable[[], T | Awaitable[T]], within: timedelta = DEFAULT_WITHIN, *, what: str | None = None
+    predicate: Callable[[], T], within: timedelta = ..., *, what: str | None = ..., works: bool = ...
+) -> T: ...
+async def wait_until(
+    predicate: Callable[[], T | Awaitable[T]],
+    within: timedelta = DEFAULT_WITHIN,
+    *,
+    what: str | None = None,
+    works: bool = False,
 ) -> T:
     """Wait until ``predicate`` answers something true, and return that answer.
 
-    The predicate may be plain or asynchronous. What it raises is passed on. One that hangs is cancelled in time.
+    The predicate may be plain or asynchronous. What it raises is passed on. One that hangs is cancelled in time. One
+    that ``works`` does a piece of what is waited for at each call, and is not called more and more seldom.
 
     Raises:
         AssertionError: it never became true; names the condition, the time allowed and the last answer.
     """
     answer: T | None = None
+    pauses = _Pauses()
     deadline = asyncio.timeout(within.total_seconds())
     try:
         async with deadline:
@@ -62,7 +83,7 @@ async def wait_until(
                 answer = await asked if inspect.isawaitable(asked) else asked
                 if answer:
                     return answer
-                await asyncio.sleep(_PAUSE_S)
+                await asyncio.sleep(_SHORTEST_PAUSE_S if works else pauses.next_s())
     except TimeoutError:
         if deadline.expired():
             raise AssertionError(_complaint(predicate, within, what, answer)) from None
@@ -75,14 +96,14 @@ def wait_blocking(predicate: Callable[[], T], within: timedelta = DEFAULT_WITHIN
     Raises:
         AssertionError: it never became true.
     """
-    deadline = Deadline(within)
+    deadline, pauses = Deadline(within), _Pauses()
     while True:
         answer = predicate()
         if answer:
             return answer
         if deadline.passed:
             raise AssertionError(_complaint(predicate, within, what, answer))
-        time.sleep(_PAUSE_S)
+        time.sleep(pauses.next_s())
 
 
 def let_pass(duration: timedelta) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import msgspec
+from msgspec.structs import replace
 
 from benchmarks.order import ACCOUNTS, KEYS, body_of, key_of
 from pillarbox import event
-from pillarbox.message import Message, new_message_id
+from pillarbox.message import Message, Number, new_message_id
 
 CREATE_ACCOUNTS = "CREATE TABLE accounts (id INTEGER PRIMARY KEY, orders INTEGER NOT NULL)"
 FILL_ACCOUNTS = {
@@ -37,6 +39,12 @@ class OrderPlaced:
     items: list[str]
 
 
+@event("order.placed", key="order_id", numbered=True)
+@dataclass(frozen=True)
+class NumberedOrder(OrderPlaced):
+    """The same, of a topic whose messages bear numbers."""
+
+
 def order_of(number: int) -> OrderPlaced:
     """Return the order with this number."""
     return msgspec.json.decode(body_of(number), type=OrderPlaced)
@@ -59,6 +67,17 @@ def messages(count: int) -> list[Message]:
                 body=body_of(number % KEYS),
             )
         )
+    return made
+
+
+def numbered(plain: list[Message]) -> list[Message]:
+    """Return ``plain`` with the numbers of their keys."""
+    counters = Counter[str | None]()
+    made: list[Message] = []
+    for message in plain:
+        counters[message.key] += 1
+        headers = {**message.headers, **Number(1, counters[message.key]).headers}
+        made.append(replace(message, headers=headers))
     return made
 
 

@@ -6,16 +6,25 @@ Each lane has a connection. One more is left for what a consumer notes beside it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from benchmarks.competitors.orders import CREATE_ACCOUNTS, FILL_ACCOUNTS, OrderPlaced, account_of, messages
+from benchmarks.competitors.orders import (
+    CREATE_ACCOUNTS,
+    FILL_ACCOUNTS,
+    NumberedOrder,
+    OrderPlaced,
+    account_of,
+    messages,
+    numbered,
+)
 from benchmarks.measure import Stopwatch, task
-from pillarbox import Pillarbox
+from benchmarks.order import KEYS
+from pillarbox import BySequence, Context, Pillarbox
 from pillarbox.channel import Broker, Delivery, MessageReceiver, Outcome, Subscription
 from pillarbox.message import Message
 from pillarbox.stores.postgresql.store import postgresql_store
@@ -82,6 +91,21 @@ async def count_orders(order: OrderPlaced, tx: AsyncConnection) -> None:
     await tx.execute(UPDATE, {"id": account_of(order.order_id)})
 
 
+def failing_once(feed: list[Message], when: str) -> Callable[[OrderPlaced, AsyncConnection, Context], Awaitable[None]]:
+    """Return a handler that fails at the first attempt of every tenth message, ``before`` its statement or after it."""
+    once = {one.id for number, one in enumerate(feed) if (number + number // KEYS) % 10 == 0}
+
+    async def count_in_the_end(order: OrderPlaced, tx: AsyncConnection, ctx: Context) -> None:
+        fails = ctx.attempt == 1 and ctx.message_id in once
+        if fails and when == "before":
+            raise ConnectionError("not now")
+        await tx.execute(UPDATE, {"id": account_of(order.order_id)})
+        if fails:
+            raise ConnectionError("not now")
+
+    return count_in_the_end
+
+
 def _box(url: str, broker: Broker, lanes: int) -> Pillarbox:
     """Make a box; on PostgreSQL with a pool of a connection for each lane."""
     if not url.startswith("postgresql"):
@@ -95,8 +119,10 @@ def _box(url: str, broker: Broker, lanes: int) -> Pillarbox:
 async def main() -> None:
     """Handle all messages, and see that each counted once."""
     todo = task()
-    broker = FeedBroker(messages(todo.count))
     lanes = int(todo.options.get("lanes", 1))
+    by_sequence = bool(todo.options.get("by_sequence"))
+    feed = messages(todo.count)
+    broker = FeedBroker(numbered(feed) if by_sequence else feed)
     box = _box(todo.url, broker, lanes)
     await box.migrate()
     async with box.transaction() as tx:
@@ -105,6 +131,10 @@ async def main() -> None:
 
     if batch := int(todo.options.get("batch", 0)):
         box.on(OrderPlaced, name="count-orders", concurrency=lanes, batch=batch)(count_batches)
+    elif failing := str(todo.options.get("failing", "")):
+        box.on(OrderPlaced, name="count-orders", concurrency=lanes)(failing_once(feed, failing))
+    elif by_sequence:
+        box.on(NumberedOrder, name="count-orders", concurrency=lanes, ordering=BySequence())(count_orders)
     else:
         box.on(OrderPlaced, name="count-orders", concurrency=lanes)(count_orders)
     stopwatch = Stopwatch(todo)

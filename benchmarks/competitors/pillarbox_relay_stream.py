@@ -1,4 +1,4 @@
-"""Our polling relay, with its default settings, to the streams of a broker."""
+"""Our polling relay, with its default settings, to a broker."""
 
 from __future__ import annotations
 
@@ -31,8 +31,7 @@ class Counting(Observer):
 async def main() -> None:
     """Fill the outbox, drain it, and see that everything is there."""
     todo = task()
-    kind = todo.options["broker"]
-    with private(kind) as server:
+    with private(todo.options["broker"]) as server:
         box = Pillarbox("bench", store=todo.url, broker=server.url)
         await fill(box, todo.count)
         counting = Counting(box, todo.count)
@@ -43,7 +42,7 @@ async def main() -> None:
             stopwatch.start()
             await box.run(consumers=False)
             stopwatch.report(counting.count)
-        assert await count_stored(kind, server.url, "topic:order") == todo.count
+        assert await count_stored(server, "topic:order") == todo.count
 
 
 asyncio.run(main())

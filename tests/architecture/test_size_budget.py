@@ -15,7 +15,13 @@ OPTIONS = 14  # keyword-only options of the public face's decorators and of the 
 PORT_METHODS = 7
 PUBLIC_NAMES = 20
 FACADE_NAMES = 40
-FACADES = ("pillarbox", "pillarbox.errors", "pillarbox.observe", "pillarbox.testing.contracts")  # used one by one
+FACADES = (  # used one by one
+    "pillarbox",
+    "pillarbox.errors",
+    "pillarbox.idempotency",
+    "pillarbox.observe",
+    "pillarbox.testing.contracts",
+)
 
 # These take their options as keywords because a user writes them beside a handler or on a command line.
 DECORATORS = frozenset({"on", "step", "request", "compensate", "event", "command", "include"})

@@ -11,9 +11,10 @@ from benchmarks.bench import OURS
 from benchmarks.catalogue import BENCHES, OURS_SEQUENCE, RAW
 from benchmarks.databases import PostgresDatabases
 from benchmarks.runner import Score, play
+from tests import effort
 from tests.servers import PostgresServer
 
-COUNT, ROUNDS = 20_000, 2
+COUNT, ROUNDS = effort.of(20_000, 8_000), 2
 GATES = {OURS: 10, OURS_SEQUENCE: 10}
 """About twice what has been measured; the goals themselves are for a quiet machine, ``make bench``."""
 

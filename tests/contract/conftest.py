@@ -9,10 +9,12 @@ from sqlalchemy import make_url, text
 
 from pillarbox.app.controlling import ports_of
 from pillarbox.relational import RelationalStore, metadata
+from pillarbox.relational.kept import StoreKept
 from pillarbox.stores.mysql import mysql_store
 from pillarbox.stores.postgresql import postgresql_store
 from pillarbox.stores.sqlite import sqlite_store
 from pillarbox.testing.contracts import StoreHarness
+from tests.contract.shop_tables import tables
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -40,6 +42,17 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[RelationalStore
 
 
 @pytest.fixture
+async def shop(store: RelationalStore) -> AsyncIterator[RelationalStore]:
+    """The store, with empty tables of a user beside its own."""
+    async with store.begin() as tx:
+        await tx.connection.run_sync(tables.drop_all)
+        await tx.connection.run_sync(tables.create_all)
+    yield store
+    async with store.begin() as tx:
+        await tx.connection.run_sync(tables.drop_all)
+
+
+@pytest.fixture
 def harness(store: RelationalStore) -> StoreHarness:
     """The store as the contracts want it."""
     return StoreHarness(
@@ -57,11 +70,19 @@ def harness(store: RelationalStore) -> StoreHarness:
         inbox=store.inbox,
         attempts=store.attempts,
         claims=store.claims,
+        calls=store.calls,
         holding=store.holding,
         held_queue=store.holding,
+        waits=store.waits,
         dead_letters=store.dead_letters,
         operators=ports_of(store),
         inspection=store.inspection,
+        circuits=store.circuits,
+        numbers=store.numbers,
+        positions=store.positions,
+        gaps=store.gaps,
+        skipped=store.skipped,
+        kept=StoreKept(store),
         concurrent_writers=not store.traits.single_writer,
     )
 

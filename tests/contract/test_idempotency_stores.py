@@ -1,6 +1,11 @@
-"""The inbox, the attempts and the claims of every store keep their contracts."""
+"""The inbox, the attempts, the claims and the calls of every store keep their contracts."""
 
-from pillarbox.testing.contracts import AttemptStoreContract, ClaimStoreContract, InboxStoreContract
+from pillarbox.testing.contracts import (
+    AttemptStoreContract,
+    CallStoreContract,
+    ClaimStoreContract,
+    InboxStoreContract,
+)
 
 
 class TestInboxStore(InboxStoreContract):
@@ -12,4 +17,8 @@ class TestAttemptStore(AttemptStoreContract):
 
 
 class TestClaimStore(ClaimStoreContract):
+    """See the contract."""
+
+
+class TestCallStore(CallStoreContract):
     """See the contract."""

@@ -12,13 +12,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import insert
+from sqlalchemy import Integer, bindparam, func, insert, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox import Context, RecipientList, Retry
 from pillarbox.errors import StoreUnavailableError
+from pillarbox.relational.tables import queue
 from pillarbox.relay import OutboxTransfer
+from pillarbox.transaction import Execute
+from tests import effort
 from tests.fault.recording import Lines, Mark, NoticeLog, RecordingBroker
 from tests.fault.story import Entered, Setting, Writer, Writing, effects, stay_open, waiting
 from tests.waiting import wait_until
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     from tests.fault.workers import Seat
 
 CONSUMERS = ("post", "mirror")
-PATIENCE = timedelta(seconds=120)
+PATIENCE = timedelta(seconds=effort.of(900, 120))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,12 +110,27 @@ async def relay(me: Seat, setting: Setting, log: Path, per_message_ms: float = 0
         await told.wait()
 
 
-class MarkedTransfer(OutboxTransfer):
-    """A transfer that says when it is under way."""
+COPIED = [column.name for column in queue.c if column.name != "position"]
+LAST_QUEUED = select(func.coalesce(func.max(queue.c.position), 0))
+COPY = insert(queue).from_select(  # a message at one position has more copies than one at another
+    COPIED,
+    select(*(queue.c[name] for name in COPIED))
+    .where(
+        queue.c.position > bindparam("after", type_=Integer),
+        queue.c.position <= bindparam("until", type_=Integer),
+        queue.c.position % bindparam("most", type_=Integer) >= bindparam("number", type_=Integer),
+    )
+    .order_by(queue.c.position),
+)
 
-    def __init__(self, inner: OutboxTransfer, mark: Mark) -> None:
+
+class MarkedTransfer(OutboxTransfer):
+    """A transfer that says when it is under way, and queues each message up to ``copies`` times."""
+
+    def __init__(self, inner: OutboxTransfer, mark: Mark, *, copies: int = 1) -> None:
         self._inner = inner
         self._mark = mark
+        self._copies = copies
 
     def transfer(
         self,
@@ -126,7 +144,14 @@ class MarkedTransfer(OutboxTransfer):
     ) -> Program[Transferred]:
         with self._mark.busy():
             moving = self._inner.transfer(scope, tokens, slots=slots, paused=paused, limit=limit, keep=keep)
-            return (yield from moving)
+            if self._copies == 1:
+                return (yield from moving)
+            after = (yield Execute(LAST_QUEUED))[0][0]
+            moved = yield from moving
+            until = (yield Execute(LAST_QUEUED))[0][0]
+            for number in range(1, self._copies):
+                yield Execute(COPY, {"after": after, "until": until, "most": self._copies, "number": number})
+            return moved
 
     def transfer_released(
         self,
@@ -141,10 +166,10 @@ class MarkedTransfer(OutboxTransfer):
         return self._inner.transfer_released(scope, tokens, slots=slots, paused=paused, limit=limit, keep=keep)
 
 
-async def relay_within(me: Seat, setting: Setting) -> None:
-    """Relay to the queues of the store until killed."""
+async def relay_within(me: Seat, setting: Setting, copies: int = 1) -> None:
+    """Relay to the queues of the store until killed; each message comes once or up to ``copies`` times."""
     box = setting.box()
-    box.store.transfer = MarkedTransfer(box.store.transfer, Mark(me.mark))  # type: ignore[assignment]  # the port in place of its adapter
+    box.store.transfer = MarkedTransfer(box.store.transfer, Mark(me.mark), copies=copies)  # type: ignore[assignment]  # the port in place of its adapter
     box.observe(NoticeLog(me.notices))
     async with box.running(consumers=False):
         await asyncio.Event().wait()

@@ -143,7 +143,7 @@ class StepwiseRelay:
         for _ in range(QUICK_TURNS):
             if await turn():
                 return
-        await wait_until(turn, timedelta(seconds=30), what=what)
+        await wait_until(turn, timedelta(seconds=30), what=what, works=True)
 
 
 @dataclass(slots=True)

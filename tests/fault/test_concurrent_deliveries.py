@@ -7,14 +7,18 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import pytest
-from sqlalchemy import insert
+from msgspec import structs
+from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox import Context, Pillarbox, command
+from pillarbox.consumer import Options
+from pillarbox.idempotency.business_key import ROW_PREFIX
 from pillarbox.message import Message
+from pillarbox.relational.tables import inbox
 from tests.fault.copying import CopyingBroker
 from tests.fault.relay_scene import Notices
 from tests.fault.story import SERVICE, TOPIC, Entered, Setting, count_effects, effects, prepare, stay_open
@@ -36,15 +40,15 @@ COPY = Message(
 )
 
 
-def inside(box: Pillarbox, name: str) -> None:
-    @box.on(Entered, name=name)
+def inside(box: Pillarbox, name: str, **options: Unpack[Options]) -> None:
+    @box.on(Entered, name=name, **options)
     async def apply(entry: Entered, tx: AsyncConnection) -> None:
         await tx.execute(insert(effects), {"consumer": name, "token": entry.token, "account": entry.account})
         await stay_open(20)
 
 
-def outside(box: Pillarbox, name: str) -> None:
-    @box.on(Entered, name=name, outside=True)
+def outside(box: Pillarbox, name: str, **options: Unpack[Options]) -> None:
+    @box.on(Entered, name=name, outside=True, **options)
     async def apply(entry: Entered, ctx: Context) -> None:
         async with box.transaction() as somewhere_else:
             row = {"consumer": name, "token": entry.token, "account": entry.account}
@@ -77,6 +81,36 @@ async def test_eight_deliveries_of_one_message_have_one_effect_for_each_consumer
     assert kinds.count("DuplicateSuppressed") == (HANDS - 1) * 2
     assert "AttemptFailed" not in kinds
     assert "MessageDead" not in kinds
+
+
+@pytest.mark.parametrize("declare", [inside, outside])
+@pytest.mark.parametrize("setting", ["asyncpg", "sqlite", "mariadb"], indirect=True)
+async def test_many_deliveries_of_many_messages_of_one_business_key_have_one_effect(
+    setting: Setting, store: RelationalStore, declare: Callable[..., None]
+) -> None:
+    await prepare(setting, ())
+    hands = messages = 4
+    alike = [structs.replace(COPY, id=f"m{number}", key=f"account-{number}") for number in range(messages)]
+    gate, notices = asyncio.Event(), Notices()
+    broker = CopyingBroker(alike, gate)
+
+    async with AsyncExitStack() as stack:
+        for _ in range(hands):
+            box = Setting(store=setting.store, lease=timedelta(seconds=15)).box(broker)
+            box.observe(notices)
+            declare(box, "post", dedupe_by="token")
+            await stack.enter_async_context(box.running(relay=False))
+        gate.set()
+        await wait_until(lambda: len(broker.accepted) == hands * messages, WITHIN)
+
+    kinds = [type(told).__name__ for told in notices.told]
+    assert await count_effects(store) == kinds.count("MessageHandled") == 1
+    assert kinds.count("DuplicateSuppressed") == hands * messages - 1
+    assert "AttemptFailed" not in kinds
+    async with store.engine.connect() as connection:
+        rows = (await connection.execute(select(inbox.c.message_id))).scalars().all()
+    assert {row for row in rows if not row.startswith(ROW_PREFIX)} == {one.id for one in alike}
+    assert len(rows) == messages + 1
 
 
 @command("ledger.audit", queue="audits", key="account")

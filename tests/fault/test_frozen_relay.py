@@ -13,7 +13,7 @@ from sqlalchemy import select
 from pillarbox.relational.tables import members
 from pillarbox.relay import RelayKind
 from tests.fault.programs import relay
-from tests.fault.recording import has_worked, records, was_busy
+from tests.fault.recording import count_records, has_worked, records, was_busy
 from tests.fault.relay_scene import RelayScene
 from tests.fault.story import SETTINGS, Entered, Setting, committed, ledger, pending, prepare, stay_open
 from tests.history import check
@@ -63,7 +63,7 @@ async def test_a_relay_frozen_beyond_its_lease_changes_nothing_when_it_goes_on(
     await fill(box)
     log, gate = workers.folder / "broker.log", workers.folder / "gate"
     frozen = workers.start(relay, setting, log, 5, name="frozen")
-    await wait_until(lambda: len(records(log)) > 30, DRAIN)
+    await wait_until(lambda: count_records(log) > 30, DRAIN)
     await freeze_outside_of_a_transaction(frozen, box)
     left = await pending(box.store)
 

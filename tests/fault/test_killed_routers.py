@@ -26,7 +26,7 @@ ACCOUNTS = [f"account-{number}" for number in range(20)]
 
 @pytest.mark.parametrize(
     ("setting", "kills"),
-    [("psycopg", effort.of(20, 10)), ("sqlite", effort.of(8, 4))],
+    [("psycopg", effort.of(20, 6)), ("sqlite", effort.of(8, 4))],
     indirect=["setting"],
     ids=["psycopg", "sqlite"],
 )

@@ -14,7 +14,7 @@ from pillarbox import RelaySettings
 from tests import effort
 from tests.fault.killing import ended, kill_every
 from tests.fault.programs import Demand, relay, write
-from tests.fault.recording import lines, records
+from tests.fault.recording import count_records, lines, records
 from tests.fault.story import SETTINGS, Setting, Writing, audit, committed, pending, prepare, stay_open
 from tests.fault.suppressing import count_suppressed
 from tests.history import check
@@ -78,7 +78,7 @@ async def test_a_transaction_left_open_delays_nothing_of_others(
     workers.start(relay, setting, log)
     plan = Writing(accounts=ACCOUNTS, events=10**6, hold_ms=12, seed=rng.randrange(10**6))
     writer = workers.start(write, setting, plan, Demand(writers=3, commits=commits, stop=stop))
-    await wait_until(lambda: len(records(log)) > 200, DRAIN)
+    await wait_until(lambda: count_records(log) > 200, DRAIN)
 
     async with store.begin() as unrelated:
         await unrelated.connection.execute(insert(audit), {"token": "of another"})

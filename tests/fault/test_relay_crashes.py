@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 DRAIN = timedelta(seconds=90)
 ACCOUNTS = [f"account-{number}" for number in range(100)]
-BACKLOG = 2_000
+BACKLOG = effort.of(2_000, 1_000)
 
 
 @pytest.mark.parametrize(
     ("setting", "kills", "per_message_ms"),
     [
-        ("asyncpg-polling", effort.of(50, 20), 10),
-        ("asyncpg-sequence", 10, 10),
-        ("asyncpg-log", 10, 10),
-        ("sqlite-polling", 10, 25),
-        ("sqlite-sequence", 8, 25),
+        ("asyncpg-polling", effort.of(50, 12), 10),
+        ("asyncpg-sequence", effort.of(10, 5), 10),
+        ("asyncpg-log", effort.of(10, 5), 10),
+        ("sqlite-polling", effort.of(10, 6), 25),
+        ("sqlite-sequence", effort.of(8, 4), 25),
     ],
     indirect=["setting"],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -60,12 +60,12 @@ async def test_killed_relays_lose_nothing_and_repeat_no_more_than_the_window(
     verdict = check(await committed(store), taken)
     print(f"{kills} kills, {in_flight:.0%} in flight, {len(taken)} copies, {verdict.duplicates} duplicates")
     verdict.assert_sound(max_duplicates=WINDOW * kills)
-    assert in_flight >= 0.4, "the kills came while there was nothing to repeat"
+    assert in_flight >= (0.4 if effort.THOROUGH else 0.2), "the kills came while there was nothing to repeat"
 
 
 @pytest.mark.parametrize(
     ("setting", "kills"),
-    [("psycopg", effort.of(50, 20)), ("sqlite", effort.of(15, 8))],
+    [("psycopg", effort.of(50, 12)), ("sqlite", effort.of(15, 6))],
     indirect=["setting"],
     ids=["psycopg", "sqlite"],
 )

@@ -11,7 +11,7 @@ import pytest
 
 from pillarbox.relay import RelayKind
 from tests.fault.programs import Demand, relay, write
-from tests.fault.recording import records
+from tests.fault.recording import count_records, records
 from tests.fault.story import WINDOW, Setting, Writing, committed, pending, prepare
 from tests.history import check
 from tests.waiting import wait_until
@@ -76,8 +76,7 @@ async def test_a_rolling_switch_of_relays_loses_and_reorders_nothing(
 
 
 async def _have_published(log: Path, relays: Sequence[Worker]) -> None:
-    names = {one.name for one in relays}
-    await wait_until(lambda: sum(copy.sender in names for copy in records(log)) > COPIES, PATIENCE)
+    await wait_until(lambda: sum(count_records(log, sender=one.name) for one in relays) > COPIES, PATIENCE)
 
 
 async def _nothing_pending(store: RelationalStore) -> bool:

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
-from sqlalchemy import Column, Integer, MetaData, String, Table, insert, select
+from sqlalchemy import Column, Integer, MetaData, String, Table, func, insert, select
 
 from pillarbox import Pillarbox, Settings, command, event
 from pillarbox.observe import Event, MessageDead, MessageHandled, Observer
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -87,9 +87,11 @@ class Happenings(Observer):
             raise
 
 
-def make_box(url: str, *, broker: str | None = None, settings: Settings = SETTINGS) -> tuple[Pillarbox, Happenings]:
-    """A box of the service ``shop`` and what happens in it."""
-    box, happenings = Pillarbox("shop", store=url, broker=broker, settings=settings), Happenings()
+def make_box(
+    url: str, *, broker: str | None = None, settings: Settings = SETTINGS, service: str = "shop"
+) -> tuple[Pillarbox, Happenings]:
+    """A box of ``service`` and what happens in it."""
+    box, happenings = Pillarbox(service, store=url, broker=broker, settings=settings), Happenings()
     box.observe(happenings)
     return box, happenings
 
@@ -120,3 +122,27 @@ async def noted(box: Pillarbox) -> list[str]:
     """The effects, in the order they were written."""
     async with box.transaction() as tx:
         return list((await tx.scalars(select(effects.c.what).order_by(effects.c.number))).all())
+
+
+async def count_noted(box: Pillarbox) -> int:
+    """How many effects there are."""
+    async with box.transaction() as tx:
+        return (await tx.execute(select(func.count()).select_from(effects))).scalar_one()
+
+
+def has_noted(box: Pillarbox, count: int) -> Callable[[], Awaitable[bool]]:
+    """Whether so many effects are there."""
+
+    async def has() -> bool:
+        return await count_noted(box) >= count
+
+    return has
+
+
+def by_key(effects: Sequence[str]) -> dict[str, list[int]]:
+    """The numbers of each key in the order of their effects, each effect being ``key number``."""
+    found: dict[str, list[int]] = {}
+    for effect in effects:
+        key, number = effect.split()
+        found.setdefault(key, []).append(int(number))
+    return found

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import make_url
 
+from pillarbox.app.system_clock import SystemClock
+from pillarbox.brokers.partitions import PartitionLeases
+from pillarbox.stores.sqlite import sqlite_store
+from pillarbox.testing.contracts import BrokerHarness
 from tests.conftest import skip_or_fail
 from tests.servers import PgBouncerServer, ServerMissingError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
+    from pillarbox.channel import Broker
     from tests.servers import PostgresServer
 
 SERVERS = [pytest.param(f"postgresql+{driver}", marks=pytest.mark.server) for driver in ("psycopg", "asyncpg")]
+
+LEASE = timedelta(seconds=2)
 
 MARIADB = pytest.param("mariadb+asyncmy", marks=pytest.mark.server)
 
@@ -48,3 +56,18 @@ def pgbouncer_server(postgresql_server: PostgresServer, pytestconfig: pytest.Con
         skip_or_fail(missing, pytestconfig)
     finally:
         server.close()
+
+
+@pytest.fixture
+async def leases() -> AsyncIterator[PartitionLeases]:
+    """Leases of a broker's partitions that end soon."""
+    store = sqlite_store(make_url("sqlite://"))
+    await store.migrate()
+    yield PartitionLeases(store=store.leases, source=store, clock=SystemClock(), ttl=LEASE)
+    await store.close()
+
+
+@pytest.fixture
+def harness(broker: Broker) -> BrokerHarness:
+    """The module's ``broker``, as the contracts' functions take it."""
+    return BrokerHarness(broker=broker, again=lambda: broker)

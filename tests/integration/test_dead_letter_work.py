@@ -28,7 +28,7 @@ pytestmark = pytest.mark.parametrize(
 )
 ONCE = Retry(attempts=1)
 SOON = Retry(attempts=3, immediate=1, first=timedelta(milliseconds=20), factor=1)
-IN_AN_HOUR = Retry(attempts=5, immediate=0, first=timedelta(days=9), longest=timedelta(days=9), factor=1)
+IN_AN_HOUR = Retry(attempts=2, immediate=0, first=timedelta(days=9), longest=timedelta(days=9), factor=1)
 DEAD = DeadLetterFilter()
 
 

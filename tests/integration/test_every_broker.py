@@ -3,44 +3,58 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Sequence
+import time
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox import Retry
+from pillarbox.errors import ThrottledError
 from pillarbox.observe import DestinationNotReady, MessageDead
+from tests import effort
 from tests.fault.story import stay_open
-from tests.integration.boxes import OrderPlaced, create_tables, make_box, note, noted, publish
-from tests.servers.proxy import Proxy
-from tests.waiting import wait_until
+from tests.integration.boxes import OrderPlaced, by_key, count_noted, create_tables, has_noted, note, noted, publish
+from tests.integration.shop import AT_EASE_S, BUSY_S, WITHIN, Shop, p99_ms, proxied, resident_mib
+from tests.servers import RabbitMqServer
+from tests.waiting import Deadline, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
     from random import Random
 
     from pillarbox import Pillarbox
     from tests.servers import Server
 
-WITHIN = timedelta(seconds=60)
-PACE_MS = 10  # some 400 orders a second
-KILLS = 5
-ATTEMPTS = 3
-CUTS = 3
-MEMBERS, STORM_MS = 3, 10_000
-MEANWHILE, MOST_MIB = 1_500, 64
+ALL = ["redis", "nats", "kafka", "rabbitmq"]
+KILLS = {"redis": 5, "nats": 5, "kafka": effort.of(5, 2), "rabbitmq": effort.of(5, 2)}
+"""The last two take many seconds to start."""
+AWAY = timedelta(seconds=effort.of(60, 3))
+OLD_ENOUGH_MS = 5_000
+"""The age at which a queue survives a kill: RabbitMQ does not find a quorum queue again that it made a second ago."""
+CALM, MOST_MIB, FACTOR, GRACE_MS = 450, 64, 3, 50
+OPTIONS = {"kafka": "?partitions=4&heartbeat.interval.ms=100&session.timeout.ms=6000&drain=2"}
+"""Few partitions, and members that soon hear of each other."""
+NOTICING = {"kafka": f"{OPTIONS['kafka']}&socket.timeout.ms=3000", "rabbitmq": "?heartbeat=1"}
+"""And silence that is soon noticed."""
+MEMBERS, STORM_MS = 3, effort.of(30_000, 8_000)
 
 
-@pytest.fixture(params=["redis", "nats"])
+@pytest.fixture
 def broker_server(request: pytest.FixtureRequest) -> Server:
-    """A server of this test alone."""
+    """A server that may be killed."""
     server: Server = request.getfixturevalue(f"private_{request.param}_server")
     return server
+
+
+@pytest.fixture
+def broker_url(broker_server: Server) -> str:
+    """Where it is, and how it is used."""
+    return broker_server.url + OPTIONS.get(broker_server.name, "")
 
 
 @pytest.fixture
@@ -49,197 +63,215 @@ def store_url(postgresql_url: str) -> str:
     return postgresql_url
 
 
-class Shop:
-    """A service that writes orders of a few keys and notes what it hears of them."""
-
-    def __init__(self, url: str, broker: str, rng: Random) -> None:
-        self.box, self.happenings = make_box(url, broker=broker)
-        self.written = {f"o-{number}": 0 for number in range(8)}
-        self._rng = rng
-
-        @self.box.on(OrderPlaced, name="note")
-        async def handle(order: OrderPlaced, tx: AsyncConnection) -> None:
-            await note(tx, f"{order.order_id} {order.number}")
-
-    async def write(self, until: asyncio.Event) -> None:
-        """Publish orders."""
-        while not until.is_set():
-            orders: list[OrderPlaced] = []
-            for key in self._rng.choices(list(self.written), k=5):
-                orders.append(OrderPlaced(key, self.written[key]))
-                self.written[key] += 1
-            await publish(self.box, *orders)
-            await stay_open(PACE_MS)
-
-    async def lives_through(self, times: int, harm: Callable[[], Awaitable[None]]) -> None:
-        """Write and handle while ``harm`` is done ``times`` times; then everything is handled once and in order."""
-        async with self.box.running():
-            await create_tables(self.box)
-            enough = asyncio.Event()
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self.write(enough))
-                for time in range(1, times + 1):
-                    before = len(await noted(self.box))
-                    await wait_until(has_noted(self.box, before + 40), WITHIN, what=f"progress before harm {time}")
-                    await harm()
-                before = len(await noted(self.box))
-                await wait_until(has_noted(self.box, before + 40), WITHIN, what="progress after the last harm")
-                enough.set()
-            total = sum(self.written.values())
-            await wait_until(has_noted(self.box, total), WITHIN, what=f"{total} effects")
-            effects = await noted(self.box)
-
-        print(f"{total} orders")
-        assert len(effects) == total
-        assert by_key(effects) == {key: list(range(count)) for key, count in self.written.items() if count}
+on_every_broker = pytest.mark.parametrize("broker_server", ALL, indirect=True)
 
 
-def has_noted(box: Pillarbox, count: int) -> Callable[[], Awaitable[bool]]:
-    """Tell whether so many effects are there."""
-
-    async def has() -> bool:
-        return len(await noted(box)) >= count
-
-    return has
-
-
-def by_key(effects: Sequence[str]) -> dict[str, list[int]]:
-    """Return the numbers of each key in the order of their effects."""
-    found: dict[str, list[int]] = {}
-    for effect in effects:
-        key, number = effect.split()
-        found.setdefault(key, []).append(int(number))
-    return found
-
-
+@on_every_broker
 async def test_a_server_that_is_killed_again_and_again_loses_and_reorders_nothing(
-    broker_server: Server, store_url: str, rng: Random
+    broker_server: Server, broker_url: str, store_url: str, rng: Random
 ) -> None:
-    """Committed means handled, once and in the order of its key, whatever the broker went through."""
+    """Committed means handled, once and in the order of its key, whatever the broker went through.
+
+    The last time it stays away for a while. What is published meanwhile waits in the database, not in memory.
+    """
+    shop = Shop(store_url, broker_url, rng).listen()
+    numbers = iter(range(1, KILLS[broker_server.name] + 1))
 
     async def kill() -> None:
+        number = next(numbers)
+        is_last = number == KILLS[broker_server.name]
+        if number == 1 and isinstance(broker_server, RabbitMqServer):
+            await stay_open(OLD_ENOUGH_MS)
+        if is_last:
+            shop.every_s, before = BUSY_S, await count_noted(shop.box)
+            await wait_until(has_noted(shop.box, before + CALM), WITHIN, what="a calm time")
         await asyncio.to_thread(broker_server.kill)
+        if is_last:
+            await be_away(shop)
+            shop.every_s = AT_EASE_S
         await asyncio.to_thread(broker_server.start)
 
-    await Shop(store_url, broker_server.url, rng).lives_through(KILLS, kill)
+    await shop.lives_through(KILLS[broker_server.name], kill)
 
 
-@pytest.mark.parametrize("harm", ["cut", "black hole", "forgotten"])
+async def be_away(shop: Shop) -> None:
+    """Let a while pass in which producers are as quick as they were, and no memory fills up."""
+    calm, memory, until = shop.commits[-CALM // 3 :], resident_mib(), Deadline(AWAY)
+    first = len(shop.commits) + 1
+    wanted = first + int(AWAY.total_seconds() / BUSY_S)
+    await wait_until(lambda: until.passed and len(shop.commits) >= wanted, AWAY + WITHIN, what="orders meanwhile")
+
+    usual, meanwhile = (p99_ms([one.took for one in some]) for some in (calm, shop.commits[first:]))
+    grown = resident_mib() - memory
+    print(f"producers: p99 {usual:.0f} ms before, {meanwhile:.0f} ms meanwhile; memory grew by {grown:.0f} MiB")
+    assert meanwhile <= FACTOR * usual + GRACE_MS
+    assert grown < MOST_MIB
+
+
+HARMS = [
+    *((kind, harm) for kind in ("redis", "nats") for harm in ("cut", "black hole", "no answers", "forgotten")),
+    *(("kafka", harm) for harm in ("black hole", "no answers", "forgotten")),
+    ("rabbitmq", "no answers"),
+]
+CUTS = 3
+
+
+@pytest.mark.parametrize(("broker_server", "harm"), HARMS, indirect=["broker_server"])
 async def test_a_connection_that_is_cut_or_falls_silent_loses_and_reorders_nothing(
     broker_server: Server, store_url: str, rng: Random, harm: str
 ) -> None:
-    with Proxy(broker_server.port) as proxy:
-        url = broker_server.url.replace(f":{broker_server.port}", f":{proxy.port}")
+    with proxied(broker_server) as (proxy, url):
 
         async def cut() -> None:
             proxy.cut()
 
-        async def swallow() -> None:
+        async def until_given_up() -> None:
             accepted = proxy.accepted
-            proxy.swallow()
             await wait_until(lambda: proxy.accepted > accepted, WITHIN, what="a connection that was given up")
             proxy.forward()
+
+        async def swallow() -> None:
+            proxy.swallow()
+            await until_given_up()
+
+        async def swallow_answers() -> None:
+            proxy.swallow_answers()
+            await until_given_up()
 
         async def forget() -> None:
             proxy.forget()
 
-        harms: dict[str, tuple[int, Any]] = {"cut": (CUTS, cut), "black hole": (1, swallow), "forgotten": (1, forget)}
-        await Shop(store_url, url, rng).lives_through(*harms[harm])
+        harms: dict[str, tuple[int, Any]] = {
+            "cut": (CUTS, cut),
+            "black hole": (1, swallow),
+            "no answers": (1, swallow_answers),
+            "forgotten": (1, forget),
+        }
+        shop = Shop(store_url, url + NOTICING.get(broker_server.name, ""), rng).listen()
+        await shop.lives_through(*harms[harm])
 
 
-async def test_poison_is_dead_after_its_attempts_and_the_others_flow(broker_server: Server, store_url: str) -> None:
-    box, happenings = make_box(store_url, broker=broker_server.url)
-    tried: list[int] = []
+ATTEMPTS, RETRIED_AFTER_MS = 3, 400
+ROUNDS, NEIGHBOURS, PER_ROUND, AT_ONCE, EVERY_MS = 3, 40, 3, 4, 20
 
-    @box.on(OrderPlaced, name="note", retry=Retry(attempts=ATTEMPTS, immediate=ATTEMPTS - 1))
+
+@dataclass(slots=True)
+class Latencies:
+    """How long orders took from their commit to their handler; where it was called again, to the last call."""
+
+    committed: dict[tuple[str, int], float] = field(default_factory=dict)
+    handled: dict[tuple[str, int], float] = field(default_factory=dict)
+
+    def p99_ms(self) -> float:
+        return p99_ms([self.handled[order] - at for order, at in self.committed.items()])
+
+
+@on_every_broker
+async def test_poison_is_dead_after_its_attempts_and_slows_down_no_other(
+    broker_server: Server, broker_url: str, store_url: str, rng: Random
+) -> None:
+    """Rounds with poison and without take turns; a retry that held up its neighbours would show in their p99."""
+    shop = Shop(store_url, broker_url, rng)
+    tried: list[str] = []
+    latencies, waits_ms = Latencies(), float(RETRIED_AFTER_MS)
+
+    @shop.box.on(shop.orders, name="note", retry=Retry(attempts=ATTEMPTS, immediate=0))
     async def handle(order: OrderPlaced, tx: AsyncConnection) -> None:
-        if order.order_id == "poison":
-            tried.append(order.number)
-            raise ValueError("it is broken")
+        if order.order_id.startswith("poison"):
+            tried.append(order.order_id)
+            raise ThrottledError("it is broken", retry_after=timedelta(milliseconds=waits_ms))
+        latencies.handled[order.order_id, order.number] = time.monotonic()
         await note(tx, f"{order.order_id} {order.number}")
 
-    async with box.running():
-        await create_tables(box)
-        await publish(box, *(OrderPlaced(key, number) for number in range(20) for key in ("poison", "a", "b")))
-        await happenings.until(MessageDead)
-        await wait_until(has_noted(box, 40), WITHIN, what="the effects of all others")
-        effects = await noted(box)
-        dead = await box.dead_letters.list()
+    p99: dict[bool, list[float]] = {True: [], False: []}
+    async with shop.box.running():
+        await create_tables(shop.box)
+        await write_and_wait(shop, latencies, number=0)  # to be warm
+        for number in range(1, 2 * ROUNDS + 1):
+            with_poison = number % 2 == 0
+            latencies.committed.clear()
+            if with_poison:
+                await publish(shop.box, *(shop.orders(f"poison-{number}", one) for one in range(3)))
+            await write_and_wait(shop, latencies, number=number)
+            p99[with_poison].append(latencies.p99_ms())
+            waits_ms = max(waits_ms, 3 * max(p99[False]))  # what would show also where all is slow
+            await shop.happenings.until(MessageDead, number // 2)
+        dead = await shop.box.dead_letters.list()
+        effects = await noted(shop.box)
 
-    assert by_key(effects) == {"a": list(range(20)), "b": list(range(20))}
-    assert tried == [0] * ATTEMPTS, "and the rest of its key is held"
-    assert [letter.message.key for letter in dead] == ["poison"]
-
-
-async def test_a_topic_that_nobody_heard_heals_when_somebody_does(broker_server: Server, store_url: str) -> None:
-    deaf, happenings = make_box(store_url, broker=broker_server.url)
-    async with deaf.running():
-        await create_tables(deaf)
-        await publish(deaf, *(OrderPlaced("o-1", number) for number in range(5)))
-        await happenings.until(DestinationNotReady)
-    box, _ = make_box(store_url, broker=broker_server.url)
-
-    @box.on(OrderPlaced, name="note")
-    async def handle(order: OrderPlaced, tx: AsyncConnection) -> None:
-        await note(tx, f"{order.order_id} {order.number}")
-
-    async with box.running():
-        await wait_until(has_noted(box, 5), WITHIN, what="what had waited")
-        assert by_key(await noted(box)) == {"o-1": list(range(5))}
+    poisons = [f"poison-{number}" for number in range(2, 2 * ROUNDS + 1, 2)]
+    print(f"p99 of the others: {p99[True]} ms beside poison, {p99[False]} ms without")
+    assert sorted(tried) == sorted(poisons * ATTEMPTS), "and what is behind them in their keys is held"
+    assert sorted(letter.message.key or "" for letter in dead) == poisons
+    assert {letter.attempts for letter in dead} == {ATTEMPTS}
+    count = (2 * ROUNDS + 1) * PER_ROUND
+    assert by_key(effects) == {f"n-{key}": list(range(count)) for key in range(NEIGHBOURS)}
+    assert median(p99[True]) <= 2 * median(p99[False]) + GRACE_MS
 
 
+async def write_and_wait(shop: Shop, latencies: Latencies, *, number: int) -> None:
+    """Publish some orders of each neighbour at a steady pace, and wait until all have their effect."""
+    for one in range(number * PER_ROUND, (number + 1) * PER_ROUND):
+        for start in range(0, NEIGHBOURS, AT_ONCE):
+            orders = [shop.orders(f"n-{key}", one) for key in range(start, start + AT_ONCE)]
+            await publish(shop.box, *orders)
+            latencies.committed.update({(order.order_id, order.number): time.monotonic() for order in orders})
+            await stay_open(EVERY_MS)
+    total = (number + 1) * PER_ROUND * NEIGHBOURS
+    await wait_until(has_noted(shop.box, total), WITHIN, what="the effects of all others")
+
+
+@on_every_broker
+async def test_a_topic_that_nobody_heard_heals_when_somebody_does(
+    broker_server: Server, broker_url: str, store_url: str, rng: Random
+) -> None:
+    deaf = Shop(store_url, broker_url, rng)
+    async with deaf.box.running():
+        await create_tables(deaf.box)
+        await publish(deaf.box, *(deaf.orders("o-1", number) for number in range(5)))
+        await deaf.happenings.until(DestinationNotReady)
+    shop = Shop(store_url, broker_url, rng, like=deaf).listen()
+
+    async with shop.box.running():
+        await wait_until(has_noted(shop.box, 5), WITHIN, what="what had waited")
+        assert by_key(await noted(shop.box)) == {"o-1": list(range(5))}
+
+
+@pytest.mark.parametrize("broker_server", ["redis", "nats", "rabbitmq"], indirect=True)
 async def test_members_that_come_and_go_lose_reorder_and_repeat_nothing(
-    broker_server: Server, store_url: str, rng: Random
+    broker_server: Server, broker_url: str, store_url: str, rng: Random
 ) -> None:
     """A rebalance storm: every second or so an instance joins or leaves."""
-    shop = Shop(store_url, broker_server.url, rng)
+    shop = Shop(store_url, broker_url, rng).listen()
+
+    def another() -> Pillarbox:
+        return Shop(store_url, broker_url, rng, like=shop).listen().box
+
     async with shop.box.running(consumers=False):
         await create_tables(shop.box)
         enough = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             group.create_task(shop.write(enough))
-            members = [group.create_task(member(store_url, broker_server.url, rng, enough)) for _ in range(MEMBERS)]
+            members = [group.create_task(member(another, rng, enough)) for _ in range(MEMBERS)]
             await stay_open(STORM_MS)
             enough.set()
-        total, comings = sum(shop.written.values()), sum(task.result() for task in members)
-        async with Shop(store_url, broker_server.url, rng).box.running(relay=False):
-            await wait_until(has_noted(shop.box, total), WITHIN, what=f"{total} effects")
+        comings = sum(task.result() for task in members)
+        async with another().running(relay=False):
+            await wait_until(has_noted(shop.box, shop.total), WITHIN, what=f"{shop.total} effects")
         effects = await noted(shop.box)
 
-    print(f"{total} orders, {comings} comings")
+    print(f"{shop.total} orders, {comings} comings")
     assert comings > MEMBERS
-    assert by_key(effects) == {key: list(range(count)) for key, count in shop.written.items() if count}
+    shop.check(effects)
 
 
-async def member(url: str, broker: str, rng: Random, until: asyncio.Event) -> int:
+async def member(another: Callable[[], Pillarbox], rng: Random, until: asyncio.Event) -> int:
     """Come and go until the end; return how often."""
     times = 0
     while not until.is_set():
-        async with Shop(url, broker, rng).box.running(relay=False):
+        async with another().running(relay=False):
             times += 1
             with suppress(TimeoutError):
                 async with asyncio.timeout(rng.uniform(0.5, 2.0)):
                     await until.wait()
     return times
-
-
-async def test_a_broker_that_is_away_for_a_while_disturbs_no_producer(
-    broker_server: Server, store_url: str, rng: Random
-) -> None:
-    """What they publish meanwhile waits in the database, not in memory."""
-    shop = Shop(store_url, broker_server.url, rng)
-
-    async def be_away() -> None:
-        await asyncio.to_thread(broker_server.kill)
-        before, memory = sum(shop.written.values()), resident_mib()
-        await wait_until(lambda: sum(shop.written.values()) >= before + MEANWHILE, WITHIN, what="orders meanwhile")
-        assert resident_mib() - memory < MOST_MIB
-        await asyncio.to_thread(broker_server.start)
-
-    await shop.lives_through(1, be_away)
-
-
-def resident_mib() -> float:
-    """Return how much memory this process holds."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)

@@ -68,7 +68,7 @@ async def test_it_runs_the_handlers_of_a_box_whose_places_are_out_of_reach() -> 
 
 async def test_retries_with_backoff_finish_at_once() -> None:
     box = _box()
-    hours = Retry(attempts=6, immediate=0, first=timedelta(hours=10), longest=timedelta(days=10))
+    hours = Retry(attempts=6, immediate=0, first=timedelta(hours=10), longest=timedelta(days=3))
     attempts: list[int] = []
 
     @box.on(OrderPlaced, name="handle", retry=hours)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,10 +14,8 @@ from uuid import uuid4
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition, admin
-from sqlalchemy import func, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pillarbox import Pillarbox, Retry, event
+from pillarbox import Pillarbox, event
 from pillarbox.app.diagnosing import doctor_of
 from pillarbox.app.system_clock import SystemClock
 from pillarbox.brokers.kafka import KafkaBroker, kafka_broker
@@ -26,20 +24,18 @@ from pillarbox.brokers.kafka.share import receipt_of
 from pillarbox.channel import Confirmed, NotSent, Outcome, Refused, Subscription, Unavailable, Unknown
 from pillarbox.control.diagnosis import DiagnosisLimits, Severity
 from pillarbox.errors import BrokerUnavailableError, ConfigurationError
-from pillarbox.observe import DestinationNotReady, MessageDead, RecordParked
+from pillarbox.observe import MessageDead, RecordParked
 from pillarbox.testing.contracts.broker_harness import letter, new_queue, new_subscription, new_topic, receive
+from tests import effort
 from tests.integration.boxes import (
-    SETTINGS,
     ChargePayment,
-    Happenings,
-    OrderPlaced,
-    StockReserved,
     create_tables,
-    effects,
-    note,
+    has_noted,
+    make_box,
     noted,
     publish,
 )
+from tests.integration.shop import Shop
 from tests.servers import KafkaServer
 from tests.waiting import wait_until
 
@@ -51,6 +47,7 @@ if TYPE_CHECKING:
 
 OPTIONS = "partitions=4&heartbeat.interval.ms=100&session.timeout.ms=6000&drain=2"
 WITHIN = timedelta(seconds=60)
+STORM_S = effort.of(20, 8)
 LEASE = timedelta(seconds=5)
 admin_of_client: Any = admin
 
@@ -73,18 +70,10 @@ class BulkyMade:
     filling: str
 
 
-@event("late.heard", key="key")
-@dataclass(frozen=True)
-class LateHeard:
-    """An event that nobody listens to at first."""
-
-    key: str
-
-
 @pytest.fixture
 async def broker(kafka_server: KafkaServer) -> AsyncIterator[KafkaBroker]:
     """An open broker on the server of the run."""
-    broker = kafka_broker(f"{kafka_server.url}?{OPTIONS}", clock=SystemClock())
+    broker = kafka_broker(at(kafka_server), clock=SystemClock())
     await broker.open()
     yield broker
     await broker.close()
@@ -102,10 +91,9 @@ def service() -> str:
     return f"shop-{uuid4().hex[:8]}"
 
 
-def make_box(service: str, store: str, broker: str) -> tuple[Pillarbox, Happenings]:
-    box, happenings = Pillarbox(service, store=store, broker=f"{broker}?{OPTIONS}", settings=SETTINGS), Happenings()
-    box.observe(happenings)
-    return box, happenings
+def at(server: KafkaServer) -> str:
+    """Where the server is, and how boxes use it."""
+    return f"{server.url}?{OPTIONS}"
 
 
 async def receive_all(receiver: MessageReceiver, *, quiet: timedelta = timedelta(milliseconds=500)) -> list[Message]:
@@ -139,7 +127,7 @@ async def test_a_key_lies_where_a_java_client_would_put_it(broker: KafkaBroker) 
 
 async def test_an_absent_server_is_an_error_that_waiting_may_help(private_kafka_server: KafkaServer) -> None:
     """One server for all that it goes through: away at first, killed under a sender, back again."""
-    broker = kafka_broker(f"{private_kafka_server.url}?{OPTIONS}", clock=SystemClock(), lease=LEASE)
+    broker = kafka_broker(at(private_kafka_server), clock=SystemClock(), lease=LEASE)
     queue = new_queue()
     assert list(await broker.sender().send([letter("m1", queue)])) == [Confirmed()]
     sender = broker.sender()
@@ -196,9 +184,7 @@ async def test_nothing_of_a_key_overtakes_a_message_that_its_topic_refuses(
 async def test_nothing_of_a_key_overtakes_a_message_that_was_not_confirmed_in_time(
     private_kafka_server: KafkaServer, rng: Random
 ) -> None:
-    broker = kafka_broker(
-        f"{private_kafka_server.url}?{OPTIONS}&batch.num.messages=3", clock=SystemClock(), lease=LEASE
-    )
+    broker = kafka_broker(f"{at(private_kafka_server)}&batch.num.messages=3", clock=SystemClock(), lease=LEASE)
     topic = new_topic()
     async with listening(broker, new_subscription(topic)) as receiver:
         sender = broker.sender()
@@ -328,16 +314,8 @@ async def test_what_a_slow_handler_has_is_not_given_to_others_while_the_group_go
     await broker.close()
 
 
-async def test_what_nobody_can_read_and_what_always_fails_are_dead_letters(
-    kafka_server: KafkaServer, sqlite_url: str, service: str
-) -> None:
-    box, happenings = make_box(service, sqlite_url, kafka_server.url)
-    tries: list[str] = []
-
-    @box.on(OrderPlaced, name="fail", retry=Retry(attempts=3, immediate=1, first=timedelta(milliseconds=20)))
-    async def fail(order: OrderPlaced) -> None:
-        tries.append(order.order_id)
-        raise ValueError("as always")
+async def test_what_nobody_can_read_is_a_dead_letter(kafka_server: KafkaServer, sqlite_url: str, service: str) -> None:
+    box, happenings = make_box(sqlite_url, broker=at(kafka_server), service=service)
 
     @box.on(ChargePayment, name="charge")
     async def charge(payment: ChargePayment) -> None:
@@ -347,20 +325,17 @@ async def test_what_nobody_can_read_and_what_always_fails_are_dead_letters(
         direct = Producer({"bootstrap.servers": kafka_server.address})
         direct.produce(topic_of("queue:payments"), b"hello", b"key")
         direct.flush()
-        await publish(box, OrderPlaced("o-1"))
-        dead = await happenings.until(MessageDead, 2)
+        (dead,) = await happenings.until(MessageDead)
         letters = await box.dead_letters.list()
 
-    assert tries == ["o-1"] * 3
-    assert sorted(one.attempts for one in dead)[-1] == 3
-    assert {one.message.body for one in letters} >= {b"hello"}
-    assert any(one.message_id.startswith("kafka/_queue.payments/") for one in dead)
+    assert [one.message.body for one in letters] == [b"hello"]
+    assert dead.message_id.startswith("kafka/_queue.payments/")
 
 
 async def test_a_refused_message_is_parked_with_its_reason_and_other_keys_flow(
     kafka_server: KafkaServer, operator: Any, sqlite_url: str, service: str
 ) -> None:
-    box, happenings = make_box(service, sqlite_url, kafka_server.url)
+    box, happenings = make_box(sqlite_url, broker=at(kafka_server), service=service)
     heard: list[str] = []
     both = asyncio.Event()
 
@@ -381,29 +356,10 @@ async def test_a_refused_message_is_parked_with_its_reason_and_other_keys_flow(
     assert "MSG_SIZE_TOO_LARGE" in parked.reason
 
 
-async def test_a_topic_that_nobody_has_bound_waits_and_heals(
-    kafka_server: KafkaServer, sqlite_url: str, service: str
-) -> None:
-    publisher, happenings = make_box(service, sqlite_url, kafka_server.url)
-    listener, _ = make_box(f"{service}-later", "memory://", kafka_server.url)
-    heard = asyncio.Event()
-
-    @listener.on(LateHeard, name="hear")
-    async def hear(late: LateHeard) -> None:
-        heard.set()
-
-    async with publisher.running():
-        await publish(publisher, LateHeard("k"))
-        (waits,) = await happenings.until(DestinationNotReady)
-        assert waits.destination == "topic:late"
-        async with listener.running(), asyncio.timeout(WITHIN.total_seconds()):
-            await heard.wait()
-
-
 async def test_the_doctor_looks_at_the_broker_of_a_box(
     kafka_server: KafkaServer, sqlite_url: str, service: str
 ) -> None:
-    box, _ = make_box(service, sqlite_url, kafka_server.url)
+    box, _ = make_box(sqlite_url, broker=at(kafka_server), service=service)
     await box.migrate()
     await box.broker.declare([new_subscription(new_topic())])
 
@@ -417,97 +373,29 @@ async def test_the_doctor_looks_at_the_broker_of_a_box(
 
 
 @pytest.mark.fault
-async def test_a_server_that_is_killed_again_and_again_loses_and_reorders_nothing(
-    private_kafka_server: KafkaServer, postgresql_url: str, service: str, rng: Random
-) -> None:
-    """Committed means handled, once and in the order of its key, whatever Kafka went through."""
-    box, _ = make_box(service, postgresql_url, private_kafka_server.url)
-
-    @box.on(OrderPlaced, name="note")
-    async def handle(order: OrderPlaced, tx: AsyncConnection) -> None:
-        await note(tx, f"{order.order_id} {order.number}")
-
-    written = Written(rng)
-    async with box.running():
-        await create_tables(box)
-        enough = asyncio.Event()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(written.keep_writing(box, enough))
-            for times in range(1, 6):
-                before = await count_effects(box)
-                await wait_until(has(box, before + 40), WITHIN, what=f"progress before kill {times}")
-                await asyncio.to_thread(private_kafka_server.kill)
-                await asyncio.to_thread(private_kafka_server.start)
-            enough.set()
-        await wait_until(has(box, written.total), WITHIN, what=f"{written.total} effects")
-        happened = await noted(box)
-
-    print(f"{written.total} orders")
-    written.check(happened)
-
-
-@pytest.mark.fault
 async def test_members_that_come_and_go_lose_repeat_and_reorder_nothing(
-    private_kafka_server: KafkaServer, postgresql_url: str, service: str, rng: Random
+    kafka_server: KafkaServer, postgresql_url: str, rng: Random
 ) -> None:
     """And the place that the group keeps never passes a message without its effect."""
-    members: list[Pillarbox] = []
-    for _ in range(4):
-        box, _ = make_box(service, postgresql_url, private_kafka_server.url)
-        members.append(box)
-
-        @box.on(StockReserved, name="note")
-        async def handle(order: StockReserved, tx: AsyncConnection) -> None:
-            await note(tx, f"{order.order_id} {order.number}")
-
-    written, samples, enough = Written(rng, StockReserved), list[Sample](), asyncio.Event()
-    first = members[0]
-    async with first.running():
-        await create_tables(first)
+    first = Shop(postgresql_url, at(kafka_server), rng).listen()
+    members = [Shop(postgresql_url, at(kafka_server), rng, like=first).listen().box for _ in range(3)]
+    samples, enough = list[Sample](), asyncio.Event()
+    async with first.box.running():
+        await create_tables(first.box)
         async with asyncio.TaskGroup() as group:
-            group.create_task(written.keep_writing(first, enough))
-            group.create_task(sample_places(private_kafka_server, f"{service}/note", first, samples, enough))
-            await storm(members[1:], rng)
+            group.create_task(first.write(enough))
+            group.create_task(sample_places(kafka_server, first, samples, enough))
+            await storm(members, rng)
             enough.set()
-        await wait_until(has(first, written.total), WITHIN, what=f"{written.total} effects")
-        happened = await noted(first)
+        await wait_until(has_noted(first.box, first.total), WITHIN, what=f"{first.total} effects")
+        happened = await noted(first.box)
 
-    print(f"{written.total} orders, {len(samples)} samples")
-    written.check(happened)
-    records = await asyncio.to_thread(all_records, private_kafka_server, "stock")
+    print(f"{first.total} orders, {len(samples)} samples")
+    first.check(happened)
+    records = await asyncio.to_thread(all_records, kafka_server, first.topic)
     for sample in samples:
         for (partition, offset), order in records.items():
             assert offset >= sample.places[partition] or order in sample.effects, (partition, offset, order)
-
-
-class Written:
-    """Orders of some keys, numbered within their key."""
-
-    def __init__(self, rng: Random, kind: type[OrderPlaced | StockReserved] = OrderPlaced) -> None:
-        self._rng = rng
-        self._kind = kind
-        self._next = {f"o-{number}": 0 for number in range(8)}
-
-    @property
-    def total(self) -> int:
-        return sum(self._next.values())
-
-    async def keep_writing(self, box: Pillarbox, until: asyncio.Event) -> None:
-        while not until.is_set():
-            orders: list[OrderPlaced | StockReserved] = []
-            for key in self._rng.choices(list(self._next), k=5):
-                orders.append(self._kind(key, self._next[key]))
-                self._next[key] += 1
-            await publish(box, *orders)
-            await SystemClock().sleep(timedelta(milliseconds=40))
-
-    def check(self, effects: Sequence[str]) -> None:
-        """Every order has its effect once, those of a key in their order."""
-        found: dict[str, list[int]] = {}
-        for effect in effects:
-            key, number = effect.split()
-            found.setdefault(key, []).append(int(number))
-        assert found == {key: list(range(count)) for key, count in self._next.items() if count}
 
 
 @dataclass(frozen=True)
@@ -518,22 +406,20 @@ class Sample:
     effects: set[str]
 
 
-async def sample_places(
-    server: KafkaServer, group: str, box: Pillarbox, samples: list[Sample], until: asyncio.Event
-) -> None:
-    asking: Any = Consumer({"bootstrap.servers": server.address, "group.id": group})
-    partitions = [TopicPartition("stock", number) for number in range(4)]
+async def sample_places(server: KafkaServer, shop: Shop, samples: list[Sample], until: asyncio.Event) -> None:
+    asking: Any = Consumer({"bootstrap.servers": server.address, "group.id": f"{shop.service}/note"})
+    partitions = [TopicPartition(shop.topic, number) for number in range(4)]
     while not until.is_set():
         places = await asyncio.to_thread(asking.committed, partitions, 10)
-        samples.append(Sample({one.partition: one.offset for one in places}, set(await noted(box))))
+        samples.append(Sample({one.partition: one.offset for one in places}, set(await noted(shop.box))))
         await SystemClock().sleep(timedelta(milliseconds=300))
     asking.close()
 
 
 async def storm(members: Sequence[Pillarbox], rng: Random) -> None:
-    """Have a member join or leave every one to three seconds, for twenty."""
+    """Have a member join or leave every one to three seconds, for a while."""
     clock = SystemClock()
-    until = clock.monotonic() + 20
+    until = clock.monotonic() + STORM_S
     waiting = deque(members)
     running = deque[tuple[Pillarbox, AsyncExitStack]]()
     try:
@@ -570,18 +456,6 @@ def all_records(server: KafkaServer, topic: str) -> dict[tuple[int, int], str]:
         found[record.partition(), record.offset()] = f"{order['order_id']} {order['number']}"
     reading.close()
     return found
-
-
-async def count_effects(box: Pillarbox) -> int:
-    async with box.transaction() as tx:
-        return (await tx.scalars(select(func.count()).select_from(effects))).one()
-
-
-def has(box: Pillarbox, count: int) -> Callable[[], Coroutine[Any, Any, bool]]:
-    async def has_as_many() -> bool:
-        return await count_effects(box) >= count
-
-    return has_as_many
 
 
 def alter(operator: Any, address: str, name: str, value: str) -> None:

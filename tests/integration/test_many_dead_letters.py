@@ -11,6 +11,7 @@ from sqlalchemy import make_url, text
 
 from pillarbox.app.controlling import dead_letters_of
 from pillarbox.deadletter import DeadLetterFilter, DeadLetters, DeadLetterState
+from pillarbox.idempotency import InboxSettings
 from pillarbox.stores.postgresql import postgresql_store
 from tests import effort
 
@@ -79,7 +80,7 @@ async def quickest(work: Callable[[], Awaitable[object]], times: int = 7) -> flo
 
 
 async def test_a_million_letters_are_looked_through_and_replayed_quickly(store: RelationalStore) -> None:
-    letters: DeadLetters = dead_letters_of(store)
+    letters: DeadLetters = dead_letters_of(store, InboxSettings(keep=None))
     took = {"groups": await quickest(letters.groups)}
     for name, (where, after) in PAGES.items():
 

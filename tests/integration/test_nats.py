@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from msgspec import structs
-from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox.app.diagnosing import doctor_of
-from pillarbox.app.system_clock import SystemClock
 from pillarbox.brokers.nats import NatsBroker, nats_broker
 from pillarbox.brokers.nats import receiver as receiving
 from pillarbox.brokers.nats.api import JetStream
@@ -29,7 +27,6 @@ from pillarbox.errors import BrokerUnavailableError, ConfigurationError
 from pillarbox.message import Limits
 from pillarbox.observe import DuplicateSuppressed, MessageDead, RecordParked
 from pillarbox.serialization import ForeignMessages
-from pillarbox.stores.sqlite import sqlite_store
 from pillarbox.testing.contracts.broker_harness import (
     BrokerHarness,
     assert_silent,
@@ -40,26 +37,26 @@ from pillarbox.testing.contracts.broker_harness import (
     new_topic,
     receive,
 )
-from tests.integration.boxes import SETTINGS, ChargePayment, OrderPlaced, create_tables, make_box, note, noted, publish
-from tests.integration.test_every_broker import by_key, has_noted
+from tests.integration.boxes import (
+    SETTINGS,
+    ChargePayment,
+    OrderPlaced,
+    by_key,
+    create_tables,
+    has_noted,
+    make_box,
+    note,
+    noted,
+    publish,
+)
 from tests.servers import NatsServer
-from tests.waiting import wait_until
+from tests.waiting import Deadline, wait_until
 
 if TYPE_CHECKING:
     from pillarbox.message import Message
 
-LEASE = timedelta(seconds=2)
 WITHIN = timedelta(seconds=30)
 DEAF = timedelta(0)
-
-
-@pytest.fixture
-async def leases() -> AsyncIterator[PartitionLeases]:
-    """Leases that end soon."""
-    store = sqlite_store(make_url("sqlite://"))
-    await store.migrate()
-    yield PartitionLeases(store=store.leases, source=store, clock=SystemClock(), ttl=LEASE)
-    await store.close()
 
 
 @pytest.fixture
@@ -69,12 +66,6 @@ async def broker(nats_server: NatsServer, leases: PartitionLeases) -> AsyncItera
     await broker.open()
     yield broker
     await broker.close()
-
-
-@pytest.fixture
-def harness(broker: NatsBroker) -> BrokerHarness:
-    """The same, as the contracts' functions take it."""
-    return BrokerHarness(broker=broker, again=lambda: broker)
 
 
 @pytest.fixture
@@ -307,6 +298,28 @@ async def test_a_handler_slower_than_the_servers_patience_gets_its_message_once(
             return await pending(jetstream, subscription, message) == 0
 
         await wait_until(is_acknowledged, WITHIN)
+
+
+async def test_the_server_is_told_of_a_message_that_is_worked_on_and_does_not_deliver_it_again(
+    broker: NatsBroker, harness: BrokerHarness, jetstream: JetStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiving, "TOUCH_EVERY_S", 0.3)
+    topic = new_topic()
+    subscription = new_subscription(topic)
+    message = letter("m1", topic)
+    async with listening(harness, subscription) as receiver:
+        await let_redeliver_soon(jetstream, subscription, message)
+        await broker.sender().send([message])
+        out = await receive(receiver, 1)
+
+        until = Deadline(timedelta(seconds=2.5))  # the server's patience is one second
+        while not until.passed:
+            assert list(await receiver.receive(10, within=timedelta(milliseconds=100))) == []
+
+        consumer = await jetstream.consumer(where(message)[0], durable(subscription, message))
+        assert consumer is not None
+        assert (consumer.delivered, consumer.pending) == (1, 1)
+        await receiver.settle(out, Outcome.ACCEPTED)
 
 
 async def test_messages_are_removed_once_the_slowest_consumer_has_them_behind_it(

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from pamqp import commands
-from sqlalchemy import make_url
 
-from pillarbox.app.system_clock import SystemClock
 from pillarbox.brokers.partitions import PARTITIONS, PartitionLeases, partition_of
 from pillarbox.brokers.rabbitmq import RabbitMqBroker, rabbitmq_broker
 from pillarbox.brokers.rabbitmq.address import address_of
@@ -21,7 +19,6 @@ from pillarbox.brokers.rabbitmq.line import Line
 from pillarbox.brokers.rabbitmq.receiver import PREFETCH
 from pillarbox.channel import Confirmed, NotReady, Outcome, Refused, SendResult, Subscription, Unavailable, Unknown
 from pillarbox.errors import BrokerUnavailableError, ConfigurationError
-from pillarbox.stores.sqlite import sqlite_store
 from pillarbox.testing.contracts.broker_harness import (
     BrokerHarness,
     assert_silent,
@@ -32,6 +29,7 @@ from pillarbox.testing.contracts.broker_harness import (
     new_topic,
     receive,
 )
+from tests.integration.conftest import LEASE
 from tests.servers import RabbitMqServer
 from tests.servers.proxy import Proxy
 from tests.waiting import let_pass, wait_until
@@ -45,19 +43,9 @@ if TYPE_CHECKING:
     from pillarbox.channel import Delivery
     from pillarbox.message import Message
 
-LEASE = timedelta(seconds=2)
 WITHIN = timedelta(seconds=60)
 DEAF = timedelta(0)
 HEARTBEAT_S = 1
-
-
-@pytest.fixture
-async def leases() -> AsyncIterator[PartitionLeases]:
-    """Leases that end soon."""
-    store = sqlite_store(make_url("sqlite://"))
-    await store.migrate()
-    yield PartitionLeases(store=store.leases, source=store, clock=SystemClock(), ttl=LEASE)
-    await store.close()
 
 
 @pytest.fixture
@@ -67,12 +55,6 @@ async def broker(rabbitmq_server: RabbitMqServer, leases: PartitionLeases) -> As
     await broker.open()
     yield broker
     await broker.close()
-
-
-@pytest.fixture
-def harness(broker: RabbitMqBroker) -> BrokerHarness:
-    """The same, as the contracts' functions take it."""
-    return BrokerHarness(broker=broker, again=lambda: broker)
 
 
 async def ask(server: RabbitMqServer, *questions: Frame) -> Sequence[Frame]:
@@ -328,6 +310,21 @@ class TestReceiving:
             came = await receive(successor, 5)
 
         assert messages(came) == [sent[1], sent[4], *sent[5:]]
+
+    async def test_a_partition_has_no_more_on_the_way_than_the_prefetch(
+        self, broker: RabbitMqBroker, harness: BrokerHarness
+    ) -> None:
+        """The same for every instance, and as many follow as were acknowledged."""
+        topic = new_topic()
+        async with listening(harness, new_subscription(topic)) as receiver:
+            await broker.sender().send([letter(f"m{number}", topic) for number in range(PREFETCH + 20)])
+
+            came = await receive(receiver, PREFETCH)
+
+            await assert_silent(receiver)
+            await receiver.settle(came[:7], Outcome.ACCEPTED)
+            await receive(receiver, 7)
+            await assert_silent(receiver)
 
     async def test_a_partition_that_changes_hands_again_and_again_keeps_its_order(
         self, broker: RabbitMqBroker, harness: BrokerHarness, rng: Random

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox.app.diagnosing import doctor_of
-from pillarbox.app.system_clock import SystemClock
 from pillarbox.brokers.partitions import PARTITIONS, PartitionLeases, partition_of
 from pillarbox.brokers.redis import RedisBroker, redis_broker
 from pillarbox.brokers.redis.connection import RedisConnection
@@ -23,7 +21,6 @@ from pillarbox.channel import Confirmed, NotReady, NotSent, Outcome, Subscriptio
 from pillarbox.control.diagnosis import DiagnosisLimits, Severity
 from pillarbox.errors import BrokerUnavailableError, ConfigurationError
 from pillarbox.observe import MessageDead
-from pillarbox.stores.sqlite import sqlite_store
 from pillarbox.testing.contracts.broker_harness import (
     BrokerHarness,
     letter,
@@ -34,24 +31,15 @@ from pillarbox.testing.contracts.broker_harness import (
     receive,
 )
 from tests.integration.boxes import ChargePayment, make_box, note
+from tests.integration.conftest import LEASE
 from tests.servers import RedisServer
 from tests.servers.proxy import Proxy
 
 if TYPE_CHECKING:
     from pillarbox.message import Message
 
-LEASE = timedelta(seconds=2)
 WITHIN = timedelta(seconds=60)
 DEAF = timedelta(0)
-
-
-@pytest.fixture
-async def leases() -> AsyncIterator[PartitionLeases]:
-    """Leases that end soon."""
-    store = sqlite_store(make_url("sqlite://"))
-    await store.migrate()
-    yield PartitionLeases(store=store.leases, source=store, clock=SystemClock(), ttl=LEASE)
-    await store.close()
 
 
 @pytest.fixture
@@ -61,12 +49,6 @@ async def broker(redis_server: RedisServer, leases: PartitionLeases) -> AsyncIte
     await broker.open()
     yield broker
     await broker.close()
-
-
-@pytest.fixture
-def harness(broker: RedisBroker) -> BrokerHarness:
-    """The same, as the contracts' functions take it."""
-    return BrokerHarness(broker=broker, again=lambda: broker)
 
 
 @pytest.fixture

@@ -20,6 +20,8 @@ PATIENCE = timedelta(milliseconds=400)
 ENOUGH_S = 20
 """Of a driver's own time to close what it thinks is a connection; TCP alone would take many minutes."""
 
+LOCK = text("SELECT id FROM things FOR UPDATE")
+
 
 @pytest.fixture(params=DRIVERS)
 def url(request: pytest.FixtureRequest) -> str:
@@ -92,3 +94,26 @@ async def test_connecting_to_a_silent_database_fails_in_time(store: RelationalSt
             await store.run(ask())
         proxy.forward()
         assert await store.run(ask()) == 42
+
+
+@pytest.mark.parametrize("url", DRIVERS[:2], indirect=True)
+async def test_the_locks_of_a_forgotten_transaction_are_given_up_by_the_server(
+    url: str, store: RelationalStore, proxy: Proxy
+) -> None:
+    server = store_at(url)
+    async with server.begin() as tx:
+        await tx.connection.execute(text("CREATE TABLE things (id INTEGER PRIMARY KEY)"))
+        await tx.connection.execute(text("INSERT INTO things VALUES (1)"))
+
+    def lock_and_be_forgotten() -> Program[None]:
+        yield Execute(LOCK)
+        proxy.forget()
+        yield Execute(LOCK)
+
+    async with asyncio.timeout(ENOUGH_S):
+        with pytest.raises(StoreUnavailableError):
+            await store.run(lock_and_be_forgotten())
+        async with server.begin() as tx:  # waits for the row for ten seconds at most
+            await tx.connection.execute(text("SET LOCAL lock_timeout = '5s'"))
+            assert (await tx.connection.execute(LOCK)).all() == [(1,)]
+    await server.close()

@@ -101,6 +101,30 @@ async def test_migrating_again_does_nothing(store: RelationalStore) -> None:
     assert await _noted(store) == [migration.version for migration in MIGRATIONS]
 
 
+@pytest.mark.parametrize("version", range(1, CURRENT_VERSION))
+async def test_a_database_of_an_earlier_version_is_brought_to_this_one(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    store = open_store()
+    with monkeypatch.context() as earlier:
+        earlier.setattr("pillarbox.relational.migrations.MIGRATIONS", MIGRATIONS[:version])
+        await store.migrate()
+    await store.run(store.inbox.record("shop/one", ["m1"]))
+    with pytest.raises(SchemaVersionError):
+        await store.check_schema()
+
+    assert await store.migrate() == MIGRATIONS[version:]
+
+    await store.check_schema()
+    assert await store.run(store.inbox.record("shop/one", ["m1"])) == frozenset()
+    migrated = await _describe(store)
+    assert list(migrated) == TABLES
+    async with store.engine.begin() as connection:
+        await connection.run_sync(metadata.drop_all)
+        await connection.run_sync(metadata.create_all)
+    assert await _describe(store) == migrated
+
+
 async def test_of_five_migrations_at_once_one_does_the_work(open_store: OpenStore) -> None:
     stores = [open_store() for _ in range(5)]
 

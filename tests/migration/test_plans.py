@@ -17,7 +17,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from pillarbox.relational import outbox, outbox_held, queue, transfer
+from pillarbox.relational import idempotency, outbox, outbox_held, queue, transfer
 from pillarbox.stores.postgresql import postgresql_store
 
 BACKLOG = 20_000
@@ -52,6 +52,8 @@ STATEMENTS: dict[str, tuple[Executable, Mapping[str, str], str]] = {
         {"mailbox": "'one'", "slots": SLOTS, "leave_out": POSITIONS, "up_to": "200", **ANYWHERE},
         "queue",
     ),
+    "purge": (idempotency.OLDEST, {"first_instant": "0", "instant": "1000", "up_to": "1000"}, "inbox"),
+    "forget": (idempotency.FORGET, {"by": "'one'", "ids": "'{m1,m2,m3}'"}, "inbox"),
     "accept": (queue.ACCEPT, {"positions": POSITIONS, **FENCE}, "queue"),
 }
 FILL = (
@@ -61,6 +63,8 @@ FILL = (
     "INSERT INTO pillarbox_queue (consumer, message_id, type, channel, message_key, content_type, headers, body, slot,"
     " created_at) SELECT CASE n % 2 WHEN 0 THEN 'one' ELSE 'two' END, 'm' || n, 'order.placed', 'topic:order',"
     f" 'k' || n % 100, 'application/json', '{{}}', '\\x00', n % 64, n FROM generate_series(1, {BACKLOG}) AS n",
+    "INSERT INTO pillarbox_inbox (consumer, message_id, processed_at) SELECT 'one', 'm' || n, n"
+    f" FROM generate_series(1, {BACKLOG}) AS n",
     "INSERT INTO pillarbox_leases (scope, slot, owner, token, expires_at)"
     " SELECT 'relay', n, 'me', n + 1024, 9000000000000000 FROM generate_series(0, 63) AS n",
 )

@@ -6,7 +6,7 @@ RELIABILITY I18: "every non-terminal row of every library table satisfies at lea
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeAlias
@@ -15,12 +15,18 @@ import pytest
 from sqlalchemy import CheckConstraint, make_url
 
 from pillarbox.channel import Subscription
+from pillarbox.consumer.positions import EarlyMessage
 from pillarbox.deadletter import Burial, DeadLetterFilter, DeadLetterState, GroupState, RunState
 from pillarbox.deadletter.runs import ItemState, ReplayTerms
 from pillarbox.holding import HeldMessage, HeldState, Hold, HoldState
+from pillarbox.idempotency import DoubtfulCall
+from pillarbox.idempotency.calls import Ours
 from pillarbox.lease import LeaseTerms
+from pillarbox.message import Number
+from pillarbox.ordering import Missing
 from pillarbox.relational import metadata
 from pillarbox.relay.reader import Aside, ReadPlan
+from pillarbox.retry import Circuit, CircuitState
 from pillarbox.stores.sqlite import sqlite_store
 from pillarbox.testing.contracts.harness import EVERY_SLOT, LONG, SHORT, make_message, make_record
 from pillarbox.testing.waiting import wait_until
@@ -44,6 +50,8 @@ STATES = {
     "pillarbox_dead_letter_groups": {state.value for state in GroupState},
     "pillarbox_replay_runs": {state.value for state in RunState},
     "pillarbox_replay_items": {state.value for state in ItemState},
+    "pillarbox_breakers": {state.value for state in CircuitState},
+    "pillarbox_outside_calls": {"begun", "answered"},
 }
 TERMINAL = {
     ("pillarbox_outbox_held", "skipped"),
@@ -52,13 +60,17 @@ TERMINAL = {
     *(("pillarbox_dead_letter_groups", state.value) for state in GroupState),  # notes about letters, not work
     *(("pillarbox_replay_runs", state) for state in ("finished", "stopped", "cancelled")),
     *(("pillarbox_replay_items", state) for state in ("resolved", "failed", "passed")),
+    ("pillarbox_breakers", "closed"),
+    ("pillarbox_outside_calls", "answered"),
 }
 WITHOUT_WORK = {
     "pillarbox_schema_version": "notes the past",
     "pillarbox_inbox": "only processed ids, removed by age",
+    "pillarbox_applied_operations": "only applied operations, removed by age",
     "pillarbox_subscriptions": "who listens",
     "pillarbox_consumers": "who is registered",
     "pillarbox_members": "who lives; expires",
+    "pillarbox_waits": "what heads of holds wait for; the holds come due, whatever stands here",
     "pillarbox_outbox_cursor": "how far a sequence relay has come",
     "pillarbox_outbox_cursor_history": "when a sequence relay had come how far",
     "pillarbox_outbox_checkpoint": "how far a log tailing relay has come",
@@ -66,6 +78,9 @@ WITHOUT_WORK = {
     "pillarbox_dead_letter_edits": "earlier bodies, removed with their letters",
     "pillarbox_operator_acts": "notes the past",
     "pillarbox_outbox_holds": "a mark on keys whose rows are in outbox_held",
+    "pillarbox_key_numbers": "how far producers have counted",
+    "pillarbox_key_positions": "how far consumers have come in each line of numbers",
+    "pillarbox_skipped_numbers": "what consumers went on without",
 }
 """Tables whose rows wait for nothing, and why."""
 
@@ -138,6 +153,17 @@ async def _scheduled(store: RelationalStore) -> None:
 
     assert await wait_until(released) == 1
     assert len(await _read(store)) == 1
+
+
+@recovers("pillarbox_outside_calls", "begun")
+async def _begun(store: RelationalStore) -> None:
+    await store.run(store.calls.begin("k", token="gone", hold=SHORT, repeatable_for=LONG))
+
+    async def in_doubt() -> Sequence[DoubtfulCall]:
+        return await store.run(store.calls.in_doubt(limit=10))
+
+    assert [one.key for one in await wait_until(in_doubt)] == ["k"]  # a person may decide
+    assert await store.run(store.calls.begin("k", token="new", hold=LONG, repeatable_for=LONG)) == Ours()
 
 
 @recovers("pillarbox_outbox_held", "parked")
@@ -247,6 +273,44 @@ async def _held(store: RelationalStore) -> None:
 @recovers("pillarbox_held", "replaying")
 async def _replaying(store: RelationalStore) -> None:
     await _found_at_the_head(store, HeldState.REPLAYING)
+
+
+@recovers("pillarbox_breakers", "open")
+async def _open(store: RelationalStore) -> None:
+    opened = Circuit().opened(SHORT, reason="TimeoutError")
+    await store.run(store.circuits.change("shop/gateway", opened, expected=0))
+
+    await _is_probed(store)
+
+
+@recovers("pillarbox_breakers", "half_open")
+async def _probed_by_the_dead(store: RelationalStore) -> None:
+    probed = Circuit().opened(NOW, reason="TimeoutError").probed("dead", lease=SHORT)
+    await store.run(store.circuits.change("shop/gateway", probed, expected=0))
+
+    await _is_probed(store)
+
+
+async def _is_probed(store: RelationalStore) -> None:
+    async def taken() -> bool:
+        circuit = await store.run(store.circuits.read("shop/gateway"))
+        if not circuit.may_be_probed:
+            return False
+        probed = circuit.probed("living", lease=LONG)
+        return await store.run(store.circuits.change("shop/gateway", probed, expected=circuit.version))
+
+    await wait_until(taken)
+
+
+@recovers("pillarbox_early")
+async def _early(store: RelationalStore) -> None:
+    line = ("topic:order", "k")
+    early = EarlyMessage(number=Number(1, 2), hold_key="k:k", message=make_message("m2"))
+    await store.run(store.positions.lock("shop/one", {line: 1}))
+    await store.run(store.positions.put_early("shop/one", [early]))
+
+    (gap,) = await store.run(store.gaps.due("shop/one", wait=NOW, full_at=9, limit=9))
+    assert gap.missing == Missing(first=Number(1, 1), last=1)
 
 
 @recovers("pillarbox_dead_letters", "dead")

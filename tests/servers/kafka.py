@@ -23,6 +23,8 @@ SETTINGS: Mapping[str, str] = {
     "process.roles": "broker,controller",
     "node.id": "1",
     "controller.listener.names": "CONTROLLER",
+    "inter.broker.listener.name": "PLAINTEXT",
+    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT",
     "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
     "allow.everyone.if.no.acl.found": "true",
     "auto.create.topics.enable": "false",
@@ -81,7 +83,10 @@ def cluster() -> Iterator[list[KafkaServer]]:
 
 
 class KafkaServer(Server):
-    """Kafka; ``settings`` are added to those of its properties. Topics are not made by themselves."""
+    """Kafka; ``settings`` are added to those of its properties. Topics are not made by themselves.
+
+    Who comes by a proxy stays with it: on ``behind_proxy_port`` the broker says that it is at ``proxy_port``.
+    """
 
     name = "kafka"
     packages = ("default-jre-headless", "maven")
@@ -92,6 +97,8 @@ class KafkaServer(Server):
         super().__init__(choose_port=choose_port)
         self._settings = {**SETTINGS, **(settings or {})}
         self._controller_port = 0
+        self.behind_proxy_port = 0
+        self.proxy_port = free_port()
 
     @classmethod
     def is_installed(cls) -> bool:
@@ -141,14 +148,16 @@ class KafkaServer(Server):
             raise ServerStartError(f"Kafka's storage could not be formatted:\n{(done.stdout + done.stderr)[-2000:]}")
 
     def before_start(self) -> None:
-        """Write the properties; clients know the broker's port, nobody but itself the controller's."""
-        listeners = f"PLAINTEXT://{self.address}"
+        """Write the properties; clients know the broker's ports, nobody but itself the controller's."""
+        if not self._was_ready:
+            self.behind_proxy_port = self._choose_port()
+        listeners = f"PLAINTEXT://{self.address},PROXIED://127.0.0.1:{self.behind_proxy_port}"
         if "controller" in self._settings["process.roles"]:
             self._controller_port = self._choose_port()
             listeners += f",CONTROLLER://127.0.0.1:{self._controller_port}"
         own = {
             "listeners": listeners,
-            "advertised.listeners": f"PLAINTEXT://{self.address}",
+            "advertised.listeners": f"PLAINTEXT://{self.address},PROXIED://127.0.0.1:{self.proxy_port}",
             "controller.quorum.voters": self.controller,
             "log.dirs": str(self.folder / "data"),
         }

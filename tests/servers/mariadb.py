@@ -176,6 +176,7 @@ def _empty_data() -> Path:
             "--skip-test-db",
         ],
         cwd=folder,
+        env={**os.environ, "TMPDIR": str(folder)},  # its temporary tables are named by process ids alone
         capture_output=True,
         text=True,
         check=False,

@@ -17,21 +17,21 @@ class Proxy:
     """Forwards connections on ``port`` to a port of this machine, in a thread of its own.
 
     ``swallow`` accepts and takes what is sent, and lets nothing through in either direction: a black hole, as when a
-    host drops off the network. Nobody is told. ``forget`` does that to the connections that are there, and new ones
-    work: what a firewall does that has lost its table. ``cut`` ends every connection.
+    host drops off the network. Nobody is told. ``swallow_answers`` is one that goes one way: the server gets and does
+    what it is asked, and nothing is heard of it. ``forget`` is a black hole for the connections that are there, and new
+    ones work: what a firewall does that has lost its table. ``cut`` ends every connection.
     """
 
-    def __init__(self, to_port: int) -> None:
-        """Forward to ``to_port``; serves from ``with`` on."""
+    def __init__(self, to_port: int, *, port: int = 0) -> None:
+        """Forward to ``to_port`` from ``port``, or from a free one; serves from ``with`` on."""
         self._to_port = to_port
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._open = asyncio.Event()
-        self._open.set()
+        self._asking, self._answering = _opened(), _opened()
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
         self.accepted = 0
-        self.port = 0
+        self.port = port
 
     def __enter__(self) -> Proxy:
         """Listen on a free port."""
@@ -50,7 +50,12 @@ class Proxy:
 
     def swallow(self) -> None:
         """Let nothing through from now on; connections stay open, new ones are accepted."""
-        self._loop.call_soon_threadsafe(self._open.clear)
+        self.swallow_answers()
+        self._loop.call_soon_threadsafe(self._asking.clear)
+
+    def swallow_answers(self) -> None:
+        """Let nothing through from now on that the server says."""
+        self._loop.call_soon_threadsafe(self._answering.clear)
 
     def forget(self) -> None:
         """Let nothing through on the connections that are there; new ones are served."""
@@ -65,19 +70,19 @@ class Proxy:
         asyncio.run_coroutine_threadsafe(self._cut(), self._loop).result(10)
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
-        is_open = self._open
+        asking, answering = self._asking, self._answering
         self._writers.add(writer)
-        with suppress(OSError):
+        with suppress(OSError, asyncio.CancelledError):  # it is cancelled at the end only
             server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._to_port)
             self._writers.add(server_writer)
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._pump(reader, server_writer, is_open))
-                group.create_task(self._pump(server_reader, writer, is_open))
+                group.create_task(self._pump(reader, server_writer, asking))
+                group.create_task(self._pump(server_reader, writer, answering))
             self._writers -= {server_writer}
         writer.close()
         self._writers -= {writer}
@@ -91,13 +96,14 @@ class Proxy:
         target.close()
 
     async def _forget(self) -> None:
-        self._open.clear()
-        self._open = asyncio.Event()
-        self._open.set()
+        self._asking.clear()
+        self._answering.clear()
+        self._asking, self._answering = _opened(), _opened()
 
     async def _forward(self) -> None:
         await self._cut()
-        self._open.set()
+        self._asking.set()
+        self._answering.set()
 
     async def _cut(self) -> None:
         for writer in self._writers:
@@ -106,10 +112,15 @@ class Proxy:
     async def _end(self) -> None:
         if self._server is not None:
             self._server.close()
-        await self._cut()
-        self._open.set()
+        await self._forward()
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
             task.cancel()
         if others:
             await asyncio.wait(others)
+
+
+def _opened() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox import Context, Pillarbox, Retry, Settings, event
+from pillarbox.app.background import membership_of
 from pillarbox.consumer.drainer import Drainer
 from pillarbox.consumer.item import Item
 from pillarbox.consumer.worker import ConsumerWorker
@@ -82,25 +83,32 @@ class Bank:
     """One process of the consumer on ``store``."""
 
     def __init__(
-        self, store: RelationalStore, *, days: Days, retry: Retry = ONCE_MORE, broker: Broker | None = None
+        self,
+        store: RelationalStore,
+        *,
+        days: Days,
+        retry: Retry = ONCE_MORE,
+        broker: Broker | None = None,
+        handler: Callable[..., Any] | None = None,
     ) -> None:
+        """Work on ``store``; without a ``handler`` entries are posted in the loop, on good days."""
         self.store = store
         self.box = Pillarbox(SERVICE, store=store, broker=broker or "database://", settings=Settings())
 
-        @self.box.on(Entered, name="post", retry=retry, concurrency=1)
         async def post(entered: Entered, tx: AsyncConnection, ctx: Context) -> Posted:
             row = {"consumer": "post", "token": entered.token, "account": entered.account}
             await tx.execute(insert(effects), row)
             days.next(entered.token)
             return Posted(entered.account, entered.token)
 
+        self.box.on(Entered, name="post", retry=retry, concurrency=1)(handler or post)
         parts = self.box._parts()
         (consumer,) = self.box.consumers()
         worker, drainer = parts.consumer_workers(consumer)
         assert isinstance(worker, ConsumerWorker)
         assert isinstance(drainer, Drainer)
         self.worker, self.drainer = worker, drainer
-        self.membership = parts.membership()
+        self.membership = membership_of(parts)
 
     async def arrive(self, messages: Sequence[Message]) -> None:
         """Handle ``messages`` as if a channel delivered them."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import make_url
 
+from pillarbox.stores.mysql import mysql_store
 from pillarbox.stores.postgresql import postgresql_store
 from pillarbox.stores.sqlite import sqlite_store
 from tests.fault.story import metadata
@@ -26,10 +27,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[RelationalStore]:
-    """A store with its tables: PostgreSQL by the driver named, or ``sqlite``."""
+    """A store with its tables: PostgreSQL by the driver named, ``mariadb``, or ``sqlite``."""
     kind: str = getattr(request, "param", "asyncpg")
     if kind == "sqlite":
-        made = sqlite_store(make_url(request.getfixturevalue("sqlite_url")))
+        made: RelationalStore = sqlite_store(make_url(request.getfixturevalue("sqlite_url")))
+    elif kind == "mariadb":
+        made = mysql_store(make_url(request.getfixturevalue("mariadb_url")))
     else:
         url = make_url(request.getfixturevalue("postgresql_url"))
         made = postgresql_store(url.set(drivername=f"postgresql+{kind}"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,8 @@ from sqlalchemy import text
 from tests.simulation.stepped import COMMITTED
 
 if TYPE_CHECKING:
+    from random import Random
+
     from sqlalchemy.ext.asyncio import AsyncConnection
 
 POLL_S = 0.002
@@ -66,16 +68,18 @@ Act = Callable[[], Awaitable[object]]
 
 @dataclass(slots=True)
 class Schedule:
-    """Which actor goes, at each point where there is a choice; beyond ``prefix`` it is always the first."""
+    """Which actor goes, at each point where there is a choice; beyond ``prefix`` the first, or as the dice say."""
 
     prefix: list[int]
+    dice: Random | None = None
     choices: list[int] = field(default_factory=list)
     alternatives: list[int] = field(default_factory=list)
 
     def choose(self, among: Sequence[Actor]) -> Actor:
         """Choose, and remember how many could have been chosen."""
         place = len(self.choices)
-        chosen = self.prefix[place] if place < len(self.prefix) else 0
+        beyond = 0 if self.dice is None else self.dice.randrange(len(among))
+        chosen = self.prefix[place] if place < len(self.prefix) else beyond
         self.choices.append(chosen)
         self.alternatives.append(len(among))
         return among[chosen]
@@ -86,6 +90,20 @@ class Schedule:
             if self.choices[place] + 1 < self.alternatives[place]:
                 return [*self.choices[:place], self.choices[place] + 1]
         return None
+
+
+def every_schedule() -> Iterator[Schedule]:
+    """Search through all orders; each schedule must have been played when the next is asked for."""
+    prefix: list[int] | None = []
+    while prefix is not None:
+        schedule = Schedule(prefix)
+        yield schedule
+        prefix = schedule.next_prefix()
+
+
+def some_schedules(count: int, dice: Random) -> Iterator[Schedule]:
+    """Throw ``dice`` for ``count`` orders."""
+    return (Schedule([], dice) for _ in range(count))
 
 
 async def play(actors: Sequence[tuple[Actor, Act]], schedule: Schedule, monitor: AsyncConnection) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy.exc import DBAPIError
@@ -22,6 +23,12 @@ Step = Callable[[str], Awaitable[None]]
 COMMIT, COMMITTED = "COMMIT", "-- the commit is done, its answer on the way"
 
 
+@lru_cache(maxsize=1000)
+def _text_of(statement: object) -> str:
+    """The SQL of a statement; most are the same objects again and again."""
+    return str(statement)
+
+
 class SteppedTransaction(OwnTransaction):
     """A transaction that asks before each statement of a program."""
 
@@ -34,7 +41,7 @@ class SteppedTransaction(OwnTransaction):
         return await drive(program, self._execute)
 
     async def _execute(self, wanted: Execute) -> Rows:
-        text = str(wanted.statement)
+        text = _text_of(wanted.statement)
         self.statements.append(text)
         await self._step(text)
         return await super().run(_of_one(wanted))

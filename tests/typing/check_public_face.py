@@ -16,6 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
 from pillarbox import (
+    Causal,
+    Cause,
     ContentBasedRouter,
     Context,
     DeadLetterFilter,
@@ -24,6 +26,7 @@ from pillarbox import (
     Pillarbox,
     RecipientList,
     Retry,
+    SingleConsumer,
     Unordered,
     WireTap,
     command,
@@ -80,6 +83,18 @@ async def reserve(order: OrderPlaced, tx: AsyncConnection, ctx: Context) -> Orde
     await ctx.publish(OrderShipped(order.order_id))
     ctx.send(ChargePayment(order.order_id))
     return OrderShipped(order.order_id)
+
+
+@box.on(OrderPlaced, OrderShipped, name="follow", ordering=Causal(wait=timedelta(minutes=1), when_missing="run"))
+async def follow(message: OrderPlaced | OrderShipped, tx: AsyncConnection, ctx: Context) -> None:
+    noted = ctx.publish(OrderShipped("o-1"), after=[ctx, Cause("m1", "order.placed", "topic:order")])
+    assert_type(await ctx.publish(OrderShipped("o-1"), after=[noted]), Cause)
+    assert_type(await box.publish(OrderShipped("o-1"), tx=tx, after=[noted.cause]), Cause)
+    ctx.publish(OrderShipped("o-1"), after=["m1"])  # type: ignore[list-item]
+
+
+@box.on(OrderPlaced, name="alone", ordering=SingleConsumer(), when_dead="stop")
+async def alone(order: OrderPlaced, tx: AsyncConnection) -> None: ...
 
 
 @handlers.on(OrderPlaced, name="plain", when_dead="skip", idempotency="natural", concurrency=2)

@@ -4,33 +4,40 @@ from __future__ import annotations
 
 import random
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Protocol
 
+from pillarbox.app.depending import Dependencies
+from pillarbox.app.sequences import gate_of, watches_of
 from pillarbox.channel import Broker, MessageReceiver, Subscription
 from pillarbox.channel.wakeup import Wakeup
 from pillarbox.clock import Clock
 from pillarbox.consumer import Consumer, Providers
+from pillarbox.consumer.alone import FencedIntake, OneAtATime, Tenure
+from pillarbox.consumer.causal import CausalGate, CausalIntake
 from pillarbox.consumer.drainer import Drainer
-from pillarbox.consumer.gate import OPEN
-from pillarbox.consumer.intake import Accepts, Burials, ChannelIntake, HeldIntake
+from pillarbox.consumer.gate import Gate
+from pillarbox.consumer.intake import Accepts, Burials, ChannelIntake, HeldIntake, Intake
+from pillarbox.consumer.intermittent import Intermittent, Loop
 from pillarbox.consumer.outside import Caller, OutsideProcess
 from pillarbox.consumer.process import Process
+from pillarbox.consumer.remembering import BusinessKeys
 from pillarbox.consumer.run import Run, RunRules
 from pillarbox.consumer.solitude import Solitude
+from pillarbox.consumer.stopping import StoppingIntake, StopSign
 from pillarbox.consumer.surroundings import LANES, RUN_SIZE, Surroundings
 from pillarbox.consumer.transact import AsyncShell, SyncShell
 from pillarbox.consumer.worker import ConsumerWorker, Handles
-from pillarbox.deadletter.driver import SCOPE as REPLAYS
-from pillarbox.deadletter.driver import ReplayDriver
 from pillarbox.errors import ConfigurationError, UnknownMessageTypeError
+from pillarbox.idempotency.outside_calls import OutsideCalls
 from pillarbox.lease import LeaseKeeper, LeaseTerms
-from pillarbox.message import Message, Registry
+from pillarbox.message import Message, Registry, new_message_id
 from pillarbox.observe import Observers
+from pillarbox.ordering import Causal
 from pillarbox.outbox import Outbox
 from pillarbox.relational import RelationalStore
-from pillarbox.relational.idempotency import WORKERS
 from pillarbox.relay import (
     SCOPE,
     Dispatch,
@@ -50,6 +57,9 @@ from pillarbox.relay.upkeep import Upkeep
 from pillarbox.relay.watermark import Feed
 from pillarbox.retry import Classification
 from pillarbox.serialization import Codec, decode_message
+
+LOOK_FOR_STOP_EVERY = timedelta(seconds=1)
+"""How often a process looks whether its consumer was stopped by another one, or may go on."""
 
 
 class Worker(Protocol):
@@ -82,6 +92,7 @@ class Parts:
     outbox_wakeup: Wakeup
     worker: str
     new_id: Callable[[], str]
+    dependencies: Dependencies
     solitude: Solitude = field(default_factory=Solitude)
     has_table: bool = True
     dice: Callable[[], float] = random.random
@@ -109,55 +120,96 @@ class Parts:
             ),
         )
 
-    def membership(self) -> Membership:
-        """Make the heartbeat of this process."""
-        terms = LeaseTerms(scope=WORKERS, slots=0, ttl=self.relay.lease)
-        keeper = LeaseKeeper(terms, self.worker, store=self.store.leases, source=self.store, clock=self.clock)
-        return Membership(keeper, clock=self.clock)
-
-    def replay_driver(self) -> ReplayDriver:
-        """Make what works off replay runs, in one process at a time."""
-        terms = LeaseTerms(scope=REPLAYS, slots=1, ttl=self.relay.lease)
-        keeper = LeaseKeeper(terms, self.worker, store=self.store.leases, source=self.store, clock=self.clock)
-        return ReplayDriver(runs=self.store.operators.runs, keeper=keeper, observer=self.observers)
-
     def consumer_workers(self, consumer: Consumer) -> tuple[Worker, ...]:
-        """Make the two loops of ``consumer``: what its channels deliver, and what it holds."""
-        subscription = Subscription(consumer=consumer.identity, channels=consumer.channels)
-        receiver = self.broker.receiver(subscription, owner=self.worker)
+        """Make the loops of ``consumer``: what its channels deliver, and what it holds."""
         around = self._surroundings(consumer)
         process = self._process(consumer, Run(self._rules(consumer)), around)
-        burials = Burials(
-            consumer.identity,
-            dead_letters=self.store.dead_letters,
-            holding=self.store.holding,
-            blocks_key=consumer.options.blocks_key,
-            redact=self.redact,
+        if not consumer.options.is_alone:
+            watches = watches_of(consumer, self.store, self.relay, around)
+            return (self._receiving(consumer, process, around), self._draining(consumer, process, around), *watches)
+        terms = LeaseTerms(scope=f"single/{consumer.identity}", slots=1, ttl=self.relay.lease, whole=True)
+        keeper = LeaseKeeper(terms, self.worker, store=self.store.leases, source=self.store, clock=self.clock)
+        tenure = Tenure(keeper, self.store.leases)
+        one_at_a_time = OneAtATime(process)
+
+        def make() -> Sequence[Loop]:
+            return (
+                self._receiving(consumer, one_at_a_time, around, tenure),
+                self._draining(consumer, one_at_a_time, around, tenure),
+            )
+
+        every = terms.ttl / 6
+        return (Intermittent(make, may_work=tenure.is_ours, at_the_end=tenure.end, every=every, clock=self.clock),)
+
+    def _receiving(
+        self, consumer: Consumer, process: Handles, around: Surroundings, tenure: Tenure | None = None
+    ) -> Worker:
+        if not consumer.options.stops:
+            return self._receiver(consumer, process, around, tenure)
+        sign = StopSign(consumer.identity, holding=self.store.holding, source=self.store)
+        return Intermittent(
+            lambda: [self._receiver(consumer, process, around, tenure)],
+            may_work=sign.is_off,
+            every=LOOK_FOR_STOP_EVERY,
+            clock=self.clock,
         )
+
+    def _receiver(
+        self, consumer: Consumer, process: Handles, around: Surroundings, tenure: Tenure | None
+    ) -> ConsumerWorker:
+        subscription = Subscription(consumer=consumer.identity, channels=consumer.channels)
+        receiver = self.broker.receiver(subscription, owner=self.worker)
         intake = ChannelIntake(
-            consumer.identity, holding=self.store.holding, burials=burials, accepts=self._accepts(receiver)
+            consumer.identity,
+            holding=self.store.holding,
+            burials=self._burials(consumer),
+            accepts=self._accepts(receiver),
         )
-        worker = ConsumerWorker(
+        return ConsumerWorker(
             consumer,
             receiver=receiver,
             process=process,
-            intake=intake,
+            intake=self._guarded(consumer, intake, tenure, keeps=False),
             around=around,
         )
-        drainer = Drainer(
-            consumer.identity,
-            held=self.store.holding,
-            process=process,
-            intake_for=lambda token: HeldIntake(
+
+    def _draining(
+        self, consumer: Consumer, process: Handles, around: Surroundings, tenure: Tenure | None = None
+    ) -> Drainer:
+        burials = self._burials(consumer)
+
+        def intake_for(token: str) -> Intake:
+            held = HeldIntake(
                 consumer.identity,
                 held=self.store.holding,
                 dead_letters=self.store.dead_letters,
                 burials=burials,
                 token=token,
-            ),
-            around=around,
+            )
+            return self._guarded(consumer, held, tenure, keeps=True)
+
+        return Drainer(
+            consumer.identity, held=self.store.holding, process=process, intake_for=intake_for, around=around
         )
-        return (worker, drainer)
+
+    def _burials(self, consumer: Consumer) -> Burials:
+        options = consumer.options
+        return Burials(
+            consumer.identity,
+            dead_letters=self.store.dead_letters,
+            holding=self.store.holding,
+            blocks="consumer" if options.stops else "key" if options.blocks_key else "message",
+            redact=self.redact,
+        )
+
+    def _guarded(self, consumer: Consumer, intake: Intake, tenure: Tenure | None, *, keeps: bool) -> Intake:
+        """Return ``intake`` with what the consumer's options ask for; ``keeps`` when it keeps what is not admitted."""
+        name = consumer.identity
+        if isinstance(consumer.options.ordering, Causal):
+            intake = CausalIntake(intake, name, waits=self.store.waits, claims=self.store.claims)
+        if consumer.options.stops:
+            intake = StoppingIntake(intake, name, holding=self.store.holding, keeps=keeps)
+        return intake if tenure is None else FencedIntake(intake, tenure)
 
     def _publication(self, keeper: LeaseKeeper) -> Publication:
         kind = RelayKind(self.relay.kind)
@@ -251,6 +303,7 @@ class Parts:
             lease=self.relay.lease,
             lanes=1 if self.store.traits.single_writer else LANES,
             run_size=max(RUN_SIZE, consumer.options.batch or 1),
+            needs=self.dependencies.of(consumer),
             solitude=self.solitude,
         )
 
@@ -261,6 +314,12 @@ class Parts:
         colour = AsyncShell if consumer.signature.is_async else SyncShell
         shell = colour(consumer, source=self.store, providers=self.providers)
         return Process(run, shell=shell, around=around)
+
+    def _gate(self, consumer: Consumer) -> Gate:
+        ordering = consumer.options.ordering
+        if isinstance(ordering, Causal):
+            return CausalGate(consumer, ordering, waits=self.store.waits, claims=self.store.claims, now=self.clock.now)
+        return gate_of(consumer, self.store, self.clock)
 
     def _accepts(self, receiver: MessageReceiver) -> Accepts | None:
         return receiver if self.broker.capabilities.transactional else None  # type: ignore[return-value]
@@ -273,48 +332,35 @@ class Parts:
                 raise UnknownMessageTypeError(message_type=message.type, version=message.version)
             return decode_message(message, self.registry, self.codec)
 
+        by = consumer.options.dedupe_by
         return RunRules(
             consumer=consumer.identity,
             handles=consumer.takes,
             decode=decode,
             retry=consumer.options.retry,
-            classification=self.classification,
+            classification=self.classification.saying(*consumer.options.failures),
             redact=self.redact,
             deduplicates=consumer.deduplicates,
             batch=consumer.options.batch,
             blocks_key=consumer.options.blocks_key,
+            stops=consumer.options.stops,
             inbox=self.store.inbox,
             attempts=self.store.attempts,
             outbox=self.outbox,
-            gate=OPEN,
+            gate=self._gate(consumer),
             translate=self.store.translate,
             now=self.clock.now,
             dice=self.dice,
+            needs=self.dependencies.of(consumer),
+            calls=self._calls if consumer.mode == "outside" else None,
+            business_row=None if by is None else BusinessKeys(consumer.identity, by, decode).row_of,
         )
 
+    @property
+    def _calls(self) -> OutsideCalls:
+        return calls_of(self.store, self.codec, clock=self.clock, hold=self.relay.lease)
 
-class Membership:
-    """Tells the other processes that this one lives, so that its messages under way are not taken for crashed."""
 
-    def __init__(self, keeper: LeaseKeeper, *, clock: Clock) -> None:
-        """Renew the membership of ``keeper``."""
-        self._keeper = keeper
-        self._clock = clock
-        self._stop = Wakeup()
-        self._stopping = False
-
-    def stop(self) -> None:
-        """End ``run``."""
-        self._stopping = True
-        self._stop.ring()
-
-    async def join(self) -> None:
-        """Become a member before anything is handled."""
-        await self._keeper.keep()
-
-    async def run(self) -> None:
-        """Renew until ``stop``, then sign off."""
-        while not self._stopping:
-            await self._keeper.keep()
-            await self._stop.wait(self._clock, self._keeper.terms.ttl / 6)
-        await self._keeper.leave()
+def calls_of(store: RelationalStore, codec: Codec, *, clock: Clock, hold: timedelta) -> OutsideCalls:
+    """Return the calls to the outside that are kept in ``store``."""
+    return OutsideCalls(store.calls, source=store, codec=codec, clock=clock, new_token=new_message_id, hold=hold)

@@ -4,23 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import TypeAlias
 
+from pillarbox.app.assembly import calls_of
+from pillarbox.app.sequences import lines_of
+from pillarbox.app.system_clock import SystemClock
 from pillarbox.clock import Clock
-from pillarbox.control import ConsumersControl, Control, HealthCheck, HeldControl, InboxControl, OutboxControl
+from pillarbox.control import (
+    ConsumersControl,
+    Control,
+    GapsControl,
+    HealthCheck,
+    InboxControl,
+    OutboxControl,
+)
+from pillarbox.control.health import VitalPorts
+from pillarbox.control.held import HeldControl
 from pillarbox.deadletter import DeadLetters, Ports
 from pillarbox.deadletter.driver import SCOPE, ReplayDriver
+from pillarbox.idempotency import InboxSettings
 from pillarbox.lease import LeaseKeeper, LeaseTerms
 from pillarbox.message import Message, new_message_id
 from pillarbox.relational import RelationalStore
+from pillarbox.relational.kept import StoreKept
+from pillarbox.relay import RelaySettings
+from pillarbox.serialization import JsonCodec
 from pillarbox.telemetry import LoggingObserver
 
-Check = Callable[[Message], object]
+Check: TypeAlias = Callable[[Message], object]
+DEFAULT_INBOX = InboxSettings()
 DRIVER_LEASE = timedelta(seconds=15)
 
 
-def dead_letters_of(store: RelationalStore, check: Check | None = None) -> DeadLetters:
-    """Return the dead letters in ``store``; ``check`` refuses edits that do not fit; connects to nothing."""
-    return DeadLetters(ports=ports_of(store), source=store, check=check)
+def dead_letters_of(
+    store: RelationalStore, inbox: InboxSettings = DEFAULT_INBOX, check: Check | None = None
+) -> DeadLetters:
+    """Return the dead letters in ``store``; connects to nothing.
+
+    Args:
+        store: the database.
+        inbox: how its inboxes are kept, and so how old a letter may be to be replayed without force.
+        check: refuses edits that do not fit.
+    """
+    return DeadLetters(ports=ports_of(store), source=store, check=check, replay_within=inbox.replayable_for)
 
 
 def held_of(store: RelationalStore) -> HeldControl:
@@ -46,31 +72,47 @@ def ports_of(store: RelationalStore) -> Ports:
         acts=store.operators.acts,
         holding=store.holding,
         holds=store.operators.holds,
+        waits=store.waits,
         inbox=store.inbox,
+        pass_over=lines_of(store).pass_over,
     )
 
 
-def control_of(store: RelationalStore, check: Check | None = None) -> Control:
-    """Return control over the messages in ``store``; ``check`` refuses edits that do not fit; connects to nothing."""
+def control_of(store: RelationalStore, inbox: InboxSettings = DEFAULT_INBOX, check: Check | None = None) -> Control:
+    """Return control over the messages in ``store``; connects to nothing.
+
+    Args:
+        store: the database.
+        inbox: how its inboxes are kept.
+        check: refuses edits of dead letters that do not fit.
+    """
     return Control(
         health=HealthCheck(
-            outbox=store.outbox,
-            holding=store.holding,
-            dead_letters=store.dead_letters,
-            inspection=store.inspection,
-            source=store,
-            log=None if store.traits.log is None else store.traits.log.checkpoints,
+            VitalPorts(
+                outbox=store.outbox,
+                holding=store.holding,
+                dead_letters=store.dead_letters,
+                waits=store.waits,
+                gaps=store.gaps,
+                circuits=store.circuits,
+                inspection=store.inspection,
+                log=None if store.traits.log is None else store.traits.log.checkpoints,
+            ),
+            store,
         ),
         outbox=OutboxControl(
             outbox=store.outbox,
             parked=store.parked,
             published=store.published,
             partitions=store.traits.partitions,
+            numbers=store.numbers,
             source=store,
             observer=LoggingObserver(),
         ),
-        inbox=InboxControl(inbox=store.inbox, inspection=store.inspection, source=store),
-        consumers=ConsumersControl(inspection=store.inspection, source=store),
+        inbox=InboxControl(inbox=store.inbox, inspection=store.inspection, source=store, settings=inbox),
+        consumers=ConsumersControl(inspection=store.inspection, circuits=store.circuits, source=store),
         held=held_of(store),
-        dead_letters=dead_letters_of(store, check),
+        gaps=GapsControl(lines=lines_of(store), kept=StoreKept(store), source=store, observer=LoggingObserver()),
+        dead_letters=dead_letters_of(store, inbox, check),
+        calls=calls_of(store, JsonCodec(), clock=SystemClock(), hold=RelaySettings().lease),
     )

@@ -4,77 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+import random
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
-from datetime import timedelta
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-from pillarbox.app.assembly import Parts, Worker
+from pillarbox.app.alerting import Alerting, alert_workers
+from pillarbox.app.assembly import Parts, Worker, calls_of
+from pillarbox.app.background import inbox_upkeep, membership_of, replay_driver
 from pillarbox.app.controlling import control_of, dead_letters_of, held_of
+from pillarbox.app.depending import Dependencies, Depending, needed_by
 from pillarbox.app.including import Including
 from pillarbox.app.places import BrokerPlace, StorePlace, broker_at, outbox_of, store_at
 from pillarbox.app.publishing import Publisher
 from pillarbox.app.running import Running
-from pillarbox.app.system_clock import SystemClock
+from pillarbox.app.settings import DEFAULTS, Settings
 from pillarbox.channel import Broker, Subscription
 from pillarbox.channel.wakeup import Wakeup
-from pillarbox.clock import Clock
 from pillarbox.consumer import Consumer, Handlers, Provider, Providers, Scope
+from pillarbox.consumer.dependency import Sharing
 from pillarbox.consumer.resolve import check_rename, resolve
 from pillarbox.control import Health
 from pillarbox.deadletter.redaction import redacting
 from pillarbox.errors import ConfigurationError, InvalidSetupError, UnregisteredConsumerError
-from pillarbox.message import Limits, Registry, Upcaster, check_name, new_message_id
+from pillarbox.message import Registry, Upcaster, check_name, new_message_id
 from pillarbox.observe import Event, MessagesPublished, Observer, Observers
 from pillarbox.outbox import Outbox
 from pillarbox.relational import RelationalStore
-from pillarbox.relay import RelaySettings
-from pillarbox.retry import Classification
-from pillarbox.serialization import Codec, ForeignMessages, JsonCodec
-from pillarbox.telemetry import masked
+from pillarbox.serialization import Codec, JsonCodec
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What can be set about a box beyond its places.
-
-    Attributes:
-        relay: how relays poll, and how many duplicates a crash may cause.
-        limits: what is refused at publish.
-        classification: which exceptions are transient, which permanent.
-        redact: what the texts and stacks of failures go through before they are stored; by default passwords are
-            masked. Where it fails itself, the text is withheld.
-        drain_within: how long a stopping box waits for handlers under way.
-        answer_within: how long the database may take over what Pillarbox asks it; then the connection is given up.
-        foreign: by channel (``topic:…``, ``queue:…``), how messages of others are read that are no CloudEvents.
-        outbox: where records wait for their relay: in a ``table``, or in the database's ``log`` alone, which only a
-            relay of the kind ``log`` can read.
-        clock: real time, or a test's.
-        migrate_on_open: create missing tables when the box opens; ``None`` does so on SQLite only.
-    """
-
-    relay: RelaySettings = field(default_factory=RelaySettings)
-    limits: Limits = field(default_factory=Limits)
-    classification: Classification = field(default_factory=Classification)
-    redact: Callable[[str], str] = masked
-    drain_within: timedelta = timedelta(seconds=30)
-    answer_within: timedelta = timedelta(seconds=30)
-    foreign: Mapping[str, ForeignMessages] = field(default_factory=dict[str, ForeignMessages])
-    outbox: Literal["table", "log"] = "table"
-    clock: Clock = field(default_factory=SystemClock)
-    migrate_on_open: bool | None = None
-
-
-DEFAULTS = Settings()
-
-
-class Pillarbox(Publisher, Including):
+class Pillarbox(Publisher, Including, Depending, Alerting):
     """One service's reliability layer: its outbox, its consumers, its dead letters.
 
     Constructing connects to nothing. ``publish`` and its siblings need only the caller's transaction; everything else
@@ -130,7 +95,8 @@ class Pillarbox(Publisher, Including):
             new_id=new_message_id,
             now=settings.clock.now,
         )
-        self.dead_letters = dead_letters_of(self.store, self.check_body)
+        self.calls = calls_of(self.store, self.codec, clock=settings.clock, hold=settings.relay.lease)
+        self.dead_letters = dead_letters_of(self.store, settings.inbox, self.check_body)
         self.held = held_of(self.store)
         self._running: Running | None = None
         self._is_open = False
@@ -172,6 +138,7 @@ class Pillarbox(Publisher, Including):
         other = Pillarbox(self.name, store=store, broker=broker, codec=self.codec, settings=settings)
         other.registry = self.registry
         other._handlers, other._included = self._handlers, self._included
+        other._breakers = self._breakers
         other._providers = self._providers.twin()
         other.observe(self.observers)
         return other
@@ -301,6 +268,7 @@ class Pillarbox(Publisher, Including):
             service=self.name,
             provided=self._providers.by_type,
             names_required=not self.store.traits.single_writer,
+            inbox=self.settings.inbox,
         )
         self._register_declared()
         self._check_codec()
@@ -325,13 +293,13 @@ class Pillarbox(Publisher, Including):
         if consumers:
             checked = self.consumers()
             await self._enlist(checked)
-            membership = parts.membership()
+            membership = membership_of(parts)
             await membership.join()
-            workers += [membership, parts.replay_driver()]
+            workers += [membership, replay_driver(parts), *inbox_upkeep(parts, self.settings.inbox)]
             workers += [worker for consumer in checked for worker in parts.consumer_workers(consumer)]
         if relay:
             workers.append(parts.relay_worker())
-        return workers
+        return [*workers, *alert_workers(self._alarms, parts, service=self.name)]
 
     async def _enlist(self, consumers: tuple[Consumer, ...]) -> None:
         for consumer in consumers:
@@ -348,10 +316,21 @@ class Pillarbox(Publisher, Including):
                     for consumer, pending in stranded.items()
                 ]
             )
+        await self.store.run(self.store.circuits.enlist(self.name, needed_by(consumers)))
         await self.broker.declare(subscriptions)
 
     def _parts(self) -> Parts:
         identity = new_message_id()
+        observers = _with_wakeup(self.observers, self._queue_wakeup)
+        sharing = Sharing(
+            circuits=self.store.circuits,
+            source=self.store,
+            clock=self.settings.clock,
+            observer=observers,
+            new_token=new_message_id,
+            dice=random.random,
+            lease=self.settings.relay.lease * 2,
+        )
         return Parts(
             store=self.store,
             broker=self.broker,
@@ -363,9 +342,10 @@ class Pillarbox(Publisher, Including):
             redact=redacting(self.settings.redact),
             relay=self.settings.relay,
             clock=self.settings.clock,
-            observers=_with_wakeup(self.observers, self._queue_wakeup),
+            observers=observers,
             outbox_wakeup=self._outbox_wakeup,
             has_table=self.settings.outbox == "table",
+            dependencies=Dependencies(self._breakers, sharing),
             worker=f"{self.name}-{os.getpid()}-{identity[-12:]}",
             new_id=new_message_id,
         )

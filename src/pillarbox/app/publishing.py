@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from pillarbox.channel.wakeup import Wakeup
+from pillarbox.consumer.context import After, cause_of, causes_in
 from pillarbox.errors import ConfigurationError
-from pillarbox.message import MessageType, message_type_of
+from pillarbox.message import Cause, MessageType, message_type_of
 from pillarbox.outbox import Outbox, OutboxRecord, PublishOptions
 from pillarbox.transaction import AsyncTx, SyncTx, adopt, adopt_sync
 
@@ -27,7 +28,8 @@ class Publisher:
         key: str | None = None,
         delay: timedelta | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> None:
+        after: After = (),
+    ) -> Cause:
         """Publish ``event`` when ``tx`` commits; every consumer subscribed to its topic gets it.
 
         The order of a key is the order in which transactions publish to it: the key is locked until ``tx`` ends, so
@@ -39,14 +41,21 @@ class Publisher:
             key: overrides the key that the class declares.
             delay: holds the event back; its place in the key's order is its due time.
             headers: headers of the caller's own.
+            after: messages that come before it, for consumers that keep the order of causes: what ``publish``
+                returned, or the context of one that is handled.
+
+        Returns:
+            What was published, for the ``after=`` of others.
 
         Raises:
             NoTransactionError: ``tx`` has no open transaction; nothing was written.
             InvalidMessageError: the event cannot be published as it is; nothing was written.
             MissingKeyError: its key is None; flush first, or give ``key=``; nothing was written.
         """
-        record = self._prepare(event, "event", PublishOptions(key=key, delay=delay, headers=headers or {}))
+        options = PublishOptions(key=key, delay=delay, headers=headers or {}, after=causes_in(after))
+        record = self._prepare(event, "event", options)
         await adopt(tx).run(self._outbox.append([record]))
+        return cause_of(record.message)
 
     async def send(
         self,
@@ -57,10 +66,13 @@ class Publisher:
         key: str | None = None,
         delay: timedelta | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> None:
+        after: After = (),
+    ) -> Cause:
         """Send ``command`` when ``tx`` commits; exactly one consumer group gets it. The rest is as with ``publish``."""
-        record = self._prepare(command, "command", PublishOptions(key=key, delay=delay, headers=headers or {}))
+        options = PublishOptions(key=key, delay=delay, headers=headers or {}, after=causes_in(after))
+        record = self._prepare(command, "command", options)
         await adopt(tx).run(self._outbox.append([record]))
+        return cause_of(record.message)
 
     async def publish_all(self, messages: Sequence[object], /, *, tx: AsyncTx) -> None:
         """Publish events and send commands, in this order, in few statements; keys are locked in sorted order.
@@ -79,10 +91,13 @@ class Publisher:
         key: str | None = None,
         delay: timedelta | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> None:
+        after: After = (),
+    ) -> Cause:
         """Do what ``publish`` does, for a synchronous transaction."""
-        record = self._prepare(event, "event", PublishOptions(key=key, delay=delay, headers=headers or {}))
+        options = PublishOptions(key=key, delay=delay, headers=headers or {}, after=causes_in(after))
+        record = self._prepare(event, "event", options)
         adopt_sync(tx).run(self._outbox.append([record]))
+        return cause_of(record.message)
 
     def send_sync(
         self,
@@ -93,10 +108,13 @@ class Publisher:
         key: str | None = None,
         delay: timedelta | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> None:
+        after: After = (),
+    ) -> Cause:
         """Do what ``send`` does, for a synchronous transaction."""
-        record = self._prepare(command, "command", PublishOptions(key=key, delay=delay, headers=headers or {}))
+        options = PublishOptions(key=key, delay=delay, headers=headers or {}, after=causes_in(after))
+        record = self._prepare(command, "command", options)
         adopt_sync(tx).run(self._outbox.append([record]))
+        return cause_of(record.message)
 
     def publish_all_sync(self, messages: Sequence[object], /, *, tx: SyncTx) -> None:
         """Do what ``publish_all`` does, for a synchronous transaction."""

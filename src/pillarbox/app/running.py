@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from pillarbox.app.assembly import Worker
 from pillarbox.clock import Clock
+from pillarbox.consumer.intermittent import Intermittent
 from pillarbox.consumer.worker import ConsumerWorker
 from pillarbox.observe import Observer, WorkerFaltered
 
@@ -27,7 +28,7 @@ class Running:
     @property
     def in_hand(self) -> int:
         """How many messages the workers have received and not yet settled."""
-        return sum(worker.in_hand for worker in self._workers if isinstance(worker, ConsumerWorker))
+        return sum(worker.in_hand for worker in self._workers if isinstance(worker, (ConsumerWorker, Intermittent)))
 
     def stop(self) -> None:
         """Tell every worker to finish what it has in hand."""

@@ -10,7 +10,7 @@ from pillarbox.channel.broker import Broker
 from pillarbox.channel.capabilities import BrokerCapabilities
 from pillarbox.channel.delivery import Delivery, Outcome
 from pillarbox.channel.queue_store import QueuedMessage, QueueStore
-from pillarbox.channel.receiver import MessageReceiver, TransactionalReceiver
+from pillarbox.channel.receiver import OUT_OF_A_PLACE, MessageReceiver, TransactionalReceiver
 from pillarbox.channel.sender import (
     Confirmed,
     MessageSender,
@@ -23,6 +23,7 @@ from pillarbox.channel.sender import (
 )
 
 __all__ = [
+    "OUT_OF_A_PLACE",
     "Broker",
     "BrokerCapabilities",
     "Confirmed",

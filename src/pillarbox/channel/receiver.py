@@ -13,6 +13,12 @@ from typing import Protocol
 from pillarbox.channel.delivery import Delivery, Outcome
 from pillarbox.transaction import Program
 
+OUT_OF_A_PLACE = 200
+"""So many messages of one place (a slot, a partition) are handed out at most and not settled.
+
+A key whose messages are handled slowly leaves room for those of other places, however many of it wait.
+"""
+
 
 class MessageReceiver(Protocol):
     """The receiving end of one subscription, for one instance of its consumer.
@@ -23,6 +29,8 @@ class MessageReceiver(Protocol):
     @abstractmethod
     async def receive(self, limit: int, *, within: timedelta) -> Sequence[Delivery]:
         """Wait up to ``within`` for messages; return up to ``limit``, the order of each key kept.
+
+        Of one place no more than ``OUT_OF_A_PLACE`` are out at a time, so that no key keeps all others waiting.
 
         A message that was handed out is not handed out again by this receiver until it is settled. May return
         nothing. Called again and again also while the consumer is busy (with ``limit`` 0), so that leases live.

@@ -6,6 +6,7 @@ import click
 
 from pillarbox.cli.output import print_json, print_line, print_table, wants_json
 from pillarbox.cli.places import Place, at_a_place
+from pillarbox.control import ConsumerView
 
 NOBODY = "(nobody yet)"
 
@@ -26,6 +27,17 @@ async def consumers(place: Place) -> None:
         print_line("no consumer is known: none has been started yet")
     else:
         print_table(
-            ["consumer", "mode", "channels", "types", "queued", "held"],
-            ([one.identity or NOBODY, one.mode, one.channels, one.types, one.queued, one.held] for one in found),
+            ["consumer", "mode", "channels", "types", "queued", "held", "state"],
+            (
+                [one.identity or NOBODY, one.mode, one.channels, one.types, one.queued, one.held, _state(one)]
+                for one in found
+            ),
         )
+
+
+def _state(one: ConsumerView) -> str:
+    if one.stopped:
+        return "stopped by a dead letter"
+    if one.paused_by is not None:
+        return f"paused, {one.paused_by} is down"
+    return "" if one.known else "never started"

@@ -100,7 +100,9 @@ async def show(place: Place, letter_id: int, *, with_body: bool, with_headers: b
 
 @dead_letters.command()
 @click.argument("letter_ids", metavar="LETTER_ID...", type=int, nargs=-1, required=True)
-@click.option("--force", is_flag=True, help="Also letters that were replayed too often.")
+@click.option(
+    "--force", is_flag=True, help="Also letters replayed too often, or older than what the inbox is sure to remember."
+)
 @by_option
 @at_a_place
 async def replay(place: Place, letter_ids: tuple[int, ...], *, force: bool, by: str) -> None:

@@ -38,9 +38,10 @@ async def health(place: Place, strict: bool, oldest_pending: timedelta) -> None:
 def _show(found: Health) -> None:
     vitals = found.vitals
     if wants_json():
-        parts = {"outbox": vitals.outbox, "holding": vitals.holding}
+        parts = {"outbox": vitals.outbox, "holding": vitals.holding, "gaps": vitals.gaps, "waits": vitals.waits}
         rest = {"oldest_queued_for": vitals.oldest_queued_for, "dead": vitals.dead, "log": vitals.log}
-        print_json({"status": found.status.value, "problems": found.problems, **parts, **rest})
+        facts = {"status": found.status.value, "problems": found.problems, "stopped": vitals.stopped}
+        print_json({**facts, **parts, **rest, "down": vitals.down})
         return
     print_line(found.status.value)
     for problem in found.problems:
@@ -56,7 +57,13 @@ def _show(found: Health) -> None:
             "blocked keys": vitals.holding.blocked,
             "held messages": vitals.holding.messages,
             "oldest hold": vitals.holding.oldest_for,
+            "waiting for numbers": vitals.gaps.buffered,
+            "oldest gap": vitals.gaps.oldest_for,
+            "waiting for causes": vitals.waits.messages,
+            "oldest waiting for causes": vitals.waits.oldest_for,
             "dead letters": vitals.dead,
+            "down": ", ".join(one.dependency for one in vitals.down) or None,
+            **({"stopped consumers": ", ".join(vitals.stopped)} if vitals.stopped else {}),
             **({} if vitals.log is None else {"log kept, bytes": vitals.log.retained_bytes}),
         }
     )

@@ -14,7 +14,7 @@ from pillarbox.holding import HoldState
 def held() -> None:
     """Work with keys that wait in a consumer.
 
-    They wait for a retry, or for a decision about a dead letter.
+    They wait for a retry, for what comes before their head, or for a decision about a dead letter.
     """
 
 
@@ -32,7 +32,7 @@ async def list_(place: Place, consumer: str | None, limit: int) -> None:
         print_line("no key is held")
     else:
         print_table(
-            ["consumer", "key", "state", "messages", "since", "due"],
+            ["consumer", "key", "state", "messages", "since", "due", "waits for"],
             (
                 [
                     one.consumer,
@@ -41,6 +41,7 @@ async def list_(place: Place, consumer: str | None, limit: int) -> None:
                     one.messages,
                     one.since,
                     None if one.state is HoldState.BLOCKED else one.due_at,
+                    one.waits_for,
                 ]
                 for one in found
             ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from pillarbox.cli.calls import calls
 from pillarbox.cli.consumers import consumers
 from pillarbox.cli.dead_letter_groups import group, groups, stats
 from pillarbox.cli.dead_letters import dead_letters
@@ -12,12 +13,13 @@ from pillarbox.cli.demo import demo
 from pillarbox.cli.doctor import doctor
 from pillarbox.cli.errors import Commands
 from pillarbox.cli.explain import explain
+from pillarbox.cli.gaps import gaps
 from pillarbox.cli.health import health
 from pillarbox.cli.held import held
 from pillarbox.cli.inbox import inbox
 from pillarbox.cli.kept import purge, republish
 from pillarbox.cli.migrate import migrate
-from pillarbox.cli.outbox import outbox
+from pillarbox.cli.outbox import new_epoch, outbox
 from pillarbox.cli.replay_runs import replay_all, runs
 from pillarbox.cli.run import run
 
@@ -31,9 +33,9 @@ def commands(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for command in (demo, run, migrate, health, doctor, explain, outbox, inbox, consumers, held, dead_letters):
+for command in (demo, run, migrate, health, doctor, explain, outbox, inbox, consumers, held, gaps, dead_letters, calls):
     commands.add_command(command)
-for command in (purge, republish, debezium_config):
+for command in (purge, republish, new_epoch, debezium_config):
     outbox.add_command(command)
 for command in (stats, groups, group, replay_all, runs):
     dead_letters.add_command(command)

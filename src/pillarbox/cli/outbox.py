@@ -105,6 +105,25 @@ async def skip(place: Place, message_id: str, reason: str, by: str) -> None:
         print_line(f"{message_id} is skipped; {released} records behind it will be published")
 
 
+@click.command("new-epoch")
+@click.option("--reason", required=True, help="Why; stands in the log with the number of keys.")
+@by_option
+@at_a_place
+async def new_epoch(place: Place, reason: str, by: str) -> None:
+    """Let the numbers of numbered destinations begin at 1 again, in an epoch that consumers can tell from the old one.
+
+    After the database was restored from a backup, before anything is published.
+    """
+    if not reason.strip():
+        raise click.UsageError("--reason must say something")
+    async with place.open() as control:
+        keys = await control.outbox.begin_epoch(by=by, reason=reason)
+    if wants_json():
+        print_json({"keys": keys, "by": by, "reason": reason})
+    else:
+        print_line(f"the numbers of {keys} keys begin at 1 again")
+
+
 async def _all_parked(control: OutboxControl) -> AsyncGenerator[str]:
     """Return the first parked record of each key, and those without one: releasing it releases the others."""
     keys = set[tuple[str, str]]()

@@ -23,6 +23,7 @@ from pillarbox.channel import Broker
 from pillarbox.cli.output import AS_JSON
 from pillarbox.control import Control
 from pillarbox.errors import ConfigurationError
+from pillarbox.idempotency import InboxSettings
 from pillarbox.relational import RelationalStore
 
 
@@ -39,6 +40,11 @@ class Place:
         return self.store.engine.url.render_as_string(hide_password=True)
 
     @property
+    def inbox(self) -> InboxSettings:
+        """How the box keeps its inboxes; for a store by its URL alone, what boxes do unless told otherwise."""
+        return InboxSettings() if self.box is None else self.box.settings.inbox
+
+    @property
     def broker(self) -> Broker | None:
         """The broker of the box; a store by its URL alone has none."""
         return None if self.box is None else self.box.broker
@@ -53,7 +59,7 @@ class Place:
         """
         async with self.lend():
             await self.store.check_schema()
-            yield control_of(self.store, None if self.box is None else self.box.check_body)
+            yield control_of(self.store, self.inbox, None if self.box is None else self.box.check_body)
 
     @asynccontextmanager
     async def lend(self) -> AsyncGenerator[None]:

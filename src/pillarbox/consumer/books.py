@@ -6,12 +6,15 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from pillarbox.consumer.item import Item
-from pillarbox.consumer.run import Run, RunReport
+from pillarbox.consumer.report import RunReport
+from pillarbox.consumer.run import Run
 from pillarbox.consumer.surroundings import Surroundings
+from pillarbox.deadletter import fingerprint_of
 from pillarbox.errors import HandlerCrashedError
 from pillarbox.idempotency import Suspect, Trial
 from pillarbox.observe import (
     AttemptFailed,
+    ConsumerStopped,
     DuplicateSuppressed,
     MessageDead,
     MessageDiscarded,
@@ -63,6 +66,13 @@ class Books:
             item.attempts += crashes
             self._run.give_up(item, "crashed", HandlerCrashedError(consumer=self._name, crashes=crashes))
 
+    async def leave(self, items: Sequence[Item]) -> None:
+        """Note that ``items`` are not under way any more: they go back to where they came from."""
+        for item in items:
+            item.is_left = True
+        ids = sorted({item.message.id for item in items})
+        await self._source.run(self._run.rules.attempts.clear(self._name, ids))
+
     def tell(self, report: RunReport) -> None:
         """Tell the observer of everything in ``report``, which is durable now."""
         notice = self._observer.notice
@@ -70,6 +80,9 @@ class Books:
             notice(MessageHandled(consumer=self._name, message_id=item.message.id, attempts=item.attempts + 1))
         for event in report.notices:
             notice(event)
+        for item in [*report.handled, *report.retried, *report.dead]:
+            if item.notice is not None:
+                notice(item.notice)
         for item in report.suppressed:
             notice(DuplicateSuppressed(consumer=self._name, message_id=item.message.id))
         for item in report.discarded:
@@ -81,18 +94,27 @@ class Books:
 
     def _tell_failure(self, item: Item) -> None:
         message_id = item.message.id
-        self._observer.notice(
-            AttemptFailed(
-                consumer=self._name,
-                message_id=message_id,
-                attempt=item.attempts,
-                error_type=type(item.error).__qualname__,
-                retry_after=item.verdict.after if isinstance(item.verdict, RetryLater) else None,
+        if not item.awaits:  # whose gate did not let it come to an attempt
+            self._observer.notice(
+                AttemptFailed(
+                    consumer=self._name,
+                    message_id=message_id,
+                    attempt=item.attempts,
+                    error_type=type(item.error).__qualname__,
+                    retry_after=item.verdict.after if isinstance(item.verdict, RetryLater) else None,
+                )
             )
-        )
         if isinstance(item.verdict, GiveUp):
             self._observer.notice(
                 MessageDead(
-                    consumer=self._name, message_id=message_id, reason=item.verdict.reason, attempts=item.attempts
+                    consumer=self._name,
+                    message_id=message_id,
+                    reason=item.verdict.reason,
+                    attempts=item.attempts,
+                    error_type=type(item.error).__qualname__,
+                    group="" if item.error is None else fingerprint_of(item.error, item.message.type),
+                    holds_key=self._run.rules.blocks_key,
                 )
             )
+            if self._run.rules.stops:
+                self._observer.notice(ConsumerStopped(consumer=self._name, message_id=message_id))

@@ -3,32 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeAlias
 
 from pillarbox.errors import ConfigurationError
-from pillarbox.message import Message, message_type_of
+from pillarbox.idempotency.outside_calls import OutsideCalls
+from pillarbox.message import Cause, Message, message_type_of
 from pillarbox.observe import Event
 from pillarbox.outbox import Origin, Outbox, OutboxRecord, PublishOptions, record_of
 
 
-class _Noted:
-    """What ``Context.publish`` returns: it may be awaited, and need not be."""
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What ``Context.publish`` returns: it may be awaited, and need not be.
 
-    def __await__(self) -> Generator[None, None, None]:
-        return
-        yield
+    Attributes:
+        cause: what will be published, for the ``after=`` of what comes behind it.
+    """
+
+    cause: Cause
+
+    def __await__(self) -> Generator[None, None, Cause]:
+        """Return the cause."""
+        yield from ()
+        return self.cause
 
 
 class Context:
     """A message's envelope, and the outbox of the transaction that its handling is part of."""
 
-    __slots__ = ("_consumer", "_message", "_notices", "_outbox", "_records", "attempt")
+    __slots__ = ("_calls", "_consumer", "_message", "_notices", "_outbox", "_records", "attempt")
 
-    def __init__(self, message: Message, *, consumer: str, attempt: int, outbox: Outbox) -> None:
-        """Publish through ``outbox`` when the handling commits."""
+    def __init__(
+        self, message: Message, *, consumer: str, attempt: int, outbox: Outbox, calls: OutsideCalls | None = None
+    ) -> None:
+        """Publish through ``outbox`` when the handling commits; ``calls`` where no transaction is open meanwhile."""
         self._message = message
         self._consumer = consumer
         self._outbox = outbox
+        self._calls = calls
         self._records: list[OutboxRecord] = []
         self._notices: list[Event] = []
         self.attempt = attempt
@@ -70,6 +84,25 @@ class Context:
         return self._message.causation_id
 
     @property
+    def calls(self) -> OutsideCalls:
+        """The calls to the outside, for ``call_once``.
+
+        Raises:
+            ConfigurationError: the handler has a transaction, which would be held open for as long as the call takes.
+        """
+        if self._calls is None:
+            raise ConfigurationError(
+                f"{self._consumer}: call_once needs a handler that asks for no transaction; let this one send a "
+                "command to such a handler, or take what it answered from the event that it returns"
+            )
+        return self._calls
+
+    @property
+    def cause(self) -> Cause:
+        """The message as a cause of others, for their ``after=``."""
+        return cause_of(self._message)
+
+    @property
     def records(self) -> tuple[OutboxRecord, ...]:
         """What the handler has published so far."""
         return tuple(self._records)
@@ -95,15 +128,18 @@ class Context:
         key: str | None = None,
         delay: timedelta | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> _Noted:
+        after: After = (),
+    ) -> Noted:
         """Publish an event when this handling commits; if it does not commit, nothing is published.
 
-        It may be awaited, but need not be, so that it serves plain functions too.
+        It may be awaited, but need not be, so that it serves plain functions too. The message that is handled is a
+        cause of the event; ``after`` names further ones, for consumers that keep the order of causes.
 
         Raises:
             InvalidMessageError: the event cannot be published as it is.
         """
-        return self._note(event, "event", PublishOptions(key=key, delay=delay, headers=headers or {}))
+        options = PublishOptions(key=key, delay=delay, headers=headers or {}, after=causes_in(after))
+        return self._note(event, "event", options)
 
     def send(
         self,
@@ -113,9 +149,11 @@ class Context:
         key: str | None = None,
         delay: timedelta | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> _Noted:
+        after: After = (),
+    ) -> Noted:
         """Send a command when this handling commits; the rest is as with ``publish``."""
-        return self._note(command, "command", PublishOptions(key=key, delay=delay, headers=headers or {}))
+        options = PublishOptions(key=key, delay=delay, headers=headers or {}, after=causes_in(after))
+        return self._note(command, "command", options)
 
     def note(self, payload: object) -> None:
         """Publish or send what a handler returned, as its type says."""
@@ -126,13 +164,33 @@ class Context:
         self._records += [record_of(copy) for copy in copies]
         self._notices.append(notice)
 
-    def _note(self, payload: object, kind: str, options: PublishOptions) -> _Noted:
+    def _note(self, payload: object, kind: str, options: PublishOptions) -> Noted:
         declared = message_type_of(type(payload)).kind
         if declared != kind:
             verb = "publish" if declared == "event" else "send"
             raise ConfigurationError(f"{type(payload).__qualname__} is declared as a {declared}; use {verb}() for it")
-        self._records.append(self._outbox.prepare(payload, options=options, origin=self._origin()))
-        return _Noted()
+        record = self._outbox.prepare(payload, options=options, origin=self._origin())
+        self._records.append(record)
+        return Noted(cause_of(record.message))
 
     def _origin(self) -> Origin:
-        return Origin(correlation_id=self.correlation_id, causation_id=self._message.id, hop=self._message.hop + 1)
+        return Origin(
+            correlation_id=self.correlation_id,
+            causation_id=self._message.id,
+            cause=self.cause,
+            hop=self._message.hop + 1,
+        )
+
+
+After: TypeAlias = Sequence[Cause | Noted | Context]
+"""Messages that come before one that is published."""
+
+
+def cause_of(message: Message) -> Cause:
+    """Return ``message`` as a cause of others."""
+    return Cause(id=message.id, type=message.type, destination=message.destination)
+
+
+def causes_in(after: After) -> Sequence[Cause]:
+    """Return the causes that ``after`` names, in whichever way."""
+    return [one if isinstance(one, Cause) else one.cause for one in after]

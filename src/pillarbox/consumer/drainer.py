@@ -7,7 +7,8 @@ from datetime import timedelta
 from functools import partial
 
 from pillarbox.channel.wakeup import Pace, Wakeup
-from pillarbox.consumer.intake import HeldIntake
+from pillarbox.consumer.dependency import Probe
+from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
 from pillarbox.consumer.surroundings import Surroundings
 from pillarbox.consumer.worker import Handles
@@ -31,7 +32,7 @@ class Drainer:
         *,
         held: HeldQueue,
         process: Handles,
-        intake_for: Callable[[str], HeldIntake],
+        intake_for: Callable[[str], Intake],
         around: Surroundings,
     ) -> None:
         """Drain the holds of the consumer ``identity``; each round leases under a token of its own."""
@@ -46,6 +47,7 @@ class Drainer:
         self._observer = around.observer
         self._new_token = around.new_token
         self._on_published = around.on_published
+        self._needs = around.needs
         self._wakeup = Wakeup()
         self._stopping = False
 
@@ -81,29 +83,46 @@ class Drainer:
         Raises:
             TransientError, ConflictError: the leases end by themselves, then any process may go on.
         """
-        token = self._new_token()
-        lease = self._held.lease_due(self._identity, token=token, limit=KEYS_AT_ONCE, ttl=self._lease)
-        if not await self._source.run(lease):
+        await self._needs.look()
+        is_shut = self._needs.is_shut
+        if is_shut and not self._needs.may_be_probed:
             return False
-        renewal = partial(self._renew, token)
-        async with repeated(renewal, every=self._lease / 3, clock=self._clock):
-            heads = await self._source.run(self._held.heads(self._identity, token=token, per_key=self._size.size))
-            if await self._handle(heads, token):
-                self._on_published()
+        token = self._new_token()
+        limit = 1 if is_shut else KEYS_AT_ONCE
+        if not await self._source.run(self._held.lease_due(self._identity, token=token, limit=limit, ttl=self._lease)):
+            return False
+        probe = await self._needs.probe() if is_shut else None
+        try:
+            if probe is not None or not is_shut:
+                await self._drain(token, probe)
+        finally:
+            await self._needs.settle(probe)
         await self._source.run(self._held.finish(self._identity, token=token))
-        return True
+        return probe is not None or not is_shut
+
+    async def _drain(self, token: str, probe: Probe | None) -> None:
+        """Handle the heads of the holds leased under ``token``; only the first, if it is a probe."""
+        per_key = self._size.size if probe is None else 1
+        async with repeated(partial(self._renew, token), every=self._lease / 3, clock=self._clock):
+            heads = await self._source.run(self._held.heads(self._identity, token=token, per_key=per_key))
+            items = [_item(one) for one in heads]
+            for item in items:
+                item.probe = probe
+            if await self._handle(items, token):
+                self._on_published()
 
     async def _renew(self, token: str) -> None:
         await self._source.run(self._held.renew(self._identity, token=token, ttl=self._lease))
 
-    async def _handle(self, heads: Sequence[HeldMessage], token: str) -> int:
+    async def _handle(self, items: Sequence[Item], token: str) -> int:
         published = 0
         intake = self._intake_for(token)
-        items = [_item(one) for one in heads]
         while items:
             chunk, items = items[: self._size.size], items[self._size.size :]
             published += await self._process.handle(chunk, intake=intake, size=self._size)
             waiting = {item.hold_key for item in chunk if item.verdict is not None}
+            if any(item.is_left for item in chunk):
+                break
             items = [item for item in items if item.hold_key not in waiting]
         return published
 

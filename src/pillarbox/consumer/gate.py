@@ -21,7 +21,8 @@ class Gate(Protocol):
         """Return the items that may run, in the order in which they may; put the others aside.
 
         An item may be admitted because an earlier one of the answer will have run by then: if that one has to wait,
-        so has this one. An item that must never run is given a verdict and admitted, to be buried.
+        so has this one. An item that must never run is given a verdict and admitted, to be buried. One that there is no
+        room for is marked as returned.
         """
 
     @abstractmethod

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Concatenate, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
-from pillarbox.consumer.spec import ConsumerOptions, Declaration, Idempotency, WhenDead
+from pillarbox.consumer.spec import ConsumerOptions, Declaration, DedupeBy, Idempotency, WhenDead
 from pillarbox.ordering import Ordering
-from pillarbox.retry import Retry
+from pillarbox.retry import FailureRule, Retry
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,6 +34,9 @@ class Options(TypedDict, total=False):
     outside: bool
     renamed_from: str | None
     channel: str | None
+    needs: str | None
+    failures: Sequence[FailureRule]
+    dedupe_by: DedupeBy | None
 
 
 class HandlesMessage(Protocol[M]):

@@ -5,15 +5,27 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from pillarbox.channel import Delivery
 from pillarbox.consumer.item import Item
 from pillarbox.deadletter import Burial, DeadLetterStore, fingerprint_of, stack_of
 from pillarbox.errors import InternalError
-from pillarbox.holding import HeldMessage, HeldQueue, HeldState, Hold, HoldingStore, HoldState, own_hold_key
+from pillarbox.holding import (
+    HeldMessage,
+    HeldQueue,
+    HeldState,
+    Hold,
+    HoldingStore,
+    HoldState,
+    own_hold_key,
+    stop_key_of,
+)
 from pillarbox.retry import GiveUp, RetryLater
 from pillarbox.transaction import Program
+
+Blocks: TypeAlias = Literal["key", "message", "consumer"]
+"""What a dead message keeps from being handled."""
 
 
 class Accepts(Protocol):
@@ -61,17 +73,17 @@ class Burials:
         *,
         dead_letters: DeadLetterStore,
         holding: HoldingStore,
-        blocks_key: bool,
+        blocks: Blocks,
         redact: Callable[[str], str],
     ) -> None:
-        """Block the message's key if ``blocks_key``, else the message alone, so that late duplicates do not run.
+        """Block what the message ``blocks``; the message alone is blocked so that late duplicates do not run.
 
         Stacks go through ``redact``.
         """
         self._consumer = consumer
         self._dead_letters = dead_letters
         self._holding = holding
-        self._blocks_key = blocks_key
+        self._blocks: Blocks = blocks
         self._redact = redact
 
     def bury(self, items: Sequence[Item]) -> Program[None]:
@@ -85,7 +97,7 @@ class Burials:
         if not isinstance(item.verdict, GiveUp) or item.error is None:
             raise InternalError(f"message {item.message.id} is buried without a verdict")
         return Burial(
-            hold_key=item.hold_key if self._blocks_key else own_hold_key(item.message.id),
+            hold_key=self._hold_key_of(item),
             message=item.message,
             reason=item.verdict.reason,
             attempts=item.attempts,
@@ -93,6 +105,17 @@ class Burials:
             stack=stack_of(item.error, self._redact),
             fingerprint=fingerprint_of(item.error, item.message.type),
         )
+
+    def _hold_key_of(self, item: Item) -> str:
+        if not item.blocks:
+            return own_hold_key(item.message.id)
+        match self._blocks:
+            case "key":
+                return item.hold_key
+            case "message":
+                return own_hold_key(item.message.id)
+            case "consumer":
+                return stop_key_of(item.message.id)
 
 
 class ChannelIntake(Intake):

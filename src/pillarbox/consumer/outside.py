@@ -7,20 +7,24 @@ idempotency key. Where running again does no harm nothing is claimed, and outcom
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from pillarbox.consumer.books import Books
+from pillarbox.consumer.effects import Invoke, Raised, Returned
 from pillarbox.consumer.injection import Providers
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
-from pillarbox.consumer.run import Invoke, Raised, Returned, Run, RunReport, without
+from pillarbox.consumer.report import RunReport, put_aside, without
+from pillarbox.consumer.run import Run
 from pillarbox.consumer.spec import Consumer
+from pillarbox.consumer.stopping import StoppedByDeadLetter
+from pillarbox.consumer.stray import stray
 from pillarbox.consumer.surroundings import Surroundings
-from pillarbox.errors import PillarboxError
+from pillarbox.errors import PillarboxError, TransientError
 from pillarbox.lease import repeated
 from pillarbox.outbox import OutboxRecord
 from pillarbox.retry import RetryNow
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
 
 LOOK_AGAIN = timedelta(milliseconds=50)
 """How often a claim that somebody else holds is looked at."""
+CONFLICTS_IN_A_ROW = 50
 FEW = 10
 """So many are handled before somebody who must be alone in the process gets the room."""
 WRITE_EVERY = timedelta(milliseconds=100)
@@ -109,6 +114,7 @@ class OutsideProcess:
         token = self._new_token()
         suspects = await self._books.suspects(items)
         waiting = list(items)
+        left: list[Item] = []
         while waiting:
             entry = await self._source.run(self._enter(waiting, intake, token))
             stopped |= self._run.stopped_by(entry.report)
@@ -118,12 +124,23 @@ class OutsideProcess:
                 for group in _groups(entry.ready, at_most=1 if suspects else FEW):
                     async with self._books.trying(group, suspects):
                         for item in group:
+                            if left or self._run.is_shut(item):
+                                left.append(item)
+                                continue
                             stopped |= await self._one(item, outcomes, stopped)
+                            if self._run.rules.stops and item in outcomes.report.dead:
+                                await self._write(outcomes, intake, token)
+                                undone = entry.ready[entry.ready.index(item) + 1 :]
+                                raise StoppedByDeadLetter(self._name, [*undone, *entry.busy])
                             if self._is_due(outcomes):
                                 published += await self._write(outcomes, intake, token)
                                 outcomes = Outcomes(since=self._clock.monotonic())
                 published += await self._write(outcomes, intake, token)
+                await self._leave_alone(left, token)
             waiting = entry.busy
+            if left:
+                await self._books.leave([*left, *waiting])
+                break
             if waiting:
                 await self._clock.sleep(LOOK_AGAIN)
         size.grow()
@@ -162,16 +179,26 @@ class OutsideProcess:
 
     async def _attempt(self, item: Item) -> Sequence[OutboxRecord] | None:
         """Invoke until the handler returns or its immediate attempts are over; ``None`` if the item must wait."""
+        conflicts = 0
         while item.verdict is None and (wish := self._run.wish(item)) is not None:
             answer = await self._caller.call(wish)
             if isinstance(answer, Returned):
                 answer = self._run.noted(wish.contexts[0], answer)
             if isinstance(answer, Returned):
+                self._run.rules.needs.succeeded(item.probe)
                 return wish.contexts[0].records
             verdict = self._run.judge(item, answer.error)
+            conflicts += verdict is None
+            if conflicts > CONFLICTS_IN_A_ROW:
+                raise TransientError(f"{self._name}: a database keeps asking for the transaction again")
             if verdict is not None and not isinstance(verdict, RetryNow):
                 item.verdict = verdict
         return None
+
+    async def _leave_alone(self, items: Sequence[Item], token: str) -> None:
+        """Give up the claims of messages that go back."""
+        if items and self._run.rules.deduplicates:
+            await self._source.run(self._claims.release(self._name, self._marks_of(items), token=token))
 
     def _enter(self, items: Sequence[Item], intake: Intake, token: str) -> Program[Entry]:
         """Claim what can be claimed, and close what needs no handler."""
@@ -179,56 +206,72 @@ class OutsideProcess:
         entry = Entry()
         admitted = yield from intake.admit(items)
         entry.report.held = without(items, admitted)
-        ids = sorted({item.message.id for item in admitted if rules.handles(item.message)})
-        claimed = set(ids)
-        if ids and rules.deduplicates:
-            claimed = set((yield from self._claims.claim(self._name, ids, token=token, ttl=self._lease)))
-        unclaimed = [message_id for message_id in ids if message_id not in claimed]
-        processed = (yield from self._claims.processed(self._name, unclaimed)) if unclaimed else ()
+        marks = self._marks_of(admitted)
+        claimed = set(marks)
+        if marks and rules.deduplicates:
+            claimed = set((yield from self._claims.claim(self._name, marks, token=token, ttl=self._lease)))
+        unclaimed = [mark for mark in marks if mark not in claimed]
+        processed = set((yield from self._claims.processed(self._name, unclaimed)) if unclaimed else ())
         busy_keys = set[str]()
         new: list[Item] = []
         for item in admitted:
-            if item.message.id in processed:
+            if not processed.isdisjoint(item.marks):
                 entry.report.suppressed.append(item)
             elif item.hold_key in busy_keys:
                 entry.busy.append(item)
             elif not rules.handles(item.message):
                 new.append(item)
-            elif item.message.id in claimed:
-                claimed.discard(item.message.id)  # a second copy in the same batch waits for the first
+            elif claimed.issuperset(item.marks):
+                claimed.difference_update(item.marks)  # a second copy in the same batch waits for the first
                 new.append(item)
             else:
                 busy_keys.add(item.hold_key)
                 entry.busy.append(item)
         entry.ready += yield from rules.gate.admit(new)
-        entry.report.early = without(new, entry.ready)
-        yield from self._close(entry.report, intake, token)
+        put_aside(without(new, entry.ready), entry.report)
+        if rules.deduplicates:
+            yield from self._tidy(entry.report, needless=claimed, token=token)
+        yield from self._close(entry.report, intake)
         return entry
 
-    def _close(self, report: RunReport, intake: Intake, token: str) -> Program[None]:
+    def _tidy(self, report: RunReport, *, needless: Collection[str], token: str) -> Program[None]:
+        """Give up what was claimed for nobody: who keeps a part while it waits for another could wait for ever.
+
+        What means the same as a processed message is processed too, so that its own copies are known later on.
+        """
+        # what is held now may have been claimed before, while it waited behind one that was busy
+        unclaimed = [*needless, *self._marks_of([*report.held, *report.early, *report.returned])]
+        if unclaimed:
+            yield from self._claims.release(self._name, sorted(unclaimed), token=token)
+        if self._run.rules.business_row is not None and report.suppressed:
+            yield from self._run.rules.inbox.record(self._name, self._marks_of(report.suppressed))
+
+    def _close(self, report: RunReport, intake: Intake) -> Program[None]:
         """Close what needs no handler now."""
         done = [*report.suppressed, *report.early]
         closed = [*report.held, *done]
-        if not closed:
-            return
-        rules = self._run.rules
-        if report.early and rules.deduplicates:
-            yield from self._claims.release(self._name, [item.message.id for item in report.early], token=token)
-        yield from rules.attempts.clear(self._name, [item.message.id for item in closed])
-        yield from intake.accept(closed, done)
+        if closed or report.returned:
+            ids = [item.message.id for item in (*closed, *report.returned)]
+            yield from self._run.rules.attempts.clear(self._name, ids)
+        if closed:
+            yield from intake.accept(closed, done)
+
+    def _marks_of(self, items: Sequence[Item]) -> list[str]:
+        handled = (item for item in items if self._run.rules.handles(item.message))
+        return sorted({mark for item in handled for mark in self._run.marks_of(item)})
 
     def _leave(self, outcomes: Outcomes, intake: Intake, token: str) -> Program[None]:
         """Write outcomes and give the claims up, in one transaction."""
         rules, report = self._run.rules, outcomes.report
         items = outcomes.items
         if report.handled and rules.deduplicates:
-            first = set((yield from rules.inbox.record(self._name, [item.message.id for item in report.handled])))
-            report.suppressed = [item for item in report.handled if item.message.id not in first]
-            report.handled = [item for item in report.handled if item.message.id in first]
+            first = set((yield from rules.inbox.record(self._name, self._marks_of(report.handled))))
+            report.suppressed = [item for item in report.handled if not first.issuperset(item.marks)]
+            report.handled = [item for item in report.handled if first.issuperset(item.marks)]
         records = [record for item in report.handled for record in outcomes.records.get(item.message.id, ())]
         yield from self._run.close(items, intake, report, records)
         if rules.deduplicates:
-            yield from self._claims.release(self._name, [item.message.id for item in items], token=token)
+            yield from self._claims.release(self._name, self._marks_of(items), token=token)
 
     @asynccontextmanager
     async def _kept(self, items: Sequence[Item], token: str) -> AsyncGenerator[None]:
@@ -236,17 +279,17 @@ class OutsideProcess:
         if not self._run.rules.deduplicates:
             yield
             return
-        ids = [item.message.id for item in items]
+        marks = self._marks_of(items)
 
         async def renew() -> None:
-            await self._source.run(self._claims.renew(self._name, ids, token=token, ttl=self._lease))
+            await self._source.run(self._claims.renew(self._name, marks, token=token, ttl=self._lease))
 
         try:
             async with repeated(renew, every=self._lease / 3, clock=self._clock):
                 yield
         except Exception:
             with suppress(PillarboxError):
-                await self._source.run(self._claims.release(self._name, ids, token=token))
+                await self._source.run(self._claims.release(self._name, marks, token=token))
             raise
 
 
@@ -270,6 +313,8 @@ class Caller:
                 return Returned(await self._call(wish))
             async with asyncio.timeout(timeout.total_seconds()):
                 return Returned(await self._call(wish))
+        except asyncio.CancelledError as error:
+            return Raised(stray(error), touched=False)
         except Exception as error:
             return Raised(error, touched=False)
 

@@ -8,15 +8,18 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from pillarbox.consumer.books import Books
+from pillarbox.consumer.effects import BatchSpoiled, RunSpoiled
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
-from pillarbox.consumer.run import BatchSpoiled, Run, RunProgram, RunReport, RunSpoiled
+from pillarbox.consumer.report import RunReport
+from pillarbox.consumer.run import Run, RunProgram
+from pillarbox.consumer.stopping import StoppedByDeadLetter
 from pillarbox.consumer.surroundings import Surroundings
 from pillarbox.errors import ConflictError, LeaseLostError, TransientError
 from pillarbox.idempotency import Suspect, Trial
 from pillarbox.observe import RunRolledBack
 from pillarbox.ordering import RunSize
-from pillarbox.retry import RetryNow
+from pillarbox.retry import GiveUp, RetryNow
 
 RERUNS_AS_BATCH = 2
 """How often what is left of a spoiled run is tried as one before its messages are handled singly."""
@@ -59,11 +62,18 @@ class Process:
         while work:
             batch = work.popleft()
             async with self._books.trying(batch, suspects):
-                report = await self._batch(batch, work, intake=intake, size=size, stopped=stopped)
+                try:
+                    report = await self._batch(batch, work, intake=intake, size=size, stopped=stopped)
+                except StoppedByDeadLetter as error:
+                    undone = [*batch, *(item for part in work for item in part)]
+                    raise StoppedByDeadLetter(self._name, undone) from error
             if report is not None:
                 stopped |= self._run.stopped_by(report)
                 published += report.published
                 self._books.tell(report)
+                if report.left:
+                    await self._books.leave([*report.left, *(item for part in work for item in part)])
+                    break
         return published
 
     async def _batch(
@@ -89,7 +99,7 @@ class Process:
                 self._rolled_back(batch, "handler", size)
                 work.extendleft(reversed(_parts(batch, singly=False)))
                 return None
-            except LeaseLostError:
+            except (LeaseLostError, StoppedByDeadLetter):
                 raise
             except Exception as error:
                 conflicts += self._is_conflict(error, batch)
@@ -127,6 +137,11 @@ class Process:
         culprit = spoiled.item
         if not isinstance(spoiled.verdict, RetryNow):
             culprit.verdict = spoiled.verdict
+            if self._run.rules.stops and isinstance(spoiled.verdict, GiveUp) and len(batch) > 1:
+                place = batch.index(culprit)
+                parts = [batch[:place], [culprit], batch[place + 1 :]]
+                work.extendleft(reversed([part for part in parts if part]))
+                return True
             return False
         if len(batch) == 1:
             return False

@@ -9,6 +9,7 @@ from typing import get_origin
 from pillarbox.channel import BrokerCapabilities, address_of
 from pillarbox.consumer.context import Context
 from pillarbox.consumer.injection import CONTEXTS, Provider, signature_of
+from pillarbox.consumer.remembering import check_dedupe_by, retention_problems
 from pillarbox.consumer.spec import Consumer, Declaration
 from pillarbox.errors import (
     ConfigurationError,
@@ -16,7 +17,11 @@ from pillarbox.errors import (
     InvalidSetupError,
     UnsatisfiedInjectionError,
 )
+from pillarbox.idempotency import InboxSettings
 from pillarbox.message import MessageType, check_name, message_type_of
+from pillarbox.ordering import BySequence, Causal
+
+DEFAULT_INBOX = InboxSettings()
 
 
 def resolve(
@@ -25,8 +30,9 @@ def resolve(
     service: str,
     provided: Mapping[type[object], Provider],
     names_required: bool,
+    inbox: InboxSettings = DEFAULT_INBOX,
 ) -> tuple[Consumer, ...]:
-    """Check ``declarations`` and return the consumers they mean.
+    """Check ``declarations`` and return the consumers they mean; their inboxes are kept as ``inbox`` says.
 
     Raises:
         InvalidSetupError: lists every problem found.
@@ -41,6 +47,7 @@ def resolve(
         if declaration.route is not None:
             problems += declaration.route.problems()
     problems += _clashes(consumers)
+    problems += [problem for consumer in consumers for problem in retention_problems(consumer, inbox)]
     if problems:
         raise InvalidSetupError(problems=problems)
     return tuple(consumers)
@@ -73,7 +80,9 @@ def _consumer(
         message_types=frozenset(kind.name for kind in types),
         route=declaration.route,
     )
-    _check_options(consumer, where)
+    _check_options(consumer, declaration, where)
+    if isinstance(options.ordering, BySequence):
+        _check_sequence(consumer, types, where)
     return consumer
 
 
@@ -85,7 +94,7 @@ def _channels(declaration: Declaration, types: Sequence[MessageType]) -> tuple[s
     return tuple(dict.fromkeys(kind.destination for kind in types))
 
 
-def _check_options(consumer: Consumer, where: str) -> None:
+def _check_options(consumer: Consumer, declaration: Declaration, where: str) -> None:
     options = consumer.options
     if consumer.mode == "outside" and options.idempotency == "inbox" and not options.outside:
         raise ConfigurationError(
@@ -94,12 +103,24 @@ def _check_options(consumer: Consumer, where: str) -> None:
         )
     if options.concurrency is not None and options.concurrency < 1:
         raise ConfigurationError(f"{where}: concurrency={options.concurrency}; at least one lane is needed")
+    if options.is_alone and (options.concurrency or 1) > 1:
+        raise ConfigurationError(
+            f"{where}: SingleConsumer() handles one message at a time, concurrency={options.concurrency} more; "
+            "leave it out, or use ByKey()"
+        )
     if options.when_dead == "hold-key" and not options.is_ordered:
         raise ConfigurationError(f"{where}: when_dead='hold-key' needs an order to keep; use ByKey(), or 'skip'")
+    if options.needs is not None:
+        check_name(options.needs, what=f"what {where} needs")
+    if isinstance(options.ordering, Causal) and not consumer.deduplicates:
+        raise ConfigurationError(
+            f"{where}: Causal() asks the inbox what was processed; leave idempotency='natural' out, or use ByKey()"
+        )
     if options.batch is not None:
         _check_batch(consumer, options.batch, where)
     elif CONTEXTS in consumer.signature.wants.values():
         raise ConfigurationError(f"{where}: it handles one message at a time; ask for Context, or say batch=…")
+    check_dedupe_by(declaration, where)
     if options.timeout is not None and not consumer.signature.is_async:
         raise ConfigurationError(f"{where}: timeout= cannot stop a plain function; make it an `async def`")
 
@@ -119,6 +140,23 @@ def _check_batch(consumer: Consumer, batch: int, where: str) -> None:
         raise ConfigurationError(
             f"{where}: what it returns for a batch follows from none of its messages; return nothing, "
             "ask for `contexts: list[Context]` and publish through the context of the message that is the reason"
+        )
+
+
+def _check_sequence(consumer: Consumer, types: Sequence[MessageType], where: str) -> None:
+    if plain := sorted({kind.name for kind in types if not kind.numbered}):
+        raise ConfigurationError(
+            f"{where}: BySequence() goes by numbers, and {', '.join(plain)} bears none; declare it with numbered=True"
+        )
+    if consumer.options.dedupe_by is not None:
+        raise ConfigurationError(
+            f"{where}: BySequence() handles every number; with dedupe_by= some would be left out, and the others would "
+            "wait for them for ever; leave dedupe_by= out, or use ByKey()"
+        )
+    if not consumer.deduplicates:
+        raise ConfigurationError(
+            f"{where}: BySequence() needs the inbox: without it a message that comes again could not be told from "
+            "another one with the same number; leave idempotency='natural' out"
         )
 
 

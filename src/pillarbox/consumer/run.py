@@ -7,22 +7,30 @@ it; the shells in ``transact`` do the waiting.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, TypeAlias, assert_never, cast
 
-import msgspec
-
 from pillarbox.consumer.context import Context
+from pillarbox.consumer.dependency import NOTHING, Needs
+from pillarbox.consumer.effects import BatchSpoiled, Effect, Invoke, Raised, Returned, RunSpoiled
 from pillarbox.consumer.gate import Gate
-from pillarbox.consumer.injection import CONTEXTS
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
-from pillarbox.errors import ConfigurationError, DecodeError, InvalidReturnError, UnknownMessageTypeError
+from pillarbox.consumer.remembering import Marks, Memory
+from pillarbox.consumer.report import RunReport, put_aside, without
+from pillarbox.errors import (
+    ConfigurationError,
+    DecodeError,
+    InvalidReturnError,
+    MissingBusinessKeyError,
+    UnknownMessageTypeError,
+)
 from pillarbox.holding import FailedAttempt, storable
 from pillarbox.idempotency import AttemptStore, InboxStore
+from pillarbox.idempotency.outside_calls import OutsideCalls
 from pillarbox.message import Message
-from pillarbox.observe import Event
 from pillarbox.outbox import Outbox, OutboxRecord
 from pillarbox.retry import Classification, GiveUp, Retry, RetryLater, RetryNow, Verdict, decide
 from pillarbox.transaction import Execute
@@ -30,91 +38,12 @@ from pillarbox.transaction import Execute
 MAX_ERROR_CHARS = 2_000
 PLAIN_VALUES: tuple[type[object], ...] = (str, bytes, int, float, dict, set)
 """What a handler may return by mistake and nobody could receive."""
+LOOK_AGAIN = timedelta(milliseconds=250)
+"""When a message is looked at again that relies on one which was not handled; its gate knows more by then."""
 WHOSE = "something for a batch, and nobody knows which of its messages it follows from; publish through list[Context]"
 
 
-class Invoke(msgspec.Struct, frozen=True, kw_only=True):
-    """The wish to have the handler invoked.
-
-    Attributes:
-        payloads: one, or more for a handler of batches.
-        contexts: one for each payload.
-        is_batch: the handler takes a list of payloads.
-    """
-
-    payloads: tuple[object, ...]
-    contexts: tuple[Context, ...]
-    is_batch: bool = False
-
-    @property
-    def payload(self) -> object:
-        """What the handler gets first."""
-        return list(self.payloads) if self.is_batch else self.payloads[0]
-
-    def asked(self, kind: object) -> object | None:
-        """Return what the handler gets for an annotation of ``kind``, if that is about its messages."""
-        if kind is Context:
-            return self.contexts[0]
-        return list(self.contexts) if kind == CONTEXTS else None
-
-
-class Returned(msgspec.Struct, frozen=True):
-    """The handler returned."""
-
-    value: object
-
-
-class Raised(msgspec.Struct, frozen=True):
-    """The handler raised; ``touched`` when it had executed a statement in the run's transaction by then."""
-
-    error: Exception
-    touched: bool
-
-
-Effect: TypeAlias = Execute | Invoke
 RunProgram: TypeAlias = Generator[Effect, Any, "RunReport"]
-
-
-@dataclass(slots=True)
-class RunReport:
-    """What a run did, item by item; true once its transaction commits.
-
-    Attributes:
-        behind: put behind an earlier message of their key that began to wait in this run.
-        early: put aside by the gate, until what must come before them has.
-        held: put behind a hold that was there before this run.
-        notices: what the handlings want told of.
-    """
-
-    handled: list[Item] = field(default_factory=list[Item])
-    suppressed: list[Item] = field(default_factory=list[Item])
-    discarded: list[Item] = field(default_factory=list[Item])
-    retried: list[Item] = field(default_factory=list[Item])
-    dead: list[Item] = field(default_factory=list[Item])
-    behind: list[Item] = field(default_factory=list[Item])
-    early: list[Item] = field(default_factory=list[Item])
-    held: list[Item] = field(default_factory=list[Item])
-    published: int = 0
-    notices: list[Event] = field(default_factory=list[Event])
-
-
-class RunSpoiled(Exception):  # noqa: N818  # not an error of anybody's: the transaction must be done again
-    """A handler failed after it had written: the run must be rolled back and divided.
-
-    Attributes:
-        item: whose handler it was.
-        verdict: what follows for the item; ``None`` when the database asked for the transaction again.
-    """
-
-    def __init__(self, item: Item, verdict: Verdict | None) -> None:
-        """Name the item."""
-        super().__init__(f"message {item.message.id} spoiled its run")
-        self.item = item
-        self.verdict = verdict
-
-
-class BatchSpoiled(Exception):  # noqa: N818  # as above
-    """A handler failed with several messages in its hands: whose fault it was is found by trying fewer of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,9 +57,13 @@ class RunRules:
         deduplicates: whether processed ids are recorded in the inbox.
         batch: how many messages its handler takes at once; ``None`` for a handler of single messages.
         blocks_key: whether a dead message holds its key.
+        stops: whether a dead message stops the consumer.
         gate: which messages must wait for others.
+        business_row: returns the inbox row that stands for a message's business key; ``None`` where there are no such.
         redact: what the text of a failure goes through before it is stored.
         translate: names a driver's error in the library's words.
+        needs: what its handler calls.
+        calls: calls to the outside; ``None`` where handlers have a transaction.
     """
 
     consumer: str
@@ -142,6 +75,7 @@ class RunRules:
     deduplicates: bool
     batch: int | None
     blocks_key: bool
+    stops: bool
     inbox: InboxStore
     attempts: AttemptStore
     outbox: Outbox
@@ -149,6 +83,9 @@ class RunRules:
     translate: Callable[[Exception], Exception]
     now: Callable[[], datetime]
     dice: Callable[[], float]
+    needs: Needs = NOTHING
+    calls: OutsideCalls | None = None
+    business_row: Callable[[Message], str] | None = None
 
 
 class Run:
@@ -165,62 +102,105 @@ class Run:
             RunSpoiled: roll back, then run again as its verdict says.
         """
         report = RunReport()
-        ready = yield from self._ready(items, intake, report)
-        in_batches = self.rules.batch is not None and len(items) > 1
-        records: list[OutboxRecord] = []
-        batch: list[tuple[Item, Invoke]] = []
-        waiting = set(stopped)
-        for item in ready:
-            if item.hold_key in waiting:
-                report.behind.append(item)
-            elif not self.rules.handles(item.message):
-                report.discarded.append(item)
-            elif in_batches and item.verdict is None and (wish := self.wish(item)) is not None:
-                batch.append((item, wish))
-            else:
-                records += yield from self._one(item, report)
-                if item in report.retried or (item in report.dead and self.rules.blocks_key):
-                    waiting.add(item.hold_key)
-        records += yield from self._together(batch, report)
-        yield from self._forget([*report.retried, *report.dead, *report.behind, *report.early])
+        ready, memory = yield from self._ready(items, intake, report)
+        records = yield from self._course(ready, memory, report, waiting=set(stopped), is_alone=len(items) == 1)
+        yield from self._forget(memory)
         yield from self.close(items, intake, report, records)
         return report
 
     def _ready(
         self, items: Sequence[Item], intake: Intake, report: RunReport
-    ) -> Generator[Execute, Any, Sequence[Item]]:
+    ) -> Generator[Execute, Any, tuple[Sequence[Item], Memory]]:
         """Return what may run, in order; note in ``report`` what is held, was processed, or is early."""
         admitted = yield from intake.admit(items)
         report.held = without(items, admitted)
-        fresh = yield from self._fresh([item for item in admitted if self.rules.handles(item.message)])
+        memory = yield from self._remember([item for item in admitted if self.rules.handles(item.message)])
         new: list[Item] = []
+        met = set[str]()
         for item in admitted:
             if not self.rules.handles(item.message):
                 new.append(item)
-            elif item.message.id in fresh:
-                fresh.discard(item.message.id)  # a second copy in the same run is a duplicate
+            elif item.message.id in met:  # a second copy in the same run is a duplicate
+                report.suppressed.append(item)
+            elif memory.is_new(item.marks):
+                met.add(item.message.id)
                 new.append(item)
-            else:
-                report.suppressed.append(item)  # before anything else: what was processed need not wait
+            else:  # before anything else: what was processed need not wait, nor be forgotten
+                memory.suppress(item.marks)
+                report.suppressed.append(item)
         ready = yield from self.rules.gate.admit(new)
-        report.early = without(new, ready)
-        return ready
+        put_aside(without(new, ready), report)
+        return ready, memory
+
+    def _course(
+        self, ready: Sequence[Item], memory: Memory, report: RunReport, *, waiting: set[str], is_alone: bool
+    ) -> Generator[Effect, Any, Sequence[OutboxRecord]]:
+        """Handle what is ready, in order; return what is to be published."""
+        records: list[OutboxRecord] = []
+        batch: list[tuple[Item, Invoke]] = []
+        for item in ready:
+            is_handled = self.rules.handles(item.message)
+            if is_handled and not memory.is_new(item.marks):  # an earlier one of this run means the same
+                memory.suppress(item.marks)
+                report.suppressed.append(item)
+            elif item.hold_key in waiting:
+                report.behind.append(item)
+            elif item.relies_on and self._fails(item, report):
+                item.verdict, item.awaits = RetryLater(LOOK_AGAIN), tuple(sorted(item.relies_on))
+                report.retried.append(item)
+                waiting.add(item.hold_key)
+            elif not is_handled:
+                report.discarded.append(item)
+            elif self.rules.batch and not is_alone and item.verdict is None and (wish := self.wish(item)) is not None:
+                memory.keep(item.marks)  # if the batch fails, all of this is rolled back
+                batch.append((item, wish))
+            else:
+                memory.meet(item.marks)
+                records += yield from self._one(item, memory, report)
+                if self.rules.stops and isinstance(item.verdict, GiveUp) and not is_alone:
+                    raise RunSpoiled(item, item.verdict)
+                if item.verdict is not None and (isinstance(item.verdict, RetryLater) or self.blocks(item)):
+                    waiting.add(item.hold_key)
+        return [*records, *(yield from self._together(batch, memory, report))]
+
+    def blocks(self, item: Item) -> bool:
+        """Tell whether ``item`` holds its key when it is dead."""
+        return self.rules.blocks_key and item.blocks
+
+    def _fails(self, item: Item, report: RunReport) -> bool:
+        """Tell whether something that ``item`` relies on was not handled in this run."""
+        undone = {one.message.id for one in (*report.retried, *report.dead, *report.behind)}
+        return not item.relies_on.isdisjoint(undone)
 
     def stopped_by(self, report: RunReport) -> frozenset[str]:
         """Return the keys of which nothing more may run now."""
-        waiting = [*report.retried, *report.behind, *(report.dead if self.rules.blocks_key else ())]
+        waiting = [*report.retried, *report.behind, *(item for item in report.dead if self.blocks(item))]
         return frozenset(item.hold_key for item in waiting)
 
     def judge(self, item: Item, error: Exception) -> Verdict | None:
         """Count a failed attempt and decide what follows; ``None`` if the failure is not the handler's."""
         translated = self.rules.translate(error)
-        failure = self.rules.classification.classify(translated)
+        failure = self.rules.classification.classify(translated, now=self.rules.now())
         if failure.kind == "conflict":
             return None
         item.error = error
+        is_last = item.attempts + 1 >= self.rules.retry.attempts
+        wait = self.rules.needs.failed(failure, translated, is_last=is_last, probe=item.probe)
+        if wait is not None:
+            return RetryLater(wait)
         item.attempts += 1
         item.history = (*item.history, self._failed_attempt(item.attempts, error))
         return decide(self.rules.retry, failure, attempt=item.attempts, dice=self.rules.dice())
+
+    def _note_failure(self, error: Exception) -> None:
+        """Count a failure that is nobody's attempt, a batch's, against what it needs."""
+        translated, rules = self.rules.translate(error), self.rules
+        failure = rules.classification.classify(translated, now=rules.now())
+        rules.needs.failed(failure, translated, is_last=False, probe=None)
+
+    def is_shut(self, item: Item) -> bool:
+        """Tell whether the handler may not be called for ``item`` now, since what it needs is down."""
+        return item.probe is None and self.rules.needs.is_shut
 
     def give_up(self, item: Item, reason: str, error: Exception) -> None:
         """Decide that ``item`` is dead without an attempt of its handler."""
@@ -228,21 +208,35 @@ class Run:
         item.history = (*item.history, self._failed_attempt(item.attempts, error))
         item.verdict = GiveUp(reason)
 
-    def _fresh(self, items: Sequence[Item]) -> Generator[Execute, Any, set[str]]:
-        ids = {item.message.id for item in items}
-        if not ids or not self.rules.deduplicates:
-            return ids
-        return set((yield from self.rules.inbox.record(self.rules.consumer, sorted(ids))))
+    def marks_of(self, item: Item) -> Marks:
+        """Return the inbox rows that stand for ``item``; one whose business key is missing will be given up."""
+        if not item.marks:
+            item.marks = (item.message.id,)
+            if self.rules.business_row is not None:
+                with suppress(DecodeError, UnknownMessageTypeError, MissingBusinessKeyError):
+                    item.marks = (item.message.id, self.rules.business_row(item.message))
+        return item.marks
 
-    def _forget(self, undone: Sequence[Item]) -> Generator[Execute, Any, None]:
-        """Take back what ``_fresh`` recorded of messages that were not handled."""
-        if undone and self.rules.deduplicates:
-            yield from self.rules.inbox.forget(self.rules.consumer, sorted({item.message.id for item in undone}))
+    def _remember(self, items: Sequence[Item]) -> Generator[Execute, Any, Memory]:
+        """Record all that ``items`` are known by, as if every one of them were handled."""
+        marks = sorted({mark for item in items for mark in self.marks_of(item)})
+        if not marks or not self.rules.deduplicates:
+            return Memory(frozenset(marks))
+        return Memory(frozenset((yield from self.rules.inbox.record(self.rules.consumer, marks))))
 
-    def _one(self, item: Item, report: RunReport) -> Generator[Effect, Any, Sequence[OutboxRecord]]:
+    def _forget(self, memory: Memory) -> Generator[Execute, Any, None]:
+        """Take back what was recorded of messages that were not handled."""
+        if self.rules.deduplicates and (needless := memory.needless):
+            yield from self.rules.inbox.forget(self.rules.consumer, needless)
+
+    def _one(self, item: Item, memory: Memory, report: RunReport) -> Generator[Effect, Any, Sequence[OutboxRecord]]:
         if item.verdict is None:
+            if report.left or self.is_shut(item):  # nothing of a key may overtake what was left
+                report.left.append(item)
+                return ()
             context = yield from self._attempt(item)
             if context is not None:
+                memory.keep(item.marks)
                 report.handled.append(item)
                 report.notices += context.notices
                 return context.records
@@ -250,7 +244,7 @@ class Run:
         return ()
 
     def _together(
-        self, batch: Sequence[tuple[Item, Invoke]], report: RunReport
+        self, batch: Sequence[tuple[Item, Invoke]], memory: Memory, report: RunReport
     ) -> Generator[Effect, Any, Sequence[OutboxRecord]]:
         """Invoke a handler of batches with at most as many messages as it takes, and again with the rest.
 
@@ -261,13 +255,19 @@ class Run:
         largest = self.rules.batch or 1
         for start in range(0, len(batch), largest):
             items, wishes = zip(*batch[start : start + largest], strict=True)
+            if report.left or self.rules.needs.is_shut:
+                report.left += items
+                memory.lose(mark for item in items for mark in item.marks)
+                continue
             contexts = tuple(wish.contexts[0] for wish in wishes)
             payloads = tuple(wish.payloads[0] for wish in wishes)
             answer: Returned | Raised = yield Invoke(payloads=payloads, contexts=contexts, is_batch=True)
             if isinstance(answer, Returned):
                 answer = self.noted(contexts[0], answer)
             if isinstance(answer, Raised):
+                self._note_failure(answer.error)
                 raise BatchSpoiled(f"{len(items)} messages spoiled their run") from answer.error
+            self.rules.needs.succeeded(None)
             report.handled += items
             for context in contexts:
                 report.notices += context.notices
@@ -285,6 +285,7 @@ class Run:
             if isinstance(answer, Returned):
                 answer = self.noted(wish.contexts[0], answer)
             if isinstance(answer, Returned):
+                self.rules.needs.succeeded(item.probe)
                 return wish.contexts[0]
             verdict = self.judge(item, answer.error)
             if answer.touched or verdict is None:
@@ -300,14 +301,21 @@ class Run:
         return None
 
     def wish(self, item: Item) -> Invoke | None:
-        """Return the next invocation for ``item``; ``None`` if it cannot be decoded and is given up."""
+        """Return the next invocation for ``item``; ``None`` if it cannot be decoded or compared, and is given up."""
         try:
             payload = self.rules.decode(item.message)
-        except (DecodeError, UnknownMessageTypeError) as error:
-            self.give_up(item, "undecodable", error)
+            if self.rules.business_row is not None and len(self.marks_of(item)) == 1:
+                self.rules.business_row(item.message)  # raises what is wrong with it
+        except (DecodeError, UnknownMessageTypeError, MissingBusinessKeyError) as error:
+            reason = "no-business-key" if isinstance(error, MissingBusinessKeyError) else "undecodable"
+            self.give_up(item, reason, error)
             return None
         context = Context(
-            item.message, consumer=self.rules.consumer, attempt=item.attempts + 1, outbox=self.rules.outbox
+            item.message,
+            consumer=self.rules.consumer,
+            attempt=item.attempts + 1,
+            outbox=self.rules.outbox,
+            calls=self.rules.calls,
         )
         return Invoke(payloads=(payload,), contexts=(context,), is_batch=self.rules.batch is not None)
 
@@ -339,9 +347,11 @@ class Run:
             yield from self.rules.outbox.append(records)
         report.published = len(records)
         ended = [*report.handled, *report.discarded]
-        yield from self.rules.gate.passed([*ended, *(() if self.rules.blocks_key else report.dead)])
         yield from self.rules.attempts.clear(self.rules.consumer, [item.message.id for item in items])
-        yield from intake.accept(items, [*ended, *report.suppressed, *report.early])
+        taken = [item for item in without(items, report.left) if not item.returned]
+        yield from intake.accept(taken, [*ended, *report.suppressed, *report.early])
+        # last: what is early has left its hold by now, and may be put there again
+        yield from self.rules.gate.passed([*ended, *(item for item in report.dead if not self.blocks(item))])
 
     def _failed_attempt(self, attempt: int, error: Exception) -> FailedAttempt:
         return FailedAttempt(
@@ -350,14 +360,6 @@ class Run:
             error_type=type(error).__qualname__,
             error=storable(self.rules.redact(str(error)))[:MAX_ERROR_CHARS],
         )
-
-
-def without(items: Sequence[Item], others: Sequence[Item]) -> list[Item]:
-    """Return ``items`` that are not among ``others``, in their order."""
-    if len(items) == len(others):
-        return []
-    known = {id(other) for other in others}
-    return [item for item in items if id(item) not in known]
 
 
 def _flat(value: object, *, consumer: str) -> Generator[object, None, None]:

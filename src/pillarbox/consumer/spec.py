@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from pillarbox.channel import is_queue
 from pillarbox.consumer.injection import Handler, Signature
+from pillarbox.holding import EVERYTHING, channel_hold_key_of, hold_key_of
 from pillarbox.message import Message
-from pillarbox.ordering import ByKey, Ordering
-from pillarbox.retry import Retry
+from pillarbox.ordering import ByKey, BySequence, Causal, Ordering, SingleConsumer
+from pillarbox.retry import FailureRule, Retry
 from pillarbox.routing import Route
 from pillarbox.serialization import UNREADABLE
 
-WhenDead: TypeAlias = Literal["hold-key", "skip"]
+WhenDead: TypeAlias = Literal["hold-key", "skip", "stop"]
 Idempotency: TypeAlias = Literal["inbox", "natural"]
+DedupeBy: TypeAlias = "str | Callable[[Any], object]"  # Any: a lambda's parameter cannot be inferred here
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,18 +29,23 @@ class ConsumerOptions:
         name: its durable identity within the service.
         retry: how failures are retried.
         ordering: whether messages of a key wait for each other.
-        when_dead: whether a dead message holds its key until someone decides, or later ones go on; ``None`` holds
-            the key where order is kept.
+        when_dead: whether a dead message holds its key until someone decides, or later ones go on, or it stops the
+            whole consumer in every process; ``None`` holds the key where order is kept.
         idempotency: ``natural`` keeps no inbox: the handler can be run again without harm.
         concurrency: how many lanes of keys are handled side by side in one process; ``None`` for four, or for one
             where the store has a single writer.
         timeout: how long an asynchronous handler may take for one message.
         renamed_from: the name it had before; its inbox, held and dead messages and subscriptions are taken over.
         outside: the handler talks to the outside world and asks for no transaction; needed to say so with an inbox.
+        dedupe_by: a field, or a function of the payload, whose value tells that two messages of a type mean the same:
+            of messages with the same value one has an effect, whatever their ids.
         channel: where it receives its messages from, if not from the channels that their types name: what a router
             forwards to ``express`` is handled with ``channel="express"``.
         batch: how many messages its handler takes at once, as a list; when it fails with several, they are divided
             until those that do not fail are through, and only what fails alone counts as an attempt.
+        needs: the name of what its handler calls, a payment provider say; while that is down the consumer pauses. See
+            ``Pillarbox.dependency``.
+        failures: which exceptions are permanent, which transient, before what the box says.
     """
 
     name: str | None = None
@@ -51,16 +59,29 @@ class ConsumerOptions:
     renamed_from: str | None = None
     channel: str | None = None
     batch: int | None = None
+    needs: str | None = None
+    failures: Sequence[FailureRule] = ()
+    dedupe_by: DedupeBy | None = None
 
     @property
     def is_ordered(self) -> bool:
         """Whether messages of a key wait for each other."""
-        return isinstance(self.ordering, ByKey)
+        return isinstance(self.ordering, ByKey | BySequence)
 
     @property
     def blocks_key(self) -> bool:
-        """Whether a dead message holds its key."""
-        return (self.when_dead or ("hold-key" if self.is_ordered else "skip")) == "hold-key"
+        """Whether nothing of a dead message's key goes on."""
+        return (self.when_dead or ("hold-key" if self.is_ordered else "skip")) != "skip"
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether one message at a time is handled over all processes."""
+        return isinstance(self.ordering, SingleConsumer)
+
+    @property
+    def stops(self) -> bool:
+        """Whether a dead message stops the whole consumer."""
+        return self.when_dead == "stop"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,10 +127,33 @@ class Consumer:
         is_meant = message.type in self.message_types or message.type == UNREADABLE
         return takes_all or is_meant or is_queue(message.destination)
 
+    def lanes(self, default: int) -> int:
+        """Return how many lanes it has in a process."""
+        return 1 if self.options.is_alone else self.options.concurrency or default
+
+    def hold_key_of(self, message: Message) -> str:
+        """Return what ``message`` is held under when it must wait, and what then waits behind it."""
+        match self.options.ordering:
+            case Causal():
+                return channel_hold_key_of(message)
+            case SingleConsumer():
+                return EVERYTHING
+            case _:
+                return hold_key_of(message, ordered=self.options.is_ordered)
+
+    def lane_key_of(self, message: Message) -> str:
+        """Return what keeps ``message`` in a lane with others: its key, of whichever channel."""
+        return hold_key_of(message, ordered=self.options.is_ordered)
+
     @property
     def mode(self) -> str:
         """How its effects are kept: ``transaction``, or ``outside`` at least once under a claim."""
         return "outside" if self.signature.transaction is None else "transaction"
+
+    @property
+    def needs(self) -> str | None:
+        """What its handler calls, as ``<service>/<name>``."""
+        return None if self.options.needs is None else f"{self.identity.partition('/')[0]}/{self.options.needs}"
 
     @property
     def deduplicates(self) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from pillarbox.clock import Clock
+from pillarbox.consumer.dependency import NOTHING, Needs
 from pillarbox.consumer.solitude import Solitude
 from pillarbox.observe import Observer
 from pillarbox.transaction import TransactionSource
@@ -27,6 +28,7 @@ class Surroundings:
         lease: how long what a process has claimed stays its own after it ends without a word.
         lanes: how many lanes a consumer has that does not say.
         run_size: how many messages one transaction handles at most.
+        needs: what the consumer's handler calls.
         solitude: shared by all consumers of the process, so that a suspect can be alone in it.
     """
 
@@ -39,4 +41,5 @@ class Surroundings:
     lease: timedelta = timedelta(seconds=15)
     lanes: int = LANES
     run_size: int = RUN_SIZE
+    needs: Needs = NOTHING
     solitude: Solitude = field(default_factory=Solitude)

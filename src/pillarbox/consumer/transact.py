@@ -13,9 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
 from pillarbox.consumer.context import Context
+from pillarbox.consumer.effects import Effect, Invoke, Raised, Returned
 from pillarbox.consumer.injection import CONTEXTS, Providers
-from pillarbox.consumer.run import Effect, Invoke, Raised, Returned, RunProgram, RunReport
+from pillarbox.consumer.report import RunReport
+from pillarbox.consumer.run import RunProgram
 from pillarbox.consumer.spec import Consumer
+from pillarbox.consumer.stray import stray
 from pillarbox.errors import TransactionEndedError
 from pillarbox.transaction import (
     Execute,
@@ -89,8 +92,9 @@ class AsyncShell:
             with watch.lent():
                 async with nullcontext() if limit is None else asyncio.timeout(limit):
                     value = await self._call(wish, transaction.connection)
-        except Exception as error:
-            if isinstance(error, TimeoutError):
+        except (Exception, asyncio.CancelledError) as caught:
+            error = stray(caught) if isinstance(caught, asyncio.CancelledError) else caught
+            if error is not caught or isinstance(error, TimeoutError):
                 await transaction.connection.invalidate()  # it may have been cut off in mid-statement
                 return Raised(error, touched=True)
             return Raised(error, touched=watch.statements > before or not _is_active(began))

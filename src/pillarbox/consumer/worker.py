@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from pillarbox.channel import Delivery, MessageReceiver, Outcome
 from pillarbox.channel.wakeup import Wakeup
+from pillarbox.consumer.dependency import Probe
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
+from pillarbox.consumer.stopping import StoppedByDeadLetter
 from pillarbox.consumer.surroundings import Surroundings
 from pillarbox.errors import ConflictError, LeaseLostError, TransientError
-from pillarbox.holding import hold_key_of
 from pillarbox.observe import WorkerFaltered
 from pillarbox.ordering import RunSize, lane_of
 
@@ -23,7 +24,11 @@ if TYPE_CHECKING:
     from pillarbox.consumer.spec import Consumer
 
 RECEIVE_WITHIN = timedelta(seconds=1)
+AT_MOST = 4
+"""So many times what is everybody's share is in hand at most, where much of it waits in few lanes."""
 PAUSE_AFTER_TROUBLE = timedelta(milliseconds=200)
+PROBE_WITHIN = timedelta(milliseconds=200)
+"""How long a probe waits for its message: others who need the same, and what is held, wait meanwhile."""
 
 
 class Handles(Protocol):
@@ -40,12 +45,14 @@ class Lane:
 
     Attributes:
         generation: rises whenever the lane has given its messages back; what was read before that is given back too.
+        in_hand: how many messages it has that are not settled.
     """
 
     size: RunSize
     waiting: list[Item] = field(default_factory=list[Item])
     wakeup: Wakeup = field(default_factory=Wakeup)
     generation: int = 0
+    in_hand: int = 0
 
 
 class ConsumerWorker:
@@ -68,18 +75,18 @@ class ConsumerWorker:
         self._clock = around.clock
         self._observer = around.observer
         self._on_published = around.on_published
-        self._lanes = [
-            Lane(RunSize(largest=around.run_size)) for _ in range(consumer.options.concurrency or around.lanes)
-        ]
-        self._capacity = around.run_size * 2 * len(self._lanes)
+        self._needs = around.needs
+        self._lanes = [Lane(RunSize(largest=around.run_size)) for _ in range(consumer.lanes(around.lanes))]
+        self._share = around.run_size * (2 if len(self._lanes) > 1 else 4)
+        if consumer.options.is_alone:  # so little that its receiver has no reason to prefer one place to another
+            self._share = around.run_size
         self._room = Wakeup()
-        self._in_hand = 0
         self._stopping = False
 
     @property
     def in_hand(self) -> int:
         """How many messages were received and are not settled."""
-        return self._in_hand
+        return sum(lane.in_hand for lane in self._lanes)
 
     def stop(self) -> None:
         """End ``run`` when the runs under way have their outcome; what only waits is given back."""
@@ -98,66 +105,142 @@ class ConsumerWorker:
 
     async def _receive(self) -> None:
         while not self._stopping:
-            room = self._capacity - self._in_hand
-            generations = [lane.generation for lane in self._lanes]
             try:
-                deliveries = await self._receiver.receive(max(room, 0), within=RECEIVE_WITHIN * (room > 0))
-                await self._spread(deliveries, generations)
+                room = await self._receive_once()
             except (TransientError, ConflictError) as error:
                 await self._falter(error)
-            if room <= 0:
-                await self._room.wait(self._clock, PAUSE_AFTER_TROUBLE)
+            else:
+                if room <= 0:
+                    await self._room.wait(self._clock, PAUSE_AFTER_TROUBLE)
 
-    async def _spread(self, deliveries: Sequence[Delivery], generations: Sequence[int]) -> None:
+    async def _receive_once(self) -> int:
+        """Receive as many messages as there is room for; return that room."""
+        await self._needs.look()
+        if self._needs.is_shut:
+            return await self._receive_probe()
+        room = max(self._room_left(), 0)
+        generations = [lane.generation for lane in self._lanes]
+        deliveries = await self._receiver.receive(room, within=RECEIVE_WITHIN * (room > 0))
+        await self._spread(deliveries, generations)
+        return room
+
+    def _room_left(self) -> int:
+        """Return for how many messages there is room: a lane that has more than its share takes it from no other."""
+        within_shares = sum(max(self._share - lane.in_hand, 0) for lane in self._lanes)
+        return min(within_shares, self._share * len(self._lanes) * AT_MOST - self.in_hand)
+
+    async def _receive_probe(self) -> int:
+        """Receive one message if it may find out whether what it needs is back; there is no room for others."""
+        probe = None if self.in_hand else await self._needs.probe()
+        generations = [lane.generation for lane in self._lanes]
+        try:
+            deliveries = await self._receiver.receive(int(probe is not None), within=PROBE_WITHIN * (probe is not None))
+        except BaseException:
+            await self._needs.settle(probe)
+            raise
+        if deliveries:
+            await self._spread(deliveries, generations, probe)
+        elif probe is not None:
+            await self._needs.settle(probe)
+            await self._room.wait(self._clock, RECEIVE_WITHIN)  # somebody else may have a message for a probe
+        return 0
+
+    async def _spread(
+        self, deliveries: Sequence[Delivery], generations: Sequence[int], probe: Probe | None = None
+    ) -> None:
         """Put deliveries into their lanes; those read before their lane gave everything back would come too early."""
         early: list[Delivery] = []
         for delivery in deliveries:
             item = self._item(delivery)
-            number = lane_of(item.hold_key, len(self._lanes))
+            item.probe, probe = probe, None
+            number = lane_of(self._consumer.lane_key_of(item.message), len(self._lanes))
             lane = self._lanes[number]
             if lane.generation != generations[number] or self._stopping:
                 early.append(delivery)
+                await self._needs.settle(item.probe)
                 continue
             lane.waiting.append(item)
+            lane.in_hand += 1
             lane.wakeup.ring()
-            self._in_hand += 1
         if early:
             await self._receiver.settle(early, Outcome.RETURNED)
 
     def _item(self, delivery: Delivery) -> Item:
-        hold_key = hold_key_of(delivery.message, ordered=self._consumer.options.is_ordered)
-        return Item(message=delivery.message, hold_key=hold_key, delivery=delivery)
+        message = delivery.message
+        return Item(message=message, hold_key=self._consumer.hold_key_of(message), delivery=delivery)
 
     async def _run_lane(self, lane: Lane) -> None:
         while not self._stopping:
             if not lane.waiting:
                 await lane.wakeup.wait(self._clock, RECEIVE_WITHIN)
                 continue
+            if self._needs.is_shut and lane.waiting[0].probe is None:
+                await self._give_back(lane, [])
+                continue
             run, lane.waiting = lane.waiting[: lane.size.size], lane.waiting[lane.size.size :]
             try:
                 published = await self._process.handle(run, intake=self._intake, size=lane.size)
-                await self._receiver.settle(_deliveries(run), Outcome.ACCEPTED)
+                left = [item for item in run if item.is_left]
+                done = [item for item in run if not item.is_left] if left else run
+                await self._settle(done)
+            except StoppedByDeadLetter as stopped:
+                await self._end(lane, run, stopped.undone)
             except Exception as error:
                 await self._give_back(lane, run)
                 await self._falter(error)
             else:
-                self._in_hand -= len(run)
+                lane.in_hand -= len(done)
                 self._room.ring()
                 if published:
                     self._on_published()
+                if left:
+                    await self._give_back(lane, left)
+            await self._end_probe(run)
         await self._give_back(lane, [])
+
+    async def _settle(self, run: Sequence[Item]) -> None:
+        """Accept what has its outcome; give back what there is no room for, not too often."""
+        returned = [item for item in run if item.returned]
+        await self._receiver.settle(_deliveries([item for item in run if not item.returned]), Outcome.ACCEPTED)
+        if returned:
+            await self._receiver.settle(_deliveries(returned), Outcome.RETURNED)
+            await self._clock.sleep(PAUSE_AFTER_TROUBLE)
+
+    async def _end(self, lane: Lane, run: Sequence[Item], undone: Sequence[Item]) -> None:
+        """Settle what of ``run`` is done, give the rest back and stop: the consumer is stopped in every process."""
+        rest = [item for item in run if item in undone]
+        done = [item for item in run if item not in undone]
+        self.stop()
+        lane.in_hand -= len(done)
+        try:
+            await self._receiver.settle(_deliveries(done), Outcome.ACCEPTED)
+        except TransientError as error:
+            await self._falter(error)
+        await self._give_back(lane, rest)
 
     async def _give_back(self, lane: Lane, run: Sequence[Item]) -> None:
         """Return everything the lane has, so that what comes again comes in order."""
         items = [*run, *lane.waiting]
         lane.waiting = []
         lane.generation += 1
-        self._in_hand -= len(items)
+        lane.in_hand -= len(items)
         self._room.ring()
         try:
             await self._receiver.settle(_deliveries(items), Outcome.RETURNED)
         except TransientError as error:
             await self._falter(error)
+        await self._end_probe(items)
+
+    async def _end_probe(self, items: Sequence[Item]) -> None:
+        """Tell what came of a probe that is among ``items``; if that cannot be told, its time runs out."""
+        for item in items:
+            if item.probe is None:
+                continue
+            probe, item.probe = item.probe, None
+            try:
+                await self._needs.settle(probe)
+            except (TransientError, ConflictError) as error:
+                await self._falter(error)
 
     async def _falter(self, error: Exception) -> None:
         pause = timedelta(0) if isinstance(error, LeaseLostError) else PAUSE_AFTER_TROUBLE

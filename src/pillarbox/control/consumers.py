@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pillarbox.consumer import Consumer
+from pillarbox.consumer.circuits import CircuitStore
 from pillarbox.control.inspection import Inspection, KnownConsumer
 from pillarbox.transaction import TransactionSource
 
@@ -21,6 +22,8 @@ class ConsumerView:
         known: the store remembers it: it has been started at least once.
         queued: messages that wait for it where the database is the broker.
         held: messages in its holding.
+        paused_by: what it needs and is down, as ``<service>/<name>``; ``None`` while nothing pauses it.
+        stopped: a dead letter has stopped it, in every process.
     """
 
     identity: str
@@ -30,24 +33,36 @@ class ConsumerView:
     known: bool
     queued: int
     held: int
+    paused_by: str | None = None
+    stopped: bool = False
 
 
 class ConsumersControl:
     """Looks at consumers."""
 
-    def __init__(self, *, inspection: Inspection, source: TransactionSource) -> None:
+    def __init__(self, *, inspection: Inspection, circuits: CircuitStore, source: TransactionSource) -> None:
         """Ask through these ports."""
         self._inspection = inspection
+        self._circuits = circuits
         self._source = source
 
     async def list(self, declared: Sequence[Consumer] = ()) -> tuple[ConsumerView, ...]:
         """Return the consumers of the store and those ``declared``, by name."""
         known = {one.identity: one for one in await self._source.run(self._inspection.consumers())}
         by_name = {one.identity: one for one in declared}
-        return tuple(_view(name, by_name.get(name), known.get(name)) for name in sorted({*known, *by_name}))
+        down = {one.dependency: one for one in await self._source.run(self._circuits.known())}
+        paused_by = {
+            name: dependency
+            for dependency, one in down.items()
+            if not one.circuit.is_closed
+            for name in (*one.needed_by, *(name for name, consumer in by_name.items() if consumer.needs == dependency))
+        }
+        return tuple(
+            _view(name, by_name.get(name), known.get(name), paused_by.get(name)) for name in sorted({*known, *by_name})
+        )
 
 
-def _view(identity: str, declared: Consumer | None, known: KnownConsumer | None) -> ConsumerView:
+def _view(identity: str, declared: Consumer | None, known: KnownConsumer | None, paused_by: str | None) -> ConsumerView:
     channels = declared.channels if declared is not None else known.channels if known is not None else ()
     return ConsumerView(
         identity=identity,
@@ -57,4 +72,6 @@ def _view(identity: str, declared: Consumer | None, known: KnownConsumer | None)
         known=known is not None,
         queued=0 if known is None else known.queued,
         held=0 if known is None else known.held,
+        paused_by=paused_by,
+        stopped=known is not None and known.stopped,
     )

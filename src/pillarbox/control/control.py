@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pillarbox.control.consumers import ConsumersControl
+from pillarbox.control.gaps import GapsControl
 from pillarbox.control.health import HealthCheck
 from pillarbox.control.held import HeldControl
 from pillarbox.control.inbox import InboxControl
 from pillarbox.control.outbox import OutboxControl
 from pillarbox.deadletter import DeadLetters
+from pillarbox.idempotency.outside_calls import OutsideCalls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,4 +26,6 @@ class Control:
     inbox: InboxControl
     consumers: ConsumersControl
     held: HeldControl
+    gaps: GapsControl
     dead_letters: DeadLetters
+    calls: OutsideCalls

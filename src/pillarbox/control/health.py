@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
+from pillarbox.consumer.circuits import CircuitStore, KnownCircuit
+from pillarbox.consumer.positions import Gaps, GapState
 from pillarbox.control.inspection import Inspection
 from pillarbox.deadletter import DeadLetterFilter, DeadLetterStore
-from pillarbox.holding import HoldingState, HoldingStore
+from pillarbox.holding import HoldingState, HoldingStore, WaitsState, WaitStore
 from pillarbox.outbox import OutboxState, OutboxStore
 from pillarbox.relay.log_reader import LogCheckpoints, LogState
 from pillarbox.transaction import Program, TransactionSource
@@ -31,6 +33,8 @@ class HealthLimits:
         oldest_pending: the oldest record of the outbox; beyond it no relay works, or its broker is away.
         oldest_queued: the oldest message in the database's own queues; beyond it consumers do not keep up.
         oldest_hold: the oldest hold of a key in a consumer.
+        oldest_gap: the gap of a consumer that goes by numbers that has stalled longest.
+        oldest_wait: the message that has waited longest for its causes.
         retained_log: bytes of log that the database keeps for a log tailing relay.
         unread_log: bytes of log behind what that relay confirmed, while it confirms nothing for ``oldest_pending``.
     """
@@ -38,8 +42,14 @@ class HealthLimits:
     oldest_pending: timedelta = timedelta(seconds=30)
     oldest_queued: timedelta = timedelta(minutes=5)
     oldest_hold: timedelta = timedelta(hours=1)
+    oldest_gap: timedelta = timedelta(seconds=30)
+    oldest_wait: timedelta = timedelta(minutes=5)
     retained_log: int = 1 << 30
     unread_log: int = 256 << 10
+
+
+NO_GAPS = GapState(lines=0, buffered=0, oldest_for=None)
+NOTHING_WAITS = WaitsState(messages=0, oldest_for=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +59,11 @@ class Vitals:
     Attributes:
         oldest_queued_for: how long ago the oldest message in the database's own queues was published.
         dead: dead letters that nobody has decided about.
+        gaps: lines of numbers in which messages wait for one that has not come.
+        waits: what waits for causes.
+        stopped: consumers that a dead letter has stopped.
         log: the log of a log tailing relay; ``None`` where none has worked.
+        down: the dependencies whose breakers are not closed.
     """
 
     outbox: OutboxState
@@ -57,6 +71,10 @@ class Vitals:
     oldest_queued_for: timedelta | None
     dead: int
     log: LogState | None = None
+    down: tuple[KnownCircuit, ...] = ()
+    gaps: GapState = NO_GAPS
+    waits: WaitsState = NOTHING_WAITS
+    stopped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +109,7 @@ def judge(vitals: Vitals, limits: HealthLimits = DEFAULT_LIMITS) -> Health:
 
 
 def _problems(vitals: Vitals, limits: HealthLimits) -> Iterator[Problem]:
-    outbox, holding = vitals.outbox, vitals.holding
+    outbox = vitals.outbox
     if _exceeds(outbox.oldest_for, limits.oldest_pending):
         waited = _seconds(outbox.oldest_for)
         what = f"the oldest pending record has waited for {waited}: is a relay running, is the broker there?"
@@ -104,10 +122,32 @@ def _problems(vitals: Vitals, limits: HealthLimits) -> Iterator[Problem]:
     if _exceeds(vitals.oldest_queued_for, limits.oldest_queued):
         what = f"the oldest queued message was published {_seconds(vitals.oldest_queued_for)} ago: pillarbox consumers"
         yield Problem(status=HealthStatus.DEGRADED, what=what)
+    for one in vitals.down:
+        paused = ", ".join(one.needed_by) or "nobody known"
+        since = _seconds(one.circuit.away_for)
+        what = f"{one.dependency} has been down for {since} ({one.circuit.reason}), which pauses {paused}"
+        yield Problem(status=HealthStatus.DEGRADED, what=what)
     if vitals.dead:
         yield Problem(status=HealthStatus.DEGRADED, what=f"{vitals.dead} dead letters: pillarbox dead-letters list")
+    yield from _problems_of_order(vitals, limits)
+
+
+def _problems_of_order(vitals: Vitals, limits: HealthLimits) -> Iterator[Problem]:
+    """Tell of everything that waits so that an order is kept."""
+    holding = vitals.holding
+    for consumer in vitals.stopped:
+        what = f"{consumer} is stopped by a dead letter: pillarbox dead-letters list --consumer {consumer}"
+        yield Problem(status=HealthStatus.DEGRADED, what=what)
+    if _exceeds(vitals.waits.oldest_for, limits.oldest_wait):
+        waited = _seconds(vitals.waits.oldest_for)
+        what = f"{vitals.waits.messages} messages wait for their causes, the oldest for {waited}: pillarbox held list"
+        yield Problem(status=HealthStatus.DEGRADED, what=what)
     if holding.blocked:
         what = f"{holding.blocked} keys are blocked by a dead letter: pillarbox held list"
+        yield Problem(status=HealthStatus.DEGRADED, what=what)
+    if _exceeds(vitals.gaps.oldest_for, limits.oldest_gap):
+        waited = _seconds(vitals.gaps.oldest_for)
+        what = f"{vitals.gaps.buffered} messages wait for numbers that have not come, for {waited}: pillarbox gaps list"
         yield Problem(status=HealthStatus.DEGRADED, what=what)
     if _exceeds(holding.oldest_for, limits.oldest_hold):
         what = f"the oldest hold of a key has lasted for {_seconds(holding.oldest_for)}: pillarbox held list"
@@ -139,25 +179,26 @@ def _seconds(age: timedelta | None) -> str:
     return "0 s" if age is None else f"{age.total_seconds():.0f} s"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VitalPorts:
+    """Where the vitals are read; ``log`` is ``None`` where there is none to be tailed."""
+
+    outbox: OutboxStore
+    holding: HoldingStore
+    dead_letters: DeadLetterStore
+    waits: WaitStore
+    gaps: Gaps
+    circuits: CircuitStore
+    inspection: Inspection
+    log: LogCheckpoints | None = None
+
+
 class HealthCheck:
     """Gathers the vitals of one database and judges them."""
 
-    def __init__(
-        self,
-        *,
-        outbox: OutboxStore,
-        holding: HoldingStore,
-        dead_letters: DeadLetterStore,
-        inspection: Inspection,
-        source: TransactionSource,
-        log: LogCheckpoints | None = None,
-    ) -> None:
-        """Read the tables behind these ports; ``log`` is ``None`` where there is none to be tailed."""
-        self._log = log
-        self._outbox = outbox
-        self._holding = holding
-        self._dead_letters = dead_letters
-        self._inspection = inspection
+    def __init__(self, ports: VitalPorts, source: TransactionSource) -> None:
+        """Read the tables behind ``ports``."""
+        self._ports = ports
         self._source = source
 
     async def check(self, limits: HealthLimits = DEFAULT_LIMITS) -> Health:
@@ -165,10 +206,15 @@ class HealthCheck:
         return judge(await self._source.run(self._vitals()), limits)
 
     def _vitals(self) -> Program[Vitals]:
+        ports = self._ports
         return Vitals(
-            outbox=(yield from self._outbox.state()),
-            holding=(yield from self._holding.state()),
-            oldest_queued_for=(yield from self._inspection.oldest_queued_for()),
-            dead=(yield from self._dead_letters.count(DeadLetterFilter())),
-            log=None if self._log is None else (yield from self._log.state()),
+            outbox=(yield from ports.outbox.state()),
+            holding=(yield from ports.holding.state()),
+            oldest_queued_for=(yield from ports.inspection.oldest_queued_for()),
+            dead=(yield from ports.dead_letters.count(DeadLetterFilter())),
+            waits=(yield from ports.waits.state()),
+            stopped=tuple(sorted((yield from ports.holding.stopped()))),
+            log=None if ports.log is None else (yield from ports.log.state()),
+            gaps=(yield from ports.gaps.state()),
+            down=tuple(one for one in (yield from ports.circuits.known()) if not one.circuit.is_closed),
         )

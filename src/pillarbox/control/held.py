@@ -8,7 +8,8 @@ from pillarbox.audit import Act, checked
 from pillarbox.control.inspection import HeldKey, Inspection
 from pillarbox.deadletter import Burial, DeadLetter, Decisions, Order, Ports
 from pillarbox.errors import ConflictError, NotFoundError
-from pillarbox.holding import HeldMessage, HeldState, Hold, HoldState, LockedHold, own_hold_key
+from pillarbox.holding import HeldMessage, HeldState, Hold, HoldState, own_hold_key
+from pillarbox.holding.decisions import LockedHold
 from pillarbox.transaction import Program, TransactionSource
 
 KEY = "held key"
@@ -33,8 +34,9 @@ class HeldControl:
     async def release(self, consumer: str, hold_key: str, *, by: str, reason: str) -> None:
         """Let a key go on at once with what waits in it, in order.
 
-        A retry that waits for its time is made due. A dead letter that the key waits for stays dead, and holds nothing
-        but itself from now on: the later messages of the key overtake it.
+        A retry that waits for its time is made due; what waits for a cause is looked at again, and waits on if that has
+        not come. A dead letter that the key waits for stays dead, and holds nothing but itself from now on: the later
+        messages of the key overtake it, or those of its consumer, if that was stopped.
 
         Args:
             consumer: ``<service>/<name>``.
@@ -76,6 +78,7 @@ class HeldControl:
             yield from ports.blockers.stand_alone(letter.id, own)
             yield from ports.holds.put_under(consumer, letter.message.id, own)
             yield from ports.holding.hold(consumer, [Hold(hold_key=own, state=HoldState.BLOCKED)])
+            yield from ports.pass_over(consumer, letter.message, order.by)
         yield from ports.holds.let_go(consumer, hold_key)
         yield from self._record("release", consumer, hold_key, order, [letter.id for letter in letters])
 

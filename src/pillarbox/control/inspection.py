@@ -20,12 +20,14 @@ class KnownConsumer:
         identity: ``<service>/<name>``; empty for messages on queues that no known consumer receives from.
         queued: messages that wait for it where the database is the broker.
         held: messages in its holding.
+        stopped: a dead letter has stopped it, in every process.
     """
 
     identity: str
     channels: tuple[str, ...]
     queued: int
     held: int
+    stopped: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +37,8 @@ class HeldKey:
     Attributes:
         hold_key: ``k:<key>`` or, for a message alone, ``m:<message id>``.
         messages: how many wait, the head included; a blocked key's dead letter is not among them.
-        due_at: when its head may run; meaningless while it is blocked.
+        due_at: when its head may run, or is looked at again; meaningless while it is blocked.
+        waits_for: the causes that its head waits for.
     """
 
     consumer: str
@@ -44,15 +47,25 @@ class HeldKey:
     messages: int
     since: datetime
     due_at: datetime
+    waits_for: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InboxCount:
-    """How many processed ids a consumer's inbox keeps, and since when."""
+    """What a consumer's inbox keeps.
+
+    Attributes:
+        ids: the messages that it has processed.
+        business_keys: the rows beside the ids, of a consumer that knows duplicates by them.
+        oldest_at: when the oldest of all was processed.
+        removable: how many of all need not be kept any longer.
+    """
 
     consumer: str
     ids: int
+    business_keys: int
     oldest_at: datetime
+    removable: int
 
 
 class Inspection(Protocol):
@@ -77,5 +90,9 @@ class Inspection(Protocol):
         """Return the holds that have lasted longest, of one consumer or of all."""
 
     @abstractmethod
-    def inbox(self) -> Program[Sequence[InboxCount]]:
-        """Count the processed ids of each consumer; looks at all of them."""
+    def inbox(self, older_than: timedelta | None) -> Program[Sequence[InboxCount]]:
+        """Count what the inbox of each consumer keeps, and what a purge would remove; looks at all of it.
+
+        Args:
+            older_than: what was processed longer ago need not be kept; ``None``: everything is.
+        """

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from pillarbox.errors import ConfigurationError, ConflictError, NotFoundError
-from pillarbox.observe import Observer, Observers, RecordsRepublished
+from pillarbox.observe import EpochBegun, Observer, Observers, RecordsRepublished
 from pillarbox.outbox import (
     KeptRecords,
+    KeyNumbers,
     OutboxPartitions,
     OutboxState,
     OutboxStore,
@@ -46,6 +47,7 @@ class OutboxControl:
         parked: ParkedRecords,
         published: PublishedRecords,
         source: TransactionSource,
+        numbers: KeyNumbers,
         partitions: OutboxPartitions | None = None,
         observer: Observer | None = None,
     ) -> None:
@@ -54,6 +56,7 @@ class OutboxControl:
         self._parked = parked
         self._published = published
         self._partitions = partitions
+        self._numbers = numbers
         self._source = source
         self._observer = observer if observer is not None else Observers()
 
@@ -97,6 +100,25 @@ class OutboxControl:
         if not (by.strip() and reason.strip()):
             raise ValueError("by= must say who gives the message up, and reason= why")
         return _found(await self._source.run(self._parked.skip(message_id, by=by, because=reason)), message_id)
+
+    async def begin_epoch(self, *, by: str, reason: str) -> int:
+        """Let all numbers begin at 1 again in a new epoch: after a restore from a backup, before anything is published.
+
+        Else numbers that were given since the backup would be given again, and consumers would take their messages for
+        mistakes.
+
+        Args:
+            by: who decides.
+            reason: why; told to observers.
+
+        Returns:
+            How many keys have begun anew.
+        """
+        if not (by.strip() and reason.strip()):
+            raise ValueError("by= must say who begins an epoch, and reason= why")
+        count = await self._source.run(self._numbers.begin_epoch())
+        self._observer.notice(EpochBegun(keys=count, by=by, reason=reason))
+        return count
 
     async def count_older(self, older_than: timedelta) -> int:
         """Count the kept records that ``purge`` would remove."""

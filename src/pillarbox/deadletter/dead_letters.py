@@ -38,7 +38,7 @@ class DeadLetters(Replays):
     ) -> None:
         """Work on the letters behind ``ports``; ``check`` refuses edited messages that do not fit their type.
 
-        Many letters at once are replayed only if they failed within ``replay_within``, or by force.
+        Letters are replayed only if they failed within ``replay_within``, or by force.
         """
         super().__init__(ports=ports, source=source, replay_within=replay_within)
         self._letters = ports.letters
@@ -91,10 +91,12 @@ class DeadLetters(Replays):
         Args:
             letter_id: the letter.
             by: who asks for it.
-            force: also when it was replayed so often that it will most likely fail again.
+            force: also when it is older than what the inbox is sure to remember, or was replayed so often that it will
+                most likely fail again.
 
         Raises:
             NotFoundError: there is no such letter.
+            ReplayTooLateError: only with force; nothing was changed.
             ReplayedTooOftenError: only with force; nothing was changed.
             ConflictError: the letter is not dead (any more); nothing was changed.
         """
@@ -102,9 +104,10 @@ class DeadLetters(Replays):
         return await self._source.run(self._replay(letter_id, Order(by=by), force=force))
 
     async def discard(self, letter_id: int, *, reason: str, by: str) -> DeadLetter:
-        """Give a letter up: its key goes on with what is behind it, and a late duplicate of it is not handled.
+        """Give a letter up: what it blocks goes on without it, and a late duplicate of it is not handled.
 
-        The letter is kept, marked as discarded, until it is purged.
+        Its key goes on, or the consumer that it stopped, or the line of numbers that has come to it; what waits for it
+        as a cause waits no more. The letter is kept, marked as discarded, until it is purged.
 
         Raises:
             NotFoundError: there is no such letter.
@@ -191,7 +194,7 @@ class DeadLetters(Replays):
 
     def _replay(self, letter_id: int, order: Order, *, force: bool) -> Program[DeadLetter]:
         letter = yield from self._decisions.get(letter_id)
-        return (yield from self._decisions.replay(letter, order, force=force))
+        return (yield from self._decisions.replay(letter, order, within=self._replay_within, force=force))
 
     def _discard(self, letter_id: int, order: Order) -> Program[DeadLetter]:
         letter = yield from self._decisions.get(letter_id)

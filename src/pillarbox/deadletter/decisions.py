@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeAlias
 
 from msgspec.structs import replace
 
@@ -13,18 +15,25 @@ from pillarbox.deadletter.groups import DeadLetterReview
 from pillarbox.deadletter.record import DeadLetter, DeadLetterState
 from pillarbox.deadletter.runs import MAX_REPLAYS, ReplayRunStore
 from pillarbox.deadletter.store import Blockers, DeadLetterStore
-from pillarbox.errors import ConflictError, NotFoundError, ReplayedTooOftenError
-from pillarbox.holding import HeldMessage, HeldState, Hold, HoldDecisions, HoldingStore
+from pillarbox.errors import ConflictError, NotFoundError, ReplayedTooOftenError, ReplayTooLateError
+from pillarbox.holding import HeldMessage, HeldState, Hold, HoldingStore, WaitStore
+from pillarbox.holding.decisions import HoldDecisions
 from pillarbox.idempotency import InboxStore
 from pillarbox.message import Message
 from pillarbox.transaction import Program
 
 LETTER = "dead letter"
+PassOver: TypeAlias = Callable[[str, Message, str], Program[None]]
+"""Told of a consumer, a message that it will not handle, and who decided that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """What dead letters are worked on through."""
+    """What dead letters are worked on through.
+
+    Attributes:
+        pass_over: told in the same transaction of what will not be handled, so that no later number waits for it.
+    """
 
     letters: DeadLetterStore
     blockers: Blockers
@@ -34,7 +43,9 @@ class Ports:
     acts: ActStore
     holding: HoldingStore
     holds: HoldDecisions
+    waits: WaitStore
     inbox: InboxStore
+    pass_over: PassOver
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,15 +86,19 @@ class Decisions:
             raise NotFoundError(kind=LETTER, identifier=str(letter_id))
         return letter
 
-    def replay(self, letter: DeadLetter, order: Order, *, force: bool) -> Program[DeadLetter]:
+    def replay(self, letter: DeadLetter, order: Order, *, within: timedelta | None, force: bool) -> Program[DeadLetter]:
         """Make a letter due at the head of the key that it holds.
 
         Raises:
             ConflictError: it is not dead (any more).
+            ReplayTooLateError: it failed longer ago than ``within``, and only ``force`` replays it.
             ReplayedTooOftenError: it was replayed so often that only ``force`` does it again.
         """
-        if letter.state is DeadLetterState.DEAD and letter.replays >= MAX_REPLAYS and not force:
-            raise ReplayedTooOftenError(letter_id=letter.id, replays=letter.replays)
+        if letter.state is DeadLetterState.DEAD and not force:
+            if within is not None and letter.dead_for > within:
+                raise ReplayTooLateError(letter_id=letter.id, dead_for=letter.dead_for, replay_within=within)
+            if letter.replays >= MAX_REPLAYS:
+                raise ReplayedTooOftenError(letter_id=letter.id, replays=letter.replays)
         letter = yield from self._locked(letter)
         yield from self._moved(letter, DeadLetterState.REPLAYING)
         yield from self._ports.holding.hold(letter.consumer, [Hold(hold_key=letter.hold_key)])
@@ -93,7 +108,7 @@ class Decisions:
         return letter
 
     def discard(self, letter: DeadLetter, order: Order) -> Program[DeadLetter]:
-        """Give a letter up, so that its key goes on with what is behind it.
+        """Give a letter up, so that its key goes on with what is behind it, and the others with what waits for it.
 
         Its id counts as processed from now on, and a copy that is held is removed: a late duplicate is suppressed for
         as long as the inbox remembers, like one of any message. A hold of its own would stay, and be counted, for ever.
@@ -105,6 +120,10 @@ class Decisions:
         letter = yield from self._locked(letter)
         yield from self._moved(letter, DeadLetterState.DISCARDED)
         yield from ports.inbox.record(letter.consumer, [letter.message.id])
+        yield from ports.pass_over(letter.consumer, letter.message, order.by)
+        if effects := (yield from ports.waits.waited_for(letter.consumer, [letter.message.id])):
+            yield from ports.waits.look_again(letter.consumer, effects)
+        yield from ports.waits.forget(letter.consumer, [letter.message.id])
         yield from ports.holds.take_out(letter.consumer, letter.hold_key, [letter.message.id])
         if not (yield from ports.blockers.blocking(letter.consumer, letter.hold_key)):
             yield from ports.holds.let_go(letter.consumer, letter.hold_key)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from pillarbox.holding import FailedAttempt
@@ -25,7 +25,7 @@ class Burial:
 
     Attributes:
         hold_key: the hold that it blocks.
-        reason: ``permanent``, ``exhausted``, ``undecodable`` or ``crashed``.
+        reason: ``permanent``, ``exhausted``, ``undecodable``, ``no-business-key`` or ``crashed``.
         attempts: how often the handler was invoked.
         history: the failed attempts, the last one included.
         stack: the last failure's stack, cut.
@@ -54,6 +54,7 @@ class DeadLetter:
         error_type: the class of the last failure.
         error: the text of the last failure.
         replays: how often it has been replayed.
+        dead_for: how long ago it failed last, by the database's clock when it was read.
     """
 
     id: int
@@ -71,3 +72,4 @@ class DeadLetter:
     first_failed_at: datetime
     last_failed_at: datetime
     replays: int
+    dead_for: timedelta = field(default=timedelta(0), compare=False)

@@ -10,6 +10,7 @@
     │   ├── MissingExtraError               also ImportError
     │   ├── MissingKeyError                 also ValueError
     │   ├── NoTransactionError
+    │   ├── RetentionTooShortError
     │   ├── SchemaVersionError
     │   ├── UnreachableRuleError
     │   ├── UnregisteredConsumerError
@@ -20,33 +21,44 @@
     │   ├── LogBrokenError
     │   ├── StoreUnavailableError           also ConnectionError
     │   └── ThrottledError
+    │       └── DependencyDownError
     ├── PermanentError                      waiting cannot help; the message goes to the dead letters
+    │   ├── CauseMissingError
     │   ├── ConditionError
     │   ├── DecodeError                     also ValueError
     │   ├── HandlerCrashedError
+    │   ├── InDoubtError
     │   ├── InvalidMessageError             also ValueError
     │   ├── InvalidReturnError              also TypeError
+    │   ├── MissingBusinessKeyError         also ValueError
     │   ├── RoutingLoopError
+    │   ├── SequenceError
     │   ├── TransactionEndedError
     │   ├── UnknownMessageTypeError         also LookupError
     │   └── UnmatchedMessageError
     ├── ConflictError                       another worker won; read again and try again
     │   └── LeaseLostError
     ├── NotFoundError                       the operator named something that is not there; also LookupError
+    ├── ReplayTooLateError                  the operator must look first, and may force it
     ├── ReplayedTooOftenError               the operator must look first, and may force it
     └── InternalError                       our invariant broke; please report it
 
-Handlers may raise ``TransientError``, ``ThrottledError`` and ``PermanentError`` themselves, with a text of their own.
+Handlers may raise ``TransientError``, ``ThrottledError``, ``DependencyDownError`` and
+``PermanentError`` themselves, with a text of their own.
 Every other class builds its text from keyword arguments, which stay readable as attributes. All can be pickled.
 """
 
 from pillarbox.errors.handling import (
+    CauseMissingError,
     ConditionError,
     DecodeError,
     HandlerCrashedError,
+    InDoubtError,
     InvalidMessageError,
     InvalidReturnError,
+    MissingBusinessKeyError,
     RoutingLoopError,
+    SequenceError,
     TransactionEndedError,
     UnknownMessageTypeError,
     UnmatchedMessageError,
@@ -59,6 +71,7 @@ from pillarbox.errors.kinds import (
     PermanentError,
     PillarboxError,
     ReplayedTooOftenError,
+    ReplayTooLateError,
     TransientError,
 )
 from pillarbox.errors.setup import (
@@ -68,6 +81,7 @@ from pillarbox.errors.setup import (
     MissingExtraError,
     MissingKeyError,
     NoTransactionError,
+    RetentionTooShortError,
     SchemaVersionError,
     UnreachableRuleError,
     UnregisteredConsumerError,
@@ -76,6 +90,7 @@ from pillarbox.errors.setup import (
 )
 from pillarbox.errors.waiting import (
     BrokerUnavailableError,
+    DependencyDownError,
     LeaseLostError,
     LogBrokenError,
     StoreUnavailableError,
@@ -84,28 +99,35 @@ from pillarbox.errors.waiting import (
 
 __all__ = [
     "BrokerUnavailableError",
+    "CauseMissingError",
     "ConditionError",
     "ConfigurationError",
     "ConflictError",
     "DecodeError",
+    "DependencyDownError",
     "DuplicateConsumerError",
     "DuplicateTypeError",
     "HandlerCrashedError",
+    "InDoubtError",
     "InternalError",
     "InvalidMessageError",
     "InvalidReturnError",
     "InvalidSetupError",
     "LeaseLostError",
     "LogBrokenError",
+    "MissingBusinessKeyError",
     "MissingExtraError",
     "MissingKeyError",
     "NoTransactionError",
     "NotFoundError",
     "PermanentError",
     "PillarboxError",
+    "ReplayTooLateError",
     "ReplayedTooOftenError",
+    "RetentionTooShortError",
     "RoutingLoopError",
     "SchemaVersionError",
+    "SequenceError",
     "StoreUnavailableError",
     "ThrottledError",
     "TransactionEndedError",

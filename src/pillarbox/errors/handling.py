@@ -5,6 +5,30 @@ from __future__ import annotations
 from pillarbox.errors.kinds import PermanentError
 
 
+class CauseMissingError(PermanentError):
+    """A message cannot be handled after its causes, since they do not come; its consumer wants it dead then.
+
+    Attributes:
+        consumer: The consumer that keeps the order of causes.
+        causes: The ids of the messages that it has not processed.
+        trouble: ``missing``, ``dead`` or ``cycle``.
+    """
+
+    def __init__(self, *, consumer: str, causes: tuple[str, ...], trouble: str) -> None:
+        why = {
+            "missing": "they did not come in time",
+            "dead": "one of them is a dead letter",
+            "cycle": "one of them waits for this message itself",
+        }[trouble]
+        super().__init__(
+            f"{consumer!r} has not processed what comes before this message ({', '.join(causes)}): {why}; "
+            "see to them, then replay it"
+        )
+        self.consumer = consumer
+        self.causes = causes
+        self.trouble = trouble
+
+
 class ConditionError(PermanentError):
     """A routing condition could not be judged for a message; the message was not forwarded anywhere.
 
@@ -53,6 +77,23 @@ class HandlerCrashedError(PermanentError):
         self.crashes = crashes
 
 
+class InDoubtError(PermanentError):
+    """A call to the outside was begun, its answer is not known, and it cannot safely be made again.
+
+    Attributes:
+        key: The key under which it was made.
+        reason: Why it cannot be made again.
+    """
+
+    def __init__(self, *, key: str, reason: str) -> None:
+        super().__init__(
+            f"the call {key!r} may have been made: {reason}; look it up at the other side, then give its answer to "
+            "box.calls.record, or have it made anew with box.calls.allow, and replay the dead letter"
+        )
+        self.key = key
+        self.reason = reason
+
+
 class InvalidMessageError(PermanentError, ValueError):
     """A message was refused at publish, inside the caller's transaction; nothing was written.
 
@@ -78,6 +119,23 @@ class InvalidReturnError(PermanentError, TypeError):
         self.returned = returned
 
 
+class MissingBusinessKeyError(PermanentError, ValueError):
+    """A message has no business key by which its consumer could know duplicates; its handler was not called.
+
+    Attributes:
+        consumer: The consumer that was declared with ``dedupe_by=``.
+        reason: What is wrong with the key, without its value.
+    """
+
+    def __init__(self, *, consumer: str, reason: str) -> None:
+        super().__init__(
+            f"consumer {consumer!r} knows duplicates by a business key, which this message does not have: {reason}; "
+            "mend the producer or dedupe_by=, then replay it"
+        )
+        self.consumer = consumer
+        self.reason = reason
+
+
 class RoutingLoopError(PermanentError):
     """A message came back to a router that has forwarded it before; routers do not change it, so it would circle.
 
@@ -90,6 +148,21 @@ class RoutingLoopError(PermanentError):
         super().__init__(f"{router!r} has forwarded this message before (it has passed {path}); break the circle")
         self.router = router
         self.path = path
+
+
+class SequenceError(PermanentError):
+    """A message does not fit into the line of numbers that its consumer goes by.
+
+    Attributes:
+        number: Its number within its epoch; ``None`` where it bears none.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, *, number: int | None, reason: str) -> None:
+        which = "a message without a number" if number is None else f"number {number}"
+        super().__init__(f"{which} does not fit into its line: {reason}")
+        self.number = number
+        self.reason = reason
 
 
 class TransactionEndedError(PermanentError):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from datetime import timedelta
 
 _Error = TypeVar("_Error", bound="PillarboxError")
 
@@ -75,6 +76,26 @@ class ReplayedTooOftenError(PillarboxError):
         )
         self.letter_id = letter_id
         self.replays = replays
+
+
+class ReplayTooLateError(PillarboxError):
+    """A dead letter is older than what the inbox is sure to remember; nothing was changed.
+
+    Attributes:
+        letter_id: The letter.
+        dead_for: How long ago it failed last.
+        replay_within: How old a letter may be to be replayed.
+    """
+
+    def __init__(self, *, letter_id: int, dead_for: timedelta, replay_within: timedelta) -> None:
+        super().__init__(
+            f"dead letter {letter_id} failed {dead_for} ago, and replays are safe within {replay_within}: what has had "
+            "its effect meanwhile may be forgotten by now, and would have it again; look, then force it with "
+            "force=True or --force"
+        )
+        self.letter_id = letter_id
+        self.dead_for = dead_for
+        self.replay_within = replay_within
 
 
 class InternalError(PillarboxError):

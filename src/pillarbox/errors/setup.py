@@ -8,6 +8,7 @@ from pillarbox.errors.kinds import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import timedelta
 
 
 class DuplicateConsumerError(ConfigurationError):
@@ -91,6 +92,35 @@ class NoTransactionError(ConfigurationError):
         self.connection = connection
         self.reason = reason
         self.remedy = remedy
+
+
+class RetentionTooShortError(ConfigurationError):
+    """The inbox would forget ids before their messages can have come for the last time; nothing was started.
+
+    Attributes:
+        consumer: The durable name, ``service/name``.
+        keep: For how long ids are kept.
+        retries: How long this consumer's retries may take.
+        replay_within: How long after that a dead letter may be replayed.
+    """
+
+    def __init__(self, *, consumer: str, keep: timedelta, retries: timedelta, replay_within: timedelta) -> None:
+        super().__init__(
+            f"the inbox of consumer {consumer!r} keeps ids for {keep}, but its retries may take {retries} and a dead "
+            f"letter may be replayed {replay_within} later, {_sum(retries, replay_within)} in all; raise keep= or "
+            "lower replay_within= in Settings(inbox=InboxSettings(…)), or shorten its retry="
+        )
+        self.consumer = consumer
+        self.keep = keep
+        self.retries = retries
+        self.replay_within = replay_within
+
+
+def _sum(one: timedelta, other: timedelta) -> str:
+    try:
+        return str(one + other)
+    except OverflowError:
+        return "too long to count"
 
 
 class SchemaVersionError(ConfigurationError):

@@ -62,6 +62,14 @@ class ThrottledError(TransientError):
         self.retry_after = retry_after
 
 
+class DependencyDownError(ThrottledError):
+    """What a handler calls is down; raise it in a handler to open the breaker of what it needs, at once.
+
+    Attributes:
+        retry_after: How long it will be down, if it says so; ``None`` leaves that to the breaker.
+    """
+
+
 class LeaseLostError(ConflictError):
     """A lease ran out or was taken over; what was to be written under it was not.
 

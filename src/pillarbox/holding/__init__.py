@@ -2,34 +2,45 @@
 
 Guarantee: of a held key nothing runs before its head; nothing appended to a hold is left behind when the hold ends.
 Not promised: order between different keys.
-Source: Resequencer and Message Store of EIP, applied to retries; the reading order is record, store, decisions.
+Source: Resequencer and Message Store of EIP, applied to retries; the reading order is record, store, waits, decisions.
 """
 
-from pillarbox.holding.decisions import HoldDecisions, LockedHold
 from pillarbox.holding.record import (
+    EVERYTHING,
+    STOP,
     FailedAttempt,
     HeldMessage,
     HeldState,
     Hold,
     HoldState,
+    channel_hold_key_of,
     hold_key_of,
+    is_stop_key,
     own_hold_key,
+    stop_key_of,
     storable,
 )
 from pillarbox.holding.store import HeldQueue, HoldingState, HoldingStore
+from pillarbox.holding.waits import Waiting, WaitsState, WaitStore
 
 __all__ = [
+    "EVERYTHING",
+    "STOP",
     "FailedAttempt",
     "HeldMessage",
     "HeldQueue",
     "HeldState",
     "Hold",
-    "HoldDecisions",
     "HoldState",
     "HoldingState",
     "HoldingStore",
-    "LockedHold",
+    "WaitStore",
+    "Waiting",
+    "WaitsState",
+    "channel_hold_key_of",
     "hold_key_of",
+    "is_stop_key",
     "own_hold_key",
+    "stop_key_of",
     "storable",
 ]

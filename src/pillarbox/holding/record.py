@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -9,6 +10,9 @@ from enum import StrEnum
 import msgspec
 
 from pillarbox.message import Message
+
+MAX_HOLD_KEY_BYTES = 600
+"""The width of the column."""
 
 
 class HeldState(StrEnum):
@@ -87,6 +91,34 @@ def hold_key_of(message: Message, *, ordered: bool) -> str:
     if ordered and message.key is not None:
         return f"k:{message.key}"
     return own_hold_key(message.id)
+
+
+def channel_hold_key_of(message: Message) -> str:
+    """Return what ``message`` is held under where the order of a key is each channel's own: both, else itself."""
+    if message.key is None:
+        return own_hold_key(message.id)
+    plain = f"k:{message.destination}/{message.key}"
+    if len(plain.encode()) <= MAX_HOLD_KEY_BYTES:
+        return plain
+    return f"k:#{hashlib.sha256(message.destination.encode()).hexdigest()[:16]}/{message.key}"
+
+
+STOP = "s:"
+"""How the holds begin that stop a whole consumer."""
+
+
+def stop_key_of(message_id: str) -> str:
+    """Return the hold by which a dead message stops its consumer."""
+    return f"{STOP}{message_id}"
+
+
+def is_stop_key(hold_key: str) -> bool:
+    """Tell whether a hold stops its consumer."""
+    return hold_key.startswith(STOP)
+
+
+EVERYTHING = "a:"
+"""What all messages of a consumer are held under that handles one at a time."""
 
 
 def own_hold_key(message_id: str) -> str:

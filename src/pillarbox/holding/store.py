@@ -53,6 +53,10 @@ class HoldingStore(Protocol):
         """
 
     @abstractmethod
+    def stopped(self, consumer: str | None = None) -> Program[Collection[str]]:
+        """Return the consumers that are stopped by a dead letter: of all, or whether the one named is among them."""
+
+    @abstractmethod
     def state(self, consumer: str | None = None) -> Program[HoldingState]:
         """Count what is put aside."""
 
@@ -65,7 +69,10 @@ class HeldQueue(Protocol):
 
     @abstractmethod
     def lease_due(self, consumer: str, *, token: str, limit: int, ttl: timedelta) -> Program[int]:
-        """Lease up to ``limit`` holds whose head is due and that nobody has leased; return how many."""
+        """Lease up to ``limit`` holds whose head is due and that nobody has leased; return how many.
+
+        Of a consumer that is stopped, only what stops it.
+        """
 
     @abstractmethod
     def renew(self, consumer: str, *, token: str, ttl: timedelta) -> Program[None]:

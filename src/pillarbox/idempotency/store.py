@@ -15,6 +15,8 @@ from pillarbox.transaction import Program
 class InboxStore(Protocol):
     """The ids of the messages that a consumer has processed; only these suppress a redelivery.
 
+    Among the ids are the rows of business keys (``row_of``), which look like no message id.
+
     Every implementation must pass ``pillarbox.testing.contracts.InboxStoreContract``.
     """
 
@@ -32,7 +34,11 @@ class InboxStore(Protocol):
 
     @abstractmethod
     def purge(self, older_than: timedelta, *, limit: int) -> Program[int]:
-        """Remove up to ``limit`` ids processed longer ago than ``older_than``; return how many."""
+        """Remove up to ``limit`` ids processed longer ago than ``older_than``; return how many.
+
+        The id of a message that waits in holding, or as a dead letter that may be replayed, stays. Rows that others
+        are at are left for another time: nobody is waited for.
+        """
 
 
 class Trial(IntEnum):
@@ -80,6 +86,10 @@ class AttemptStore(Protocol):
     def clear(self, consumer: str, message_ids: Sequence[str]) -> Program[None]:
         """Forget the attempts: their outcome is durable with this transaction."""
 
+    @abstractmethod
+    def purge(self, older_than: timedelta, *, limit: int) -> Program[int]:
+        """Remove up to ``limit`` attempts that dead workers began longer ago than ``older_than``; return how many."""
+
 
 class ClaimStore(Protocol):
     """Leased claims of handlers that run outside a transaction.
@@ -110,3 +120,15 @@ class ClaimStore(Protocol):
     @abstractmethod
     def release(self, consumer: str, message_ids: Sequence[str], *, token: str) -> Program[int]:
         """Give up claims held under ``token``; return how many there were."""
+
+    @abstractmethod
+    def purge(self, older_than: timedelta, *, limit: int) -> Program[int]:
+        """Remove up to ``limit`` claims that expired longer ago than ``older_than``; return how many."""
+
+
+class OperationStore(Protocol):
+    """The operations that ``apply_once`` has applied, which it records itself in the caller's transaction."""
+
+    @abstractmethod
+    def purge(self, older_than: timedelta, *, limit: int) -> Program[int]:
+        """Remove up to ``limit`` operations applied longer ago than ``older_than``; return how many."""

@@ -63,6 +63,7 @@ class LeaseKeeper:
         self._tenancy = Tenancy(tokens=kept, share=self._tenancy.share)
 
     async def leave(self) -> None:
-        """Give everything back, so that others need not wait for the lease to expire."""
+        """Give everything back, so that others need not wait for the lease to expire; ``keep`` joins again."""
         self._tenancy = Tenancy(tokens={}, share=0)
+        self._renew_at = float("-inf")
         await self.source.run(self._store.leave(self.terms, self.owner))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from pillarbox.lease.lease import LeaseTerms, Tenancy
@@ -21,6 +21,14 @@ class LeaseStore(Protocol):
         """Join the scope, renew what ``owner`` holds and take free slots up to its fair share.
 
         A slot is free when nobody holds it or its lease has expired. Each taking raises the slot's token.
+        """
+
+    @abstractmethod
+    def fence(self, terms: LeaseTerms, tokens: Mapping[int, int]) -> Program[None]:
+        """Make sure that slots are still held under their ``tokens``; keep them so to the transaction's end.
+
+        Raises:
+            LeaseLostError: another owner has taken one of them; the transaction must be rolled back.
         """
 
     @abstractmethod

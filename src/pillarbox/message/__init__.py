@@ -5,17 +5,21 @@ Not promised: that a foreign producer keeps to the limits; they are checked when
 Source: EIP, *Message* and *Command/Event Message*; reading order: message, headers, names, declare, registry, limits.
 """
 
+from pillarbox.message.causes import Cause
 from pillarbox.message.declare import MessageType, command, event, key_of, message_type_of
 from pillarbox.message.ids import derived_message_id, new_message_id
 from pillarbox.message.limits import Limits
 from pillarbox.message.message import Message
 from pillarbox.message.names import check_name, parse_destination, queue_destination, topic_destination, topic_of
+from pillarbox.message.number import Number, number_of
 from pillarbox.message.registry import Registry, Upcaster
 
 __all__ = [
+    "Cause",
     "Limits",
     "Message",
     "MessageType",
+    "Number",
     "Registry",
     "Upcaster",
     "check_name",
@@ -25,6 +29,7 @@ __all__ = [
     "key_of",
     "message_type_of",
     "new_message_id",
+    "number_of",
     "parse_destination",
     "queue_destination",
     "topic_destination",

@@ -36,6 +36,7 @@ class MessageType:
         key_field: The field that holds the key; ``None`` without a key, or where a function makes it.
         key_function: Makes the key from the message; ``None`` where a field holds it.
         python_type: The declared class.
+        numbered: Each message bears its number in the line of its destination and key.
 
     Source: EIP, *Event Message* and *Command Message*.
     """
@@ -47,10 +48,17 @@ class MessageType:
     key_field: str | None
     key_function: Callable[[Any], object] | None
     python_type: type[object]
+    numbered: bool = False
 
 
 def event(
-    name: str, /, *, key: KeySource | None = None, version: int = 1, topic: str | None = None
+    name: str,
+    /,
+    *,
+    key: KeySource | None = None,
+    version: int = 1,
+    topic: str | None = None,
+    numbered: bool = False,
 ) -> Callable[[type[T]], type[T]]:
     """Declare a class to be an event: a fact that every subscribed consumer gets.
 
@@ -61,17 +69,19 @@ def event(
         key: The field whose value keeps messages in order, or a function that makes it from the message.
         version: The version of the schema, from 1.
         topic: The topic; the part of ``name`` before its first dot unless given.
+        numbered: Give each message the next number of its topic and key, without gaps, for consumers that are
+            declared with ``ordering=BySequence()``. All types of a topic are numbered, or none.
 
     Raises:
         ConfigurationError: A name is not valid, ``key`` names no field, or the class is no dataclass,
             ``msgspec.Struct`` or pydantic model.
     """
     destination = topic_destination(topic_of(name) if topic is None else topic)
-    return _annotation(name, kind="event", destination=destination, key=key, version=version)
+    return _annotation(name, kind="event", destination=destination, key=key, version=version, numbered=numbered)
 
 
 def command(
-    name: str, /, *, queue: str, key: KeySource | None = None, version: int = 1
+    name: str, /, *, queue: str, key: KeySource | None = None, version: int = 1, numbered: bool = False
 ) -> Callable[[type[T]], type[T]]:
     """Declare a class to be a command: an intent that exactly one consumer group gets.
 
@@ -82,12 +92,15 @@ def command(
         queue: The queue that it waits in.
         key: The field whose value keeps messages in order, or a function that makes it from the message.
         version: The version of the schema, from 1.
+        numbered: Give each message the next number of its queue and key; all types of a queue are numbered, or none.
 
     Raises:
         ConfigurationError: A name is not valid, ``key`` names no field, or the class is no dataclass,
             ``msgspec.Struct`` or pydantic model.
     """
-    return _annotation(name, kind="command", destination=queue_destination(queue), key=key, version=version)
+    return _annotation(
+        name, kind="command", destination=queue_destination(queue), key=key, version=version, numbered=numbered
+    )
 
 
 def message_type_of(cls: type[object]) -> MessageType:
@@ -142,7 +155,7 @@ def _key_text(value: object, declared: MessageType) -> str:
 
 
 def _annotation(
-    name: str, *, kind: MessageKind, destination: str, key: KeySource | None, version: int
+    name: str, *, kind: MessageKind, destination: str, key: KeySource | None, version: int, numbered: bool
 ) -> Callable[[type[T]], type[T]]:
     check_name(name, what="message type")
     if isinstance(version, bool) or version < 1:
@@ -159,6 +172,7 @@ def _annotation(
             key_field=key if isinstance(key, str) else None,
             key_function=None if isinstance(key, str) else key,
             python_type=cls,
+            numbered=numbered,
         )
         setattr(cls, _ATTRIBUTE, declared)
         return cls

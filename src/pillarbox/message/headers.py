@@ -21,11 +21,14 @@ SCHEMA_VERSION: Final = "schemaversion"
 CORRELATION_ID: Final = "correlationid"
 CAUSATION_ID: Final = "causationid"
 HOP: Final = "hop"
+CAUSES: Final = "causes"
 REPLY_TO: Final = "replyto"
 TRACEPARENT: Final = "traceparent"
 TRACESTATE: Final = "tracestate"
 ROUTED_BY: Final = "routedby"
 TAPPED_BY: Final = "tappedby"
+SEQUENCE: Final = "sequence"
+SEQUENCE_EPOCH: Final = "sequenceepoch"
 
 OWN: Final = frozenset(
     {
@@ -34,12 +37,15 @@ OWN: Final = frozenset(
         SCHEMA_VERSION,
         CORRELATION_ID,
         CAUSATION_ID,
+        CAUSES,
         HOP,
         REPLY_TO,
         TRACEPARENT,
         TRACESTATE,
         ROUTED_BY,
         TAPPED_BY,
+        SEQUENCE,
+        SEQUENCE_EPOCH,
     }
 )
 """Headers that the library writes and reads."""

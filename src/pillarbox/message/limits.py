@@ -18,6 +18,7 @@ class Limits:
         max_key_bytes: The key in UTF-8; the key columns are as wide.
         max_header_value_bytes: One header's value in UTF-8.
         max_headers_bytes: All names and values together, the library's own included.
+        max_causes: The messages that one message names as those that come before it.
 
     Raises:
         ConfigurationError: A limit is below one, or a key is let grow beyond its column.
@@ -27,6 +28,7 @@ class Limits:
     max_key_bytes: int = 512
     max_header_value_bytes: int = 4_096
     max_headers_bytes: int = 16_384
+    max_causes: int = 32
 
     def __post_init__(self) -> None:
         """Refuse limits that would refuse every message, and keys wider than the key columns."""

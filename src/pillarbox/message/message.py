@@ -9,6 +9,7 @@ import msgspec
 
 from pillarbox.errors import DecodeError
 from pillarbox.message import headers as names
+from pillarbox.message.causes import Cause, unpack_causes
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -71,6 +72,17 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def causation_id(self) -> str | None:
         """The id of the message whose handling published this one."""
         return self.headers.get(names.CAUSATION_ID)
+
+    @property
+    def causes(self) -> tuple[Cause, ...]:
+        """The messages that come before it: the one whose handling published it, and others that were named."""
+        text = self.headers.get(names.CAUSES)
+        if text is None:
+            return ()
+        try:
+            return unpack_causes(text)
+        except ValueError as error:
+            raise self._unreadable(names.CAUSES, "a list of id, type and destination") from error
 
     @property
     def hop(self) -> int:

@@ -37,7 +37,8 @@ class Registry:
             upcasters: For a single class: each turns the body of the version it stands under into the next version's.
 
         Raises:
-            ConfigurationError: A class is not declared, or an upcaster does not fit. Nothing was added.
+            ConfigurationError: A class is not declared, an upcaster does not fit, or a destination has types with
+                numbers and types without. Nothing was added.
             DuplicateTypeError: Another class has the same name and version. Nothing was added.
         """
         declared = [message_type_of(cls) for cls in types]
@@ -50,6 +51,7 @@ class Registry:
                     message_type=one.name, version=one.version, first=_label(other), second=_label(one)
                 )
             seen[identity] = one
+        self._check_numbering(declared)
         steps = self._checked_upcasters(declared, upcasters or {})
         for one in declared:
             versions = self._types.setdefault(one.name, {})
@@ -119,6 +121,18 @@ class Registry:
         """Tell whether a declared class is registered."""
         declared = message_type_of(cls)
         return self._types.get(declared.name, {}).get(declared.version) is declared
+
+    def _check_numbering(self, declared: list[MessageType]) -> None:
+        known: dict[str, MessageType] = {}
+        for one in (*self.types(), *declared):
+            other = known.setdefault(one.destination, one)
+            if other.numbered != one.numbered:
+                numbered, plain = (other, one) if other.numbered else (one, other)
+                msg = (
+                    f"{numbered.name!r} is numbered and {plain.name!r} is not, and both go to {one.destination!r}: "
+                    "give both numbered=True, or neither; else consumers could not tell a gap from a plain message"
+                )
+                raise ConfigurationError(msg)
 
     def _checked_upcasters(
         self, declared: list[MessageType], upcasters: Mapping[int, Upcaster]

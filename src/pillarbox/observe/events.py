@@ -48,6 +48,15 @@ class RecordsRepublished:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EpochBegun:
+    """Somebody had the numbers of all keys of numbered destinations begin at 1 again, in a new epoch."""
+
+    keys: int
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CursorRebased:
     """A sequence relay found its cursor in another database cluster than the one where it was written.
 
@@ -129,7 +138,7 @@ class MessageFiltered:
 class AttemptFailed:
     """A handler failed and its immediate attempts are over; ``retry_after`` is ``None`` when nothing follows.
 
-    ``attempt`` counts the immediate ones too.
+    ``attempt`` counts the immediate ones too; a call to a dependency that is down is not counted.
     """
 
     consumer: str
@@ -141,20 +150,149 @@ class AttemptFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageHeld:
-    """A message was put aside since its key is held."""
+    """A message was put aside since its key is held, or since it must come after one that has not come yet."""
 
     consumer: str
     message_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CauseAwaited:
+    """A message was put aside until its consumer has processed what came before it; ``causes`` are message ids."""
+
+    consumer: str
+    message_id: str
+    causes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CauseMissing:
+    """What comes before a message does not come: not in time, as a dead letter, or because it waits for the message.
+
+    ``trouble`` is ``missing``, ``dead`` or ``cycle``; ``outcome`` is what the consumer says is to become of the
+    message: ``hold``, ``run`` or ``dead``. While it is held this is told again from time to time.
+    """
+
+    consumer: str
+    message_id: str
+    causes: tuple[str, ...]
+    trouble: str
+    outcome: str
+    waited: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MessageDead:
-    """A message is in the dead letters."""
+    """A message is in the dead letters.
+
+    ``group``: the fingerprint of its cause; ``holds_key``: later messages of its key wait for a decision about it.
+    """
 
     consumer: str
     message_id: str
     reason: str
     attempts: int
+    error_type: str = ""
+    group: str = ""
+    holds_key: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerOpened:
+    """A dependency is taken to be down: consumers that need it pause, and no attempts are counted.
+
+    ``openings``: how often it has opened since it was last closed; more than one means that a probe has failed.
+    """
+
+    dependency: str
+    error_type: str
+    openings: int
+    retry_after: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerClosed:
+    """A dependency answers again, and consumers that need it go on."""
+
+    dependency: str
+    away_for: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertFailed:
+    """An alert could not be delivered to its target; it is tried again unless ``is_given_up``."""
+
+    rule: str
+    subject: str
+    target: str
+    error_type: str
+    is_given_up: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GapFound:
+    """Numbers ``first`` to ``last`` of a key have not come, and ``buffered`` messages wait for them.
+
+    It is told of once, when nothing of the key has moved on for as long as the policy waits, or as much waits as may.
+    """
+
+    consumer: str
+    channel: str
+    first: int
+    last: int
+    buffered: int
+    stalled_for: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GapSkipped:
+    """A consumer goes on without numbers ``first`` to ``last`` of a key; what comes of them after all is late."""
+
+    consumer: str
+    channel: str
+    first: int
+    last: int
+    by: str
+    because: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GapFetched:
+    """Numbers ``first`` to ``last`` of a key were asked for where they are kept; ``found`` of them were there."""
+
+    consumer: str
+    channel: str
+    first: int
+    last: int
+    found: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineBegun:
+    """A consumer begins with number ``first`` of a key that is new to it: no earlier one came while it waited."""
+
+    consumer: str
+    channel: str
+    first: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InboxPurged:
+    """What inboxes need not remember any longer was removed: ids and business keys, and what else is as old.
+
+    That is what dead workers left, the operations that were applied, and the answers of calls to the outside.
+    """
+
+    ids: int
+    leftovers: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerStopped:
+    """A dead letter has stopped a consumer in every process, until somebody replays or discards it."""
+
+    consumer: str
+    message_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +319,7 @@ Event = (
     | SettlementRefused
     | RecordParked
     | RecordsRepublished
+    | EpochBegun
     | CursorRebased
     | LogGapFound
     | DestinationNotReady
@@ -192,7 +331,18 @@ Event = (
     | MessageFiltered
     | AttemptFailed
     | MessageHeld
+    | CauseAwaited
+    | CauseMissing
     | MessageDead
+    | BreakerOpened
+    | BreakerClosed
+    | AlertFailed
+    | GapFound
+    | GapSkipped
+    | GapFetched
+    | LineBegun
+    | InboxPurged
+    | ConsumerStopped
     | RunRolledBack
     | WorkerFaltered
 )

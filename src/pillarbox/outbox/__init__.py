@@ -2,10 +2,11 @@
 
 Guarantee: a record appended in a transaction that commits is published at least once; of a key, in commit order.
 Not promised: that it is published only once; pair it with the inbox.
-Source: microservices.io, *Transactional outbox*; the reading order is outbox, record, store, parked,
-published.
+Source: microservices.io, *Transactional outbox*; the reading order is outbox, record, store, numbers,
+parked, published.
 """
 
+from pillarbox.outbox.numbers import KeyNumbers
 from pillarbox.outbox.outbox import DEFAULT_OPTIONS, NOWHERE, Origin, Outbox, PublishOptions
 from pillarbox.outbox.parked import ParkedRecord, ParkedRecords
 from pillarbox.outbox.partitions import OutboxPartitions, Partition
@@ -19,6 +20,7 @@ __all__ = [
     "NOWHERE",
     "SLOTS",
     "KeptRecords",
+    "KeyNumbers",
     "Origin",
     "Outbox",
     "OutboxPartitions",

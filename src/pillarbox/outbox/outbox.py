@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from pillarbox.errors import InvalidMessageError
-from pillarbox.message import Limits, Message, MessageType, message_type_of
+from pillarbox.message import Cause, Limits, Message, MessageType, message_type_of
 from pillarbox.outbox.record import OutboxRecord, record_of
 from pillarbox.outbox.store import OutboxStore
 from pillarbox.serialization import Codec, encode_message
@@ -20,6 +20,7 @@ class Origin:
 
     correlation_id: str | None = None
     causation_id: str | None = None
+    cause: Cause | None = None
     hop: int = 0
 
 
@@ -34,11 +35,13 @@ class PublishOptions:
         key: overrides the key that the message's type declares.
         delay: how long to hold the message back; its place in the key's order is its due time.
         headers: headers of the caller's own.
+        after: messages that come before it, besides the one whose handling publishes it.
     """
 
     key: str | None = None
     delay: timedelta | None = None
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    after: Sequence[Cause] = ()
 
 
 DEFAULT_OPTIONS = PublishOptions()
@@ -84,7 +87,9 @@ class Outbox:
         if options.delay is not None and options.delay < timedelta(0):
             raise InvalidMessageError(message_type=kind.name, reason=f"delay={options.delay} is negative")
         message = self._encode(kind, payload, options, origin)
-        return record_of(message, due_in=options.delay or None)
+        if kind.numbered:
+            _check_numbered(message, options)
+        return record_of(message, due_in=options.delay or None, numbered=kind.numbered)
 
     def append(self, records: Sequence[OutboxRecord]) -> Program[None]:
         """Write ``records`` in the caller's transaction."""
@@ -102,6 +107,19 @@ class Outbox:
             headers=options.headers,
             correlation_id=origin.correlation_id,
             causation_id=origin.causation_id,
+            causes=options.after if origin.cause is None else (origin.cause, *options.after),
             hop=origin.hop,
             limits=self._limits,
         )
+
+
+def _check_numbered(message: Message, options: PublishOptions) -> None:
+    if message.key is None:
+        reason = "it is numbered, and numbers are counted by key; declare key=, or give one"
+        raise InvalidMessageError(message_type=message.type, reason=reason)
+    if options.delay:
+        reason = (
+            "it is numbered and has a delay: everything of its key that is published meanwhile would wait for it; "
+            "leave delay= out, or send what is delayed to a destination without numbers"
+        )
+        raise InvalidMessageError(message_type=message.type, reason=reason)

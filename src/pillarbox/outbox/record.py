@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeAlias
 from zlib import crc32
 
 import msgspec
 
+from pillarbox.errors import InternalError
 from pillarbox.message import Message
+
+Line: TypeAlias = tuple[str, str]
+"""A destination and one of its keys: what numbers are counted in."""
 
 SLOTS = 64
 """Relay instances divide the outbox by this many slots."""
@@ -28,11 +33,26 @@ class OutboxRecord:
         message: the message; its body and headers are moved, never parsed again.
         bucket: a stable hash of destination and key (of the id where there is no key), below ``LOCK_BUCKETS``.
         due_in: how long the message is held back; ``None`` for at once.
+        numbered: its key counts its messages: the store gives it a number as it is appended, unless it has one.
+        number: the number that it was given.
     """
 
     message: Message
     bucket: int
     due_in: timedelta | None = None
+    numbered: bool = False
+    number: int | None = None
+
+    @property
+    def line(self) -> Line:
+        """The destination and key that its number counts in.
+
+        Raises:
+            InternalError: it has no key.
+        """
+        if self.message.key is None:
+            raise InternalError(f"message {self.message.id} is numbered and has no key")
+        return self.message.destination, self.message.key
 
     @property
     def slot(self) -> int:
@@ -45,9 +65,9 @@ class OutboxRecord:
         return msgspec.json.encode(self.message.headers).decode()
 
 
-def record_of(message: Message, *, due_in: timedelta | None = None) -> OutboxRecord:
+def record_of(message: Message, *, due_in: timedelta | None = None, numbered: bool = False) -> OutboxRecord:
     """Make the record of ``message``."""
-    return OutboxRecord(message=message, bucket=bucket_of(message), due_in=due_in)
+    return OutboxRecord(message=message, bucket=bucket_of(message), due_in=due_in, numbered=numbered)
 
 
 def bucket_of(message: Message) -> int:

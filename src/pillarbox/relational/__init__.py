@@ -8,8 +8,9 @@ Source: PoEAA, *Table Data Gateway*; the reading order is tables, expressions, s
 from pillarbox.relational.expressions import numbers
 from pillarbox.relational.migrations import CURRENT_VERSION, MIGRATIONS
 from pillarbox.relational.outbox import KeyLocks
-from pillarbox.relational.store import DatabaseTraits, RelationalStore, SingleStatements
+from pillarbox.relational.store import RelationalStore
 from pillarbox.relational.tables import metadata
+from pillarbox.relational.traits import DatabaseTraits, SingleStatements
 
 __all__ = [
     "CURRENT_VERSION",

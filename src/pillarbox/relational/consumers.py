@@ -15,16 +15,35 @@ from pillarbox.relational.tables import (
     claims,
     consumers,
     dead_letters,
+    early,
     held,
     holds,
     inbox,
+    key_positions,
     queue,
+    skipped_numbers,
     subscriptions,
+    waits,
 )
 from pillarbox.transaction import Execute, Program
 
 OLD, NEW = bindparam("old", type_=String), bindparam("new", type_=String)
-OWNED = (consumers, subscriptions, queue, inbox, attempts, claims, holds, held, dead_letters, dead_letter_groups)
+OWNED = (
+    consumers,
+    subscriptions,
+    queue,
+    inbox,
+    attempts,
+    claims,
+    holds,
+    held,
+    key_positions,
+    early,
+    skipped_numbers,
+    waits,
+    dead_letters,
+    dead_letter_groups,
+)
 RENAMES = tuple(update(table).where(table.c.consumer == OLD).values(consumer=NEW) for table in OWNED)
 
 _prefix = bindparam("prefix", type_=String)
@@ -40,6 +59,7 @@ UNSUBSCRIBE = delete(subscriptions).where(subscriptions.c.consumer == OLD)
 PENDING = select(
     select(func.count()).select_from(queue).where(queue.c.consumer == OLD).scalar_subquery()
     + select(func.count()).select_from(held).where(held.c.consumer == OLD).scalar_subquery()
+    + select(func.count()).select_from(early).where(early.c.consumer == OLD).scalar_subquery()
 )
 
 

@@ -45,7 +45,11 @@ _FACTS = (
     "last_failed_at",
     "replays",
 )
-_columns = (*columns(dead_letters, _FACTS), *message_columns(dead_letters))
+_columns = (
+    *columns(dead_letters, _FACTS),
+    (now_us() - dead_letters.c.last_failed_at).label("dead_for"),
+    *message_columns(dead_letters),
+)
 _first_us = bindparam("first_us", type_=BigInteger)  # by a worker's clock, which may be ahead of the database's
 
 _bury = insert_into(dead_letters).values(
@@ -199,7 +203,7 @@ def _letter(row: Row) -> DeadLetter:
         id=facts["position"],
         consumer=facts["consumer"],
         hold_key=facts["hold_key"],
-        message=message_of(row[len(_FACTS) :]),
+        message=message_of(row[len(_FACTS) + 1 :]),
         state=DeadLetterState(facts["state"]),
         reason=facts["reason"],
         attempts=facts["attempts"],
@@ -211,6 +215,7 @@ def _letter(row: Row) -> DeadLetter:
         first_failed_at=_instant(facts["first_failed_at"]),
         last_failed_at=_instant(facts["last_failed_at"]),
         replays=facts["replays"],
+        dead_for=timedelta(microseconds=max(row[len(_FACTS)], 0)),
     )
 
 

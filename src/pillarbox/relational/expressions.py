@@ -18,6 +18,7 @@ from sqlalchemy import (
     ColumnElement,
     Dialect,
     Integer,
+    String,
     Table,
     TableValuedAlias,
     Text,
@@ -30,6 +31,8 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import BindParameter
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import NullType, TypeDecorator, TypeEngine, UserDefinedType
+
+from pillarbox.transaction.now import now_us as now_us  # noqa: PLC0414  # one of the words that statements are made of
 
 MICROSECONDS = 1_000_000
 
@@ -101,22 +104,15 @@ def texts(name: str) -> BindParameter[Sequence[Any]]:
     return bindparam(name, type_=ListOf(Text()))
 
 
-class now_us(FunctionElement[int]):  # noqa: N801  # reads as an SQL function
-    """The database's clock, now and not when the transaction began, in microseconds since 1970 UTC."""
+class RowList(TypeDecorator[Sequence[Any]]):
+    """A list of rows, each a mapping of plain values by name, bound as JSON text."""
 
-    type = BigInteger()
-    inherit_cache = True
-    name = "now_us"
+    impl = Text
+    cache_ok = True
 
-
-@compiles(now_us, "postgresql")
-def _now_postgresql(element: now_us, compiler: SQLCompiler, **_: Any) -> str:
-    return "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)"
-
-
-@compiles(now_us, "sqlite")
-def _now_sqlite(element: now_us, compiler: SQLCompiler, **_: Any) -> str:
-    return "CAST(round((julianday('now') - 2440587.5) * 86400000000.0) AS INTEGER)"
+    def process_bind_param(self, value: Sequence[Any] | None, dialect: Dialect) -> str | None:
+        """Spell JSON."""
+        return None if value is None else json.dumps(value)
 
 
 class characters_in(FunctionElement[int]):  # noqa: N801  # reads as an SQL function
@@ -227,6 +223,23 @@ def values_of(values: BindParameter[Sequence[Any]], kind: TypeEngine[Any]) -> Ta
     )  # PostgreSQL names the column after the table
 
 
+class each_row(FunctionElement[Any]):  # noqa: N801  # reads as an SQL function
+    """The rows of a list parameter, with the columns named; use ``rows_of``."""
+
+    inherit_cache = True
+    name = "each_row"
+
+
+def rows_of(name: str, **kinds: TypeEngine[Any]) -> TableValuedAlias:
+    """Return a parameter ``name`` that takes rows, as a table with the columns ``kinds``, texts or integers."""
+    columns: list[Any] = [column(each, kind) for each, kind in kinds.items()]
+    return each_row(bindparam(name, type_=RowList()), *columns).table_valued(*columns, name="given")
+
+
+def _is_text(kind: TypeEngine[Any]) -> bool:
+    return isinstance(kind, String)
+
+
 def _array(values: ColumnElement[Any], compiler: SQLCompiler, **options: Any) -> str:
     """Render the array that a list parameter means; text is turned into one once and not for every row."""
     value = compiler.process(values, **options)
@@ -321,6 +334,20 @@ def _each_sqlite(element: each_of, compiler: SQLCompiler, **options: Any) -> str
     return f"json_each({compiler.process(element.clauses, **options)})"
 
 
+@compiles(each_row, "postgresql")
+def _rows_postgresql(element: each_row, compiler: SQLCompiler, **options: Any) -> str:
+    rows, *columns = element.clauses
+    kinds = ", ".join(f"{each.name} {'TEXT' if _is_text(each.type) else 'BIGINT'}" for each in columns)
+    return f"(SELECT * FROM json_to_recordset(CAST({compiler.process(rows, **options)} AS JSON)) AS listed({kinds}))"
+
+
+@compiles(each_row, "sqlite")
+def _rows_sqlite(element: each_row, compiler: SQLCompiler, **options: Any) -> str:
+    rows, *columns = element.clauses
+    fields = ", ".join(f"json_extract(value, '$.{each.name}') AS {each.name}" for each in columns)
+    return f"(SELECT {fields} FROM json_each({compiler.process(rows, **options)}))"
+
+
 @compiles(current_transaction)
 def _no_transaction(element: current_transaction, compiler: SQLCompiler, **_: Any) -> str:
     return "0"
@@ -332,11 +359,11 @@ def _nothing_is_passed(element: is_passed, compiler: SQLCompiler, **_: Any) -> s
 
 
 @compiles(characters_in)
-@compiles(now_us)
 @compiles(any_of)
 @compiles(none_of)
 @compiles(among)
 @compiles(each_of)
+@compiles(each_row)
 def _for_people(element: FunctionElement[Any], compiler: SQLCompiler, **options: Any) -> str:
     """Render for ``str()``, as in an error's text; no database is asked to run this."""
     return f"{element.name}({compiler.process(element.clauses, **options)})"

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from sqlalchemy import String, and_, bindparam, case, delete, select, update
 
-from pillarbox.holding import HeldMessage, HeldState, HoldDecisions, HoldState, LockedHold
+from pillarbox.holding import HeldMessage, HeldState, HoldState
+from pillarbox.holding.decisions import HoldDecisions, LockedHold
 from pillarbox.relational.expressions import any_of, now_us, texts
 from pillarbox.relational.holding import history_of
 from pillarbox.relational.rows import message_columns, message_of

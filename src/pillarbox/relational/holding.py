@@ -8,6 +8,7 @@ from datetime import timedelta
 import msgspec
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     Integer,
     SmallInteger,
     String,
@@ -26,6 +27,7 @@ from sqlalchemy import (
 
 from pillarbox.errors import LeaseLostError
 from pillarbox.holding import (
+    STOP,
     FailedAttempt,
     HeldMessage,
     HeldQueue,
@@ -84,6 +86,16 @@ MAKE_WAY = delete(held).where(
     held.c.consumer == BY, any_of(held.c.message_id, texts("ids")), held.c.state == HeldState.HELD
 )
 
+_everyone = or_(bindparam("everyone", type_=SmallInteger) == literal(1), holds.c.consumer == BY)
+_other = holds.alias("other")
+
+
+def _stops(hold_key: ColumnElement[str]) -> ColumnElement[bool]:
+    """Return the condition that a hold stops its consumer; a range of the primary key."""
+    return and_(hold_key >= STOP, hold_key < STOP[:-1] + chr(ord(STOP[-1]) + 1))
+
+
+STOPPED = select(holds.c.consumer).distinct().where(_everyone, _stops(holds.c.hold_key))
 FREE = (  # index on (consumer, state, due_at); locked so that two processes do not lease the same hold
     select(holds.c.hold_key)
     .where(
@@ -91,6 +103,7 @@ FREE = (  # index on (consumer, state, due_at); locked so that two processes do 
         holds.c.state == HoldState.WAITING,
         holds.c.due_at <= now_us(),
         or_(holds.c.lease_token.is_(None), holds.c.lease_until <= now_us()),
+        or_(_stops(holds.c.hold_key), ~exists().where(_other.c.consumer == BY, _stops(_other.c.hold_key))),
     )
     .order_by(holds.c.due_at)
     .limit(bindparam("up_to", type_=BigInteger))
@@ -163,12 +176,11 @@ GIVE_BACK = (
     .where(holds.c.consumer == BY, holds.c.lease_token == TOKEN)
     .values(lease_token=None, lease_until=0, due_at=func.coalesce(_head_due_at, holds.c.due_at))
 )
-_one = or_(bindparam("everyone", type_=SmallInteger) == literal(1), holds.c.consumer == BY)
 STATE = select(
     func.count(),
     func.count(case((holds.c.state == HoldState.BLOCKED, 1))),
     now_us() - func.min(holds.c.since),
-).where(_one)
+).where(_everyone)
 COUNT_MESSAGES = (
     select(func.count())
     .select_from(held)
@@ -220,6 +232,11 @@ class RelationalHoldingStore(HoldingStore, HeldQueue):
         ]
         if rows:
             yield Execute(APPEND, rows if len(rows) > 1 else rows[0])
+
+    def stopped(self, consumer: str | None = None) -> Program[Collection[str]]:
+        """Look for holds whose key says that they stop their consumer."""
+        rows = yield Execute(STOPPED, {"by": consumer or "", "everyone": int(consumer is None)})
+        return frozenset(row[0] for row in rows)
 
     def state(self, consumer: str | None = None) -> Program[HoldingState]:
         """Count holds and messages."""

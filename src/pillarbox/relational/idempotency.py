@@ -7,24 +7,29 @@ from datetime import timedelta
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
+    Executable,
     SmallInteger,
     String,
+    Table,
     and_,
     bindparam,
     delete,
     exists,
+    func,
     literal,
+    literal_column,
     or_,
     select,
     text,
-    tuple_,
     update,
 )
 
+from pillarbox.deadletter import DeadLetterState
 from pillarbox.idempotency import AttemptStore, ClaimStore, InboxStore, Suspect, Trial
 from pillarbox.relational.expressions import any_of, insert_into, micros, now_us, texts, values_of
-from pillarbox.relational.tables import attempts, claims, inbox, members
-from pillarbox.transaction import Execute, Program
+from pillarbox.relational.tables import attempts, claims, dead_letters, held, inbox, members
+from pillarbox.transaction import Execute, Program, Rows
 
 WORKERS = "workers"
 """The lease scope whose members are the live worker processes."""
@@ -42,18 +47,39 @@ RECORD = (  # the primary key decides; a concurrent transaction with the same id
 )
 FORGET = delete(inbox).where(inbox.c.consumer == BY, any_of(inbox.c.message_id, IDS))
 PROCESSED = select(inbox.c.message_id).where(inbox.c.consumer == BY, any_of(inbox.c.message_id, IDS))
-_oldest = (
+AGE, UP_TO = bindparam("age_us", type_=BigInteger), bindparam("up_to", type_=BigInteger)
+
+
+SETTLED = (DeadLetterState.RESOLVED, DeadLetterState.DISCARDED)
+
+
+def _none_of(table: Table, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Return the condition that a row of the inbox has none with its id in ``table``.
+
+    A count and no EXISTS: PostgreSQL would turn that into a join that reads both tables whole.
+    """
+    rows = select(func.count()).select_from(table)
+    ours = rows.where(table.c.consumer == inbox.c.consumer, table.c.message_id == inbox.c.message_id, *conditions)
+    return ours.scalar_subquery() == literal_column("0")
+
+
+def removable(before: ColumnElement[int]) -> ColumnElement[bool]:
+    """Return the condition that a row of the inbox was written until ``before`` and need not be kept."""
+    settled: list[ColumnElement[str]] = [literal_column(f"'{state}'", String) for state in SETTLED]
+    return and_(
+        inbox.c.processed_at.between(bindparam("first_instant", 0, type_=BigInteger), before),  # planned as narrow
+        _none_of(held),
+        _none_of(dead_letters, dead_letters.c.state.not_in(settled)),
+    )
+
+
+NOW = select(now_us())
+OLDEST = (  # index on processed_at; unique indexes on (consumer, message_id)
     select(inbox.c.consumer, inbox.c.message_id)
-    .where(inbox.c.processed_at < now_us() - bindparam("age_us", type_=BigInteger))
+    .where(removable(bindparam("instant", type_=BigInteger)))  # a bound value: the clock itself is no range of an index
     .order_by(inbox.c.processed_at)
-    .limit(bindparam("up_to", type_=BigInteger))
-    .cte("oldest")
-    .prefix_with("MATERIALIZED")  # or the limit might be applied more than once
-)
-PURGE = (  # index on processed_at
-    delete(inbox)
-    .where(tuple_(inbox.c.consumer, inbox.c.message_id).in_(select(_oldest.c.consumer, _oldest.c.message_id)))
-    .returning(inbox.c.message_id)
+    .limit(UP_TO)
+    .with_for_update(skip_locked=True)
 )
 
 START = (
@@ -89,6 +115,17 @@ TAKE = (
     .returning(attempts.c.crashes)
 )
 CLEAR = delete(attempts).where(attempts.c.consumer == BY, any_of(attempts.c.message_id, IDS))
+
+
+def _chosen(table: Table, is_left: ColumnElement[bool]) -> Executable:
+    """Choose rows of a table that holds only what is under way, and so is small enough to be read as a whole."""
+    columns = (table.c.consumer, table.c.message_id)
+    return select(*columns).where(is_left).limit(UP_TO).with_for_update(skip_locked=True)
+
+
+OLD_ATTEMPTS = _chosen(attempts, and_(attempts.c.started_at < now_us() - AGE, ~_lives))
+OLD_CLAIMS = _chosen(claims, claims.c.expires_at < now_us() - AGE)
+DROP_CLAIM = delete(claims).where(claims.c.consumer == BY, any_of(claims.c.message_id, IDS))
 
 _claim = insert_into(claims).from_select(
     ["consumer", "message_id", "token", "expires_at"],
@@ -131,6 +168,16 @@ RELEASE = (
 )
 
 
+def _each(rows: Rows, remove: Executable) -> Program[int]:
+    """Remove the rows of ``(consumer, message id)``, which this transaction has locked."""
+    by_consumer: dict[str, list[str]] = {}
+    for consumer, message_id in rows:
+        by_consumer.setdefault(consumer, []).append(message_id)
+    for consumer, message_ids in sorted(by_consumer.items()):
+        yield Execute(remove, {"by": consumer, "ids": message_ids})
+    return len(rows)
+
+
 def _ids(rows: Sequence[Sequence[str]]) -> frozenset[str]:
     return frozenset(row[0] for row in rows)
 
@@ -147,8 +194,10 @@ class RelationalInboxStore(InboxStore):
         yield Execute(FORGET, {"by": consumer, "ids": list(message_ids)})
 
     def purge(self, older_than: timedelta, *, limit: int) -> Program[int]:
-        """Delete the oldest, a bounded number at a time."""
-        return len((yield Execute(PURGE, {"age_us": micros(older_than), "up_to": limit})))
+        """Lock the oldest that nobody else is at, then delete them."""
+        before = int((yield Execute(NOW))[0][0]) - micros(older_than)
+        old = yield Execute(OLDEST, {"instant": before, "up_to": limit})
+        return (yield from _each(old, FORGET))
 
 
 class RelationalAttemptStore(AttemptStore):
@@ -181,6 +230,11 @@ class RelationalAttemptStore(AttemptStore):
         """Delete the rows."""
         yield Execute(CLEAR, {"by": consumer, "ids": list(message_ids)})
 
+    def purge(self, older_than: timedelta, *, limit: int) -> Program[int]:
+        """Lock what dead workers left that nobody else is at, then delete it."""
+        old = yield Execute(OLD_ATTEMPTS, {"age_us": micros(older_than), "up_to": limit})
+        return (yield from _each(old, CLEAR))
+
 
 class RelationalClaimStore(ClaimStore):
     """Claims as rows with a token and an expiry by the database's clock."""
@@ -208,3 +262,8 @@ class RelationalClaimStore(ClaimStore):
     def release(self, consumer: str, message_ids: Sequence[str], *, token: str) -> Program[int]:
         """Delete claims held under ``token``."""
         return len((yield Execute(RELEASE, {"by": consumer, "ids": list(message_ids), "by_token": token})))
+
+    def purge(self, older_than: timedelta, *, limit: int) -> Program[int]:
+        """Lock what has expired that nobody else is at, then delete it."""
+        old = yield Execute(OLD_CLAIMS, {"age_us": micros(older_than), "up_to": limit})
+        return (yield from _each(old, DROP_CLAIM))

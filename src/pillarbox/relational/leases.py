@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, String, bindparam, delete, func, literal, or_, select, text, update
 
+from pillarbox.errors import LeaseLostError
 from pillarbox.lease import LeaseStore, LeaseTerms, Tenancy
 from pillarbox.relational.expressions import among, any_of, insert_into, micros, now_us, numbers, values_of
 from pillarbox.relational.tables import leases, members
@@ -58,6 +59,11 @@ TAKE = (
     .values(owner=OWNER, token=leases.c.token + LEASES_PER_EPOCH, expires_at=now_us() + TTL)
     .returning(leases.c.slot, leases.c.token)
 )
+FENCE = (  # primary key prefix
+    select(leases.c.slot)
+    .where(leases.c.scope == SCOPE, any_of(leases.c.token, numbers("tokens")))
+    .with_for_update(read=True)
+)
 RELEASE = (
     update(leases)
     .where(leases.c.scope == SCOPE, leases.c.owner == OWNER, any_of(leases.c.slot, numbers("slots")))
@@ -98,6 +104,12 @@ class RelationalLeaseStore(LeaseStore):
                 taken = yield Execute(TAKE, {**renewal, "slots": [slot for (slot,) in free]})
                 held |= _tokens(taken)
         return Tenancy(tokens=held, share=share)
+
+    def fence(self, terms: LeaseTerms, tokens: Mapping[int, int]) -> Program[None]:
+        """Lock the slots and compare their tokens."""
+        found = yield Execute(FENCE, {"in_scope": terms.scope, "tokens": sorted(tokens.values())})
+        if len(found) < len(tokens):
+            raise LeaseLostError(lease=terms.scope, token=min(tokens.values()))
 
     def release(self, terms: LeaseTerms, owner: str, slots: Sequence[int]) -> Program[None]:
         """Clear the owner of ``slots``."""

@@ -28,7 +28,18 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from pillarbox.errors import SchemaVersionError
 from pillarbox.relational.expressions import insert_into, now_us
 from pillarbox.relational.operator_tables import LETTER_INDEXES, OPERATOR_TABLES
-from pillarbox.relational.tables import metadata, schema_version
+from pillarbox.relational.tables import (
+    applied_operations,
+    breakers,
+    early,
+    key_numbers,
+    key_positions,
+    metadata,
+    outside_calls,
+    schema_version,
+    skipped_numbers,
+    waits,
+)
 from pillarbox.transaction import Execute, Program
 
 
@@ -62,12 +73,25 @@ class Migration:
             yield CreateIndex(index, if_not_exists=True)
 
 
-LATER = frozenset(OPERATOR_TABLES)
 LATER_INDEXES = frozenset(LETTER_INDEXES)
 
+SECOND = (
+    key_numbers,
+    key_positions,
+    early,
+    skipped_numbers,
+    waits,
+    applied_operations,
+    outside_calls,
+)
+THIRD = (breakers,)
+FOURTH = OPERATOR_TABLES
+FIRST = tuple(table for table in metadata.sorted_tables if table not in (*SECOND, *THIRD, *FOURTH))
 MIGRATIONS = (
-    Migration(version=1, title="first tables", tables=[one for one in metadata.sorted_tables if one not in LATER]),
-    Migration(version=2, title="work with dead letters", tables=OPERATOR_TABLES, indexes=LETTER_INDEXES),
+    Migration(version=1, title="first tables", tables=FIRST),
+    Migration(version=2, title="order by numbers and causes, operations and outside calls", tables=SECOND),
+    Migration(version=3, title="breakers of dependencies", tables=THIRD),
+    Migration(version=4, title="work with dead letters", tables=FOURTH, indexes=LETTER_INDEXES),
 )
 CURRENT_VERSION = MIGRATIONS[-1].version
 

@@ -24,16 +24,10 @@ from pillarbox.relational.expressions import (
     any_of,
     characters_in,
     each_of,
+    each_row,
     none_of,
-    now_us,
 )
 from pillarbox.relational.mysql_types import BOTH
-
-
-@compiles(now_us, *BOTH)
-def _now(_element: now_us, _compiler: MySQLCompiler, **_: Any) -> str:
-    """Render the clock without the session's time zone; when the statement began, so that an index can be used."""
-    return "TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', UTC_TIMESTAMP(6))"
 
 
 @compiles(characters_in, *BOTH)
@@ -64,6 +58,17 @@ def _each(element: each_of, compiler: MySQLCompiler, **options: Any) -> str:
     (values,) = element.clauses
     kind = "VARCHAR(600)" if isinstance(_item(values), String) else "BIGINT"
     return f"JSON_TABLE({compiler.process(values, **options)}, '$[*]' COLUMNS (value {kind} PATH '$' ERROR ON ERROR))"
+
+
+@compiles(each_row, *BOTH)
+def _rows(element: each_row, compiler: MySQLCompiler, **options: Any) -> str:
+    rows, *columns = element.clauses
+    fields = ", ".join(
+        f"{each.name} {'VARCHAR(600)' if isinstance(each.type, String) else 'BIGINT'}"
+        f" PATH '$.{each.name}' NULL ON EMPTY ERROR ON ERROR"
+        for each in columns
+    )
+    return f"JSON_TABLE({compiler.process(rows, **options)}, '$[*]' COLUMNS ({fields}))"
 
 
 @compiles(OnConflictDoNothing, *BOTH)

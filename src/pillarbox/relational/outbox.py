@@ -26,7 +26,8 @@ from sqlalchemy import (
     true,
 )
 
-from pillarbox.outbox import OutboxRecord, OutboxState, OutboxStore, bucket_for
+from pillarbox.outbox import KeyNumbers, OutboxRecord, OutboxState, OutboxStore, bucket_for
+from pillarbox.outbox.numbers import give_numbers
 from pillarbox.relational.cursor import pending
 from pillarbox.relational.expressions import (
     any_of,
@@ -70,7 +71,7 @@ AT = position_list("positions")
 
 
 def _copy_of(table: Table) -> dict[str, object]:
-    return {name: bindparam(name, type_=table.c[name].type) for name in RECORD_COLUMNS[:-2]}
+    return {name: bindparam(name, type_=table.c[name].type) for name in RECORD_COLUMNS[:-1]}
 
 
 APPEND = insert_into(outbox).values(**_copy_of(outbox), created_at=now_us())
@@ -171,22 +172,25 @@ class KeyLocks:
 class RelationalOutboxStore(OutboxStore):
     """The outbox as producers see it."""
 
-    def __init__(self, key_locks: KeyLocks | None) -> None:
+    def __init__(self, key_locks: KeyLocks | None, numbers: KeyNumbers) -> None:
         """Lock keys with ``key_locks``; ``None`` where the database has one writer at a time anyway."""
         self._key_locks = key_locks
+        self._numbers = numbers
         locked = None if key_locks is None else key_locks.locked
         self._append_locked = None if locked is None else _append_under(locked)
 
     def append(self, records: Sequence[OutboxRecord]) -> Program[None]:
         """Lock the keys in sorted order, then insert, so that positions follow the order of commits."""
-        now = [record_values(record) for record in records if not record.due_in]
-        if now:
-            buckets = {record.bucket for record in records if not record.due_in and record.message.key is not None}
-            if self._append_locked is not None and len(records) == len(now) == len(buckets) == 1:
-                yield Execute(self._append_locked, {**now[0], "bucket": min(buckets)})
+        due = [record for record in records if not record.due_in]
+        if due:
+            buckets = {record.bucket for record in due if record.message.key is not None}
+            counts = any(record.numbered for record in due)
+            if self._append_locked is not None and not counts and len(records) == len(due) == len(buckets) == 1:
+                yield Execute(self._append_locked, {**record_values(due[0]), "bucket": min(buckets)})
                 return
             if self._key_locks is not None and buckets:
                 yield Execute(self._key_locks.lock, {"buckets": sorted(buckets)})
+            now = [record_values(record) for record in (yield from give_numbers(due, self._numbers))]
             yield Execute(APPEND, now if len(now) > 1 else now[0])
         if later := [
             {**record_values(record), "delay_us": micros(record.due_in)} for record in records if record.due_in
@@ -292,7 +296,7 @@ class RelationalSlotReader(SlotReader):
             free = {bucket for (bucket,) in (yield Execute(self._key_locks.try_lock, asked))}
         moving = [row for row in rows if buckets[row["position"]] in free]
         if moving:
-            yield Execute(APPEND, [{name: row[name] for name in RECORD_COLUMNS[:-2]} for row in moving])
+            yield Execute(APPEND, [{name: row[name] for name in RECORD_COLUMNS[:-1]} for row in moving])
             yield Execute(UNSCHEDULE, {"positions": [row["position"] for row in moving]})
         return len(moving)
 

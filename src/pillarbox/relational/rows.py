@@ -50,6 +50,7 @@ def record_values(record: OutboxRecord) -> dict[str, object]:
         "destination": message.destination,
         "message_key": message.key,
         "slot": record.slot,
+        "key_sequence": record.number,
     }
 
 

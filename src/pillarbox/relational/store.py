@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from abc import abstractmethod
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -12,37 +11,41 @@ from contextlib import (
     asynccontextmanager,
     contextmanager,
 )
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import NoReturn, Protocol, TypeVar
+from threading import Lock
+from typing import NoReturn, TypeVar
 
-from sqlalchemy import Connection, Engine, Executable, Table
+from sqlalchemy import Connection, Engine, Executable
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from pillarbox.errors import ConflictError, StoreUnavailableError
-from pillarbox.outbox import OutboxPartitions
+from pillarbox.relational.breakers import RelationalCircuitStore
+from pillarbox.relational.calls import RelationalCallStore
 from pillarbox.relational.consumers import RelationalConsumerRegistry
 from pillarbox.relational.cursor import RelationalRelayMarks
 from pillarbox.relational.dead_letters import RelationalDeadLetterStore
+from pillarbox.relational.gaps import RelationalGaps, RelationalSkippedStore
 from pillarbox.relational.holding import RelationalHoldingStore
 from pillarbox.relational.idempotency import RelationalAttemptStore, RelationalClaimStore, RelationalInboxStore
 from pillarbox.relational.inspection import RelationalInspection
+from pillarbox.relational.key_numbers import RelationalKeyNumbers
 from pillarbox.relational.leases import RelationalLeaseStore
 from pillarbox.relational.migrations import Migration, as_sql, check_version, migrate
+from pillarbox.relational.operations import RelationalOperationStore
 from pillarbox.relational.operators import RelationalOperators
-from pillarbox.relational.outbox import KeyLocks, RelationalOutboxStore, RelationalSlotReader
+from pillarbox.relational.outbox import RelationalOutboxStore, RelationalSlotReader
 from pillarbox.relational.outbox_held import RelationalHeldRecords, RelationalParkedRecords
 from pillarbox.relational.published import RelationalPublishedRecords
 from pillarbox.relational.queue import RelationalQueueStore
-from pillarbox.relational.silence import Patience, Sever
-from pillarbox.relational.tables import outbox
+from pillarbox.relational.sequences import RelationalPositions
+from pillarbox.relational.silence import Patience
+from pillarbox.relational.traits import DatabaseTraits, SingleStatements
 from pillarbox.relational.transfer import RelationalTransfer
-from pillarbox.relay import RelayKind, SequenceReader
-from pillarbox.relay.log_reader import LogAccess
-from pillarbox.relay.low_watermark import OutboxHorizon
+from pillarbox.relational.waits import RelationalWaitStore
 from pillarbox.transaction import Execute, Program, Rows, TransactionSource, drive, drive_sync, step
 from pillarbox.transaction.sqlalchemy_ import AsyncConnectionTransaction, ConnectionTransaction
 from pillarbox.transaction.threads import in_thread
@@ -50,59 +53,6 @@ from pillarbox.transaction.threads import in_thread
 T = TypeVar("T")
 TURN_WITHIN_S = 30
 """How long a transaction waits for another one of its process where there is a single writer."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DatabaseTraits:
-    """What sets one kind of database apart.
-
-    Attributes:
-        name: how errors and people call it.
-        key_locks: how it locks message keys; ``None`` where there is one writer at a time anyway.
-        migration_lock: what excludes a second migration; ``None`` where a transaction does.
-        lock_wait: bounds how long a statement of the transaction waits for a lock; ``None`` where connecting says it.
-        single_writer: transactions of this process queue up for the database in order, instead of polling for it.
-        writes_in_with: a WITH clause may write.
-        conflicts: tells whether a driver's error means that the transaction should be tried again.
-        sequence: how a sequence relay reads it; ``None`` where that would lose late commits.
-        log: how a log tailing relay reads it; ``None`` where there is no log that it could read.
-        horizon: what may still appear in the outbox; ``None`` where a read passes over nothing that was deleted.
-        partitions: of the outbox; ``None`` where there are none.
-        removed_by_row: where records that a sequence relay has passed are deleted one by one; the rest is partitions.
-        refuses: why a kind of relay cannot read it.
-        sever: ends a connection that gives no answer; ``None`` where no network lies between.
-    """
-
-    name: str
-    conflicts: Callable[[BaseException], bool]
-    key_locks: KeyLocks | None = None
-    migration_lock: Executable | None = None
-    lock_wait: Executable | None = None
-    single_writer: bool = False
-    writes_in_with: bool = False
-    sequence: SequenceReader | None = None
-    log: LogAccess | None = None
-    horizon: OutboxHorizon | None = None
-    partitions: OutboxPartitions | None = None
-    removed_by_row: Table = outbox
-    refuses: Mapping[RelayKind, str] = field(default_factory=dict[RelayKind, str])
-    sever: Sever | None = None
-
-
-class SingleStatements(Protocol):
-    """A quicker way to execute statements that commit by themselves than SQLAlchemy's."""
-
-    @abstractmethod
-    async def execute(self, wanted: Execute) -> Rows:
-        """Execute one statement.
-
-        Raises:
-            DBAPIError: the database refused it, or is away.
-        """
-
-    @abstractmethod
-    async def close(self) -> None:
-        """Let go of connections; they are opened again when they are needed."""
 
 
 class OwnTransaction(AsyncConnectionTransaction):
@@ -136,6 +86,7 @@ class RelationalStore(TransactionSource):
 
     transaction_type: type[OwnTransaction] = OwnTransaction
     sync_transaction_type: type[OwnSyncTransaction] = OwnSyncTransaction
+    numbers_type: type[RelationalKeyNumbers] = RelationalKeyNumbers
 
     def __init__(
         self,
@@ -148,10 +99,13 @@ class RelationalStore(TransactionSource):
     ) -> None:
         """Use ``engine``; ``sync_engine`` is the caller's, or makes one for threads when it is first asked for."""
         self._singles = singles
-        self._patience = Patience(traits.name, traits.sever)
         self.engine = engine
         self.traits = traits
-        self.outbox = RelationalOutboxStore(traits.key_locks)
+        self._patience = Patience(traits.name, traits.sever)
+        self._brief_limits: Executable | None = None
+        self.wait_within(self._patience.within)
+        self.numbers = self.numbers_type()
+        self.outbox = RelationalOutboxStore(traits.key_locks, self.numbers)
         self.slots = RelationalSlotReader(
             traits.key_locks, writes_in_with=traits.writes_in_with, horizon=traits.horizon
         )
@@ -165,14 +119,22 @@ class RelationalStore(TransactionSource):
         self.inbox = RelationalInboxStore()
         self.attempts = RelationalAttemptStore()
         self.claims = RelationalClaimStore()
+        self.operations = RelationalOperationStore()
+        self.calls = RelationalCallStore()
         self.holding = RelationalHoldingStore()
+        self.positions = RelationalPositions()
+        self.gaps = RelationalGaps()
+        self.skipped = RelationalSkippedStore()
+        self.waits = RelationalWaitStore()
         self.dead_letters = RelationalDeadLetterStore()
         self.operators = RelationalOperators()
         self.consumers = RelationalConsumerRegistry()
+        self.circuits = RelationalCircuitStore()
         self.inspection = RelationalInspection()
         self._lent_sync_engine = sync_engine if isinstance(sync_engine, Engine) else None
         self._make_sync_engine = None if isinstance(sync_engine, Engine) else sync_engine
         self._sync_engine: Engine | None = self._lent_sync_engine
+        self._making = Lock()
         self._owns_engine = owns_engine
         self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._turn = asyncio.Lock() if traits.single_writer else None
@@ -190,27 +152,34 @@ class RelationalStore(TransactionSource):
     @property
     def sync_engine(self) -> Engine:
         """The engine for handlers that run in a thread, made when it is first asked for."""
-        if self._sync_engine is None and self._make_sync_engine is not None:
-            self._sync_engine = self._make_sync_engine()
+        with self._making:  # lanes ask from threads of their own; an engine that is made twice is never closed
+            if self._sync_engine is None and self._make_sync_engine is not None:
+                self._sync_engine = self._make_sync_engine()
         assert self._sync_engine is not None, "a store has a synchronous engine, or can make one"
         return self._sync_engine
 
     def wait_within(self, limit: timedelta) -> None:
         """Give up a connection whose database has not answered within ``limit``: not a program, nor a commit."""
         self._patience = replace(self._patience, within=limit)
+        idle_limit = self.traits.idle_limit
+        self._brief_limits = self.traits.lock_wait if idle_limit is None else idle_limit(limit)
 
     def begin(self) -> AbstractAsyncContextManager[OwnTransaction]:
         """Begin a transaction; a cancellation inside it discards the connection, whose state is then unknown."""
-        return self._begin(self._patience)
+        return self._begin(self._patience, self.traits.lock_wait)
+
+    def _begin_briefly(self) -> AbstractAsyncContextManager[OwnTransaction]:
+        """Begin a transaction in which nobody else's code runs."""
+        return self._begin(self._patience, self._brief_limits)
 
     @asynccontextmanager
-    async def _begin(self, patience: Patience) -> AsyncGenerator[OwnTransaction]:
+    async def _begin(self, patience: Patience, limits: Executable | None) -> AsyncGenerator[OwnTransaction]:
         async with self._my_turn(), self._connected(self.engine) as connection:
             try:
                 async with patience.for_answer(connection):
                     await connection.begin()
-                    if self.traits.lock_wait is not None:
-                        await connection.execute(self.traits.lock_wait)
+                    if limits is not None:
+                        await connection.execute(limits)
                 yield self.transaction_type(connection, patience)
                 async with patience.for_answer(connection):
                     await connection.commit()
@@ -237,11 +206,12 @@ class RelationalStore(TransactionSource):
 
     async def run(self, program: Program[T]) -> T:
         """Run ``program`` in a short transaction of its own."""
-        return await self._run(program, self.begin)
+        return await self._run(program, self._begin_briefly)
 
     async def _run_patiently(self, program: Program[T]) -> T:
         """Run ``program`` in a transaction of its own, however long it takes."""
-        return await self._run(program, partial(self._begin, replace(self._patience, sever=None)))
+        patience = replace(self._patience, sever=None)
+        return await self._run(program, partial(self._begin, patience, self.traits.lock_wait))
 
     async def _run(self, program: Program[T], begin: Callable[[], AbstractAsyncContextManager[OwnTransaction]]) -> T:
         try:

@@ -179,6 +179,14 @@ outbox_published = _table(
     Index("pillarbox_outbox_published_at", "published_at"),
 )
 
+key_numbers = _table(
+    "key_numbers",
+    Column("destination", Name, primary_key=True),
+    Column("message_key", Key, primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
+    Column("last", BigInteger, nullable=False),
+)
+
 # --- leases -----------------------------------------------------------------------------------------------------------
 members = _table(
     "members",
@@ -243,6 +251,26 @@ claims = _table(
     Column("token", Name, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
 )
+applied_operations = _table(
+    "applied_operations",
+    Column("scope", Name, primary_key=True),
+    Column("operation_id", Key, primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("applied_at", BigInteger, nullable=False),
+    Index("pillarbox_applied_operations_at", "applied_at"),
+)
+outside_calls = _table(
+    "outside_calls",
+    Column("call_key", Key, primary_key=True),
+    Column("state", String(10), nullable=False),
+    Column("token", Name, nullable=False),
+    Column("held_until", BigInteger, nullable=False),
+    Column("begun_at", BigInteger, nullable=False),
+    Column("answer", LargeBinary),
+    Column("answered_at", BigInteger),  # the last time
+    CheckConstraint("state IN ('begun', 'answered')", name="pillarbox_outside_calls_state"),
+    Index("pillarbox_outside_calls_answered", "state", "answered_at"),
+)
 
 # --- holding ----------------------------------------------------------------------------------------------------------
 holds = _table(
@@ -274,6 +302,60 @@ held = _table(
     Index("pillarbox_held_key", "consumer", "hold_key", "rank", "position"),
 )
 
+# --- numbers at the consumer ------------------------------------------------------------------------------------------
+key_positions = _table(
+    "key_positions",
+    Column("consumer", Name, primary_key=True),
+    Column("channel", Name, primary_key=True),
+    Column("message_key", Key, primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
+    Column("last", BigInteger, nullable=False),  # -1: the first number is not decided yet
+    Column("admitted", BigInteger, nullable=False),
+    Column("buffered", Integer, nullable=False),
+    Column("moved_at", BigInteger, nullable=False),
+    Column("told_at", BigInteger),
+)
+early = _table(
+    "early",
+    _position(),
+    Column("consumer", Name, nullable=False),
+    Column("hold_key", Key, nullable=False),
+    *_message_columns(),
+    Column("epoch", BigInteger, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("history", Text, nullable=False),
+    Column("since", BigInteger, nullable=False),
+    UniqueConstraint("consumer", "message_id", name="pillarbox_early_message"),
+    Index("pillarbox_early_line", "consumer", "channel", "message_key", "epoch", "number"),
+)
+skipped_numbers = _table(
+    "skipped_numbers",
+    _position(),
+    Column("consumer", Name, nullable=False),
+    Column("channel", Name, nullable=False),
+    Column("message_key", Key, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("first", BigInteger, nullable=False),
+    Column("last", BigInteger, nullable=False),
+    Column("skipped_at", BigInteger, nullable=False),
+    Column("skipped_by", Name, nullable=False),
+    Column("skipped_because", Text, nullable=False),
+    Index("pillarbox_skipped_numbers_line", "consumer", "channel", "message_key"),
+)
+
+# --- causes at the consumer -------------------------------------------------------------------------------------------
+waits = _table(  # a message at the head of a hold, and each cause that it waits for
+    "waits",
+    Column("consumer", Name, primary_key=True),
+    Column("message_id", Name, primary_key=True),
+    Column("cause_id", Name, primary_key=True),
+    Column("hold_key", Key, nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Index("pillarbox_waits_cause", "consumer", "cause_id"),
+    Index("pillarbox_waits_hold", "consumer", "hold_key"),
+)
+
 # --- dead letters -----------------------------------------------------------------------------------------------------
 dead_letters = _table(
     "dead_letters",
@@ -293,4 +375,19 @@ dead_letters = _table(
     CheckConstraint("state IN ('dead', 'replaying', 'resolved', 'discarded')", name="pillarbox_dead_letters_state"),
     UniqueConstraint("consumer", "message_id", name="pillarbox_dead_letters_message"),
     Index("pillarbox_dead_letters_state_position", "state", "position"),
+)
+
+# --- breakers ---------------------------------------------------------------------------------------------------------
+breakers = _table(
+    "breakers",
+    Column("dependency", Name, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("state", String(10), nullable=False),
+    Column("openings", Integer, nullable=False),
+    Column("wait_until", BigInteger, nullable=False),
+    Column("probe", Name),
+    Column("reason", Text, nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Column("needed_by", Text, nullable=False),
+    CheckConstraint("state IN ('closed', 'open', 'half_open')", name="pillarbox_breakers_state"),
 )

@@ -1,23 +1,41 @@
 """Retry: what is tried again, how often and when. Pure decisions.
 
-Guarantee: the handler is invoked at most ``Retry.attempts`` times per message before it is dead.
+Guarantee: the handler is invoked at most ``Retry.attempts`` times per message before it is dead; calls to a dependency
+that is known to be down are not counted.
 Not promised: an exact delay; waits are drawn at random so that retries do not march in step.
-Source: Brooker, *Exponential Backoff and Jitter*; the reading order is policy, classification.
+Source: Brooker, *Exponential Backoff and Jitter*; Nygard, *Release It!*; the reading order is policy, classification,
+evidence, breaker.
 """
 
-from pillarbox.retry.classification import DEFAULT_RULES, Classification, Failure, Kind
+from pillarbox.retry.breaker import Circuit, CircuitBreaker, CircuitState, Streak, counts
+from pillarbox.retry.classification import (
+    DEFAULT_RULES,
+    Classification,
+    FailureRule,
+    permanent,
+    transient,
+)
+from pillarbox.retry.evidence import Failure, Kind
 from pillarbox.retry.policy import GiveUp, Retry, RetryLater, RetryNow, Verdict, backoff, decide
 
 __all__ = [
     "DEFAULT_RULES",
+    "Circuit",
+    "CircuitBreaker",
+    "CircuitState",
     "Classification",
     "Failure",
+    "FailureRule",
     "GiveUp",
     "Kind",
     "Retry",
     "RetryLater",
     "RetryNow",
+    "Streak",
     "Verdict",
     "backoff",
+    "counts",
     "decide",
+    "permanent",
+    "transient",
 ]

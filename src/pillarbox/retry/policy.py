@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import TypeAlias
 
 from pillarbox.errors import ConfigurationError
-from pillarbox.retry.classification import Failure
+from pillarbox.retry.evidence import Failure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +37,21 @@ class Retry:
             raise ConfigurationError(f"Retry needs attempts >= 1 and immediate >= 0, got {self}")
         if self.first < timedelta(0) or self.longest < timedelta(0) or not self.factor >= 1:
             raise ConfigurationError(f"Retry needs first and longest >= 0 and factor >= 1, got {self}")
+
+    @property
+    def longest_span(self) -> timedelta:
+        """The longest time from a message's first attempt to its last, that of the handler and of others left out."""
+        waits = max(self.attempts - 1 - self.immediate, 0)
+        span = timedelta(0)
+        try:
+            for number in range(1, waits + 1):
+                wait = backoff(self, number, dice=1.0)
+                if wait == backoff(self, number + 1, dice=1.0):  # and so it stays
+                    return span + wait * (waits - number + 1)
+                span += wait
+        except OverflowError:
+            return timedelta.max
+        return span
 
 
 @dataclass(frozen=True, slots=True)

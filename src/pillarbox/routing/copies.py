@@ -11,6 +11,9 @@ from pillarbox.message import Message, derived_message_id
 from pillarbox.message import headers as names
 from pillarbox.routing.route import Decision
 
+NOT_INHERITED = frozenset({names.SEQUENCE, names.SEQUENCE_EPOCH})
+"""A number counts in the line of its own destination: in another one it would look like a gap."""
+
 
 def copies_of(message: Message, decision: Decision, *, by: str) -> Sequence[Message]:
     """Return the copies of ``message`` that the route ``by`` forwards.
@@ -25,8 +28,9 @@ def copies_of(message: Message, decision: Decision, *, by: str) -> Sequence[Mess
     passed = message.headers.get(names.ROUTED_BY, "")
     if by in passed.split():
         raise RoutingLoopError(router=by, path=passed)
+    inherited = {name: value for name, value in message.headers.items() if name not in NOT_INHERITED}
     headers = {
-        **message.headers,
+        **inherited,
         names.CORRELATION_ID: message.correlation_id,
         names.CAUSATION_ID: message.id,
         names.HOP: str(message.hop + 1),

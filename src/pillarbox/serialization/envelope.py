@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict, Unpack
 
 from pillarbox.errors import DecodeError, InvalidMessageError
 from pillarbox.message import headers as names
+from pillarbox.message.causes import pack_causes
 from pillarbox.message.declare import key_of
 from pillarbox.message.limits import Limits
 from pillarbox.message.message import Message
@@ -14,9 +15,10 @@ from pillarbox.message.names import check_key, check_message_id
 from pillarbox.serialization.upcasting import reading_type, upcast
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    from pillarbox.message.causes import Cause
     from pillarbox.message.declare import MessageType
     from pillarbox.message.registry import Registry
     from pillarbox.serialization.codec import Codec
@@ -35,6 +37,7 @@ class EnvelopeFields(TypedDict):
         headers: The user's own.
         correlation_id: Shared by all messages of one process; the message's own id unless given.
         causation_id: The message whose handling publishes this one.
+        causes: The messages that come before it.
         hop: How many messages stand between it and the first of its process.
         reply_to: The destination that waits for the answer.
         traceparent: W3C trace context.
@@ -48,6 +51,7 @@ class EnvelopeFields(TypedDict):
     headers: NotRequired[Mapping[str, str] | None]
     correlation_id: NotRequired[str | None]
     causation_id: NotRequired[str | None]
+    causes: NotRequired[Sequence[Cause]]
     hop: NotRequired[int]
     reply_to: NotRequired[str | None]
     traceparent: NotRequired[str | None]
@@ -86,7 +90,7 @@ def encode_message(
         key = key_of(obj)
     if key is not None:
         check_key(key, message_type=name, limits=limits)
-    headers = _headers(message_type, fields)
+    headers = _headers(message_type, fields, limits)
     names.check_header_values(headers, message_type=name, limits=limits)
     body = codec.encode(obj)
     if len(body) > limits.max_body_bytes:
@@ -140,7 +144,7 @@ def media_type(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
 
 
-def _headers(message_type: MessageType, fields: EnvelopeFields) -> dict[str, str]:
+def _headers(message_type: MessageType, fields: EnvelopeFields, limits: Limits) -> dict[str, str]:
     """Return the library's headers and the user's; those that are not given are left out."""
     name, hop, time = message_type.name, fields.get("hop", 0), fields["time"]
     if not fields["source"]:
@@ -163,8 +167,28 @@ def _headers(message_type: MessageType, fields: EnvelopeFields) -> dict[str, str
         names.TRACESTATE: fields.get("tracestate"),
     }
     headers.update((header, value) for header, value in optional.items() if value is not None)
+    if causes := fields.get("causes"):
+        headers[names.CAUSES] = _packed(causes, message_type=name, limits=limits)
     users = fields.get("headers")
     if users:
         names.check_user_headers(users, message_type=name)
         headers.update(users)
     return headers
+
+
+def _packed(causes: Sequence[Cause], *, message_type: str, limits: Limits) -> str:
+    """Return the header that names ``causes``, each once."""
+    named = tuple(dict.fromkeys(causes))
+    if len(named) > limits.max_causes:
+        reason = (
+            f"it names {len(named)} causes, at most {limits.max_causes} are allowed; name the direct ones, "
+            "since what comes before them is before it, too"
+        )
+        raise InvalidMessageError(message_type=message_type, reason=reason)
+    for cause in named:
+        check_message_id(cause.id, message_type=message_type)
+    try:
+        return pack_causes(named)
+    except (TypeError, ValueError) as error:
+        reason = "a cause is named by its id, its type and its destination, three texts"
+        raise InvalidMessageError(message_type=message_type, reason=reason) from error

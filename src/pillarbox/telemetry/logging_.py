@@ -11,10 +11,17 @@ from datetime import UTC, datetime, timedelta
 from typing import cast
 
 from pillarbox.observe import (
+    AlertFailed,
     AttemptFailed,
+    BreakerOpened,
     BrokerAway,
+    CauseMissing,
+    ConsumerStopped,
     DestinationNotReady,
     Event,
+    GapFetched,
+    GapFound,
+    GapSkipped,
     LogGapFound,
     MessageDead,
     Observer,
@@ -29,8 +36,26 @@ LOGGER_NAME = "pillarbox"
 FACTS = "pillarbox"
 """The attribute of a log record under which the event's fields stand, for handlers that want them unformatted."""
 
-WARNINGS = (AttemptFailed, BrokerAway, DestinationNotReady, RunRolledBack, SettlementRefused)
-ERRORS = (LogGapFound, MessageDead, RecordParked, WorkerFaltered)
+WARNINGS = (
+    AlertFailed,
+    AttemptFailed,
+    BreakerOpened,
+    BrokerAway,
+    DestinationNotReady,
+    GapFetched,
+    RunRolledBack,
+    SettlementRefused,
+)
+ERRORS = (
+    CauseMissing,
+    ConsumerStopped,
+    GapFound,
+    GapSkipped,
+    LogGapFound,
+    MessageDead,
+    RecordParked,
+    WorkerFaltered,
+)
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _PLAIN = re.compile(r"[\w./:@+*-]+")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -13,7 +13,8 @@ from pillarbox.deadletter import RunState
 from pillarbox.deadletter.runs import ItemState
 from pillarbox.holding import HoldState
 from pillarbox.message import Message
-from pillarbox.relational.expressions import now_us
+from pillarbox.relational.breakers import RelationalCircuitStore
+from pillarbox.relational.expressions import micros, now_us
 from pillarbox.relational.operator_tables import replay_items, replay_runs
 from pillarbox.relational.rows import message_of
 from pillarbox.relational.tables import holds, outbox, outbox_scheduled, queue, subscriptions
@@ -80,6 +81,12 @@ def published_after(position: int) -> Program[Sequence[tuple[int, Message]]]:
     return [(row[0], message_of(row[1:])) for row in rows]
 
 
+def _paused() -> Program[Mapping[str, int]]:
+    """Return for how many microseconds a consumer's dependency is not even probed."""
+    known = yield from RelationalCircuitStore().known()
+    return {consumer: micros(one.circuit.wait) for one in known for consumer in one.needed_by}
+
+
 def look_for_pending(consumers: Collection[str], channels: Collection[str]) -> Program[Pending]:
     """Return what ``consumers``, who listen to ``channels``, and the relay have to do.
 
@@ -91,8 +98,11 @@ def look_for_pending(consumers: Collection[str], channels: Collection[str]) -> P
     for destination, number in (yield Execute(IN_OUTBOX)):
         if is_queue(destination) or destination in heard:
             now.append(f"{number} in the outbox for {destination}")
+    paused = yield from _paused()
     for mailbox, channel, number in (yield Execute(IN_QUEUES)):
-        if mailbox in consumers or mailbox in channels:
+        if paused.get(mailbox):
+            later.append((paused[mailbox], f"{number} of {channel}, whose consumer's dependency is down"))
+        elif mailbox in consumers or mailbox in channels:
             now.append(f"{number} of {channel} waiting for their consumer")
     if number := (yield Execute(TO_BE_REPLAYED))[0][0]:
         now.append(f"{number} dead letters to be replayed")
@@ -100,10 +110,9 @@ def look_for_pending(consumers: Collection[str], channels: Collection[str]) -> P
     if number:
         later.append((due_in_us, f"{number} delayed messages"))
     for consumer, number, due_in_us, is_due in (yield Execute(HOLDS)):
-        if consumer in consumers and is_due:
-            now.append(f"{number} held keys of {consumer} that are due")
-        elif consumer in consumers:
-            later.append((due_in_us, f"{number} held keys of {consumer}"))
+        if consumer in consumers:
+            wait_us = paused.get(consumer, 0) if is_due else due_in_us
+            later.append((wait_us, f"{number} held keys of {consumer}{' that are due' * (not wait_us)}"))
     due = [what for micros, what in later if micros <= 0]
     waiting = [
         (micros, f"{what}, the first in {timedelta(microseconds=micros)}") for micros, what in later if micros > 0

@@ -7,7 +7,8 @@ Source: PoEAA, *Unit of Work*; read program, transaction, adopt, then sqlalchemy
 
 from __future__ import annotations
 
-from pillarbox.transaction.adopt import adopt, adopt_sync
+from pillarbox.transaction.adopt import adopt, adopt_sync, is_synchronous
+from pillarbox.transaction.now import now_us
 from pillarbox.transaction.program import Execute, Program, Row, Rows, drive, drive_sync, step
 from pillarbox.transaction.source import OpenSyncTransaction, OpenTransaction, TransactionSource
 from pillarbox.transaction.transaction import AsyncTx, SyncTransaction, SyncTx, Transaction
@@ -28,5 +29,7 @@ __all__ = [
     "adopt_sync",
     "drive",
     "drive_sync",
+    "is_synchronous",
+    "now_us",
     "step",
 ]

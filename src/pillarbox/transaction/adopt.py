@@ -106,6 +106,11 @@ def adopt_sync(tx: SyncTx) -> SyncTransaction:
     return _SYNC[kind](given)
 
 
+def is_synchronous(tx: AsyncTx | SyncTx) -> bool:
+    """Tell whether ``tx`` is one for ``adopt_sync``; what cannot be joined at all is left to ``adopt`` to refuse."""
+    return _kind(_unwrapped(tx)) in _SYNC
+
+
 def _unwrapped(tx: Any) -> Any:
     """Return the session behind a scoped one, and the driver's connection behind a pooled one."""
     if isinstance(tx, (scoped_session, async_scoped_session)):

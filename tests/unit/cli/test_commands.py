@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 
+from pillarbox.idempotency.calls import Answered
 from pillarbox.outbox import record_of
 from pillarbox.relational import CURRENT_VERSION
 from tests.unit.cli.conftest import CONSUMER, Shell, message
@@ -161,8 +163,25 @@ def test_a_replayed_letter_is_due_again_for_its_consumer(pillarbox: Shell, bury:
         "messages": 1,
         "since": "",
         "due_at": "",
+        "waits_for": [],
     }
     assert pillarbox("dead-letters", "replay", "1").exit_code == 2
+
+
+def test_a_discarded_letter_blocks_nothing_any_more(pillarbox: Shell, bury: Put) -> None:
+    bury(message("m1"))
+
+    why = ("--by", "ann", "--reason", "a test order")
+    assert pillarbox.json("dead-letters", "discard", "1", *why) == {
+        "discarded": 1,
+        "by": "ann",
+        "reason": "a test order",
+    }
+
+    assert pillarbox.json("held", "list")[0]["state"] == "waiting", "to be ended by whoever drains it"
+    assert "no such dead letters" in pillarbox.text("dead-letters", "list")
+    assert "discarded" in pillarbox.text("dead-letters", "list", "--state", "discarded")
+    assert pillarbox("dead-letters", "discard", "1", *why).exit_code != 0
 
 
 def test_held_keys_are_listed_by_consumer(pillarbox: Shell, bury: Put) -> None:
@@ -172,19 +191,25 @@ def test_held_keys_are_listed_by_consumer(pillarbox: Shell, bury: Put) -> None:
     assert "no key is held" in pillarbox.text("held", "list", "--consumer", "shop/other")
 
 
-def test_the_inbox_is_counted_and_purged(pillarbox: Shell) -> None:
-    pillarbox.run(lambda store: store.inbox.record(CONSUMER, ["m1", "m2"]))
+def test_calls_in_doubt_are_listed_and_decided(pillarbox: Shell) -> None:
+    assert pillarbox.text("calls", "list") == "no call is in doubt\n"
+    for key in ("shop/charge:m1", "shop/charge:m2"):
+        pillarbox.run(
+            lambda store, key=key: store.calls.begin(key, token="gone", hold=timedelta(0), repeatable_for=None)  # type: ignore[misc]
+        )
 
-    assert pillarbox.json("inbox", "stats")[0]["ids"] == 2
-    assert CONSUMER in pillarbox.text("inbox", "stats")
-    assert pillarbox.json("inbox", "purge", "--older-than", "1d") == {"purged": 0}
+    assert [one["key"] for one in pillarbox.json("calls", "list")] == ["shop/charge:m1", "shop/charge:m2"]
+    assert "shop/charge:m2" in pillarbox.text("calls", "list")
+    assert "is stored" in pillarbox.text("calls", "record", "shop/charge:m1", '{"number": "r-1"}')
+    assert "called anew" in pillarbox.text("calls", "allow", "shop/charge:m2")
 
-
-def test_young_ids_are_not_purged(pillarbox: Shell) -> None:
-    done = pillarbox("inbox", "purge", "--older-than", "23h")
-
-    assert done.exit_code == 2
-    assert "24 hours" in done.stderr
+    assert pillarbox.json("calls", "list") == []
+    assert pillarbox("calls", "allow", "shop/charge:m1").exit_code == 2
+    assert "is no JSON" in pillarbox("calls", "record", "shop/charge:m1", "r-1").output
+    (stored,) = pillarbox.run(
+        lambda store: store.calls.begin("shop/charge:m1", token="t", hold=timedelta(0), repeatable_for=None)
+    )
+    assert stored == Answered(b'{"number":"r-1"}')
 
 
 def test_migrating_twice_changes_nothing(pillarbox: Shell) -> None:

@@ -11,11 +11,13 @@ from pillarbox.cli import commands
 from tests.unit.cli.conftest import Shell
 
 COMMANDS = {
+    "calls",
     "consumers",
     "dead-letters",
     "demo",
     "doctor",
     "explain",
+    "gaps",
     "health",
     "held",
     "inbox",

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
+from pillarbox.consumer.effects import Invoke, Raised, Returned
 from pillarbox.consumer.gate import OPEN
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
-from pillarbox.consumer.run import Invoke, Raised, Returned, Run, RunProgram, RunReport, RunRules
+from pillarbox.consumer.report import RunReport
+from pillarbox.consumer.run import Run, RunProgram, RunRules
 from pillarbox.deadletter.redaction import nothing_redacted
 from pillarbox.errors import DecodeError
 from pillarbox.holding import hold_key_of
@@ -82,6 +84,9 @@ class AttemptsSet(AttemptStore):
     def clear(self, consumer: str, message_ids: Sequence[str]) -> Program[None]:
         yield from ()
         self.under_way -= set(message_ids)
+
+    def purge(self, older_than: timedelta, *, limit: int) -> Program[int]:
+        raise NotImplementedError
 
 
 class OutboxList(OutboxStore):
@@ -176,6 +181,7 @@ def stage(
     blocks_key: bool = True,
     batch: int | None = None,
     undecodable: frozenset[str] = frozenset(),
+    business_row: Callable[[Message], str] | None = None,
 ) -> Stage:
     """Set up a run whose stores are empty; jitter always draws the longest wait but a little."""
     inbox, attempts, outbox, clock = InboxSet(), AttemptsSet(), OutboxList(), VirtualClock()
@@ -195,6 +201,7 @@ def stage(
         deduplicates=deduplicates,
         batch=batch,
         blocks_key=blocks_key,
+        stops=False,
         inbox=inbox,
         attempts=attempts,
         outbox=Outbox(
@@ -209,6 +216,7 @@ def stage(
         translate=lambda error: error,
         now=clock.now,
         dice=lambda: 0.5,
+        business_row=business_row,
     )
     return Stage(rules=rules, inbox=inbox, attempts=attempts, outbox=outbox, intake=IntakeNotes())
 

@@ -109,3 +109,13 @@ async def test_every_message_has_one_outcome_and_keys_keep_their_order(
             assert re.fullmatch("(handled )*(dead )?(behind )*", "".join(f"{one} " for one in course)), course
             assert "behind" not in course or "dead" in course
     assert set(scene.intake.dead) <= {f"m{number}" for number in bad}
+
+
+async def test_of_two_that_mean_the_same_in_one_batch_one_is_handled() -> None:
+    scene = stage(batch=100, business_row=lambda one: "dedupe:the same")
+    batches = Batches(scene, returns())
+
+    await handle(scene, batches, items_of(2))
+
+    assert scene.invocations == [["m0"]]
+    assert scene.inbox.ids == {"m0", "m1", "dedupe:the same"}

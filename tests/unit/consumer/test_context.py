@@ -9,8 +9,8 @@ import pytest
 from msgspec.structs import replace
 
 from pillarbox.consumer import Context
-from pillarbox.errors import ConfigurationError, MissingKeyError
-from pillarbox.message import Message, command
+from pillarbox.errors import ConfigurationError, InvalidMessageError, MissingKeyError
+from pillarbox.message import Cause, Message, command
 from tests.messages import message
 from tests.unit.consumer.scripted import CONSUMER, StockReserved, stage
 
@@ -91,3 +91,44 @@ def test_events_are_published_and_commands_are_sent() -> None:
 def test_a_missing_key_is_refused_at_once() -> None:
     with pytest.raises(MissingKeyError):
         _context(message("m1")).publish(StockReserved(None))
+
+
+def test_what_a_handler_publishes_names_the_message_and_what_it_is_told_as_causes() -> None:
+    context = _context(message("m1"))
+    other = _context(message("m0"))
+
+    noted = context.publish(StockReserved("o-1"), after=[other, Cause("x", "a.b", "topic:a"), other])
+    context.send(ChargePayment("o-1"), after=[noted])
+    context.note(StockReserved("o-2"))
+
+    own = ("m1", "order.placed", "topic:order")
+    first, second, third = (record.message for record in context.records)
+    assert first.causes == (own, ("m0", "order.placed", "topic:order"), ("x", "a.b", "topic:a"))
+    assert second.causes == (own, (first.id, "stock.reserved", "topic:stock"))
+    assert third.causes == (own,)
+    assert noted.cause == (first.id, "stock.reserved", "topic:stock")
+
+
+async def test_what_was_noted_can_be_awaited_for_its_cause() -> None:
+    context = _context(message("m1"))
+
+    cause = await context.publish(StockReserved("o-1"))
+
+    assert cause == (context.records[0].message.id, "stock.reserved", "topic:stock")
+
+
+def test_more_causes_than_the_limit_are_refused_and_each_is_counted_once() -> None:
+    many = [Cause(f"c{number}", "a.b", "topic:a") for number in range(31)]
+    context = _context(message("m1"))
+
+    context.publish(StockReserved("o-1"), after=[*many, *many])
+    with pytest.raises(InvalidMessageError, match="33 causes, at most 32"):
+        context.publish(StockReserved("o-1"), after=[*many, Cause("one-more", "a.b", "topic:a")])
+
+    assert len(context.records) == 1
+
+
+@pytest.mark.parametrize("wrong", ["a b", "", "\ud800"])
+def test_a_cause_that_no_message_can_be_is_refused(wrong: str) -> None:
+    with pytest.raises(InvalidMessageError):
+        _context(message("m1")).publish(StockReserved("o-1"), after=[Cause(wrong, "a.b", "topic:a")])

@@ -10,7 +10,8 @@ import pytest
 
 from pillarbox.consumer.item import Item
 from pillarbox.consumer.process import CONFLICTS_IN_A_ROW, Process
-from pillarbox.consumer.run import Run, RunProgram, RunReport
+from pillarbox.consumer.report import RunReport
+from pillarbox.consumer.run import Run, RunProgram
 from pillarbox.consumer.surroundings import Surroundings
 from pillarbox.errors import ConflictError, LeaseLostError, TransientError
 from pillarbox.idempotency import Suspect, Trial

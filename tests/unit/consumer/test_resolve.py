@@ -19,7 +19,7 @@ from pillarbox.errors import (
     UnsatisfiedInjectionError,
 )
 from pillarbox.message import Message, command, event
-from pillarbox.ordering import ByKey, Unordered
+from pillarbox.ordering import ByKey, BySequence, Causal, GapPolicy, SingleConsumer, Unordered
 from pillarbox.retry import Retry
 from pillarbox.serialization import UNREADABLE
 
@@ -170,6 +170,8 @@ def test_a_handler_of_nothing_is_refused() -> None:
         (call_outside, {"idempotency": "inbox"}, "outside=True"),
         (handle, {"concurrency": 0}, "concurrency=0"),
         (handle, {"ordering": Unordered(), "when_dead": "hold-key"}, "when_dead='hold-key'"),
+        (handle, {"ordering": Causal(), "idempotency": "natural"}, "Causal"),
+        (handle, {"ordering": SingleConsumer(), "concurrency": 2}, "one message at a time"),
         (in_a_thread, {"timeout": timedelta(seconds=1)}, "timeout="),
         (in_batches, {"batch": 0}, "batch=0"),
         (call_outside, {"batch": 10}, "needs a transaction"),
@@ -275,3 +277,61 @@ def test_a_consumer_takes_its_types_what_a_queue_holds_and_what_nobody_can_read(
     )
 
     assert consumer.takes(message) is is_taken
+
+
+@event("meter.read", key="meter", numbered=True)
+@dataclass(frozen=True)
+class MeterRead:
+    """A numbered event."""
+
+    meter: str
+
+
+def test_by_sequence_asks_for_numbers() -> None:
+    handlers = Handlers()
+    handlers.on(OrderPlaced, name="post", ordering=BySequence())(handle)
+
+    with pytest.raises(InvalidSetupError, match=r"order\.placed bears none; declare it with numbered=True"):
+        resolve(handlers.declarations, service="shop", provided={}, names_required=False)
+
+
+def test_by_sequence_asks_for_the_inbox() -> None:
+    handlers = Handlers()
+
+    @handlers.on(MeterRead, name="post", ordering=BySequence(), idempotency="natural")
+    async def post(read: MeterRead, tx: AsyncConnection) -> None: ...
+
+    with pytest.raises(InvalidSetupError, match="needs the inbox"):
+        resolve(handlers.declarations, service="shop", provided={}, names_required=False)
+
+
+def test_by_sequence_leaves_nothing_out() -> None:
+    """What a business key suppresses would never be passed, and a gap for ever."""
+    handlers = Handlers()
+
+    @handlers.on(MeterRead, name="post", ordering=BySequence(), dedupe_by="meter")
+    async def post(read: MeterRead, tx: AsyncConnection) -> None: ...
+
+    with pytest.raises(InvalidSetupError, match="leave dedupe_by= out"):
+        resolve(handlers.declarations, service="shop", provided={}, names_required=False)
+
+
+def test_by_sequence_keeps_the_order_of_keys() -> None:
+    handlers = Handlers()
+
+    @handlers.on(MeterRead, name="post", ordering=BySequence())
+    async def post(read: MeterRead, tx: AsyncConnection) -> None: ...
+
+    (consumer,) = resolve(handlers.declarations, service="shop", provided={}, names_required=False)
+
+    assert consumer.options.is_ordered
+    assert consumer.options.blocks_key
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [{"then": "drop"}, {"wait": timedelta(-1)}, {"max_buffered": 0}, {"then": "skip", "fetch_from": "sqlite:///a"}],
+)
+def test_a_gap_policy_that_cannot_be_meant_is_refused(policy: dict[str, object]) -> None:
+    with pytest.raises(ConfigurationError, match="GapPolicy"):
+        GapPolicy(**policy)  # type: ignore[arg-type]

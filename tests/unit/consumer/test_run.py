@@ -7,11 +7,12 @@ from datetime import timedelta
 
 import pytest
 
-from pillarbox.consumer.run import Raised, Returned, RunSpoiled
+from pillarbox.consumer.effects import Raised, Returned, RunSpoiled
 from pillarbox.errors import (
     ConflictError,
     DecodeError,
     InvalidReturnError,
+    MissingBusinessKeyError,
     PermanentError,
     ThrottledError,
     UnknownMessageTypeError,
@@ -311,3 +312,80 @@ def test_an_error_of_any_length_fits_into_the_history() -> None:
     report = scene.run([item("m1")], fails("m1", error=ValueError("x" * 10_000)))
 
     assert len(report.dead[0].history[0].error) == 2_000
+
+
+def payment(message: Message) -> str:
+    """The inbox row of a message whose body is the id of a payment."""
+    if not message.body:
+        raise MissingBusinessKeyError(consumer="shop/reserve", reason="it is None")
+    return f"dedupe: {message.body.decode()}"
+
+
+def test_a_message_of_the_same_business_key_has_no_second_effect_and_is_known_from_then_on() -> None:
+    scene = stage(business_row=payment)
+    scene.run([item("m1", body=b"p1")], returns())
+
+    report = scene.run([item("m2", key="other", body=b"p1"), item("m3", key="b", body=b"p2")], returns())
+
+    assert (ids(report.suppressed), ids(report.handled)) == (["m2"], ["m3"])
+    assert scene.inbox.ids == {"m1", "m2", "m3", "dedupe: p1", "dedupe: p2"}
+    assert scene.intake.done == ["m1", "m3", "m2"]
+
+
+def test_of_two_in_one_run_with_the_same_business_key_one_is_handled() -> None:
+    scene = stage(business_row=payment)
+
+    report = scene.run([item("m1", body=b"p1"), item("m2", key="b", body=b"p1"), item("m2", body=b"p1")], returns())
+
+    assert (ids(report.handled), ids(report.suppressed)) == (["m1"], ["m2", "m2"])
+    assert scene.invoked == [("m1", 1)]
+
+
+def test_a_message_that_waits_gives_its_business_key_back() -> None:
+    scene = stage(retry=LATER, business_row=payment)
+
+    report = scene.run([item("m1", body=b"p1"), item("m2", body=b"p2")], fails("m1"))
+
+    assert (ids(report.retried), ids(report.behind)) == (["m1"], ["m2"])
+    assert scene.inbox.ids == set()
+
+
+def test_what_means_the_same_as_a_failed_message_is_not_suppressed_by_it() -> None:
+    scene = stage(retry=ONCE, business_row=payment)
+
+    report = scene.run([item("m1", body=b"p1"), item("m2", key="b", body=b"p1")], fails("m1"))
+
+    assert (ids(report.dead), ids(report.handled)) == (["m1"], ["m2"])
+    assert scene.inbox.ids == {"m2", "dedupe: p1"}
+    assert ids(scene.run([item("m1", body=b"p1")], returns()).suppressed) == ["m1"], "its replay"
+
+
+def test_a_message_processed_before_there_were_business_keys_gives_its_own_to_the_inbox() -> None:
+    scene = stage(business_row=payment)
+    scene.inbox.ids = {"m1"}
+
+    report = scene.run([item("m1", body=b"p1"), item("m2", key="b", body=b"p1")], returns())
+
+    assert (ids(report.suppressed), scene.invoked) == (["m1", "m2"], [])
+    assert scene.inbox.ids == {"m1", "m2", "dedupe: p1"}
+
+
+def test_a_message_without_its_business_key_is_dead_without_an_attempt() -> None:
+    scene = stage(business_row=payment)
+
+    report = scene.run([item("m1", body=b""), item("m2", key="b", body=b"p1")], returns())
+
+    assert (report.dead[0].verdict, report.dead[0].attempts) == (GiveUp("no-business-key"), 0)
+    assert isinstance(report.dead[0].error, MissingBusinessKeyError)
+    assert scene.inbox.ids == {"m2", "dedupe: p1"}
+
+
+def test_what_cannot_be_read_has_no_business_key_and_is_dead_for_that() -> None:
+    def unread(_: Message) -> str:
+        raise DecodeError(reason="not JSON")
+
+    scene = stage(business_row=unread)
+
+    report = scene.run([item("m1")], returns())
+
+    assert (report.dead[0].verdict, scene.invoked) == (GiveUp("undecodable"), [])

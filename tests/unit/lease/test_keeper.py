@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,9 @@ class Slots(LeaseStore):
             raise StoreUnavailableError(store="SQLite", reason="away")
         self.asked.append("heartbeat")
         return self.tenancy
+
+    def fence(self, terms: LeaseTerms, tokens: Mapping[int, int]) -> Program[None]:
+        raise NotImplementedError
 
     def release(self, terms: LeaseTerms, owner: str, slots: Sequence[int]) -> Program[None]:
         yield from ()

@@ -112,3 +112,25 @@ def test_two_upcasters_from_one_version_are_refused() -> None:
 
     with pytest.raises(ConfigurationError, match="two upcasters"):
         registry.register(Third, upcasters={1: lambda body: body})
+
+
+@event("meter.read", key="a", numbered=True)
+@dataclass
+class Read:
+    a: str
+
+
+@event("meter.reset", key="a")
+@dataclass
+class Reset:
+    a: str
+
+
+@pytest.mark.parametrize("types", [(Read, Reset), (Reset, Read)])
+def test_types_of_one_destination_are_all_numbered_or_none(types: tuple[type, ...]) -> None:
+    registry = Registry()
+    registry.register(types[0])
+
+    with pytest.raises(ConfigurationError, match=r"'meter.read' is numbered and 'meter.reset' is not.*'topic:meter'"):
+        registry.register(types[1])
+    assert types[1] not in registry

@@ -91,3 +91,22 @@ def test_an_absurd_number_of_attempts_does_not_overflow(delayed: int) -> None:
 def test_values_that_mean_nothing_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):
         Retry(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("policy", "seconds"),
+    [
+        (Retry(attempts=1), 0),
+        (Retry(attempts=3, immediate=5), 0),
+        (Retry(attempts=5, immediate=1, first=SECOND, factor=4), 1 + 4 + 16),
+        (Retry(attempts=6, immediate=0, first=SECOND, factor=4, longest=timedelta(seconds=10)), 1 + 4 + 10 * 3),
+        (Retry(attempts=10**9, immediate=0, first=SECOND, factor=1), 10**9 - 1),
+        (Retry(attempts=10**9, immediate=0, first=timedelta(0)), 0),
+    ],
+)
+def test_the_longest_span_is_the_sum_of_the_longest_waits(policy: Retry, seconds: int) -> None:
+    assert policy.longest_span == SECOND * seconds
+
+
+def test_a_span_that_no_number_holds_is_the_longest_there_is() -> None:
+    assert Retry(attempts=10**12, first=timedelta(days=10**6), longest=timedelta.max).longest_span == timedelta.max

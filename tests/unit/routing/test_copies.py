@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from pillarbox.errors import DecodeError, RoutingLoopError
-from pillarbox.message import derived_message_id, new_message_id
+from pillarbox.message import Number, derived_message_id, new_message_id, number_of
 from pillarbox.routing import Decision, copies_of
 from tests.unit.routing.messages import message
 
@@ -85,3 +85,19 @@ def test_any_id_can_have_derived_ones(parent: str) -> None:
 
 def test_purposes_do_not_run_together() -> None:
     assert derived_message_id("m", "ab", "c") != derived_message_id("m", "a", "bc")
+
+
+def test_a_copy_keeps_the_causes_of_its_message() -> None:
+    caused = replace(ORDER, headers={**ORDER.headers, "causes": '[["m0","order.placed","topic:order"]]'})
+
+    assert {copy.causes for copy in copies_of(caused, BOTH, by="shop/orders")} == {caused.causes}
+
+
+def test_a_copy_bears_no_number() -> None:
+    """Numbers count by destination: the copy is of another line."""
+    numbered = replace(ORDER, headers={**ORDER.headers, **Number(7, 3).headers})
+
+    (copy, _) = copies_of(numbered, BOTH, by="shop/orders")
+
+    assert number_of(copy) is None
+    assert not {"sequence", "sequenceepoch"} & set(copy.headers)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from pillarbox.channel import Delivery, Outcome, Subscription, TransactionalReceiver, is_queue
+from pillarbox.channel import OUT_OF_A_PLACE, Delivery, Outcome, Subscription, TransactionalReceiver, is_queue
 from pillarbox.channel.wakeup import Pace
 from pillarbox.errors import LeaseLostError
 
 if TYPE_CHECKING:
-    from pillarbox.channel import QueueStore
+    from pillarbox.channel import QueuedMessage, QueueStore
     from pillarbox.channel.wakeup import Wakeup
     from pillarbox.lease import LeaseKeeper
     from pillarbox.transaction import Program
@@ -69,8 +70,11 @@ class DatabaseReceiver(TransactionalReceiver):
 
     async def settle(self, deliveries: Sequence[Delivery], outcome: Outcome) -> None:
         """Forget what was accepted within its transaction, or hand out again what is returned."""
+        out = Counter(self._unsettled.values())
         for delivery in deliveries:
             self._unsettled.pop(_receipt(delivery).position, None)
+        if max(out.values(), default=0) >= OUT_OF_A_PLACE:
+            self._wakeup.ring()  # of that slot there may be more
 
     def accept_within(self, deliveries: Sequence[Delivery]) -> Program[None]:
         """Remove the rows, if their slots are still leased under the tokens they were read with."""
@@ -97,8 +101,12 @@ class DatabaseReceiver(TransactionalReceiver):
         slots = [slot for slot in sorted(tokens) if slot not in surplus]
         if not slots:
             return ()
-        program = self._queue.read(self._subscription, slots=slots, leave_out=sorted(self._unsettled), limit=limit)
-        messages = await (self._source.run_single(program) if self._one_place else self._source.run(program))
+        out = Counter(self._unsettled.values())
+        messages: list[QueuedMessage] = []
+        for some in _lightest_first(slots, out):
+            if some and len(messages) < limit:
+                found = await self._read_slots(some, limit - len(messages))
+                messages += _as_many_as_may_be_out(found, out)
         self._unsettled |= {message.position: message.slot for message in messages}
         return [
             Delivery(
@@ -107,6 +115,25 @@ class DatabaseReceiver(TransactionalReceiver):
             )
             for message in messages
         ]
+
+    async def _read_slots(self, slots: Sequence[int], limit: int) -> Sequence[QueuedMessage]:
+        program = self._queue.read(self._subscription, slots=slots, leave_out=sorted(self._unsettled), limit=limit)
+        return await (self._source.run_single(program) if self._one_place else self._source.run(program))
+
+
+def _lightest_first(slots: Sequence[int], out: Mapping[int, int]) -> Sequence[Sequence[int]]:
+    """Return the slots of which little is out, then those of which more is; those of which enough is are left out."""
+    light = [slot for slot in slots if out.get(slot, 0) < OUT_OF_A_PLACE // 2]
+    heavy = [slot for slot in slots if OUT_OF_A_PLACE // 2 <= out.get(slot, 0) < OUT_OF_A_PLACE]
+    return light, heavy
+
+
+def _as_many_as_may_be_out(messages: Sequence[QueuedMessage], out: Counter[int]) -> Iterator[QueuedMessage]:
+    """Return the first of each slot, and count them among what is ``out``."""
+    for message in messages:
+        if out[message.slot] < OUT_OF_A_PLACE:
+            out[message.slot] += 1
+            yield message
 
 
 def _receipt(delivery: Delivery) -> Receipt:

@@ -66,7 +66,7 @@ class KafkaReceiver(MessageReceiver):
             self._pump.accept(deliveries)
         else:
             self._pump.give_back(deliveries)
-            self._news.ring()
+        self._news.ring()  # of a partition of which enough was out there may be more
 
     async def close(self) -> None:
         """Leave the group; what is not settled goes to whoever gets its partition."""

@@ -117,6 +117,7 @@ class KafkaSettings:
             "log_level": 2,
             "message.max.bytes": DEFAULT_RECORD_BYTES,
             "topic.metadata.refresh.interval.ms": 30_000,
+            "socket.timeout.ms": 10_000,  # of a connection that everybody has forgotten nothing else is ever heard
             "reconnect.backoff.ms": 50,
             "reconnect.backoff.max.ms": 1_000,
             **chosen,

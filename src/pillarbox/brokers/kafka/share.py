@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TypeAlias
 
-from pillarbox.channel import Delivery
+from pillarbox.channel import OUT_OF_A_PLACE, Delivery
 
 Partition: TypeAlias = tuple[str, int]
 
@@ -123,7 +123,7 @@ class Shares:
         start = self._turn % len(shares) if shares else 0
         deliveries: list[Delivery] = []
         for share in [*shares[start:], *shares[:start]]:
-            while share.ready and len(deliveries) < limit:
+            while share.ready and len(deliveries) < limit and len(share.out) < OUT_OF_A_PLACE:
                 delivery = share.ready.popleft()
                 share.out[receipt_of(delivery).offset] = delivery
                 deliveries.append(delivery)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -10,6 +11,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from pillarbox.channel import (
+    OUT_OF_A_PLACE,
     Broker,
     BrokerCapabilities,
     Confirmed,
@@ -150,10 +152,13 @@ class MemoryReceiver(MessageReceiver):
         deliveries: list[Delivery] = []
         for box in self._broker.boxes_of(self._subscription):
             elsewhere = {box.waiting[number].key for number, owner in box.owners.items() if owner is not self} - {None}
+            out = Counter(box.waiting[number].key for number, owner in box.owners.items() if owner is self)
             for number, message in box.waiting.items():
                 if len(deliveries) >= limit:
                     break
-                if number not in box.owners and message.key not in elsewhere:
+                is_free = number not in box.owners and message.key not in elsewhere
+                if is_free and (message.key is None or out[message.key] < OUT_OF_A_PLACE):
+                    out[message.key] += 1
                     box.owners[number] = self
                     deliveries.append(Delivery(message=message, receipt=number))
         return deliveries

@@ -106,6 +106,8 @@ class NatsReceiver(MessageReceiver):
                 self._something_came.set()
                 continue
             replies += share.accept(receipts)
+            if share.ready:
+                self._something_came.set()
             share.accepted += len(receipts)
             if share.accepted >= TRIM_AFTER:
                 share.accepted = 0

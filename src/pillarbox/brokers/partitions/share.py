@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pillarbox.channel import Delivery
+from pillarbox.channel import OUT_OF_A_PLACE, Delivery
 from pillarbox.message import Message
 
 
@@ -48,6 +48,11 @@ class Share:
         """How many messages are here."""
         return len(self.out) + len(self.ready)
 
+    @property
+    def gives(self) -> bool:
+        """Whether something of it can be handed out now."""
+        return bool(self.ready) and len(self.out) < OUT_OF_A_PLACE
+
     def add(self, order: tuple[int, ...], message: Message) -> None:
         """Make ready what was read, unless it is out already."""
         receipt = Receipt(order, self.name)
@@ -73,17 +78,18 @@ class Share:
 def hand_out(shares: Sequence[Share], limit: int) -> list[Delivery]:
     """Take up to ``limit`` of what is ready, of each share about as much, beginning with the one that waits longest."""
     waiting: list[Share] = sorted(
-        (share for share in shares if share.ready), key=lambda share: receipt_of(share.ready[0])
+        (share for share in shares if share.gives), key=lambda share: receipt_of(share.ready[0])
     )
     deliveries: list[Delivery] = []
     while waiting and len(deliveries) < limit:
         each = max(1, (limit - len(deliveries)) // len(waiting))
         for share in waiting:
-            for _ in range(min(each, len(share.ready), limit - len(deliveries))):
+            room = OUT_OF_A_PLACE - len(share.out)
+            for _ in range(min(each, room, len(share.ready), limit - len(deliveries))):
                 delivery = share.ready.popleft()
                 share.out[receipt_of(delivery)] = delivery
                 deliveries.append(delivery)
-        waiting = [share for share in waiting if share.ready]
+        waiting = [share for share in waiting if share.gives]
     return deliveries
 
 

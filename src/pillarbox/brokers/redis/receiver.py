@@ -30,6 +30,7 @@ Entry: TypeAlias = tuple[bytes, Sequence[bytes] | None]
 MEMBER: Final = "pillarbox"
 """The one name that all instances have in a group."""
 WITHOUT_WORK: Final = timedelta(milliseconds=100)
+WHILE_ENOUGH_IS_OUT: Final = timedelta(milliseconds=10)
 PAGE: Final = 500
 TRIM_AFTER: Final = 500
 """Acknowledged entries of a stream, after which what no group needs any more is removed from it."""
@@ -60,7 +61,7 @@ class RedisReceiver(MessageReceiver):
             mine = await self._shares.keep()
             left = timedelta(seconds=deadline - self._clock.monotonic())
             if limit and mine:
-                if not any(share.ready for share in mine):
+                if not any(share.gives for share in mine):
                     await self._read(mine, limit, left)
                 if deliveries := hand_out(mine, limit):
                     return deliveries
@@ -88,8 +89,8 @@ class RedisReceiver(MessageReceiver):
                 await self._read_pending([self._shares[name] for name in gained])
                 for name, token in gained.items():
                     self._shares[name].token = token
-            if not any(share.ready for share in mine):
-                await self._read_new([share.name for share in mine if share.token is not None], limit, within)
+            if not any(share.gives for share in mine):
+                await self._read_new(mine, limit, within)
             if self._removed:
                 removed, self._removed = self._removed, {}
                 await self._acknowledge(removed)
@@ -119,8 +120,12 @@ class RedisReceiver(MessageReceiver):
             if answer[0] > share.known:
                 share.token = None
 
-    async def _read_new(self, names: Sequence[str], limit: int, within: timedelta) -> None:
+    async def _read_new(self, mine: Sequence[Share], limit: int, within: timedelta) -> None:
+        names = [share.name for share in mine if share.token is not None and not share.ready]
+        if any(share.ready for share in mine):  # of a place of which enough is out: it may go on at any moment
+            within = min(within, WHILE_ENOUGH_IS_OUT)
         if not names:
+            await self._clock.sleep(min(within, WITHOUT_WORK))
             return
         wait_ms = min(int(within.total_seconds() * 1000), BLOCK_AT_MOST_MS)
         block = ("BLOCK", wait_ms) if wait_ms > 0 else ()

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from secrets import randbits
 
-from sqlalchemy import BigInteger, String, and_, bindparam, case, delete, exists, or_, select, text, tuple_
+from sqlalchemy import BigInteger, String, and_, bindparam, case, exists, or_, select, text
 from sqlalchemy import literal as value
 
 from pillarbox.idempotency import Suspect, Trial
@@ -44,18 +44,6 @@ RECORD = (  # the primary key decides; a concurrent transaction with the same id
 )
 MINE = select(inbox.c.message_id).where(
     inbox.c.consumer == BY, any_of(inbox.c.message_id, IDS), inbox.c.recorded_by == bindparam("run_token")
-)
-OLDEST = (  # index on processed_at
-    select(inbox.c.consumer, inbox.c.message_id)
-    .where(inbox.c.processed_at < now_us() - bindparam("age_us", type_=BigInteger))
-    .order_by(inbox.c.processed_at)
-    .limit(bindparam("up_to", type_=BigInteger))
-    .with_for_update(skip_locked=True)
-)
-PURGE = delete(inbox).where(
-    any_of(inbox.c.message_id, IDS),  # without it the index would not be used
-    inbox.c.consumer.in_(bindparam("consumers", expanding=True)),
-    tuple_(inbox.c.consumer, inbox.c.message_id).in_(bindparam("rows", expanding=True)),
 )
 START = (
     insert_into(attempts)
@@ -95,14 +83,6 @@ class MySqlInboxStore(RelationalInboxStore):
         mine = {"by": consumer, "ids": sorted(message_ids), "run_token": randbits(TOKEN_BITS)}
         yield Execute(RECORD, mine)
         return frozenset(row[0] for row in (yield Execute(MINE, mine)))
-
-    def purge(self, older_than: timedelta, *, limit: int) -> Program[int]:
-        """Lock the oldest that nobody else is at, then delete them."""
-        rows = [tuple(row) for row in (yield Execute(OLDEST, {"age_us": micros(older_than), "up_to": limit}))]
-        if rows:
-            consumers, ids = (sorted(set(column)) for column in zip(*rows, strict=True))
-            yield Execute(PURGE, {"rows": rows, "consumers": consumers, "ids": ids})
-        return len(rows)
 
 
 class MySqlAttemptStore(RelationalAttemptStore):

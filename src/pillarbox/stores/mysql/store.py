@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from pillarbox.errors import ConfigurationError, MissingExtraError
 from pillarbox.relational import DatabaseTraits, RelationalStore
 from pillarbox.relational import mysql_words as mysql_words  # noqa: PLC0414  # spells the statements
+from pillarbox.relational.key_numbers import RereadKeyNumbers
 from pillarbox.relational.migrations import Migration, as_sql, migrate
 from pillarbox.relational.returning import spelled_out
 from pillarbox.relational.store import OwnSyncTransaction, OwnTransaction, single
@@ -88,6 +89,7 @@ class MySqlStore(RelationalStore):
 
     transaction_type = MySqlTransaction
     sync_transaction_type = MySqlSyncTransaction
+    numbers_type = RereadKeyNumbers
 
     def __init__(self, engine: AsyncEngine, **options: Any) -> None:
         """As any store, with what tells new rows from old ones by other means than RETURNING."""

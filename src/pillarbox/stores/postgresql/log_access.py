@@ -11,6 +11,7 @@ from sqlalchemy.engine import URL
 
 from pillarbox.errors import MissingExtraError
 from pillarbox.outbox import OutboxStore
+from pillarbox.relational.key_numbers import RelationalKeyNumbers
 from pillarbox.relational.outbox import KeyLocks
 from pillarbox.relay import RelaySettings
 from pillarbox.relay.log_reader import LogAccess, LogCheckpoints, LogReader
@@ -29,7 +30,7 @@ class PostgresLogAccess(LogAccess):
         """Reach the database at ``url`` by psycopg, whatever driver the store itself uses."""
         self._url = url
         self._checkpoints = PostgresLogCheckpoints()
-        self._tableless = TablelessOutboxStore(key_locks)
+        self._tableless = TablelessOutboxStore(key_locks, RelationalKeyNumbers())
 
     @property
     def checkpoints(self) -> LogCheckpoints:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sqlalchemy import BigInteger, String, Text, bindparam, null
+from sqlalchemy import BigInteger, String, Text, bindparam
 
+from pillarbox.message import number_of
 from pillarbox.outbox import record_of
 from pillarbox.relational.expressions import insert_into, now_us
 from pillarbox.relational.outbox_held import HAS_PARKED, HELD, HOLD_KEY, PARKED, RELEASED, put_aside
@@ -16,13 +17,12 @@ from pillarbox.relay.log_reader import LogEntry
 from pillarbox.relay.reader import Aside, Key
 from pillarbox.transaction import Execute, Program
 
-_COPIED = [name for name in RECORD_COLUMNS if name not in ("key_sequence", "created_at")]
+_COPIED = [name for name in RECORD_COLUMNS if name != "created_at"]
 HOLD_RECORD = (  # primary key; a record may come out of the log again after it was put aside
     insert_into(outbox_held)
     .values(
         position=bindparam("position", type_=BigInteger),
         **{name: bindparam(name, type_=outbox_held.c[name].type) for name in _COPIED},
-        key_sequence=null(),
         created_at=bindparam("created_at", type_=BigInteger),
         state=bindparam("state", type_=String),
         reason=bindparam("reason", type_=Text),
@@ -69,9 +69,11 @@ def _key_of(entry: LogEntry) -> Key | None:
 
 
 def _columns(entry: LogEntry) -> dict[str, object]:
+    number = number_of(entry.record.message)
     committed_at = 0 if entry.transaction is None else entry.transaction.committed_at
     return {
         **record_values(record_of(entry.record.message)),
         "position": entry.record.position,
         "created_at": committed_at,
+        "key_sequence": None if number is None else number.number,
     }

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import socket
 from dataclasses import replace
+from datetime import timedelta
 from importlib.util import find_spec
 from typing import Any
 
-from sqlalchemy import Engine, Integer, Text, bindparam, create_engine, text
+from sqlalchemy import Engine, Integer, Text, TextClause, bindparam, create_engine, text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -23,6 +24,9 @@ LOCK_SPACE = 0x50_42_4F_58
 """The first half of the advisory locks that keys take; the second half is the key's bucket."""
 MIGRATION_LOCK = text(f"SELECT pg_advisory_xact_lock({LOCK_SPACE}, -1)")
 LOCK_WAIT = text("SET LOCAL lock_timeout = '10s'")
+IDLE_LIMIT = (
+    "SELECT set_config('lock_timeout', '10s', true), set_config('idle_in_transaction_session_timeout', '{}', true)"
+)
 LOCK_KEYS = text(  # a function scan returns the array in order, so every transaction locks in the same order
     f"SELECT pg_advisory_xact_lock({LOCK_SPACE}, CAST(bucket AS integer)) FROM unnest(:buckets) AS bucket"
 ).bindparams(numbers("buckets"))
@@ -39,6 +43,11 @@ def is_conflict(error: BaseException) -> bool:
     """Tell whether PostgreSQL asks for the whole transaction again."""
     state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
     return state in (SERIALIZATION_FAILURE, DEADLOCK, LOCK_NOT_AVAILABLE)
+
+
+def idle_limit(within: timedelta) -> TextClause:
+    """Return the statement that bounds the wait for locks, and the silence of the client, in its transaction."""
+    return text(IDLE_LIMIT.format(f"{max(within // timedelta(milliseconds=1), 1)}ms"))
 
 
 def sever(connection: Any) -> None:
@@ -63,6 +72,7 @@ TRAITS = DatabaseTraits(
     key_locks=KEY_LOCKS,
     migration_lock=MIGRATION_LOCK,
     lock_wait=LOCK_WAIT,
+    idle_limit=idle_limit,
     writes_in_with=True,
     conflicts=is_conflict,
     sever=sever,

@@ -15,7 +15,8 @@ import msgspec
 from sqlalchemy import LargeBinary, bindparam, text
 
 from pillarbox.message import Message
-from pillarbox.outbox import OutboxRecord, OutboxState, OutboxStore
+from pillarbox.outbox import KeyNumbers, OutboxRecord, OutboxState, OutboxStore
+from pillarbox.outbox.numbers import give_numbers
 from pillarbox.relational.expressions import ListOf
 from pillarbox.relational.outbox import KeyLocks, RelationalOutboxStore
 from pillarbox.relay.reader import PendingRecord
@@ -38,10 +39,11 @@ _decode = msgspec.msgpack.Decoder(_Written).decode
 class TablelessOutboxStore(OutboxStore):
     """The outbox as producers see it, without a table; delayed records wait in the table of scheduled ones."""
 
-    def __init__(self, key_locks: KeyLocks) -> None:
+    def __init__(self, key_locks: KeyLocks, numbers: KeyNumbers) -> None:
         """Lock keys with ``key_locks``."""
         self._key_locks = key_locks
-        self._tables = RelationalOutboxStore(key_locks)
+        self._numbers = numbers
+        self._tables = RelationalOutboxStore(key_locks, numbers)
 
     def append(self, records: Sequence[OutboxRecord]) -> Program[None]:
         """Lock the keys in sorted order, then write, so that the log has each key's records in order."""
@@ -50,6 +52,7 @@ class TablelessOutboxStore(OutboxStore):
             buckets = {record.bucket for record in now if record.message.key is not None}
             if buckets:
                 yield Execute(self._key_locks.lock, {"buckets": sorted(buckets)})
+            now = list((yield from give_numbers(now, self._numbers)))
             written = (yield Execute(EMIT, {"contents": [content_of(record) for record in now]}))[0][0]
             if not written:  # nobody would read them in the log
                 yield from self._tables.append(now)

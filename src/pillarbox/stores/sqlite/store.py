@@ -94,9 +94,10 @@ def _sync_engine(url: URL, now: Now | None) -> Engine:
 
 
 def _prepare(engine: Engine, now: Now | None) -> None:
-    """Set the pragmas and the clock on each new connection, and take the write lock when a transaction begins.
+    """Set the pragmas and the clock on each new connection; take the write lock when a transaction begins.
 
-    A transaction that reads first and writes later would fail at once instead of waiting for the lock.
+    It is let go at once when the connection is given up. A transaction that reads first and writes later would fail
+    instead of waiting for the lock.
     """
 
     @event.listens_for(engine, "connect")
@@ -113,6 +114,10 @@ def _prepare(engine: Engine, now: Now | None) -> None:
     def begin_immediate(connection: Connection) -> None:
         if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
             connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    @event.listens_for(engine, "invalidate")
+    def roll_back(connection: Any, *_: object) -> None:
+        connection.rollback()  # SQLite keeps the lock of a closed connection while a statement of it is in memory
 
 
 def _julianday_by(now: Now) -> Callable[..., float | None]:

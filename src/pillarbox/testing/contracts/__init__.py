@@ -7,17 +7,23 @@ Source: the conformance suites of Watermill and River; subclass one and supply `
 
 from pillarbox.testing.contracts.broker import BrokerContract
 from pillarbox.testing.contracts.broker_harness import BrokerHarness
+from pillarbox.testing.contracts.calls import CallStoreContract
+from pillarbox.testing.contracts.circuits import CircuitStoreContract
+from pillarbox.testing.contracts.claims import ClaimStoreContract
 from pillarbox.testing.contracts.dead_letter_groups import DeadLetterEditsContract, DeadLetterReviewContract
 from pillarbox.testing.contracts.dead_letters import DeadLetterStoreContract
 from pillarbox.testing.contracts.harness import StoreHarness
 from pillarbox.testing.contracts.hold_decisions import HoldDecisionsContract
 from pillarbox.testing.contracts.holding import HoldingStoreContract
-from pillarbox.testing.contracts.idempotency import AttemptStoreContract, ClaimStoreContract, InboxStoreContract
+from pillarbox.testing.contracts.idempotency import AttemptStoreContract, InboxStoreContract
 from pillarbox.testing.contracts.inspection import InspectionContract
+from pillarbox.testing.contracts.kept import KeptContract
+from pillarbox.testing.contracts.key_numbers import KeyNumbersContract
 from pillarbox.testing.contracts.lease import LeaseStoreContract
 from pillarbox.testing.contracts.operator_acts import ActStoreContract
 from pillarbox.testing.contracts.outbox import OutboxStoreContract
 from pillarbox.testing.contracts.parked import HeldRecordsContract, ParkedRecordsContract
+from pillarbox.testing.contracts.positions import PositionsContract
 from pillarbox.testing.contracts.published import PublishedRecordsContract
 from pillarbox.testing.contracts.queue import QueueStoreContract
 from pillarbox.testing.contracts.receiver import ReceiverContract
@@ -27,12 +33,15 @@ from pillarbox.testing.contracts.sender import SenderContract
 from pillarbox.testing.contracts.sequence_reader import SequenceReaderContract
 from pillarbox.testing.contracts.slot_reader import SlotReaderContract
 from pillarbox.testing.contracts.transaction_source import TransactionSourceContract
+from pillarbox.testing.contracts.waits import WaitStoreContract
 
 __all__ = [
     "ActStoreContract",
     "AttemptStoreContract",
     "BrokerContract",
     "BrokerHarness",
+    "CallStoreContract",
+    "CircuitStoreContract",
     "ClaimStoreContract",
     "DeadLetterEditsContract",
     "DeadLetterReviewContract",
@@ -42,9 +51,12 @@ __all__ = [
     "HoldingStoreContract",
     "InboxStoreContract",
     "InspectionContract",
+    "KeptContract",
+    "KeyNumbersContract",
     "LeaseStoreContract",
     "OutboxStoreContract",
     "ParkedRecordsContract",
+    "PositionsContract",
     "PublishedRecordsContract",
     "QueueStoreContract",
     "ReceiverContract",
@@ -55,4 +67,5 @@ __all__ = [
     "SlotReaderContract",
     "StoreHarness",
     "TransactionSourceContract",
+    "WaitStoreContract",
 ]

@@ -52,6 +52,7 @@ class DeadLetterStoreContract:
         assert (letter.stack, letter.fingerprint) == ("Traceback …", "cause-1")
         assert letter.first_failed_at == FIRST.at
         assert letter.last_failed_at > letter.first_failed_at
+        assert timedelta(0) <= letter.dead_for < timedelta(hours=1)
 
     async def test_a_letter_s_first_failure_is_never_after_its_last(self, harness: StoreHarness) -> None:
         """Even where the worker's clock is ahead of the database's."""

@@ -11,13 +11,25 @@ from typing import TypeVar
 import pytest
 
 from pillarbox.channel import QueueStore
+from pillarbox.consumer.circuits import CircuitStore
+from pillarbox.consumer.positions import Gaps, Positions, SkippedStore
 from pillarbox.control import Inspection
 from pillarbox.deadletter import DeadLetterStore, Ports
-from pillarbox.holding import HeldQueue, HoldingStore
-from pillarbox.idempotency import AttemptStore, ClaimStore, InboxStore
+from pillarbox.holding import HeldQueue, HoldingStore, WaitStore
+from pillarbox.idempotency import AttemptStore, CallStore, ClaimStore, InboxStore
 from pillarbox.lease import LeaseStore, LeaseTerms
 from pillarbox.message import Message
-from pillarbox.outbox import SLOTS, OutboxRecord, OutboxStore, ParkedRecords, PublishedRecords, bucket_for, record_of
+from pillarbox.ordering import Kept
+from pillarbox.outbox import (
+    SLOTS,
+    KeyNumbers,
+    OutboxRecord,
+    OutboxStore,
+    ParkedRecords,
+    PublishedRecords,
+    bucket_for,
+    record_of,
+)
 from pillarbox.relay import HeldRecords, RelayMarks, SequenceReader
 from pillarbox.relay.reader import OutboxTransfer, PendingRecord, ReadPlan, SlotReader
 from pillarbox.testing.waiting import wait_until
@@ -56,11 +68,19 @@ class StoreHarness:
     inbox: InboxStore
     attempts: AttemptStore
     claims: ClaimStore
+    calls: CallStore
     holding: HoldingStore
     held_queue: HeldQueue
+    waits: WaitStore
     dead_letters: DeadLetterStore
     operators: Ports
     inspection: Inspection
+    circuits: CircuitStore
+    numbers: KeyNumbers
+    positions: Positions
+    gaps: Gaps
+    skipped: SkippedStore
+    kept: Kept
     concurrent_writers: bool
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pillarbox.errors import LeaseLostError
-from pillarbox.holding import HeldMessage, HeldState, Hold, HoldState, LockedHold
+from pillarbox.holding import HeldMessage, HeldState, Hold, HoldState
+from pillarbox.holding.decisions import LockedHold
 from pillarbox.testing.contracts.harness import LONG, SHORT, StoreHarness, let_expire, make_message
 from pillarbox.testing.contracts.held_messages import (
     CONSUMER,

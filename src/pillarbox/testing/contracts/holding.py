@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from msgspec.structs import replace
 
-from pillarbox.holding import HeldMessage, HeldState, Hold, HoldingState, HoldState
+from pillarbox.holding import HeldMessage, HeldState, Hold, HoldingState, HoldState, stop_key_of
 from pillarbox.testing.contracts.draining import HISTORY, DrainingContract
 from pillarbox.testing.contracts.ending import EndingContract
 from pillarbox.testing.contracts.harness import LONG, StoreHarness, make_message, rolled_back
@@ -88,6 +88,30 @@ class HeldKeysContract:
         await put_aside(harness, retry)
 
         assert await drain(harness) == (retry,)
+
+    async def test_a_consumer_is_stopped_by_a_hold_that_says_so(self, harness: StoreHarness) -> None:
+        """That consumer, until the hold ends."""
+        await hold(harness, KEY, "m:1", "a:", "t:1", "r:1")
+        before = set(await harness.source.run(harness.holding.stopped()))
+        await harness.source.run(harness.holding.hold("shop/other", [Hold(hold_key=stop_key_of("m1"))]))
+
+        assert before == set()
+        assert set(await harness.source.run(harness.holding.stopped())) == {"shop/other"}
+        assert set(await harness.source.run(harness.holding.stopped("shop/other"))) == {"shop/other"}
+        assert set(await harness.source.run(harness.holding.stopped(CONSUMER))) == set()
+
+    async def test_of_a_stopped_consumer_only_what_stops_it_is_leased(self, harness: StoreHarness) -> None:
+        """Its replay runs, and nothing else does before that is over."""
+        stop = stop_key_of("m1")
+        await hold(harness, KEY, stop)
+        await put_aside(harness, held("m1", HeldState.REPLAYING, hold_key=stop), held("m2"))
+
+        first = [one.message.id for one in await drain(harness, "one")]
+        await harness.source.run(harness.held_queue.remove(CONSUMER, ["m1"]))
+        await harness.source.run(harness.held_queue.finish(CONSUMER, token="one"))
+
+        assert first == ["m1"]
+        assert [one.message.id for one in await drain(harness, "two")] == ["m2"]
 
     async def test_the_state_counts_keys_and_messages(self, harness: StoreHarness) -> None:
         """Of one consumer, or of all."""

@@ -1,4 +1,4 @@
-"""The rules of the inbox, of the attempts under way and of the claims."""
+"""The rules of the inbox, and of the attempts under way."""
 
 from __future__ import annotations
 
@@ -8,9 +8,19 @@ from datetime import timedelta
 
 import pytest
 
+from pillarbox.deadletter import Burial, DeadLetterFilter, DeadLetterState
+from pillarbox.holding import HeldMessage, HeldState
 from pillarbox.idempotency import Suspect, Trial
 from pillarbox.lease import LeaseTerms
-from pillarbox.testing.contracts.harness import LONG, SHORT, StoreHarness, let_expire, rolled_back
+from pillarbox.testing.contracts.harness import (
+    LONG,
+    SHORT,
+    StoreHarness,
+    let_expire,
+    make_message,
+    needs_concurrent_writers,
+    rolled_back,
+)
 from pillarbox.testing.waiting import assert_blocked, wait_until
 
 CONSUMER = "shop/reserve-stock"
@@ -137,6 +147,53 @@ class InboxStoreContract:
         await record(harness, *(f"m{number}" for number in range(10)))
 
         assert await purge_all(harness, 10, limit=4) == [4, 4, 2]
+
+    async def test_a_purge_leaves_what_waits_in_holding(self, harness: StoreHarness) -> None:
+        """A copy that is held must be known when its turn comes."""
+        await record(harness, "m1", "m2")
+        await record(harness, "m1", consumer="shop/two")
+        waiting = HeldMessage(hold_key="k:k", message=make_message("m1"), state=HeldState.HELD)
+        await harness.source.run(harness.holding.append(CONSUMER, [waiting]))
+
+        await purge_all(harness, 2, limit=100)
+
+        assert await record(harness, "m1", "m2") == {"m2"}
+
+    async def test_a_purge_leaves_what_may_be_replayed(self, harness: StoreHarness) -> None:
+        """A dead letter's id stays until somebody has decided."""
+        await record(harness, "m1", "m2")
+        await harness.source.run(harness.dead_letters.bury(CONSUMER, [burial("m1"), burial("m2")]))
+        letters = await harness.source.run(harness.dead_letters.find(DeadLetterFilter(), after=0, limit=10))
+        replaying, discarded = (letter.id for letter in letters)
+        await harness.source.run(harness.dead_letters.move(replaying, to=DeadLetterState.REPLAYING))
+        await harness.source.run(harness.dead_letters.move(discarded, to=DeadLetterState.DISCARDED))
+
+        await purge_all(harness, 1, limit=100)
+
+        assert await record(harness, "m1", "m2") == {"m2"}
+
+    async def test_a_purge_waits_for_nobody(self, harness: StoreHarness) -> None:
+        """What another purge is at is left to it; the table is large enough for its indexes to be used."""
+        needs_concurrent_writers(harness)
+        await record(harness, *(f"m{number}" for number in range(3000)))
+        await let_expire(harness)
+
+        async with harness.source.begin() as tx:
+            assert await tx.run(harness.inbox.purge(timedelta(0), limit=40)) == 40
+            assert await harness.source.run(harness.inbox.purge(timedelta(0), limit=40)) == 40
+
+
+def burial(identity: str) -> Burial:
+    """Return a dead message."""
+    return Burial(
+        hold_key=f"m:{identity}",
+        message=make_message(identity),
+        reason="permanent",
+        attempts=1,
+        history=(),
+        stack="",
+        fingerprint="cause",
+    )
 
 
 async def purge_all(harness: StoreHarness, expected: int, *, limit: int) -> list[int]:
@@ -267,96 +324,18 @@ class AttemptStoreContract:
         assert await start_alone(harness, "m1", worker="one") == 0
         assert await start_alone(harness, "m1", worker="two") == 0
 
-
-class ClaimStoreContract:
-    """What every ``ClaimStore`` keeps; subclass it and supply the fixture ``harness``."""
-
-    pytestmark = pytest.mark.asyncio
-
-    async def test_a_message_is_claimed_once(self, harness: StoreHarness) -> None:
-        """By whoever came first."""
-        assert await claim(harness, "m1", "m2", token="a") == {"m1", "m2"}
-        assert await claim(harness, "m2", "m3", token="b") == {"m3"}
-
-    async def test_a_processed_message_is_not_claimed(self, harness: StoreHarness) -> None:
-        """It needs no handling any more."""
-        await record(harness, "m1")
-        await record(harness, "m2", consumer="shop/other")
-
-        assert await claim(harness, "m1", "m2", token="a") == {"m2"}
-
-    async def test_a_message_is_claimed_by_each_consumer(self, harness: StoreHarness) -> None:
-        """They handle it independently."""
-        await claim(harness, "m1", token="a")
-
-        other = await harness.source.run(harness.claims.claim("shop/other", ["m1"], token="b", ttl=LONG))
-        assert set(other) == {"m1"}
-
-    async def test_an_expired_claim_is_taken_over(self, harness: StoreHarness) -> None:
-        """The earlier holder finds that its token is worth nothing."""
-        await claim(harness, "m1", token="a", ttl=SHORT)
-
-        async def take() -> Collection[str]:
-            return await claim(harness, "m1", token="b")
-
-        assert await wait_until(take) == {"m1"}
-        assert await release(harness, "m1", token="a") == 0
-        assert await claim(harness, "m1", token="c") == set()
-
-    async def test_a_claim_held_under_the_same_token_is_extended(self, harness: StoreHarness) -> None:
-        """Its holder is at work and says so."""
-        await claim(harness, "m1", token="a", ttl=SHORT)
-
-        assert await claim(harness, "m1", token="a") == {"m1"}
+    async def test_a_purge_removes_what_the_dead_left_long_ago(self, harness: StoreHarness) -> None:
+        """Messages that never came again; those of the living are under way."""
+        await come_alive(harness, "one")
+        await start(harness, "m1", worker="one")
+        await start(harness, "m2", worker="dead")
         await let_expire(harness)
-        assert await claim(harness, "m1", token="b") == set()
 
-    async def test_a_released_claim_can_be_taken_at_once(self, harness: StoreHarness) -> None:
-        """The holder says that it is done."""
-        await claim(harness, "m1", "m2", token="a")
-
-        assert await release(harness, "m1", token="a") == 1
-        assert await claim(harness, "m1", "m2", token="b") == {"m1"}
-
-    async def test_releasing_another_s_claim_changes_nothing(self, harness: StoreHarness) -> None:
-        """A claim belongs to its token."""
-        await claim(harness, "m1", token="a")
-
-        assert await release(harness, "m1", token="b") == 0
-        assert await claim(harness, "m1", token="b") == set()
-
-    async def test_concurrent_claims_of_a_message_succeed_once(self, harness: StoreHarness) -> None:
-        """Four claim the same in opposite orders: no deadlock, each claimed once."""
-        ids = [f"m{number}" for number in range(1000)]
-
-        async with asyncio.TaskGroup() as tasks:
-            claims = [
-                tasks.create_task(claim(harness, *ids[:: 1 if turn % 2 else -1], token=f"t{turn}")) for turn in range(4)
-            ]
-
-        assert sorted(identity for one in claims for identity in one.result()) == sorted(ids)
-
-    async def test_a_message_processed_while_it_is_claimed_is_not_claimed(self, harness: StoreHarness) -> None:
-        """Its holder records it as processed and releases it in one transaction, which the claim waits for."""
-        await claim(harness, "m1", token="a")
-
-        async with asyncio.TaskGroup() as tasks, harness.source.begin() as tx:
-            await tx.run(harness.inbox.record(CONSUMER, ["m1"]))
-            assert await tx.run(harness.claims.release(CONSUMER, ["m1"], token="a")) == 1
-            late = tasks.create_task(claim(harness, "m1", "m2", token="b"))
-            await assert_blocked(late)
-
-        assert late.result() == {"m2"}
-        assert await release(harness, "m1", token="b") == 0
-
-    async def test_processed_tells_what_the_inbox_knows(self, harness: StoreHarness) -> None:
-        """Of this consumer only."""
-        await record(harness, "m1", "m2")
-        await record(harness, "m3", consumer="shop/other")
-
-        found = await harness.source.run(harness.claims.processed(CONSUMER, ["m1", "m3", "m4"]))
-
-        assert set(found) == {"m1"}
+        assert await harness.source.run(harness.attempts.purge(LONG, limit=10)) == 0
+        assert await harness.source.run(harness.attempts.purge(timedelta(0), limit=10)) == 1
+        assert await start(harness, "m1", "m2", worker="three") == {}
+        await die(harness, "one")
+        assert set(await start(harness, "m1", worker="three")) == {"m1"}
 
 
 async def start(harness: StoreHarness, *ids: str, worker: str) -> dict[str, Suspect]:
@@ -377,13 +356,3 @@ async def come_alive(harness: StoreHarness, worker: str, *, ttl: timedelta = LON
 async def die(harness: StoreHarness, worker: str) -> None:
     """Take ``worker`` off the list of the living."""
     await harness.source.run(harness.leases.leave(LeaseTerms(scope="workers", slots=0, ttl=LONG), worker))
-
-
-async def claim(harness: StoreHarness, *ids: str, token: str, ttl: timedelta = LONG) -> Collection[str]:
-    """Claim messages in a committed transaction."""
-    return set(await harness.source.run(harness.claims.claim(CONSUMER, ids, token=token, ttl=ttl)))
-
-
-async def release(harness: StoreHarness, *ids: str, token: str) -> int:
-    """Give up claims in a committed transaction."""
-    return await harness.source.run(harness.claims.release(CONSUMER, ids, token=token))

@@ -10,7 +10,8 @@ import pytest
 from pillarbox.channel import Subscription
 from pillarbox.control import HeldKey, KnownConsumer
 from pillarbox.holding import HeldMessage, HeldState, Hold, HoldState
-from pillarbox.testing.contracts.harness import TOPIC, StoreHarness, make_message
+from pillarbox.idempotency.business_key import row_of
+from pillarbox.testing.contracts.harness import TOPIC, StoreHarness, let_expire, make_message
 
 ONE, TWO = "shop/one", "shop/two"
 PAYMENTS = "queue:payments"
@@ -26,7 +27,7 @@ class InspectionContract:
         assert await consumers(harness) == []
         assert await oldest_queued_for(harness) is None
         assert await held_keys(harness) == []
-        assert await harness.source.run(harness.inspection.inbox()) == []
+        assert await harness.source.run(harness.inspection.inbox(None)) == []
 
     async def test_what_is_queued_is_counted_for_each_subscriber(self, harness: StoreHarness) -> None:
         """A topic's message waits for both."""
@@ -79,10 +80,30 @@ class InspectionContract:
         await harness.source.run(harness.inbox.record(ONE, ["m1", "m2"]))
         await harness.source.run(harness.inbox.record(TWO, ["m1"]))
 
-        counts = await harness.source.run(harness.inspection.inbox())
+        counts = await harness.source.run(harness.inspection.inbox(None))
 
-        assert [(one.consumer, one.ids) for one in counts] == [(ONE, 2), (TWO, 1)]
+        assert [(one.consumer, one.ids, one.business_keys) for one in counts] == [(ONE, 2, 0), (TWO, 1, 0)]
+        assert [one.removable for one in counts] == [0, 0]
         assert abs(counts[0].oldest_at - datetime.now(tz=UTC)) < timedelta(hours=1)
+
+    async def test_business_keys_are_counted_apart_from_ids(self, harness: StoreHarness) -> None:
+        """They are rows of the same table."""
+        await harness.source.run(harness.inbox.record(ONE, ["m1", "m2", row_of("order.placed", "o-1")]))
+
+        (count,) = await harness.source.run(harness.inspection.inbox(None))
+
+        assert (count.ids, count.business_keys) == (2, 1)
+
+    async def test_what_a_purge_would_remove_is_counted(self, harness: StoreHarness) -> None:
+        """Old enough, and not waiting in holding."""
+        await harness.source.run(harness.inbox.record(ONE, ["m1", "m2", "m3"]))
+        await hold(harness, ONE, "k:a", "m1")
+        await let_expire(harness)
+
+        (old,) = await harness.source.run(harness.inspection.inbox(timedelta(0)))
+        (young,) = await harness.source.run(harness.inspection.inbox(timedelta(hours=1)))
+
+        assert (old.removable, young.removable) == (2, 0)
 
 
 async def consumers(harness: StoreHarness) -> list[KnownConsumer]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
+from datetime import timedelta
 
 import pytest
 
+from pillarbox.errors import LeaseLostError
 from pillarbox.lease import LeaseTerms, Tenancy
 from pillarbox.testing.contracts.harness import LONG, SHORT, StoreHarness, let_expire, rolled_back
 from pillarbox.testing.waiting import wait_until
 
+SOON = timedelta(seconds=1)
 TERMS = LeaseTerms(scope="relay", slots=16, ttl=LONG)
 BRIEF = LeaseTerms(scope="relay", slots=16, ttl=SHORT)
+WHOLE_BRIEF = LeaseTerms(scope="relay", slots=1, ttl=SHORT, whole=True)
 WHOLE = LeaseTerms(scope="relay", slots=16, ttl=LONG, whole=True)
 
 
@@ -223,6 +228,35 @@ class LeaseStoreContract:
         tenancy = await beat(harness, "two")
 
         assert (len(tenancy.tokens), tenancy.share) == (16, 16)
+
+    async def test_a_fence_holds_for_the_owner_of_now_and_for_no_earlier_one(self, harness: StoreHarness) -> None:
+        """A token that was taken over proves nothing, even when its owner has the slot again."""
+        first = await beat(harness, "one", WHOLE)
+        await harness.source.run(harness.leases.fence(WHOLE, first.tokens))
+        await leave(harness, "one")
+        second = await beat(harness, "two", WHOLE)
+
+        await harness.source.run(harness.leases.fence(WHOLE, second.tokens))
+        with pytest.raises(LeaseLostError):
+            await harness.source.run(harness.leases.fence(WHOLE, first.tokens))
+        await leave(harness, "two")
+        await beat(harness, "one", WHOLE)
+        with pytest.raises(LeaseLostError):
+            await harness.source.run(harness.leases.fence(WHOLE, first.tokens))
+
+    async def test_nobody_takes_over_while_a_transaction_is_fenced(self, harness: StoreHarness) -> None:
+        """Its other writes depend on it; who wants to is told so, or waits."""
+        if not harness.concurrent_writers:
+            return
+        tenancy = await beat(harness, "one", WHOLE_BRIEF)
+        await let_expire(harness)
+        async with harness.source.begin() as tx:
+            await tx.run(harness.leases.fence(WHOLE_BRIEF, tenancy.tokens))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SOON.total_seconds()):
+                    assert (await beat(harness, "two", WHOLE_BRIEF)).tokens == {}
+
+        assert len((await beat(harness, "two", WHOLE_BRIEF)).tokens) == WHOLE_BRIEF.slots
 
     async def test_eight_owners_at_once_never_share_a_slot(self, harness: StoreHarness) -> None:
         """However their heartbeats and releases interleave, each slot has one owner and each token one slot."""

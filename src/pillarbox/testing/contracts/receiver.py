@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from pillarbox.channel import Confirmed, Delivery, MessageReceiver, Outcome
+from pillarbox.channel import OUT_OF_A_PLACE, Confirmed, Delivery, MessageReceiver, Outcome
 from pillarbox.errors import LeaseLostError
 from pillarbox.message import Message
 from pillarbox.testing.contracts.broker_harness import (
@@ -98,6 +98,27 @@ class ReceiverContract:
             assert len(few) <= 3
             rest = await receive(receiver, 4 - len(few))
             assert _messages([*first, *few, *rest]) == sent
+
+    async def test_of_one_key_only_so_many_are_out_and_the_rest_follows_in_order(
+        self, broker_harness: BrokerHarness
+    ) -> None:
+        """A key that is handled slowly leaves room for others, and nothing is handed out again and again meanwhile."""
+        topic = new_topic()
+        async with listening(broker_harness, new_subscription(topic)) as receiver:
+            sent = await _send(
+                broker_harness, *(letter(f"m{number:03}", topic, key="hot") for number in range(OUT_OF_A_PLACE + 50))
+            )
+
+            first = await _as_many_as_come(receiver)
+            came = list(first)
+            await accept(broker_harness, receiver, first)
+            while len(came) < len(sent):
+                more = await _as_many_as_come(receiver)
+                await accept(broker_harness, receiver, more)
+                came += more
+
+            assert len(first) <= OUT_OF_A_PLACE
+            assert _messages(came) == sent
 
     async def test_receiving_waits_for_a_message(self, broker_harness: BrokerHarness) -> None:
         """It returns soon after one came, not only when the time is over."""
@@ -333,3 +354,11 @@ async def _send(harness: BrokerHarness, *messages: Message) -> list[Message]:
 
 def _messages(deliveries: list[Delivery]) -> list[Message]:
     return [delivery.message for delivery in deliveries]
+
+
+async def _as_many_as_come(receiver: MessageReceiver) -> list[Delivery]:
+    came: list[Delivery] = []
+    async with asyncio.timeout(PATIENCE.total_seconds()):
+        while (more := list(await receiver.receive(1_000, within=A_WHILE))) or not came:
+            came += more
+    return came

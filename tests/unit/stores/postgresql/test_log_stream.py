@@ -114,7 +114,7 @@ async def taken(stream: LogStream, count: int) -> list[int]:
         found.extend(entry.record.position for entry in stream.take_nowait(3))
         return len(found) >= count
 
-    await wait_until(enough)
+    await wait_until(enough, works=True)
     return found
 
 

@@ -1,0 +1,211 @@
+"""When somebody is alerted: decisions over events and health, pure but for what they remember."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from pillarbox.alerts.alert import Fact
+from pillarbox.control import Vitals
+from pillarbox.errors import ConfigurationError
+from pillarbox.observe import (
+    BreakerOpened,
+    ConsumerStopped,
+    Event,
+    GapFound,
+    GapSkipped,
+    LogGapFound,
+    MessageDead,
+    RecordParked,
+    WorkerFaltered,
+)
+
+MOST_SUBJECTS = 1_000
+"""How many subjects and groups are remembered; the one untouched longest is forgotten first."""
+SETTLEMENT = "pillarbox dead-letters list"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertRules:
+    """What is worth an alert; ``None`` leaves a rule out.
+
+    A *group* is what failed for the same cause, as dead letters are grouped.
+
+    Attributes:
+        dead_letter: the first dead letter of a group, as far as this process knows.
+        regression_after: another one of a group that has been quiet for so long (``dead-letter-again``).
+        dead_letters: so many dead letters of one consumer ``within`` that time (``dead-letter-rate``).
+        within: for the rate of dead letters, and for a worker that falters.
+        held_key: a key is held by a dead letter, or by a record that the broker does not take.
+        consumer_stopped: a dead letter has stopped a consumer, in every process.
+        gap: numbers of a key have not come, or a consumer goes on without them.
+        breaker_opened: a dependency is down, and its consumers pause.
+        falters: a worker has met so many errors ``within`` that time: it does not get on (``worker-falters``).
+        oldest_pending: the oldest record of the outbox waits longer.
+        oldest_queued: the oldest message in the database's own queues was published longer ago: consumers have stopped,
+            or do not keep up.
+        oldest_held: the oldest hold of a key has lasted longer.
+        watch_every: how often these ages are looked at, by one process of the service.
+        repeat_after: for so long nothing more is said about a subject under the same rule; what happens meanwhile is
+            counted, and told of then.
+    """
+
+    dead_letter: bool = True
+    regression_after: timedelta | None = timedelta(hours=24)
+    dead_letters: int | None = 20
+    within: timedelta = timedelta(minutes=1)
+    held_key: bool = True
+    consumer_stopped: bool = True
+    gap: bool = True
+    breaker_opened: bool = True
+    falters: int | None = 10
+    oldest_pending: timedelta | None = timedelta(minutes=1)
+    oldest_queued: timedelta | None = timedelta(minutes=10)
+    oldest_held: timedelta | None = timedelta(hours=1)
+    watch_every: timedelta = timedelta(seconds=15)
+    repeat_after: timedelta = timedelta(minutes=15)
+
+    def __post_init__(self) -> None:
+        """Refuse values that mean nothing."""
+        if min(self.within, self.watch_every) <= timedelta(0) or self.repeat_after < timedelta(0):
+            raise ConfigurationError(f"AlertRules needs within and watch_every above zero, got {self}")
+        if any(number is not None and number < 1 for number in (self.dead_letters, self.falters)):
+            raise ConfigurationError(f"AlertRules counts from 1, got {self}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What a rule has found; whether it becomes an alert depends on what was told before."""
+
+    rule: str
+    subject: str
+    text: str
+    facts: Mapping[str, Fact] = field(default_factory=dict[str, Fact])
+
+
+class Recent(OrderedDict[str, float]):
+    """When something was last seen, by name; of a bounded number of names."""
+
+    def touch(self, name: str, at: float) -> float | None:
+        """Note that ``name`` is seen; return when it was seen before."""
+        before = self.pop(name, None)
+        self[name] = at
+        while len(self) > MOST_SUBJECTS:
+            self.popitem(last=False)
+        return before
+
+
+class Rates:
+    """Counts what happens to each subject within a sliding time."""
+
+    def __init__(self, count: int | None, within: timedelta) -> None:
+        """Look for ``count`` times ``within``; ``None`` never finds any."""
+        self._count = count
+        self._within_s = within.total_seconds()
+        self._times: OrderedDict[str, deque[float]] = OrderedDict()
+
+    def reached(self, subject: str, at: float) -> bool:
+        """Note one more; tell whether there are so many now, and start anew if there are."""
+        if self._count is None:
+            return False
+        times = self._times.setdefault(subject, deque(maxlen=self._count))
+        self._times.move_to_end(subject)
+        while len(self._times) > MOST_SUBJECTS:
+            self._times.popitem(last=False)
+        times.append(at)
+        if len(times) < self._count or at - times[0] > self._within_s:
+            return False
+        times.clear()
+        return True
+
+
+class Judge:
+    """Finds in events and vitals what the rules ask for."""
+
+    def __init__(self, rules: AlertRules) -> None:
+        """Begin with nothing remembered."""
+        self._rules = rules
+        self._groups = Recent()
+        self._dying = Rates(rules.dead_letters, rules.within)
+        self._faltering = Rates(rules.falters, rules.within)
+
+    def of_event(self, event: Event, at: float) -> Iterator[Finding]:
+        """Return what ``event`` is a reason for; ``at`` is in seconds of a clock that does not go back."""
+        if isinstance(event, MessageDead):
+            yield from self._of_dead(event, at)
+        elif isinstance(event, RecordParked) and self._rules.held_key:
+            what = f"a record for {event.destination} is parked, and its key held ({event.reason})"
+            text = f"{what}: pillarbox outbox parked"
+            yield Finding(rule="held-key", subject=event.destination, text=text, facts={"message_id": event.message_id})
+        elif isinstance(event, BreakerOpened) and self._rules.breaker_opened:
+            yield _opened(event)
+        elif isinstance(event, WorkerFaltered):
+            if self._faltering.reached(event.worker, at):
+                text = f"{event.worker} does not get on: {event.error_type} again and again; see the log"
+                facts = {"error_type": event.error_type}
+                yield Finding(rule="worker-falters", subject=event.worker, text=text, facts=facts)
+        else:
+            yield from self._of_order(event)
+
+    def _of_order(self, event: Event) -> Iterator[Finding]:
+        if isinstance(event, LogGapFound) and not event.healed:
+            yield Finding(rule="log-gap", subject="outbox", text=f"events may be lost: {event.reason}")
+        elif isinstance(event, ConsumerStopped) and self._rules.consumer_stopped:
+            text = f"{event.consumer} is stopped by a dead letter, in every process: {SETTLEMENT}"
+            facts = {"message_id": event.message_id}
+            yield Finding(rule="consumer-stopped", subject=event.consumer, text=text, facts=facts)
+        elif isinstance(event, (GapFound, GapSkipped)) and self._rules.gap:
+            what = "goes on without" if isinstance(event, GapSkipped) else "waits for"
+            text = f"{event.consumer} {what} numbers {event.first} to {event.last} of a key: pillarbox gaps"
+            subject = f"{event.consumer} {event.channel}"
+            yield Finding(rule="gap", subject=subject, text=text, facts={"first": event.first, "last": event.last})
+
+    def _of_dead(self, event: MessageDead, at: float) -> Iterator[Finding]:
+        what = f"{event.error_type or event.reason} in {event.consumer}"
+        facts: dict[str, Fact] = {
+            "consumer": event.consumer,
+            "message_id": event.message_id,
+            "reason": event.reason,
+            "attempts": event.attempts,
+            "error_type": event.error_type,
+            "group": event.group,
+        }
+        subject = f"{event.consumer} {event.group}".rstrip()
+        before, rules = self._groups.touch(subject, at), self._rules
+        if before is None and rules.dead_letter:
+            yield Finding(
+                rule="dead-letter", subject=subject, text=f"a message is dead: {what}: {SETTLEMENT}", facts=facts
+            )
+        elif before is not None and rules.regression_after is not None:
+            quiet = timedelta(seconds=at - before)
+            if quiet >= rules.regression_after:
+                text = f"messages die again, after {quiet}: {what}: {SETTLEMENT}"
+                yield Finding(rule="dead-letter-again", subject=subject, text=text, facts={**facts, "quiet_for": quiet})
+        if self._dying.reached(event.consumer, at):
+            text = f"{rules.dead_letters} messages of {event.consumer} died within {rules.within}: {SETTLEMENT}"
+            yield Finding(rule="dead-letter-rate", subject=event.consumer, text=text, facts=facts)
+        if event.holds_key and rules.held_key:
+            text = f"a key of {event.consumer} is held until somebody decides about its dead letter: pillarbox held"
+            yield Finding(rule="held-key", subject=event.consumer, text=text, facts=facts)
+
+    def of_vitals(self, vitals: Vitals) -> Iterator[Finding]:
+        """Return what has waited too long."""
+        rules = self._rules
+        ages = (
+            ("oldest-pending", "outbox", vitals.outbox.oldest_for, rules.oldest_pending, "the oldest pending record"),
+            ("oldest-queued", "queues", vitals.oldest_queued_for, rules.oldest_queued, "the oldest queued message"),
+            ("oldest-held", "holding", vitals.holding.oldest_for, rules.oldest_held, "the oldest held key"),
+        )
+        for rule, subject, age, limit, what in ages:
+            if age is not None and limit is not None and age > limit:
+                text = f"{what} has waited for {age.total_seconds():.0f} s: pillarbox health"
+                yield Finding(rule=rule, subject=subject, text=text, facts={"age": age})
+
+
+def _opened(event: BreakerOpened) -> Finding:
+    wait = f"{event.retry_after.total_seconds():.0f} s"
+    text = f"{event.dependency} is down ({event.error_type}); what needs it pauses, the next probe is in {wait}"
+    facts: dict[str, Fact] = {"error_type": event.error_type, "openings": event.openings}
+    return Finding(rule="breaker-opened", subject=event.dependency, text=text, facts=facts)

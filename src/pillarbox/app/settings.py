@@ -1,0 +1,53 @@
+"""What can be set about a box."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Literal
+
+from pillarbox.app.system_clock import SystemClock
+from pillarbox.clock import Clock
+from pillarbox.idempotency import InboxSettings
+from pillarbox.message import Limits
+from pillarbox.relay import RelaySettings
+from pillarbox.retry import Classification
+from pillarbox.serialization import ForeignMessages
+from pillarbox.telemetry import masked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What can be set about a box beyond its places.
+
+    Attributes:
+        relay: how relays poll, and how many duplicates a crash may cause.
+        limits: what is refused at publish.
+        classification: which exceptions are transient, which permanent.
+        redact: what the texts and stacks of failures go through before they are stored; by default passwords are
+            masked. Where it fails itself, the text is withheld.
+        drain_within: how long a stopping box waits for handlers under way.
+        answer_within: how long the database may take over what Pillarbox asks it; then the connection is given up.
+        foreign: by channel (``topic:…``, ``queue:…``), how messages of others are read that are no CloudEvents.
+        inbox: for how long processed ids are kept, and dead letters may be replayed.
+        outbox: where records wait for their relay: in a ``table``, or in the database's ``log`` alone, which only a
+            relay of the kind ``log`` can read.
+        clock: real time, or a test's.
+        migrate_on_open: create missing tables when the box opens; ``None`` does so on SQLite only.
+    """
+
+    relay: RelaySettings = field(default_factory=RelaySettings)
+    limits: Limits = field(default_factory=Limits)
+    classification: Classification = field(default_factory=Classification)
+    redact: Callable[[str], str] = masked
+    drain_within: timedelta = timedelta(seconds=30)
+    answer_within: timedelta = timedelta(seconds=30)
+    foreign: Mapping[str, ForeignMessages] = field(default_factory=dict[str, ForeignMessages])
+    inbox: InboxSettings = field(default_factory=InboxSettings)
+    outbox: Literal["table", "log"] = "table"
+    clock: Clock = field(default_factory=SystemClock)
+    migrate_on_open: bool | None = None
+
+
+DEFAULTS = Settings()

@@ -1,0 +1,50 @@
+"""What a run did, item by item."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pillarbox.consumer.item import Item
+from pillarbox.observe import Event
+
+
+@dataclass(slots=True)
+class RunReport:
+    """What a run did, item by item; true once its transaction commits.
+
+    Attributes:
+        behind: put behind an earlier message of their key that began to wait in this run.
+        early: put aside by the gate, until what must come before them has.
+        returned: given back to their channel by the gate, which has no room for them.
+        held: put behind a hold that was there before this run.
+        left: not handled, since what the handler needs is down.
+        notices: what the handlings want told of.
+    """
+
+    handled: list[Item] = field(default_factory=list[Item])
+    suppressed: list[Item] = field(default_factory=list[Item])
+    discarded: list[Item] = field(default_factory=list[Item])
+    retried: list[Item] = field(default_factory=list[Item])
+    dead: list[Item] = field(default_factory=list[Item])
+    behind: list[Item] = field(default_factory=list[Item])
+    early: list[Item] = field(default_factory=list[Item])
+    returned: list[Item] = field(default_factory=list[Item])
+    held: list[Item] = field(default_factory=list[Item])
+    left: list[Item] = field(default_factory=list[Item])
+    published: int = 0
+    notices: list[Event] = field(default_factory=list[Event])
+
+
+def put_aside(items: Sequence[Item], report: RunReport) -> None:
+    """Note in ``report`` what the gate did not admit."""
+    for item in items:
+        (report.returned if item.returned else report.early).append(item)
+
+
+def without(items: Sequence[Item], others: Sequence[Item]) -> list[Item]:
+    """Return ``items`` that are not among ``others``, in their order."""
+    if len(items) == len(others):
+        return []
+    known = {id(other) for other in others}
+    return [item for item in items if id(item) not in known]

@@ -1,0 +1,79 @@
+"""Alerts of a box at work: after the fact, without delay for anybody, without what messages hold."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from pillarbox import Alert, AlertRules, Retry
+from pillarbox.observe import MessageDead, MessageHandled
+from tests.integration.boxes import OrderPlaced, StockReserved, make_box, publish
+from tests.waiting import wait_until
+
+ONCE = Retry(attempts=1)
+
+
+class Inbox:
+    """A target that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.alerts: list[Alert] = []
+
+    async def __call__(self, alert: Alert) -> None:
+        self.alerts.append(alert)
+
+    async def until(self, rule: str) -> Alert:
+        """Wait for an alert."""
+        return await wait_until(lambda: next((one for one in self.alerts if one.rule == rule), None))
+
+
+@pytest.mark.parametrize("store_url", ["memory"], indirect=True)
+async def test_a_dead_letter_is_told_after_it_is_stored_and_a_target_that_hangs_delays_nothing(store_url: str) -> None:
+    box, happenings = make_box(store_url)
+    inbox, dead = Inbox(), list[int]()
+    hanging = asyncio.Event()
+
+    async def look(alert: Alert) -> None:
+        dead.append(len(await box.dead_letters.list()))
+
+    async def hang(alert: Alert) -> None:
+        hanging.set()
+        await asyncio.Event().wait()
+
+    @box.on(OrderPlaced, name="handle", retry=ONCE)
+    async def handle(order: OrderPlaced) -> None:
+        if order.number == 0:
+            raise ValueError(f"the secret of {order.order_id}")
+
+    for target in (hang, inbox, look):
+        box.alert_to(target)
+    async with box.running():
+        await publish(box, OrderPlaced("customer-7", 0))
+        alert = await inbox.until("dead-letter")
+        held = await inbox.until("held-key")
+        await hanging.wait()
+        await publish(box, *(OrderPlaced(str(number), 1) for number in range(10)))
+        await happenings.until(MessageHandled, 10)
+        await wait_until(lambda: dead)
+
+    assert dead[0] == 1
+    (event,) = happenings.of(MessageDead)
+    assert alert.subject == f"shop/handle {event.group}"
+    assert alert.facts["message_id"] == event.message_id
+    assert held.subject == "shop/handle"
+    assert "secret" not in repr(alert)
+    assert "customer-7" not in repr(alert)
+
+
+@pytest.mark.parametrize("store_url", ["memory"], indirect=True)
+async def test_a_message_that_waits_for_long_is_told_of(store_url: str) -> None:
+    box, _ = make_box(store_url)
+    inbox = Inbox()
+    box.alert_to(inbox, rules=AlertRules(oldest_pending=timedelta(0), watch_every=timedelta(milliseconds=20)))
+    async with box.running(relay=False):
+        await publish(box, StockReserved("o-1"))
+        alert = await inbox.until("oldest-pending")
+
+    assert alert.subject == "outbox"

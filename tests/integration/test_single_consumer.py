@@ -1,0 +1,121 @@
+"""A consumer that is alone: over all processes one message at a time, in the order they come."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from msgspec import structs
+from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from pillarbox import Retry, SingleConsumer
+from pillarbox.channel import Subscription
+from pillarbox.lease import LeaseTerms
+from pillarbox.observe import MessageHandled, WorkerFaltered
+from pillarbox.relational.tables import leases
+from tests.integration.boxes import OrderPlaced, create_tables, make_box, note, noted, publish
+from tests.integration.conftest import MARIADB
+from tests.integration.single_worker import SETTINGS, single_box
+from tests.messages import message
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from tests.processes import PythonProcesses
+
+MESSAGES = 150
+STORES = [pytest.param("postgresql+psycopg", marks=pytest.mark.server), MARIADB]
+
+
+@pytest.mark.parametrize("store_url", STORES, indirect=True)
+async def test_two_processes_one_killed_handle_each_message_once_and_in_order(
+    store_url: str, python_processes: PythonProcesses
+) -> None:
+    box = single_box(store_url)
+    names = [f"o-{number:03}" for number in range(MESSAGES)]
+    async with box:
+        await create_tables(box)
+        subscription = Subscription(consumer="shop/alone", channels=("topic:order",))
+        await box.store.run(box.store.queue.subscribe(subscription))
+        messages = [
+            structs.replace(message(name, key=name), body=b'{"order_id": "%s"}' % name.encode()) for name in names
+        ]
+        await box.store.run(box.store.queue.enqueue(messages))
+
+        first = python_processes.start("tests.integration.single_worker", store_url)
+
+        async def some() -> bool:
+            return len(await noted(box)) >= 10
+
+        async def all_of_them() -> bool:
+            return len(await noted(box)) >= MESSAGES
+
+        await wait_until(some, timedelta(seconds=60))
+        second = python_processes.start("tests.integration.single_worker", store_url)
+        before = len(await noted(box))
+        await wait_until(lambda: second.exit_code is None, timedelta(seconds=5))
+        first.kill()
+        await wait_until(all_of_them, timedelta(seconds=90))
+
+        assert before < MESSAGES
+        assert await noted(box) == names
+
+
+@pytest.mark.parametrize("store_url", STORES, indirect=True)
+async def test_a_run_under_way_does_not_commit_when_another_process_has_taken_over(store_url: str) -> None:
+    box, happenings = make_box(store_url, settings=SETTINGS)
+    begun, released = asyncio.Event(), asyncio.Event()
+    calls = [0]
+
+    @box.on(OrderPlaced, name="alone", ordering=SingleConsumer())
+    async def alone(order: OrderPlaced, tx: AsyncConnection) -> None:
+        calls[0] += 1
+        begun.set()
+        await released.wait()
+        await note(tx, order.order_id)
+
+    scope = LeaseTerms(scope="single/shop/alone", slots=1, ttl=timedelta(minutes=1), whole=True)
+    async with box.running():
+        await create_tables(box)
+        await publish(box, OrderPlaced("first"))
+        await asyncio.wait_for(begun.wait(), 30)
+        async with box.transaction() as tx:
+            await tx.execute(update(leases).where(leases.c.scope == scope.scope).values(owner=None, expires_at=0))
+        taken = await box.store.run(box.store.leases.heartbeat(scope, "another"))
+        assert len(taken.tokens) == 1
+        released.set()
+        await wait_until(lambda: bool(happenings.of(WorkerFaltered)), timedelta(seconds=30))
+        assert await noted(box) == []
+
+        await box.store.run(box.store.leases.leave(scope, "another"))
+        await happenings.until(MessageHandled)
+        assert (await noted(box), calls[0]) == (["first"], 2)
+
+
+async def test_a_message_that_waits_for_its_retry_keeps_all_later_ones_behind_it(sqlite_url: str) -> None:
+    box, happenings = make_box(sqlite_url)
+    failures = [2]
+
+    @box.on(
+        OrderPlaced,
+        name="alone",
+        ordering=SingleConsumer(),
+        retry=Retry(attempts=5, immediate=0, first=timedelta(milliseconds=50), factor=1),
+    )
+    async def alone(order: OrderPlaced, tx: AsyncConnection) -> None:
+        if order.order_id == "first" and failures[0] > 0:
+            failures[0] -= 1
+            raise ValueError("not yet")
+        await note(tx, order.order_id)
+
+    async with box:
+        await create_tables(box)
+        async with box.running():
+            await publish(box, OrderPlaced("first"), OrderPlaced("second"), OrderPlaced("third"))
+            await happenings.until(MessageHandled, 3)
+            handled = await noted(box)
+
+    assert handled[0] == "first"
+    assert sorted(handled) == ["first", "second", "third"]

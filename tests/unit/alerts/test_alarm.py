@@ -1,0 +1,207 @@
+"""What becomes an alert, how often, and what is in it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from itertools import count
+
+import pytest
+
+from pillarbox import AlertRules
+from pillarbox.alerts import Alarm, Alert
+from pillarbox.alerts.alarm import MOST_WAITING
+from pillarbox.control import Vitals
+from pillarbox.errors import ConfigurationError
+from pillarbox.holding import HoldingState
+from pillarbox.observe import (
+    AlertFailed,
+    BreakerClosed,
+    BreakerOpened,
+    ConsumerStopped,
+    Event,
+    GapFound,
+    GapSkipped,
+    LogGapFound,
+    MessageDead,
+    MessageHandled,
+    RecordParked,
+    WorkerFaltered,
+)
+from pillarbox.outbox import OutboxState
+from pillarbox.testing import VirtualClock
+
+MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
+OPENED = BreakerOpened(dependency="shop/gateway", error_type="TimeoutError", openings=1, retry_after=MINUTE)
+PARKED = RecordParked(message_id="m1", destination="topic:order", reason="too large")
+FALTERED = WorkerFaltered(worker="shop/a", error_type="ValueError", error="x", retry_after=MINUTE)
+
+
+class Scene:
+    """An alarm and its clock."""
+
+    def __init__(self, rules: AlertRules) -> None:
+        self.clock = VirtualClock()
+        numbers = count(1)
+        self.alarm = Alarm("shop", nobody, rules, clock=self.clock, new_id=lambda: f"a{next(numbers)}")
+
+    def told(self, *events: Event) -> list[tuple[str, str, int]]:
+        """The alerts that follow from ``events``."""
+        for event in events:
+            self.alarm.notice(event)
+        return self.waiting()
+
+    def waiting(self) -> list[tuple[str, str, int]]:
+        """The alerts that wait, taken."""
+        told = [(one.rule, one.subject, one.count) for one in self.alarm.waiting]
+        self.alarm.waiting.clear()
+        return told
+
+
+async def nobody(alert: Alert) -> None:
+    """A target."""
+
+
+def scene(**rules: object) -> Scene:
+    """An alarm with ``rules``."""
+    return Scene(AlertRules(**rules))  # type: ignore[arg-type]
+
+
+def dead(group: str = "g1", *, consumer: str = "shop/a", holds_key: bool = False) -> MessageDead:
+    """A message that died."""
+    return MessageDead(
+        consumer=consumer,
+        message_id="m1",
+        reason="exhausted",
+        attempts=5,
+        error_type="ValueError",
+        group=group,
+        holds_key=holds_key,
+    )
+
+
+def test_the_first_dead_letter_of_each_group_is_told() -> None:
+    assert scene().told(dead(), dead(), dead("g2"), dead(consumer="shop/b")) == [
+        ("dead-letter", "shop/a g1", 1),
+        ("dead-letter", "shop/a g2", 1),
+        ("dead-letter", "shop/b g1", 1),
+    ]
+
+
+def test_a_group_that_was_quiet_for_long_is_a_regression() -> None:
+    at = scene(regression_after=HOUR)
+    at.told(dead())
+
+    at.clock.advance(HOUR / 2)
+    assert at.told(dead()) == []
+    at.clock.advance(HOUR)
+    assert at.told(dead()) == [("dead-letter-again", "shop/a g1", 1)]
+
+
+def test_many_dead_letters_in_a_short_time_are_told_once() -> None:
+    at = scene(dead_letters=3, within=MINUTE, dead_letter=False)
+
+    assert at.told(dead("1"), dead("2")) == []
+    at.clock.advance(2 * MINUTE)
+    assert at.told(dead("3"), dead("4")) == [], "the first two are too long ago"
+    assert at.told(dead("5")) == [("dead-letter-rate", "shop/a", 1)]
+
+
+def test_a_held_key_a_parked_record_and_an_open_breaker_are_told() -> None:
+    assert scene(dead_letter=False).told(dead(holds_key=True), PARKED, OPENED) == [
+        ("held-key", "shop/a", 1),
+        ("held-key", "topic:order", 1),
+        ("breaker-opened", "shop/gateway", 1),
+    ]
+
+
+def test_a_worker_that_falters_again_and_again_is_told_of() -> None:
+    at = scene(falters=3)
+
+    assert at.told(FALTERED, FALTERED) == []
+    assert at.told(FALTERED) == [("worker-falters", "shop/a", 1)]
+
+
+def test_a_gap_in_the_log_is_told_unless_it_is_healed() -> None:
+    assert scene().told(LogGapFound(reason="r", healed=True)) == []
+    assert scene().told(LogGapFound(reason="r", healed=False)) == [("log-gap", "outbox", 1)]
+
+
+def test_a_stopped_consumer_and_a_gap_are_told_of() -> None:
+    stopped = ConsumerStopped(consumer="shop/a", message_id="m1")
+    found = GapFound(consumer="shop/b", channel="topic:order", first=3, last=4, buffered=1, stalled_for=MINUTE)
+    skipped = GapSkipped(consumer="shop/c", channel="topic:order", first=3, last=4, by="policy", because="waited")
+
+    assert scene().told(stopped, found, skipped) == [
+        ("consumer-stopped", "shop/a", 1),
+        ("gap", "shop/b topic:order", 1),
+        ("gap", "shop/c topic:order", 1),
+    ]
+    assert scene(consumer_stopped=False, gap=False).told(stopped, found, skipped) == []
+
+
+def test_what_is_well_is_no_alert_nor_is_a_failing_alert() -> None:
+    failed = AlertFailed(rule="r", subject="s", target="t", error_type="e", is_given_up=True)
+    handled = MessageHandled(consumer="shop/a", message_id="m", attempts=1)
+
+    assert scene().told(handled, failed, BreakerClosed(dependency="d", away_for=MINUTE)) == []
+
+
+def test_a_subject_is_not_repeated_for_a_while_and_what_happens_meanwhile_is_counted() -> None:
+    at = scene(repeat_after=HOUR)
+    assert at.told(OPENED) == [("breaker-opened", "shop/gateway", 1)]
+
+    assert at.told(OPENED, OPENED) == []
+    at.alarm.remind()
+    assert at.waiting() == []
+    at.clock.advance(HOUR)
+    at.alarm.remind()
+    assert at.waiting() == [("breaker-opened", "shop/gateway", 2)]
+    at.clock.advance(HOUR)
+    at.alarm.remind()
+    assert at.waiting() == [], "nothing has happened since"
+    assert at.told(OPENED) == [("breaker-opened", "shop/gateway", 1)]
+
+
+def test_rules_can_be_left_out() -> None:
+    at = scene(
+        dead_letter=False, regression_after=None, dead_letters=None, held_key=False, breaker_opened=False, falters=None
+    )
+
+    assert at.told(dead(holds_key=True), dead(), OPENED, PARKED, *[FALTERED] * 50) == []
+
+
+def test_what_has_waited_too_long_is_told() -> None:
+    at = scene(oldest_held=None)
+    vitals = Vitals(
+        outbox=OutboxState(pending=1, oldest_for=2 * MINUTE, scheduled=0, parked=0, held=0),
+        holding=HoldingState(keys=1, blocked=0, messages=1, oldest_for=99 * HOUR),
+        oldest_queued_for=MINUTE,
+        dead=0,
+    )
+
+    at.alarm.notice_vitals(vitals)
+
+    assert at.waiting() == [("oldest-pending", "outbox", 1)]
+
+
+def test_the_oldest_alerts_give_way_and_it_is_said_how_many_did() -> None:
+    at = scene(repeat_after=timedelta(0), regression_after=None, dead_letters=None)
+    for number in range(MOST_WAITING + 3):
+        at.alarm.notice(dead(f"g{number}"))
+
+    assert len(at.alarm.waiting) == MOST_WAITING
+    assert sum(int(str(one.facts.get("alerts_dropped", 0))) for one in at.alarm.waiting) == 3
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    at = scene(repeat_after=timedelta(0))
+    for number in range(5_000):
+        at.alarm.notice(dead(f"g{number}"))
+
+    assert at.told(dead("g0"))[-1] == ("dead-letter", "shop/a g0", 1), "forgotten, so it is told again"
+
+
+@pytest.mark.parametrize("nonsense", [{"within": timedelta(0)}, {"dead_letters": 0}, {"repeat_after": -MINUTE}])
+def test_rules_that_mean_nothing_are_refused(nonsense: dict[str, object]) -> None:
+    with pytest.raises(ConfigurationError):
+        scene(**nonsense)
