@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import make_url, text
 
+from pillarbox.app.controlling import ports_of
 from pillarbox.relational import RelationalStore, metadata
 from pillarbox.relational.kept import StoreKept
 from pillarbox.stores.mysql import mysql_store
@@ -74,6 +75,7 @@ def harness(store: RelationalStore) -> StoreHarness:
         held_queue=store.holding,
         waits=store.waits,
         dead_letters=store.dead_letters,
+        operators=ports_of(store),
         inspection=store.inspection,
         circuits=store.circuits,
         numbers=store.numbers,

@@ -11,6 +11,7 @@ from functools import partial
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox import BySequence, Context, GapPolicy, Pillarbox, Retry, Settings, event
+from pillarbox.app.background import membership_of
 from pillarbox.channel import Outcome, Subscription
 from pillarbox.consumer.drainer import Drainer
 from pillarbox.consumer.gap_watch import GapWatch
@@ -112,7 +113,7 @@ class Hands:
         assert isinstance(drainer, Drainer)
         assert isinstance(watch, GapWatch)
         self.worker, self.drainer, self.watch = worker, drainer, watch
-        self.membership = parts.membership()
+        self.membership = membership_of(parts)
 
     async def begin(self) -> None:
         """Create the tables and take part."""

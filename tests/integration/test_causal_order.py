@@ -196,6 +196,33 @@ async def test_a_dead_cause_is_trouble_at_once_and_its_replay_releases_what_wait
     assert await process.handled() == ["a", "b"]
 
 
+async def test_a_cause_that_is_discarded_is_waited_for_no_more(store: RelationalStore) -> None:
+    process = await followers(store, bad={"a": 2})
+    await process.arrive(step("a"), step("b", "a", key="other"))
+    await process.drain()
+    assert await process.waiting() == {"b": {"a"}}
+
+    (letter,) = await process.box.dead_letters.list()
+    await process.box.dead_letters.discard(letter.id, reason="a test order", by="me")
+    await process.drain()
+
+    assert await process.handled() == ["b"]
+    assert await process.waiting() == {}
+
+
+async def test_what_waits_for_its_cause_can_be_skipped(store: RelationalStore) -> None:
+    process = await followers(store)
+    await process.arrive(step("b", "a"), step("c"), step("d", "b", key="other"))
+    (held,) = [one for one in await process.box.held.list() if tuple(one.waits_for) == ("a",)]
+
+    letter = await process.box.held.skip(held.consumer, held.hold_key, reason="a test order", by="me")
+    await process.drain()
+
+    assert (letter.message.id, letter.reason) == ("b", "skipped")
+    assert sorted(await process.handled()) == ["c", "d"]
+    assert await process.waiting() == {}
+
+
 async def test_what_died_of_a_dead_cause_is_replayed_after_it(store: RelationalStore) -> None:
     process = await followers(store, bad={"a": 2}, ordering=Causal(when_missing="dead"), when_dead="skip")
     await process.arrive(step("a"), step("b", "a", key="other"))

@@ -270,10 +270,24 @@ async def test_a_dead_message_that_is_discarded_is_waited_for_no_more(store_url:
         await one.arrive(*(reading(number) for number in (1, 4, 2, 5)))
         (letter,) = await one.box.dead_letters.list()
 
-        await one.box.dead_letters.discard(letter.id, by="ada")
+        await one.box.dead_letters.discard(letter.id, reason="a test reading", by="ada")
 
         assert await one.drain() == values(1)
         assert await one.arrive(reading(3)) == values(1, 3, 4, 5)
+
+
+@EVERY_KIND
+async def test_a_dead_message_whose_key_is_released_is_waited_for_no_more(store_url: str) -> None:
+    async with hands(store_url, rule(), fails={2: 1}, retry=Retry(attempts=1)) as one:
+        await one.arrive(*(reading(number) for number in (1, 4, 2, 5)))
+        (letter,) = await one.box.dead_letters.list()
+
+        await one.box.held.release(letter.consumer, letter.hold_key, reason="the others are urgent", by="ada")
+
+        assert await one.drain() == values(1)
+        assert await one.arrive(reading(3)) == values(1, 3, 4, 5)
+        await one.box.dead_letters.replay(letter.id, by="ada")
+        assert await one.drain() == values(1, 3, 4, 5, 2)
 
 
 @MEMORY

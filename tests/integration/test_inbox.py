@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox import Pillarbox, Retry, event
 from pillarbox.app.controlling import control_of
-from pillarbox.deadletter import DeadLetterState
+from pillarbox.deadletter import DeadLetterFilter, DeadLetterState, RunState
 from pillarbox.errors import PermanentError, ReplayTooLateError, StoreUnavailableError
 from pillarbox.idempotency.upkeep import SCOPE, InboxUpkeep
 from pillarbox.lease import LeaseKeeper, LeaseTerms
@@ -338,6 +338,14 @@ async def test_a_letter_older_than_the_inbox_is_sure_to_remember_is_replayed_by_
             await box.dead_letters.replay(letter.id, by="me")
 
         assert (refused.value.letter_id, refused.value.dead_for.days) == (letter.id, 15)
+        assert (await box.dead_letters.get(letter.id)).state is DeadLetterState.DEAD
+        run = await box.dead_letters.replay_all(DeadLetterFilter(), by="me")
+        assert run.terms.within == timedelta(days=14)
+
+        async def has_ended() -> bool:
+            return (await box.dead_letters.run(run.id)).state is not RunState.OPEN
+
+        await wait_until(has_ended)
         assert (await box.dead_letters.get(letter.id)).state is DeadLetterState.DEAD
         await box.dead_letters.replay(letter.id, by="me", force=True)
         await happenings.until(MessageHandled)

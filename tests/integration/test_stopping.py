@@ -99,8 +99,27 @@ async def test_a_discarded_letter_lets_the_consumer_go_on_without_it(sqlite_url:
         await publish(box, OrderPlaced("bad"), OrderPlaced("bad", 1))
         await happenings.until(ConsumerStopped)
 
-        await box.dead_letters.discard((await dead(box)).id, by="me")
+        await box.dead_letters.discard((await dead(box)).id, reason="a test order", by="me")
         await happenings.until(MessageHandled)
 
         assert await noted(box) == ["bad 1"]
         assert await box.dead_letters.list() == ()
+
+
+async def test_a_released_consumer_goes_on_and_the_letter_that_stopped_it_stays(sqlite_url: str) -> None:
+    mended = Mended()
+    box, happenings = shop(sqlite_url, mended)
+    async with box.running():
+        await create_tables(box)
+        await publish(box, OrderPlaced("bad"), OrderPlaced("bad", 1))
+        await happenings.until(ConsumerStopped)
+        letter = await dead(box)
+
+        await box.held.release(letter.consumer, letter.hold_key, reason="the others are urgent", by="me")
+        await happenings.until(MessageHandled)
+        assert await noted(box) == ["bad 1"]
+
+        mended.done = True
+        await box.dead_letters.replay((await dead(box)).id, by="me")
+        await happenings.until(MessageHandled, 2)
+        assert await noted(box) == ["bad 1", "bad 0"]

@@ -16,7 +16,8 @@ from sqlalchemy import CheckConstraint, make_url
 
 from pillarbox.channel import Subscription
 from pillarbox.consumer.positions import EarlyMessage
-from pillarbox.deadletter import Burial, DeadLetterFilter, DeadLetterState
+from pillarbox.deadletter import Burial, DeadLetterFilter, DeadLetterState, GroupState, RunState
+from pillarbox.deadletter.runs import ItemState, ReplayTerms
 from pillarbox.holding import HeldMessage, HeldState, Hold, HoldState
 from pillarbox.idempotency import DoubtfulCall
 from pillarbox.idempotency.calls import Ours
@@ -46,6 +47,9 @@ STATES = {
     "pillarbox_holds": {state.value for state in HoldState},
     "pillarbox_held": {state.value for state in HeldState},
     "pillarbox_dead_letters": {state.value for state in DeadLetterState},
+    "pillarbox_dead_letter_groups": {state.value for state in GroupState},
+    "pillarbox_replay_runs": {state.value for state in RunState},
+    "pillarbox_replay_items": {state.value for state in ItemState},
     "pillarbox_breakers": {state.value for state in CircuitState},
     "pillarbox_outside_calls": {"begun", "answered"},
 }
@@ -53,6 +57,9 @@ TERMINAL = {
     ("pillarbox_outbox_held", "skipped"),
     ("pillarbox_dead_letters", "resolved"),
     ("pillarbox_dead_letters", "discarded"),
+    *(("pillarbox_dead_letter_groups", state.value) for state in GroupState),  # notes about letters, not work
+    *(("pillarbox_replay_runs", state) for state in ("finished", "stopped", "cancelled")),
+    *(("pillarbox_replay_items", state) for state in ("resolved", "failed", "passed")),
     ("pillarbox_breakers", "closed"),
     ("pillarbox_outside_calls", "answered"),
 }
@@ -68,6 +75,8 @@ WITHOUT_WORK = {
     "pillarbox_outbox_cursor_history": "when a sequence relay had come how far",
     "pillarbox_outbox_checkpoint": "how far a log tailing relay has come",
     "pillarbox_outbox_published": "kept for republishing, removed by age",
+    "pillarbox_dead_letter_edits": "earlier bodies, removed with their letters",
+    "pillarbox_operator_acts": "notes the past",
     "pillarbox_outbox_holds": "a mark on keys whose rows are in outbox_held",
     "pillarbox_key_numbers": "how far producers have counted",
     "pillarbox_key_positions": "how far consumers have come in each line of numbers",
@@ -322,6 +331,34 @@ async def _letter_replaying(store: RelationalStore) -> None:
     assert letter.state == DeadLetterState.RESOLVED
 
 
+@recovers("pillarbox_replay_runs", "open")
+async def _open_run(store: RelationalStore) -> None:
+    runs = store.operators.runs
+    await store.run(runs.create("r1", DeadLetterFilter(), ReplayTerms(), by="ann"))
+
+    assert list(await store.run(runs.find(RunState.OPEN, limit=9))) == ["r1"]
+    assert await store.run(runs.end("r1", state=RunState.FINISHED, because=""))
+
+
+@recovers("pillarbox_replay_items", "pending")
+async def _item_pending(store: RelationalStore) -> None:
+    await _bury(store)
+    await _open_run_of_letters(store)
+
+    assert await store.run(store.operators.runs.enqueue("r1", at_most=9)) == 1
+    assert await _lease(store) == 1
+
+
+@recovers("pillarbox_replay_items", "enqueued")
+async def _item_enqueued(store: RelationalStore) -> None:
+    await _item_pending(store)
+    await store.run(store.dead_letters.resolve("shop/one", ["m1"]))
+
+    run = await store.run(store.operators.runs.get("r1"))
+    assert run is not None
+    assert dict(run.items) == {ItemState.RESOLVED: 1}
+
+
 @pytest.mark.parametrize("state", sorted(RECOVERED), ids=" ".join)
 async def test_a_row_in_this_state_is_found_by_the_query_that_goes_on_from_there(
     store: RelationalStore, state: tuple[str, str]
@@ -351,6 +388,10 @@ async def _park_first_of_two(store: RelationalStore) -> list[int]:
 
 async def _lease(store: RelationalStore, *, token: str = "t", ttl: timedelta = LONG) -> int:
     return await store.run(store.holding.lease_due("shop/one", token=token, limit=9, ttl=ttl))
+
+
+async def _open_run_of_letters(store: RelationalStore) -> None:
+    await store.run(store.operators.runs.create("r1", DeadLetterFilter(), ReplayTerms(), by="ann"))
 
 
 async def _bury(store: RelationalStore) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox import Context, Pillarbox, Retry, Settings, event
+from pillarbox.app.background import membership_of
 from pillarbox.consumer.drainer import Drainer
 from pillarbox.consumer.item import Item
 from pillarbox.consumer.worker import ConsumerWorker
@@ -107,7 +108,7 @@ class Bank:
         assert isinstance(worker, ConsumerWorker)
         assert isinstance(drainer, Drainer)
         self.worker, self.drainer = worker, drainer
-        self.membership = parts.membership()
+        self.membership = membership_of(parts)
 
     async def arrive(self, messages: Sequence[Message]) -> None:
         """Handle ``messages`` as if a channel delivered them."""

@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import delete, select, update
 
 from pillarbox import ContentBasedRouter, Pillarbox, RecipientList
+from pillarbox.app.background import membership_of
 from pillarbox.channel import Subscription
 from pillarbox.consumer.drainer import Drainer
 from pillarbox.consumer.worker import ConsumerWorker
@@ -74,7 +75,7 @@ class Router:
         worker, drainer = parts.consumer_workers(consumer)
         assert isinstance(worker, ConsumerWorker)
         assert isinstance(drainer, Drainer)
-        self.worker, self.drainer, self.membership = worker, drainer, parts.membership()
+        self.worker, self.drainer, self.membership = worker, drainer, membership_of(parts)
 
     async def round(self) -> bool:
         """Receive and drain once; return whether there was anything to do."""

@@ -10,7 +10,6 @@ from datetime import timedelta
 from typing import Protocol
 
 from pillarbox.app.depending import Dependencies
-from pillarbox.app.membership import Membership
 from pillarbox.app.sequences import gate_of, watches_of
 from pillarbox.channel import Broker, MessageReceiver, Subscription
 from pillarbox.channel.wakeup import Wakeup
@@ -32,17 +31,13 @@ from pillarbox.consumer.surroundings import LANES, RUN_SIZE, Surroundings
 from pillarbox.consumer.transact import AsyncShell, SyncShell
 from pillarbox.consumer.worker import ConsumerWorker, Handles
 from pillarbox.errors import ConfigurationError, UnknownMessageTypeError
-from pillarbox.idempotency import InboxSettings
 from pillarbox.idempotency.outside_calls import OutsideCalls
-from pillarbox.idempotency.upkeep import SCOPE as INBOX
-from pillarbox.idempotency.upkeep import InboxUpkeep
 from pillarbox.lease import LeaseKeeper, LeaseTerms
 from pillarbox.message import Message, Registry, new_message_id
 from pillarbox.observe import Observers
 from pillarbox.ordering import Causal
 from pillarbox.outbox import Outbox
 from pillarbox.relational import RelationalStore
-from pillarbox.relational.idempotency import WORKERS
 from pillarbox.relay import (
     SCOPE,
     Dispatch,
@@ -90,6 +85,7 @@ class Parts:
     codec: Codec
     providers: Providers
     classification: Classification
+    redact: Callable[[str], str]
     relay: RelaySettings
     clock: Clock
     observers: Observers
@@ -123,28 +119,6 @@ class Parts:
                 settings=self.relay,
             ),
         )
-
-    def membership(self) -> Membership:
-        """Make the heartbeat of this process."""
-        terms = LeaseTerms(scope=WORKERS, slots=0, ttl=self.relay.lease)
-        keeper = LeaseKeeper(terms, self.worker, store=self.store.leases, source=self.store, clock=self.clock)
-        return Membership(keeper, clock=self.clock)
-
-    def inbox_upkeep(self, settings: InboxSettings) -> tuple[Worker, ...]:
-        """Make what removes old ids from the inboxes; nothing where they are kept for ever."""
-        if settings.keep is None:
-            return ()
-        terms = LeaseTerms(scope=INBOX, slots=1, ttl=self.relay.lease)
-        upkeep = InboxUpkeep(
-            inbox=self.store.inbox,
-            others=[
-                part.purge for part in (self.store.attempts, self.store.claims, self.store.operations, self.store.calls)
-            ],
-            keep=settings.keep,
-            keeper=LeaseKeeper(terms, self.worker, store=self.store.leases, source=self.store, clock=self.clock),
-            observer=self.observers,
-        )
-        return (upkeep,)
 
     def consumer_workers(self, consumer: Consumer) -> tuple[Worker, ...]:
         """Make the loops of ``consumer``: what its channels deliver, and what it holds."""
@@ -225,6 +199,7 @@ class Parts:
             dead_letters=self.store.dead_letters,
             holding=self.store.holding,
             blocks="consumer" if options.stops else "key" if options.blocks_key else "message",
+            redact=self.redact,
         )
 
     def _guarded(self, consumer: Consumer, intake: Intake, tenure: Tenure | None, *, keeps: bool) -> Intake:
@@ -364,6 +339,7 @@ class Parts:
             decode=decode,
             retry=consumer.options.retry,
             classification=self.classification.saying(*consumer.options.failures),
+            redact=self.redact,
             deduplicates=consumer.deduplicates,
             batch=consumer.options.batch,
             blocks_key=consumer.options.blocks_key,

@@ -2,24 +2,90 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TypeAlias
+
 from pillarbox.app.assembly import calls_of
 from pillarbox.app.sequences import lines_of
 from pillarbox.app.system_clock import SystemClock
-from pillarbox.control import ConsumersControl, Control, GapsControl, HealthCheck, InboxControl, OutboxControl
+from pillarbox.clock import Clock
+from pillarbox.control import (
+    ConsumersControl,
+    Control,
+    GapsControl,
+    HealthCheck,
+    InboxControl,
+    OutboxControl,
+)
 from pillarbox.control.health import VitalPorts
-from pillarbox.deadletter import DeadLetters
+from pillarbox.control.held import HeldControl
+from pillarbox.deadletter import DeadLetters, Ports
+from pillarbox.deadletter.driver import SCOPE, ReplayDriver
 from pillarbox.idempotency import InboxSettings
+from pillarbox.lease import LeaseKeeper, LeaseTerms
+from pillarbox.message import Message, new_message_id
 from pillarbox.relational import RelationalStore
 from pillarbox.relational.kept import StoreKept
 from pillarbox.relay import RelaySettings
 from pillarbox.serialization import JsonCodec
 from pillarbox.telemetry import LoggingObserver
 
+Check: TypeAlias = Callable[[Message], object]
 DEFAULT_INBOX = InboxSettings()
+DRIVER_LEASE = timedelta(seconds=15)
 
 
-def control_of(store: RelationalStore, inbox: InboxSettings = DEFAULT_INBOX) -> Control:
-    """Return control over the messages in ``store``, whose inboxes are kept as ``inbox`` says; connects to nothing."""
+def dead_letters_of(
+    store: RelationalStore, inbox: InboxSettings = DEFAULT_INBOX, check: Check | None = None
+) -> DeadLetters:
+    """Return the dead letters in ``store``; connects to nothing.
+
+    Args:
+        store: the database.
+        inbox: how its inboxes are kept, and so how old a letter may be to be replayed without force.
+        check: refuses edits that do not fit.
+    """
+    return DeadLetters(ports=ports_of(store), source=store, check=check, replay_within=inbox.replayable_for)
+
+
+def held_of(store: RelationalStore) -> HeldControl:
+    """Return the held keys in ``store``; connects to nothing."""
+    return HeldControl(ports=ports_of(store), inspection=store.inspection, source=store)
+
+
+def replay_driver_of(store: RelationalStore, *, clock: Clock) -> ReplayDriver:
+    """Return what drives replay runs in ``store`` while no other process does; connects to nothing."""
+    terms = LeaseTerms(scope=SCOPE, slots=1, ttl=DRIVER_LEASE)
+    keeper = LeaseKeeper(terms, new_message_id(), store=store.leases, source=store, clock=clock)
+    return ReplayDriver(runs=store.operators.runs, keeper=keeper, observer=LoggingObserver())
+
+
+def ports_of(store: RelationalStore) -> Ports:
+    """Return what the dead letters and held keys in ``store`` are worked on through."""
+    return Ports(
+        letters=store.dead_letters,
+        blockers=store.dead_letters,
+        review=store.operators.review,
+        edits=store.operators.edits,
+        runs=store.operators.runs,
+        acts=store.operators.acts,
+        holding=store.holding,
+        holds=store.operators.holds,
+        waits=store.waits,
+        inbox=store.inbox,
+        pass_over=lines_of(store).pass_over,
+    )
+
+
+def control_of(store: RelationalStore, inbox: InboxSettings = DEFAULT_INBOX, check: Check | None = None) -> Control:
+    """Return control over the messages in ``store``; connects to nothing.
+
+    Args:
+        store: the database.
+        inbox: how its inboxes are kept.
+        check: refuses edits of dead letters that do not fit.
+    """
     return Control(
         health=HealthCheck(
             VitalPorts(
@@ -45,13 +111,8 @@ def control_of(store: RelationalStore, inbox: InboxSettings = DEFAULT_INBOX) -> 
         ),
         inbox=InboxControl(inbox=store.inbox, inspection=store.inspection, source=store, settings=inbox),
         consumers=ConsumersControl(inspection=store.inspection, circuits=store.circuits, source=store),
+        held=held_of(store),
         gaps=GapsControl(lines=lines_of(store), kept=StoreKept(store), source=store, observer=LoggingObserver()),
-        dead_letters=DeadLetters(
-            store=store.dead_letters,
-            holding=store.holding,
-            source=store,
-            replay_within=inbox.replayable_for,
-            pass_over=lines_of(store).pass_over,
-        ),
+        dead_letters=dead_letters_of(store, inbox, check),
         calls=calls_of(store, JsonCodec(), clock=SystemClock(), hold=RelaySettings().lease),
     )

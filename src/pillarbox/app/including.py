@@ -7,9 +7,9 @@ from typing import Any, Unpack, overload
 
 from pillarbox.consumer import Declaration, Declaring, Handlers, Options, RouteOptions, declaration_of
 from pillarbox.errors import ConfigurationError
-from pillarbox.message import Registry
+from pillarbox.message import Message, Registry
 from pillarbox.routing import Explanation, Reader, Route
-from pillarbox.serialization import Codec
+from pillarbox.serialization import Codec, decode_message
 
 
 class Including(Declaring):
@@ -73,6 +73,19 @@ class Including(Declaring):
         self._register_declared()
         view = self._reader.view(message)
         return tuple(route.explain(view) for route in self.routes if route.takes(view.message))
+
+    def check_body(self, message: Message, /) -> object:
+        """Decode ``message`` as its consumers would, and return what they would be given.
+
+        A type that this box does not know is not decoded: its body may be anything.
+
+        Raises:
+            DecodeError: its body does not fit its type.
+        """
+        self._register_declared()
+        if all(message.type != known.name for known in self.registry.types()):
+            return message
+        return decode_message(message, self.registry, self.codec)
 
     def _register_declared(self) -> None:
         for declaration in self._declarations:

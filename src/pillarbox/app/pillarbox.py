@@ -14,13 +14,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from pillarbox.app.alerting import Alerting, alert_workers
 from pillarbox.app.assembly import Parts, Worker, calls_of
-from pillarbox.app.controlling import control_of
+from pillarbox.app.background import inbox_upkeep, membership_of, replay_driver
+from pillarbox.app.controlling import control_of, dead_letters_of, held_of
 from pillarbox.app.depending import Dependencies, Depending, needed_by
 from pillarbox.app.including import Including
 from pillarbox.app.places import BrokerPlace, StorePlace, broker_at, outbox_of, store_at
 from pillarbox.app.publishing import Publisher
 from pillarbox.app.running import Running
-from pillarbox.app.sequences import lines_of
 from pillarbox.app.settings import DEFAULTS, Settings
 from pillarbox.channel import Broker, Subscription
 from pillarbox.channel.wakeup import Wakeup
@@ -28,7 +28,7 @@ from pillarbox.consumer import Consumer, Handlers, Provider, Providers, Scope
 from pillarbox.consumer.dependency import Sharing
 from pillarbox.consumer.resolve import check_rename, resolve
 from pillarbox.control import Health
-from pillarbox.deadletter import DeadLetters
+from pillarbox.deadletter.redaction import redacting
 from pillarbox.errors import ConfigurationError, InvalidSetupError, UnregisteredConsumerError
 from pillarbox.message import Registry, Upcaster, check_name, new_message_id
 from pillarbox.observe import Event, MessagesPublished, Observer, Observers
@@ -96,13 +96,8 @@ class Pillarbox(Publisher, Including, Depending, Alerting):
             now=settings.clock.now,
         )
         self.calls = calls_of(self.store, self.codec, clock=settings.clock, hold=settings.relay.lease)
-        self.dead_letters = DeadLetters(
-            store=self.store.dead_letters,
-            holding=self.store.holding,
-            source=self.store,
-            replay_within=settings.inbox.replayable_for,
-            pass_over=lines_of(self.store).pass_over,
-        )
+        self.dead_letters = dead_letters_of(self.store, settings.inbox, self.check_body)
+        self.held = held_of(self.store)
         self._running: Running | None = None
         self._is_open = False
 
@@ -298,9 +293,9 @@ class Pillarbox(Publisher, Including, Depending, Alerting):
         if consumers:
             checked = self.consumers()
             await self._enlist(checked)
-            membership = parts.membership()
+            membership = membership_of(parts)
             await membership.join()
-            workers += [membership, *parts.inbox_upkeep(self.settings.inbox)]
+            workers += [membership, replay_driver(parts), *inbox_upkeep(parts, self.settings.inbox)]
             workers += [worker for consumer in checked for worker in parts.consumer_workers(consumer)]
         if relay:
             workers.append(parts.relay_worker())
@@ -344,6 +339,7 @@ class Pillarbox(Publisher, Including, Depending, Alerting):
             codec=self.codec,
             providers=self._providers,
             classification=self.settings.classification,
+            redact=redacting(self.settings.redact),
             relay=self.settings.relay,
             clock=self.settings.clock,
             observers=observers,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
@@ -14,6 +14,7 @@ from pillarbox.message import Limits
 from pillarbox.relay import RelaySettings
 from pillarbox.retry import Classification
 from pillarbox.serialization import ForeignMessages
+from pillarbox.telemetry import masked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,8 @@ class Settings:
         relay: how relays poll, and how many duplicates a crash may cause.
         limits: what is refused at publish.
         classification: which exceptions are transient, which permanent.
+        redact: what the texts and stacks of failures go through before they are stored; by default passwords are
+            masked. Where it fails itself, the text is withheld.
         drain_within: how long a stopping box waits for handlers under way.
         answer_within: how long the database may take over what Pillarbox asks it; then the connection is given up.
         foreign: by channel (``topic:…``, ``queue:…``), how messages of others are read that are no CloudEvents.
@@ -37,6 +40,7 @@ class Settings:
     relay: RelaySettings = field(default_factory=RelaySettings)
     limits: Limits = field(default_factory=Limits)
     classification: Classification = field(default_factory=Classification)
+    redact: Callable[[str], str] = masked
     drain_within: timedelta = timedelta(seconds=30)
     answer_within: timedelta = timedelta(seconds=30)
     foreign: Mapping[str, ForeignMessages] = field(default_factory=dict[str, ForeignMessages])

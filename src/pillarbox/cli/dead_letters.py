@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
+from datetime import timedelta
+from typing import BinaryIO
 
 import click
+import msgspec
 
-from pillarbox.cli.operators import by_option
+from pillarbox.audit import RecordedAct
+from pillarbox.cli.durations import duration
+from pillarbox.cli.letter_filters import letter_filter
+from pillarbox.cli.operators import by_option, reason_option
 from pillarbox.cli.output import plain, print_facts, print_json, print_line, print_table, wants_json
 from pillarbox.cli.places import Place, at_a_place
 from pillarbox.deadletter import DeadLetter, DeadLetterFilter, DeadLetterState
+from pillarbox.deadletter.editing import Edit
 from pillarbox.holding import FailedAttempt
 
 ANY = "any"
@@ -17,14 +25,11 @@ ANY = "any"
 
 @click.group(name="dead-letters")
 def dead_letters() -> None:
-    """List, show and replay messages that could not be handled."""
+    """Work with messages that could not be handled."""
 
 
 @dead_letters.command(name="list")
-@click.option("--type", "message_type", metavar="NAME", help="Only this message type.")
-@click.option("--consumer", metavar="SERVICE/NAME", help="Only this consumer's.")
-@click.option("--group", metavar="FINGERPRINT", help="Only failures of this cause.")
-@click.option("--key", help="Only messages with this key.")
+@letter_filter
 @click.option(
     "--state",
     type=click.Choice([*(one.value for one in DeadLetterState), ANY]),
@@ -34,11 +39,9 @@ def dead_letters() -> None:
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
 @click.option("--after", metavar="ID", type=int, default=0, help="Continue behind this letter.")
 @at_a_place
-async def list_(
-    place: Place, message_type: str | None, state: str, limit: int, after: int, **where: str | None
-) -> None:
-    """List dead letters, oldest first."""
-    wanted = DeadLetterFilter(type=message_type, state=None if state == ANY else DeadLetterState(state), **where)
+async def list_(place: Place, where: DeadLetterFilter, state: str, limit: int, after: int) -> None:
+    """List dead letters, oldest first, without what they carry."""
+    wanted = replace(where, state=None if state == ANY else DeadLetterState(state))
     async with place.open() as control:
         found = await control.dead_letters.list(wanted, after=after, limit=limit)
     if wants_json():
@@ -67,19 +70,29 @@ async def list_(
 
 @dead_letters.command()
 @click.argument("letter_id", type=int)
-@click.option("--body", "with_body", is_flag=True, help="Show the message's body, too.")
+@click.option("--body", "with_body", is_flag=True, help="Show the message's body, and what edits changed in it.")
+@click.option("--headers", "with_headers", is_flag=True, help="Show the values of the message's headers.")
 @at_a_place
-async def show(place: Place, letter_id: int, with_body: bool) -> None:  # noqa: FBT001  # click's signature
-    """Show one dead letter with its history and its last stack."""
+async def show(place: Place, letter_id: int, *, with_body: bool, with_headers: bool) -> None:
+    """Show one dead letter with its history, its last stack and what was done about it."""
     async with place.open() as control:
         letter = await control.dead_letters.get(letter_id)
-    facts = _facts(letter) | ({"body": _body(letter.message.body)} if with_body else {})
+        acts = await control.dead_letters.acts(letter_id)
+        edits = await control.dead_letters.edits(letter_id)
+    facts = _facts(letter)
+    if with_headers:
+        facts["headers"] = plain(letter.message.headers)
+    if with_body:
+        facts |= {"body": _body(letter.message.body), "edits": [_edit(one) for one in edits]}
     if wants_json():
-        print_json(facts | {"history": [_attempt(one) for one in letter.history], "stack": letter.stack})
+        told = {"history": [_attempt(one) for one in letter.history], "acts": [_act(one) for one in acts]}
+        print_json(facts | told | {"stack": letter.stack})
         return
-    print_facts({name: value for name, value in facts.items() if name != "headers"})
-    for name, value in letter.message.headers.items():
-        print_line(f"  {name}: {value}")
+    print_facts({name: value for name, value in facts.items() if name != "edits"})
+    for done in acts:
+        print_line(f"{done.act.what} by {done.act.by} at {done.at:%Y-%m-%d %H:%M:%S}: {done.act.reason or '-'}")
+    for change in (change for edit in edits for change in edit.changes) if with_body else ():
+        print_line(f"edited {change.path or '/'}: {change.before} -> {change.after}")
     for one in letter.history:
         print_line(f"attempt {one.attempt} at {one.at:%Y-%m-%d %H:%M:%S}: {one.error_type}: {one.error}")
     print_line(letter.stack)
@@ -87,10 +100,12 @@ async def show(place: Place, letter_id: int, with_body: bool) -> None:  # noqa: 
 
 @dead_letters.command()
 @click.argument("letter_ids", metavar="LETTER_ID...", type=int, nargs=-1, required=True)
-@click.option("--force", is_flag=True, help="Also letters older than what the inbox is sure to remember.")
+@click.option(
+    "--force", is_flag=True, help="Also letters replayed too often, or older than what the inbox is sure to remember."
+)
 @by_option
 @at_a_place
-async def replay(place: Place, letter_ids: tuple[int, ...], by: str, force: bool) -> None:  # noqa: FBT001  # click's signature
+async def replay(place: Place, letter_ids: tuple[int, ...], *, force: bool, by: str) -> None:
     """Make dead letters due again, for the one consumer that could not handle them, at the head of their key."""
     async with place.open() as control:
         replayed = [
@@ -104,22 +119,70 @@ async def replay(place: Place, letter_ids: tuple[int, ...], by: str, force: bool
 
 
 @dead_letters.command()
-@click.argument("letter_ids", metavar="LETTER_ID...", type=int, nargs=-1, required=True)
+@click.argument("letter_id", type=int)
+@reason_option
 @by_option
 @at_a_place
-async def discard(place: Place, letter_ids: tuple[int, ...], by: str) -> None:
-    """Decide that dead letters will not be handled: what they block goes on without them."""
+async def discard(place: Place, letter_id: int, reason: str, by: str) -> None:
+    """Give one dead letter up: its key goes on with what is behind it, and a late duplicate of it is not handled."""
     async with place.open() as control:
-        discarded = [await control.dead_letters.discard(letter_id, by=by) for letter_id in dict.fromkeys(letter_ids)]
+        letter = await control.dead_letters.discard(letter_id, reason=reason, by=by)
     if wants_json():
-        print_json({"discarded": [letter.id for letter in discarded], "by": by})
+        print_json({"discarded": letter.id, "by": by, "reason": reason})
     else:
-        for letter in discarded:
-            print_line(f"{letter.id} will not be handled by {letter.consumer}")
+        print_line(f"{letter.id} is given up; what is behind it goes on")
+
+
+@dead_letters.command()
+@click.argument("letter_id", type=int)
+@click.option("--body", "body_file", type=click.File("rb"), help="A file with the whole new body; - is stdin.")
+@click.option("--patch", metavar="JSON", help="What to merge into a JSON body; null takes a name away.")
+@reason_option
+@by_option
+@at_a_place
+async def edit(
+    place: Place, letter_id: int, *, body_file: BinaryIO | None, patch: str | None, reason: str, by: str
+) -> None:
+    """Give one dead letter another body, to be replayed then; the delivered one is kept beside it.
+
+    With --app the new body must fit the type of the message.
+    """
+    if (body_file is None) == (patch is None):
+        raise click.UsageError("give --body or --patch")
+    merged = None if patch is None else _patch(patch)
+    body = None if body_file is None else body_file.read()
+    async with place.open() as control:
+        letter = await control.dead_letters.edit(letter_id, body, patch=merged, reason=reason, by=by)
+        changes = (await control.dead_letters.edits(letter_id))[-1].changes
+    if wants_json():
+        print_json({"edited": letter.id, "changed": [change.path for change in changes], "by": by, "reason": reason})
+    else:
+        print_line(f"{letter.id} is edited: {', '.join(change.path for change in changes) or 'its bytes'}")
+
+
+@dead_letters.command()
+@click.option("--older-than", type=duration, required=True, help="Whose last failure is longer ago, as in 30d.")
+@by_option
+@at_a_place
+async def purge(place: Place, older_than: timedelta, by: str) -> None:
+    """Remove resolved and discarded letters; what is dead or being replayed is never removed."""
+    async with place.open() as control:
+        count = await control.dead_letters.purge(older_than, by=by)
+    if wants_json():
+        print_json({"purged": count})
+    else:
+        print_line(f"{count} letters are removed")
+
+
+def _patch(text: str) -> dict[str, object]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, object])
+    except msgspec.DecodeError as error:
+        raise click.UsageError(f"--patch is no JSON object: {error}") from None
 
 
 def _facts(letter: DeadLetter) -> dict[str, object]:
-    """Return a letter without its body and its stack."""
+    """Return a letter without its body, the values of its headers, and its stack."""
     message = letter.message
     return {
         "id": letter.id,
@@ -131,7 +194,7 @@ def _facts(letter: DeadLetter) -> dict[str, object]:
         "destination": message.destination,
         "key": message.key,
         "content_type": message.content_type,
-        "headers": plain(message.headers),
+        "headers": sorted(message.headers),
         "body_bytes": len(message.body),
         "attempts": letter.attempts,
         "error": _error(letter),
@@ -144,6 +207,14 @@ def _facts(letter: DeadLetter) -> dict[str, object]:
 
 def _attempt(one: FailedAttempt) -> dict[str, object]:
     return {"attempt": one.attempt, "at": one.at, "error": f"{one.error_type}: {one.error}"}
+
+
+def _act(one: RecordedAct) -> dict[str, object]:
+    return {"at": one.at, "by": one.act.by, "what": one.act.what, "reason": one.act.reason}
+
+
+def _edit(one: Edit) -> dict[str, object]:
+    return {"at": one.at, "by": one.by, "reason": one.reason, "before": _body(one.before), "changes": one.changes}
 
 
 def _error(letter: DeadLetter) -> str:

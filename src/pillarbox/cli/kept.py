@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import click
 from rich.console import Console
 from rich.progress import Progress
 
-from pillarbox.cli.durations import duration
+from pillarbox.cli.durations import duration, instant
 from pillarbox.cli.operators import by_option
 from pillarbox.cli.output import print_json, print_line, wants_json
 from pillarbox.cli.places import Place, at_a_place
-
-
-def instant(text: str | datetime) -> datetime:
-    """Read an instant with its time zone, as in ``2031-05-17T08:00:00Z``; the type of options.
-
-    Raises:
-        BadParameter: it has another form, or no time zone.
-    """
-    if isinstance(text, datetime):
-        return text
-    try:
-        found = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is no instant; write it as in 2031-05-17T08:00:00Z") from None
-    if found.tzinfo is None:
-        raise click.BadParameter(f"{text!r} has no time zone; add Z, or an offset as in +02:00")
-    return found.astimezone(UTC)
 
 
 @click.command()

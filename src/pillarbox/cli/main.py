@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from pillarbox.cli.calls import calls
-from pillarbox.cli.consumers import consumers, held
+from pillarbox.cli.consumers import consumers
+from pillarbox.cli.dead_letter_groups import group, groups, stats
 from pillarbox.cli.dead_letters import dead_letters
 from pillarbox.cli.debezium import debezium_config
 from pillarbox.cli.demo import demo
@@ -14,10 +15,12 @@ from pillarbox.cli.errors import Commands
 from pillarbox.cli.explain import explain
 from pillarbox.cli.gaps import gaps
 from pillarbox.cli.health import health
+from pillarbox.cli.held import held
 from pillarbox.cli.inbox import inbox
 from pillarbox.cli.kept import purge, republish
 from pillarbox.cli.migrate import migrate
 from pillarbox.cli.outbox import new_epoch, outbox
+from pillarbox.cli.replay_runs import replay_all, runs
 from pillarbox.cli.run import run
 
 
@@ -34,6 +37,8 @@ for command in (demo, run, migrate, health, doctor, explain, outbox, inbox, cons
     commands.add_command(command)
 for command in (purge, republish, new_epoch, debezium_config):
     outbox.add_command(command)
+for command in (stats, groups, group, replay_all, runs):
+    dead_letters.add_command(command)
 
 
 def main() -> None:

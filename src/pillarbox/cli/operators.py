@@ -17,6 +17,18 @@ def by_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return option(command)
 
 
+def reason_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command ``--reason``: why."""
+
+    def something(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+        if not value.strip():
+            raise click.UsageError("--reason must say something")
+        return value
+
+    option = click.option("--reason", required=True, callback=something, help="Why; kept with the record of the act.")
+    return option(command)
+
+
 def _user() -> str:
     try:
         return getpass.getuser()

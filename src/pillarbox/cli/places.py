@@ -59,7 +59,7 @@ class Place:
         """
         async with self.lend():
             await self.store.check_schema()
-            yield control_of(self.store, self.inbox)
+            yield control_of(self.store, self.inbox, None if self.box is None else self.box.check_body)
 
     @asynccontextmanager
     async def lend(self) -> AsyncGenerator[None]:

@@ -54,7 +54,7 @@ class Lines:
         position = yield from self.positions.lock_known(consumer, line)
         if position is None or number != position.next:
             return
-        because = "its dead letter was discarded"
+        because = "its dead letter was given up, or lets the others pass"
         passed = SkippedNumbers(line=line, first=number, last=number.number, by=by, because=because)
         yield from self.skipped.skip(consumer, [passed])
         moved = {line: replace(position, last=number.number)}

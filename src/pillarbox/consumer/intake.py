@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Literal, Protocol, TypeAlias
 
@@ -95,12 +95,24 @@ class Around(Intake):
 class Burials:
     """How one consumer's dead messages are buried, and what they block."""
 
-    def __init__(self, consumer: str, *, dead_letters: DeadLetterStore, holding: HoldingStore, blocks: Blocks) -> None:
-        """Block what the message ``blocks``; the message alone is blocked so that late duplicates do not run."""
+    def __init__(
+        self,
+        consumer: str,
+        *,
+        dead_letters: DeadLetterStore,
+        holding: HoldingStore,
+        blocks: Blocks,
+        redact: Callable[[str], str],
+    ) -> None:
+        """Block what the message ``blocks``; the message alone is blocked so that late duplicates do not run.
+
+        Stacks go through ``redact``.
+        """
         self._consumer = consumer
         self._dead_letters = dead_letters
         self._holding = holding
         self._blocks: Blocks = blocks
+        self._redact = redact
 
     def bury(self, items: Sequence[Item]) -> Program[None]:
         """Store the dead letters and the holds they are the reason of."""
@@ -118,7 +130,7 @@ class Burials:
             reason=item.verdict.reason,
             attempts=item.attempts,
             history=item.history,
-            stack=stack_of(item.error),
+            stack=stack_of(item.error, self._redact),
             fingerprint=fingerprint_of(item.error, item.message.type),
         )
 

@@ -58,6 +58,7 @@ class RunRules:
         stops: whether a dead message stops the consumer.
         gate: which messages must wait for others.
         business_row: returns the inbox row that stands for a message's business key; ``None`` where there are no such.
+        redact: what the text of a failure goes through before it is stored.
         translate: names a driver's error in the library's words.
         needs: what its handler calls.
         calls: calls to the outside; ``None`` where handlers have a transaction.
@@ -68,6 +69,7 @@ class RunRules:
     decode: Callable[[Message], object]
     retry: Retry
     classification: Classification
+    redact: Callable[[str], str]
     deduplicates: bool
     batch: int | None
     blocks_key: bool
@@ -185,7 +187,7 @@ class Run:
         if wait is not None:
             return RetryLater(wait)
         item.attempts += 1
-        item.failed(error, at=self.rules.now())
+        item.failed(error, at=self.rules.now(), redact=self.rules.redact)
         return decide(self.rules.retry, failure, attempt=item.attempts, dice=self.rules.dice())
 
     def _note_failure(self, error: Exception) -> None:
@@ -298,7 +300,7 @@ class Run:
                 self.rules.business_row(item.message)  # raises what is wrong with it
         except (DecodeError, UnknownMessageTypeError, MissingBusinessKeyError) as error:
             reason = "no-business-key" if isinstance(error, MissingBusinessKeyError) else "undecodable"
-            item.give_up(reason, error, at=self.rules.now())
+            item.give_up(reason, error, at=self.rules.now(), redact=self.rules.redact)
             return None
         context = Context(
             item.message,

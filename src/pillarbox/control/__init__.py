@@ -2,7 +2,7 @@
 
 Guarantee: every answer is computed from the tables, by any process, also while no relay and no consumer runs.
 Not promised: that a count still holds when it is read; work goes on meanwhile.
-Source: EIP, *Control Bus*; the reading order is control, health, diagnosis, outbox, inbox, consumers, gaps,
+Source: EIP, *Control Bus*; the reading order is control, health, diagnosis, outbox, inbox, consumers, held, gaps,
 inspection.
 """
 

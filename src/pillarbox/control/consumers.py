@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pillarbox.consumer import Consumer
 from pillarbox.consumer.circuits import CircuitStore
-from pillarbox.control.inspection import HeldKey, Inspection, KnownConsumer
+from pillarbox.control.inspection import Inspection, KnownConsumer
 from pillarbox.transaction import TransactionSource
 
 
@@ -38,7 +38,7 @@ class ConsumerView:
 
 
 class ConsumersControl:
-    """Looks at consumers and at the keys that they hold."""
+    """Looks at consumers."""
 
     def __init__(self, *, inspection: Inspection, circuits: CircuitStore, source: TransactionSource) -> None:
         """Ask through these ports."""
@@ -60,10 +60,6 @@ class ConsumersControl:
         return tuple(
             _view(name, by_name.get(name), known.get(name), paused_by.get(name)) for name in sorted({*known, *by_name})
         )
-
-    async def held_keys(self, consumer: str | None = None, *, limit: int = 100) -> tuple[HeldKey, ...]:
-        """Return the keys held longest, of one consumer or of all."""
-        return tuple(await self._source.run(self._inspection.held_keys(consumer, limit=limit)))
 
 
 def _view(identity: str, declared: Consumer | None, known: KnownConsumer | None, paused_by: str | None) -> ConsumerView:

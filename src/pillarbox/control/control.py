@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pillarbox.control.consumers import ConsumersControl
 from pillarbox.control.gaps import GapsControl
 from pillarbox.control.health import HealthCheck
+from pillarbox.control.held import HeldControl
 from pillarbox.control.inbox import InboxControl
 from pillarbox.control.outbox import OutboxControl
 from pillarbox.deadletter import DeadLetters
@@ -24,6 +25,7 @@ class Control:
     outbox: OutboxControl
     inbox: InboxControl
     consumers: ConsumersControl
+    held: HeldControl
     gaps: GapsControl
     dead_letters: DeadLetters
     calls: OutsideCalls

@@ -140,17 +140,17 @@ def _problems_of_order(vitals: Vitals, limits: HealthLimits) -> Iterator[Problem
         yield Problem(status=HealthStatus.DEGRADED, what=what)
     if _exceeds(vitals.waits.oldest_for, limits.oldest_wait):
         waited = _seconds(vitals.waits.oldest_for)
-        what = f"{vitals.waits.messages} messages wait for their causes, the oldest for {waited}: pillarbox held"
+        what = f"{vitals.waits.messages} messages wait for their causes, the oldest for {waited}: pillarbox held list"
         yield Problem(status=HealthStatus.DEGRADED, what=what)
     if holding.blocked:
-        what = f"{holding.blocked} keys are blocked by a dead letter: pillarbox held"
+        what = f"{holding.blocked} keys are blocked by a dead letter: pillarbox held list"
         yield Problem(status=HealthStatus.DEGRADED, what=what)
     if _exceeds(vitals.gaps.oldest_for, limits.oldest_gap):
         waited = _seconds(vitals.gaps.oldest_for)
         what = f"{vitals.gaps.buffered} messages wait for numbers that have not come, for {waited}: pillarbox gaps list"
         yield Problem(status=HealthStatus.DEGRADED, what=what)
     if _exceeds(holding.oldest_for, limits.oldest_hold):
-        what = f"the oldest hold of a key has lasted for {_seconds(holding.oldest_for)}: pillarbox held"
+        what = f"the oldest hold of a key has lasted for {_seconds(holding.oldest_for)}: pillarbox held list"
         yield Problem(status=HealthStatus.DEGRADED, what=what)
 
 

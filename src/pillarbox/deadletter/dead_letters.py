@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import timedelta
-from typing import TypeAlias
 
+from pillarbox.audit import Act, RecordedAct, checked
+from pillarbox.deadletter.decisions import LETTER, Decisions, Order, Ports
+from pillarbox.deadletter.editing import Edit
+from pillarbox.deadletter.groups import DeadLetterCount, DeadLetterGroup, GroupFilter, GroupState
 from pillarbox.deadletter.record import DeadLetter, DeadLetterState
-from pillarbox.deadletter.store import DeadLetterFilter, DeadLetterStore
-from pillarbox.errors import ConflictError, NotFoundError, ReplayTooLateError
-from pillarbox.holding import HeldMessage, HeldState, Hold, HoldingStore, own_hold_key
+from pillarbox.deadletter.replays import Replays
+from pillarbox.deadletter.store import DeadLetterFilter
+from pillarbox.errors import NotFoundError
 from pillarbox.message import Message
 from pillarbox.transaction import Program, TransactionSource
 
 EVERYTHING_DEAD = DeadLetterFilter()
-PassOver: TypeAlias = Callable[[str, Message, str], Program[None]]
-"""Told of a consumer, a message that it will not handle, and who decided that."""
+ALL_GROUPS = GroupFilter()
+PURGED_AT_ONCE = 1000
 
 
-class DeadLetters:
+class DeadLetters(Replays):
     """The dead letter office of one database.
 
     EIP: *Dead Letter Channel*.
@@ -27,31 +31,39 @@ class DeadLetters:
     def __init__(
         self,
         *,
-        store: DeadLetterStore,
-        holding: HoldingStore,
+        ports: Ports,
         source: TransactionSource,
+        check: Callable[[Message], object] | None = None,
         replay_within: timedelta | None = None,
-        pass_over: PassOver | None = None,
     ) -> None:
-        """Work on the letters in ``store``; replays go into ``holding``, older than ``replay_within`` by force only.
+        """Work on the letters behind ``ports``; ``check`` refuses edited messages that do not fit their type.
 
-        ``pass_over`` is told in the same transaction of what will not be handled, so that nothing waits for it.
+        Letters are replayed only if they failed within ``replay_within``, or by force.
         """
-        self._store = store
-        self._holding = holding
-        self._source = source
-        self._replay_within = replay_within
-        self._pass_over = pass_over
+        super().__init__(ports=ports, source=source, replay_within=replay_within)
+        self._letters = ports.letters
+        self._decisions = Decisions(ports)
+        self._check = check
+
+    # --- looking ---
+
+    async def stats(self) -> tuple[DeadLetterCount, ...]:
+        """Count all letters, by consumer, type, state and reason."""
+        return tuple(await self._source.run(self._ports.review.stats()))
+
+    async def groups(self, where: GroupFilter = ALL_GROUPS, *, limit: int = 100) -> tuple[DeadLetterGroup, ...]:
+        """Return the groups of letters with one cause, the one seen last first."""
+        return tuple(await self._source.run(self._ports.review.groups(where, limit=limit)))
 
     async def list(
         self, where: DeadLetterFilter = EVERYTHING_DEAD, *, after: int = 0, limit: int = 100
     ) -> tuple[DeadLetter, ...]:
         """Return up to ``limit`` letters with an id above ``after``, oldest first."""
-        return tuple(await self._source.run(self._store.find(where, after=after, limit=limit)))
+        return tuple(await self._source.run(self._letters.find(where, after=after, limit=limit)))
 
     async def count(self, where: DeadLetterFilter = EVERYTHING_DEAD) -> int:
         """Count letters."""
-        return await self._source.run(self._store.count(where))
+        return await self._source.run(self._letters.count(where))
 
     async def get(self, letter_id: int) -> DeadLetter:
         """Return one letter.
@@ -59,7 +71,17 @@ class DeadLetters:
         Raises:
             NotFoundError: there is no such letter.
         """
-        return await self._source.run(self._get(letter_id))
+        return await self._source.run(self._decisions.get(letter_id))
+
+    async def edits(self, letter_id: int) -> tuple[Edit, ...]:
+        """Return the edits of a letter, oldest first; the first one has the body as it was delivered."""
+        return tuple(await self._source.run(self._ports.edits.edits(letter_id)))
+
+    async def acts(self, letter_id: int) -> tuple[RecordedAct, ...]:
+        """Return what was done to a letter, oldest first."""
+        return tuple(await self._source.run(self._ports.acts.find(kind=LETTER, subject=str(letter_id), limit=1000)))
+
+    # --- deciding about one ---
 
     async def replay(self, letter_id: int, *, by: str, force: bool = False) -> DeadLetter:
         """Make a letter due again for the one consumer that could not handle it, at the head of its key.
@@ -69,57 +91,150 @@ class DeadLetters:
         Args:
             letter_id: the letter.
             by: who asks for it.
-            force: also when it is older than what the inbox is sure to remember.
+            force: also when it is older than what the inbox is sure to remember, or was replayed so often that it will
+                most likely fail again.
 
         Raises:
             NotFoundError: there is no such letter.
-            ReplayTooLateError: the letter is too old to be replayed without force; nothing was changed.
+            ReplayTooLateError: only with force; nothing was changed.
+            ReplayedTooOftenError: only with force; nothing was changed.
             ConflictError: the letter is not dead (any more); nothing was changed.
         """
-        if not by:
-            raise ValueError("by= must say who replays the letter")
-        return await self._source.run(self._replay(letter_id, None if force else self._replay_within))
+        checked(by=by)
+        return await self._source.run(self._replay(letter_id, Order(by=by), force=force))
 
-    async def discard(self, letter_id: int, *, by: str) -> DeadLetter:
-        """Decide that a letter will not be handled: what it blocks goes on without it.
+    async def discard(self, letter_id: int, *, reason: str, by: str) -> DeadLetter:
+        """Give a letter up: what it blocks goes on without it, and a late duplicate of it is not handled.
 
-        The letter stays, to be looked at. One that blocks nothing but itself goes on keeping its duplicates away.
+        Its key goes on, or the consumer that it stopped, or the line of numbers that has come to it; what waits for it
+        as a cause waits no more. The letter is kept, marked as discarded, until it is purged.
+
+        Raises:
+            NotFoundError: there is no such letter.
+            ConflictError: the letter is not dead (any more); nothing was changed.
+        """
+        checked(by=by, reason=reason)
+        return await self._source.run(self._discard(letter_id, Order(by=by, reason=reason)))
+
+    async def edit(
+        self,
+        letter_id: int,
+        body: bytes | None = None,
+        *,
+        patch: Mapping[str, object] | None = None,
+        reason: str,
+        by: str,
+    ) -> DeadLetter:
+        """Give a letter another body, to be replayed then; the body as it was delivered is kept beside it.
 
         Args:
             letter_id: the letter.
+            body: the whole new body.
+            patch: instead of it: what to merge into a JSON body (RFC 7396); ``None`` takes a name away.
+            reason: why.
             by: who decides.
 
         Raises:
             NotFoundError: there is no such letter.
+            DecodeError: the new body does not fit the type of the message; nothing was changed.
             ConflictError: the letter is not dead (any more); nothing was changed.
         """
-        if not by:
-            raise ValueError("by= must say who discards the letter")
-        return await self._source.run(self._discard(letter_id, by))
+        checked(by=by, reason=reason)
+        if (body is None) == (patch is None):
+            raise ValueError("give the whole new body, or patch=")
+        return await self._source.run(self._edit(letter_id, body, patch, Order(by=by, reason=reason)))
 
-    def _discard(self, letter_id: int, by: str) -> Program[DeadLetter]:
-        letter = yield from self._get(letter_id)
-        if not (yield from self._store.move(letter_id, to=DeadLetterState.DISCARDED)):
-            raise ConflictError(f"dead letter {letter_id} is {letter.state}; only a dead one can be discarded")
-        if self._pass_over is not None:
-            yield from self._pass_over(letter.consumer, letter.message, by)
-        if letter.hold_key != own_hold_key(letter.message.id):
-            yield from self._holding.hold(letter.consumer, [Hold(hold_key=letter.hold_key)])
-        return letter
+    # --- deciding about many ---
 
-    def _get(self, letter_id: int) -> Program[DeadLetter]:
-        letter = yield from self._store.get(letter_id)
-        if letter is None:
-            raise NotFoundError(kind="dead letter", identifier=str(letter_id))
-        return letter
+    async def resolve_group(self, fingerprint: str, *, by: str, consumer: str | None = None, note: str = "") -> int:
+        """Note that a cause is mended; a letter that still comes opens the group again, marked as a regression.
 
-    def _replay(self, letter_id: int, within: timedelta | None) -> Program[DeadLetter]:
-        letter = yield from self._get(letter_id)
-        if letter.state is DeadLetterState.DEAD and within is not None and letter.dead_for > within:
-            raise ReplayTooLateError(letter_id=letter_id, dead_for=letter.dead_for, replay_within=within)
-        if not (yield from self._store.move(letter_id, to=DeadLetterState.REPLAYING)):
-            raise ConflictError(f"dead letter {letter_id} is {letter.state}; only a dead one can be replayed")
-        yield from self._holding.hold(letter.consumer, [Hold(hold_key=letter.hold_key)])
-        again = HeldMessage(hold_key=letter.hold_key, message=letter.message, state=HeldState.REPLAYING)
-        yield from self._holding.append(letter.consumer, [again])
-        return letter
+        Raises:
+            NotFoundError: there is no such group.
+        """
+        return await self._judge(fingerprint, consumer, GroupState.RESOLVED, note or None, by)
+
+    async def ignore_group(self, fingerprint: str, *, by: str, consumer: str | None = None, note: str = "") -> int:
+        """Note that a cause is known and not to be mended.
+
+        Raises:
+            NotFoundError: there is no such group.
+        """
+        return await self._judge(fingerprint, consumer, GroupState.IGNORED, note or None, by)
+
+    async def reopen_group(self, fingerprint: str, *, by: str, consumer: str | None = None, note: str = "") -> int:
+        """Note that a cause is to be looked at again.
+
+        Raises:
+            NotFoundError: there is no such group.
+        """
+        return await self._judge(fingerprint, consumer, GroupState.OPEN, note or None, by)
+
+    async def note_group(self, fingerprint: str, note: str, *, by: str, consumer: str | None = None) -> int:
+        """Write something about a cause; it replaces what was written before.
+
+        Raises:
+            NotFoundError: there is no such group.
+        """
+        return await self._judge(fingerprint, consumer, None, note, by)
+
+    async def purge(self, older_than: timedelta, *, by: str) -> int:
+        """Remove resolved and discarded letters whose last failure is longer ago, in short transactions.
+
+        What is dead, or being replayed, stays for ever.
+
+        Returns:
+            How many were removed.
+        """
+        checked(by=by)
+        purged = 0
+        while batch := await self._source.run(self._purge(older_than, by)):
+            purged += batch
+        return purged
+
+    def _replay(self, letter_id: int, order: Order, *, force: bool) -> Program[DeadLetter]:
+        letter = yield from self._decisions.get(letter_id)
+        return (yield from self._decisions.replay(letter, order, within=self._replay_within, force=force))
+
+    def _discard(self, letter_id: int, order: Order) -> Program[DeadLetter]:
+        letter = yield from self._decisions.get(letter_id)
+        yield from self._decisions.discard(letter, order)
+        return replace(letter, state=DeadLetterState.DISCARDED)
+
+    def _edit(
+        self, letter_id: int, body: bytes | None, patch: Mapping[str, object] | None, order: Order
+    ) -> Program[DeadLetter]:
+        letter = yield from self._decisions.get(letter_id)
+        return (yield from self._decisions.edit(letter, order, body=body, patch=patch, check=self._check))
+
+    async def _judge(
+        self, fingerprint: str, consumer: str | None, state: GroupState | None, note: str | None, by: str
+    ) -> int:
+        checked(by=by)
+        act = Act(
+            by=by,
+            what="note" if state is None else {"open": "reopen", "resolved": "resolve", "ignored": "ignore"}[state],
+            kind="group",
+            subject=fingerprint,
+            consumer=consumer,
+            details={} if note is None else {"note": note},
+        )
+        where = GroupFilter(fingerprint=fingerprint, consumer=consumer)
+
+        def judging() -> Program[int]:
+            count = yield from self._ports.review.judge(where, state=state, note=note)
+            if not count:
+                raise NotFoundError(kind="group of dead letters", identifier=fingerprint)
+            yield from self._ports.acts.record(act)
+            return count
+
+        return await self._source.run(judging())
+
+    def _purge(self, older_than: timedelta, by: str) -> Program[int]:
+        count = yield from self._ports.review.purge(older_than, limit=PURGED_AT_ONCE)
+        if count:
+            details = {"count": count, "older_than_s": older_than.total_seconds()}
+            yield from self._ports.acts.record(
+                Act(by=by, what="purge", kind=LETTER, subject="resolved and discarded", details=details)
+            )
+        return count

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-import traceback
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from pillarbox.holding import FailedAttempt, storable
+from pillarbox.holding import FailedAttempt
 from pillarbox.message import Message
-
-MAX_STACK_CHARS = 8_000
-_NUMBERS = re.compile(r"0x[0-9a-f]+|\d+", re.IGNORECASE)
 
 
 class DeadLetterState(StrEnum):
@@ -79,16 +73,3 @@ class DeadLetter:
     last_failed_at: datetime
     replays: int
     dead_for: timedelta = field(default=timedelta(0), compare=False)
-
-
-def stack_of(error: BaseException) -> str:
-    """Return the stack of ``error``, its end kept where it is too long."""
-    return storable("".join(traceback.format_exception(error)))[-MAX_STACK_CHARS:]
-
-
-def fingerprint_of(error: BaseException, message_type: str) -> str:
-    """Return the same short text for failures of the same cause: type, frames and text without its numbers."""
-    frames = [f"{frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
-    text = _NUMBERS.sub("#", str(error))[:200]
-    cause = "\0".join([message_type, type(error).__qualname__, *frames[-5:], text])
-    return hashlib.sha256(cause.encode("utf-8", "replace")).hexdigest()[:16]

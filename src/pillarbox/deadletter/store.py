@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from pillarbox.deadletter.record import Burial, DeadLetter, DeadLetterState
@@ -21,6 +22,10 @@ class DeadLetterFilter:
         group: the fingerprint.
         state: only letters in this state.
         key: the message's key.
+        reason: why they are dead, as in ``exhausted``.
+        since: only letters whose last failure is not before this instant.
+        until: only letters whose last failure is before this instant.
+        text: only letters with this in the text of one of their failures, letter by letter.
     """
 
     type: str | None = None
@@ -28,6 +33,10 @@ class DeadLetterFilter:
     group: str | None = None
     state: DeadLetterState | None = DeadLetterState.DEAD
     key: str | None = None
+    reason: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    text: str | None = None
 
 
 class DeadLetterStore(Protocol):
@@ -59,3 +68,22 @@ class DeadLetterStore(Protocol):
     @abstractmethod
     def count(self, where: DeadLetterFilter) -> Program[int]:
         """Count letters."""
+
+
+class Blockers(Protocol):
+    """The dead letters that hold a key.
+
+    Every implementation must pass ``pillarbox.testing.contracts.DeadLetterStoreContract``.
+    """
+
+    @abstractmethod
+    def blocking(self, consumer: str, hold_key: str) -> Program[Sequence[DeadLetter]]:
+        """Return the dead letters that hold ``hold_key``, in the order of their ids, and lock them."""
+
+    @abstractmethod
+    def stand_alone(self, letter_id: int, hold_key: str) -> Program[None]:
+        """Let a letter hold ``hold_key``, its own, instead of the key that it held."""
+
+    @abstractmethod
+    def of_message(self, consumer: str, message_id: str) -> Program[DeadLetter | None]:
+        """Return the letter of a message, in whatever state it is."""

@@ -91,7 +91,7 @@ def next_steps(outcome: Outcome, *, store: str) -> Iterator[str]:
         yield f"pillarbox dead-letters list {place}"
     yield f"pillarbox health {place}"
     if outcome.books.held:
-        yield f"pillarbox held {place}"
+        yield f"pillarbox held list {place}"
     yield f"pillarbox consumers {place}"
     if not outcome.mischief.duplicates:
         yield "pillarbox demo --chaos"

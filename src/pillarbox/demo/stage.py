@@ -17,6 +17,7 @@ from pillarbox.demo.services.inventory import stock
 from pillarbox.demo.services.orders import orders
 from pillarbox.errors import ConfigurationError
 from pillarbox.relational import tables
+from pillarbox.relational.operator_tables import dead_letter_groups
 from pillarbox.transaction import Execute, Program
 
 DELIVERED, DELIVERED_LIMITED = 1_000_000, 8
@@ -31,6 +32,7 @@ OWNED = (
     tables.holds,
     tables.held,
     tables.dead_letters,
+    dead_letter_groups,
 )
 OUTBOXES = (tables.outbox, tables.outbox_scheduled, tables.outbox_held, tables.outbox_holds)
 

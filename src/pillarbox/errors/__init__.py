@@ -40,6 +40,7 @@
     │   └── LeaseLostError
     ├── NotFoundError                       the operator named something that is not there; also LookupError
     ├── ReplayTooLateError                  the operator must look first, and may force it
+    ├── ReplayedTooOftenError               the operator must look first, and may force it
     └── InternalError                       our invariant broke; please report it
 
 Handlers may raise ``TransientError``, ``ThrottledError``, ``DependencyDownError`` and
@@ -69,6 +70,7 @@ from pillarbox.errors.kinds import (
     NotFoundError,
     PermanentError,
     PillarboxError,
+    ReplayedTooOftenError,
     ReplayTooLateError,
     TransientError,
 )
@@ -121,6 +123,7 @@ __all__ = [
     "PermanentError",
     "PillarboxError",
     "ReplayTooLateError",
+    "ReplayedTooOftenError",
     "RetentionTooShortError",
     "RoutingLoopError",
     "SchemaVersionError",

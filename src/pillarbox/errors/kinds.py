@@ -61,6 +61,23 @@ class NotFoundError(PillarboxError, LookupError):
         self.identifier = identifier
 
 
+class ReplayedTooOftenError(PillarboxError):
+    """A dead letter failed after so many replays that another would most likely fail too; nothing was changed.
+
+    Attributes:
+        letter_id: The letter.
+        replays: How often it was replayed.
+    """
+
+    def __init__(self, *, letter_id: int, replays: int) -> None:
+        super().__init__(
+            f"dead letter {letter_id} was replayed {replays} times and failed each time; mend the cause first, "
+            "then force it with force=True or --force"
+        )
+        self.letter_id = letter_id
+        self.replays = replays
+
+
 class ReplayTooLateError(PillarboxError):
     """A dead letter is older than what the inbox is sure to remember; nothing was changed.
 

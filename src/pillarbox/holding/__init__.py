@@ -2,7 +2,7 @@
 
 Guarantee: of a held key nothing runs before its head; nothing appended to a hold is left behind when the hold ends.
 Not promised: order between different keys.
-Source: Resequencer and Message Store of EIP, applied to retries; the reading order is record, store, waits.
+Source: Resequencer and Message Store of EIP, applied to retries; the reading order is record, store, waits, decisions.
 """
 
 from pillarbox.holding.record import (

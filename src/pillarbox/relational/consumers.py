@@ -9,6 +9,7 @@ from sqlalchemy import String, bindparam, delete, func, select, update
 from pillarbox.channel import Subscription
 from pillarbox.consumer.registry import ConsumerRegistry
 from pillarbox.relational.expressions import characters_in, insert_into, now_us
+from pillarbox.relational.operator_tables import dead_letter_groups
 from pillarbox.relational.tables import (
     attempts,
     claims,
@@ -41,6 +42,7 @@ OWNED = (
     skipped_numbers,
     waits,
     dead_letters,
+    dead_letter_groups,
 )
 RENAMES = tuple(update(table).where(table.c.consumer == OLD).values(consumer=NEW) for table in OWNED)
 

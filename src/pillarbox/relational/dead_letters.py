@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Any
 
+import msgspec
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
+    Executable,
     Integer,
     String,
     Text,
-    and_,
     bindparam,
     case,
     func,
-    or_,
     select,
     update,
 )
 
-from pillarbox.deadletter import Burial, DeadLetter, DeadLetterFilter, DeadLetterState, DeadLetterStore
+from pillarbox.deadletter import Blockers, Burial, DeadLetter, DeadLetterFilter, DeadLetterState, DeadLetterStore
+from pillarbox.relational.dead_letter_groups import Arrivals, left
 from pillarbox.relational.expressions import any_of, characters_in, insert_into, micros, now_us, texts
 from pillarbox.relational.holding import history_json, history_of
 from pillarbox.relational.rows import MESSAGE_COLUMNS, columns, message_columns, message_of, message_values
 from pillarbox.relational.tables import dead_letters
-from pillarbox.transaction import Execute, Program, Row
+from pillarbox.transaction import Execute, Program, Row, Rows
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FACTS = (
@@ -68,6 +71,7 @@ BURY = _bury.on_conflict_do_update(
     index_elements=["consumer", "message_id"],
     set_={
         "state": _bury.excluded.state,
+        "hold_key": _bury.excluded.hold_key,
         "reason": _bury.excluded.reason,
         "attempts": dead_letters.c.attempts + _bury.excluded.attempts,
         "history": case((_earlier == "[]", _later), (_later == "[]", _earlier), else_=_both),
@@ -97,40 +101,95 @@ MOVE = (
         replays=dead_letters.c.replays
         + case((bindparam("new_state", type_=String) == DeadLetterState.REPLAYING.value, 1), else_=0),
     )
-    .returning(dead_letters.c.position)
+    .returning(dead_letters.c.consumer, dead_letters.c.fingerprint)
 )
-
-
-def _asked(column: str, parameter: str) -> ColumnElement[bool]:
-    """Return a condition that holds for everything when the parameter is NULL."""
-    value = bindparam(parameter, type_=String)
-    return or_(value.is_(None), dead_letters.c[column] == value)
-
-
-_matches = and_(
-    _asked("type", "of_type"),
-    _asked("consumer", "of_consumer"),
-    _asked("fingerprint", "of_group"),
-    _asked("state", "in_state"),
-    _asked("message_key", "of_key"),
+STILL_DEAD = select(dead_letters.c.fingerprint).where(  # unique by (consumer, message_id)
+    dead_letters.c.consumer == bindparam("by", type_=String),
+    any_of(dead_letters.c.message_id, texts("ids")),
+    dead_letters.c.state == DeadLetterState.DEAD,
 )
-FIND = (
+BLOCKING = (  # index on (consumer, hold_key)
     select(*_columns)
-    .where(_matches, dead_letters.c.position > bindparam("after", type_=BigInteger))
+    .where(
+        dead_letters.c.consumer == bindparam("by", type_=String),
+        dead_letters.c.hold_key == bindparam("held_key", type_=String),
+        dead_letters.c.state == DeadLetterState.DEAD,
+    )
     .order_by(dead_letters.c.position)
-    .limit(bindparam("up_to", type_=BigInteger))
+    .with_for_update()
 )
-COUNT = select(func.count()).select_from(dead_letters).where(_matches)
+OF_MESSAGE = select(*_columns).where(  # unique by (consumer, message_id)
+    dead_letters.c.consumer == bindparam("by", type_=String),
+    dead_letters.c.message_id == bindparam("of_message", type_=String),
+)
+STAND_ALONE = (
+    update(dead_letters)
+    .where(dead_letters.c.position == bindparam("letter", type_=BigInteger))
+    .values(hold_key=bindparam("own_key", type_=String))
+)
 
 
-def _parameters(where: DeadLetterFilter) -> dict[str, object]:
-    return {
+_LIKE = str.maketrans({"%": "/%", "_": "/_", "/": "//"})
+_CONDITIONS: Mapping[str, ColumnElement[bool]] = {
+    "type": dead_letters.c.type == bindparam("of_type", type_=String),
+    "consumer": dead_letters.c.consumer == bindparam("of_consumer", type_=String),
+    "group": dead_letters.c.fingerprint == bindparam("of_group", type_=String),
+    "state": dead_letters.c.state == bindparam("in_state", type_=String),
+    "key": dead_letters.c.message_key == bindparam("of_key", type_=dead_letters.c.message_key.type),
+    "reason": dead_letters.c.reason == bindparam("because", type_=String),
+    "since": dead_letters.c.last_failed_at >= bindparam("since_us", type_=BigInteger),
+    "until": dead_letters.c.last_failed_at < bindparam("until_us", type_=BigInteger),
+    "text": func.lower(dead_letters.c.history).like(bindparam("with_text", type_=String), escape="/"),
+}
+
+
+def conditions(where: DeadLetterFilter) -> tuple[str, ...]:
+    """Return the names of what ``where`` asks for; for the indexes' sake each combination is a statement of its own."""
+    return tuple(name for name in _CONDITIONS if getattr(where, name) is not None)
+
+
+def matching(asked: tuple[str, ...]) -> list[ColumnElement[bool]]:
+    """Return the conditions named; their values are those of ``values_of``."""
+    return [_CONDITIONS[name] for name in asked]
+
+
+def values_of(where: DeadLetterFilter) -> dict[str, Any]:
+    """Return the values of the conditions of ``where``."""
+    found = {
         "of_type": where.type,
         "of_consumer": where.consumer,
         "of_group": where.group,
         "in_state": None if where.state is None else where.state.value,
         "of_key": where.key,
+        "because": where.reason,
+        "since_us": None if where.since is None else micros(where.since - EPOCH),
+        "until_us": None if where.until is None else micros(where.until - EPOCH),
+        "with_text": None if where.text is None else f"%{_as_json(where.text).lower().translate(_LIKE)}%",
     }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+@lru_cache(maxsize=128)
+def find_statement(asked: tuple[str, ...]) -> Executable:
+    """Return the statement that finds a page."""
+    found: Executable = (
+        select(*_columns)
+        .where(*matching(asked), dead_letters.c.position > bindparam("after", type_=BigInteger))
+        .order_by(dead_letters.c.position)
+        .limit(bindparam("up_to", type_=BigInteger))
+    )
+    return found
+
+
+@lru_cache(maxsize=128)
+def count_statement(asked: tuple[str, ...]) -> Executable:
+    """Return the statement that counts."""
+    return select(func.count()).select_from(dead_letters).where(*matching(asked))
+
+
+def _as_json(text: str) -> str:
+    """Return ``text`` as it stands in a history."""
+    return msgspec.json.encode(text).decode()[1:-1]
 
 
 def _instant(micros_since_1970: int) -> datetime:
@@ -160,11 +219,14 @@ def _letter(row: Row) -> DeadLetter:
     )
 
 
-class RelationalDeadLetterStore(DeadLetterStore):
-    """Dead letters as rows, unique by consumer and message."""
+class RelationalDeadLetterStore(DeadLetterStore, Blockers):
+    """Dead letters as rows, unique by consumer and message; each in a group, which counts them."""
 
     def bury(self, consumer: str, burials: Sequence[Burial]) -> Program[None]:
-        """Insert, or mark dead again."""
+        """Insert, or mark dead again; the groups come first, so that two runs do not count a letter twice."""
+        arrivals = Arrivals(consumer, burials)
+        yield from arrivals.announce()
+        yield from self._count_out(consumer, burials)
         for one in sorted(burials, key=lambda burial: burial.message.id):
             facts = {
                 "because": one.reason,
@@ -177,13 +239,20 @@ class RelationalDeadLetterStore(DeadLetterStore):
             row = {**message_values(one.message), "by": consumer, "hold_key": one.hold_key, **facts}
             yield Execute(BURY, row)
 
+    def _count_out(self, consumer: str, burials: Sequence[Burial]) -> Generator[Execute, Rows, None]:
+        """Take letters that are dead already out of the counts of their groups."""
+        ids = sorted({one.message.id for one in burials})
+        already = yield Execute(STILL_DEAD, {"by": consumer, "ids": ids})
+        yield from left([(consumer, row[0]) for row in already])
+
     def resolve(self, consumer: str, message_ids: Sequence[str]) -> Program[None]:
         """Mark replayed letters resolved."""
         yield Execute(RESOLVE, {"by": consumer, "ids": list(message_ids)})
 
     def find(self, where: DeadLetterFilter, *, after: int, limit: int) -> Program[Sequence[DeadLetter]]:
         """Select by the filter, page by id."""
-        rows = yield Execute(FIND, {**_parameters(where), "after": after, "up_to": limit})
+        statement = find_statement(conditions(where))
+        rows = yield Execute(statement, {**values_of(where), "after": after, "up_to": limit})
         return [_letter(row) for row in rows]
 
     def get(self, letter_id: int) -> Program[DeadLetter | None]:
@@ -193,8 +262,24 @@ class RelationalDeadLetterStore(DeadLetterStore):
 
     def move(self, letter_id: int, *, to: DeadLetterState) -> Program[bool]:
         """Compare and set the state."""
-        return bool((yield Execute(MOVE, {"letter": letter_id, "new_state": to.value})))
+        moved = yield Execute(MOVE, {"letter": letter_id, "new_state": to.value})
+        yield from left([(consumer, fingerprint) for consumer, fingerprint in moved])
+        return bool(moved)
+
+    def blocking(self, consumer: str, hold_key: str) -> Program[Sequence[DeadLetter]]:
+        """Select for update."""
+        rows = yield Execute(BLOCKING, {"by": consumer, "held_key": hold_key})
+        return [_letter(row) for row in rows]
+
+    def stand_alone(self, letter_id: int, hold_key: str) -> Program[None]:
+        """Update the row."""
+        yield Execute(STAND_ALONE, {"letter": letter_id, "own_key": hold_key})
+
+    def of_message(self, consumer: str, message_id: str) -> Program[DeadLetter | None]:
+        """Select one."""
+        rows = yield Execute(OF_MESSAGE, {"by": consumer, "of_message": message_id})
+        return _letter(rows[0]) if rows else None
 
     def count(self, where: DeadLetterFilter) -> Program[int]:
         """Count by the filter."""
-        return int((yield Execute(COUNT, _parameters(where)))[0][0])
+        return int((yield Execute(count_statement(conditions(where)), values_of(where)))[0][0])

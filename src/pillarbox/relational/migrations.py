@@ -13,6 +13,7 @@ from sqlalchemy import (
     DDLElement,
     Dialect,
     Executable,
+    Index,
     Integer,
     Table,
     bindparam,
@@ -26,6 +27,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from pillarbox.errors import SchemaVersionError
 from pillarbox.relational.expressions import insert_into, now_us
+from pillarbox.relational.operator_tables import LETTER_INDEXES, OPERATOR_TABLES
 from pillarbox.relational.tables import (
     applied_operations,
     breakers,
@@ -49,11 +51,13 @@ class Migration:
         version: its number; steps are applied in order, without holes.
         title: what it does, in a few words.
         tables: the tables that it creates.
+        indexes: the indexes that it creates on tables of earlier steps.
     """
 
     version: int
     title: str
     tables: Sequence[Table]
+    indexes: Sequence[Index] = ()
 
     def statements(self, dialect: str) -> Iterator[DDLElement]:
         """Return the DDL of this step for ``dialect``, safe to repeat."""
@@ -63,9 +67,13 @@ class Migration:
             if dialect in completed_by:
                 yield completed_by[dialect]
             for index in sorted(table.indexes, key=lambda index: str(index.name)):
-                if index.info.get("dialect", dialect) == dialect:
+                if index.info.get("dialect", dialect) == dialect and index not in LATER_INDEXES:
                     yield CreateIndex(index, if_not_exists=True)
+        for index in self.indexes:
+            yield CreateIndex(index, if_not_exists=True)
 
+
+LATER_INDEXES = frozenset(LETTER_INDEXES)
 
 SECOND = (
     key_numbers,
@@ -77,11 +85,13 @@ SECOND = (
     outside_calls,
 )
 THIRD = (breakers,)
-FIRST = tuple(table for table in metadata.sorted_tables if table not in (*SECOND, *THIRD))
+FOURTH = OPERATOR_TABLES
+FIRST = tuple(table for table in metadata.sorted_tables if table not in (*SECOND, *THIRD, *FOURTH))
 MIGRATIONS = (
     Migration(version=1, title="first tables", tables=FIRST),
     Migration(version=2, title="order by numbers and causes, operations and outside calls", tables=SECOND),
     Migration(version=3, title="breakers of dependencies", tables=THIRD),
+    Migration(version=4, title="work with dead letters", tables=FOURTH, indexes=LETTER_INDEXES),
 )
 CURRENT_VERSION = MIGRATIONS[-1].version
 

@@ -36,6 +36,7 @@ from pillarbox.relational.key_numbers import RelationalKeyNumbers
 from pillarbox.relational.leases import RelationalLeaseStore
 from pillarbox.relational.migrations import Migration, as_sql, check_version, migrate
 from pillarbox.relational.operations import RelationalOperationStore
+from pillarbox.relational.operators import RelationalOperators
 from pillarbox.relational.outbox import RelationalOutboxStore, RelationalSlotReader
 from pillarbox.relational.outbox_held import RelationalHeldRecords, RelationalParkedRecords
 from pillarbox.relational.published import RelationalPublishedRecords
@@ -126,6 +127,7 @@ class RelationalStore(TransactionSource):
         self.skipped = RelationalSkippedStore()
         self.waits = RelationalWaitStore()
         self.dead_letters = RelationalDeadLetterStore()
+        self.operators = RelationalOperators()
         self.consumers = RelationalConsumerRegistry()
         self.circuits = RelationalCircuitStore()
         self.inspection = RelationalInspection()

@@ -6,15 +6,18 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import func, or_, select, text
+from sqlalchemy import exists, func, or_, select, text
 
 from pillarbox.channel import is_queue
+from pillarbox.deadletter import DeadLetterState, RunState
+from pillarbox.deadletter.runs import ItemState
 from pillarbox.holding import HoldState
 from pillarbox.message import Message
 from pillarbox.relational.breakers import RelationalCircuitStore
 from pillarbox.relational.expressions import micros, now_us
+from pillarbox.relational.operator_tables import replay_items, replay_runs
 from pillarbox.relational.rows import message_of
-from pillarbox.relational.tables import holds, outbox, outbox_scheduled, queue, subscriptions
+from pillarbox.relational.tables import dead_letters, holds, outbox, outbox_scheduled, queue, subscriptions
 from pillarbox.transaction import Execute, Program
 
 COPY = "pillarbox_testing_published"
@@ -37,6 +40,21 @@ HOLDS = (
     .where(holds.c.state == HoldState.WAITING)
     .group_by(holds.c.consumer, or_(holds.c.due_at <= now_us(), holds.c.lease_token.is_not(None)))
     .add_columns(or_(holds.c.due_at <= now_us(), holds.c.lease_token.is_not(None)))
+)
+
+_pending = exists().where(
+    replay_items.c.run == replay_runs.c.run, replay_items.c.state == ItemState.PENDING.value, replay_runs.c.canary == 0
+)
+_under_way = exists().where(
+    replay_items.c.run == replay_runs.c.run,
+    replay_items.c.state == ItemState.ENQUEUED.value,
+    dead_letters.c.position == replay_items.c.letter,
+    dead_letters.c.state == DeadLetterState.REPLAYING.value,
+)
+REPLAY_RUNS = (  # those that can be taken a step further: the others wait for letters under way, which are held
+    select(func.count())
+    .select_from(replay_runs)
+    .where(replay_runs.c.state == RunState.OPEN.value, or_(_pending, ~_under_way))
 )
 
 
@@ -94,6 +112,8 @@ def look_for_pending(consumers: Collection[str], channels: Collection[str]) -> P
             later.append((paused[mailbox], f"{number} of {channel}, whose consumer's dependency is down"))
         elif mailbox in consumers or mailbox in channels:
             now.append(f"{number} of {channel} waiting for their consumer")
+    if number := (yield Execute(REPLAY_RUNS))[0][0]:
+        now.append(f"{number} replay runs that can go on")
     number, due_in_us = (yield Execute(SCHEDULED))[0]
     if number:
         later.append((due_in_us, f"{number} delayed messages"))

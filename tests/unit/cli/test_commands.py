@@ -142,7 +142,7 @@ def test_control_characters_do_not_reach_the_terminal(pillarbox: Shell, bury: Pu
     bury(message("m1", "k\x1b[2J"))
 
     assert "\x1b" not in pillarbox.text("dead-letters", "list")
-    assert "\x1b" not in pillarbox.text("held")
+    assert "\x1b" not in pillarbox.text("held", "list")
     assert "\x1b" not in pillarbox.text("dead-letters", "show", "1")
 
 
@@ -156,7 +156,7 @@ def test_a_replayed_letter_is_due_again_for_its_consumer(pillarbox: Shell, bury:
     bury(message("m1"))
 
     assert pillarbox.json("dead-letters", "replay", "1", "--by", "ann") == {"replayed": [1], "by": "ann"}
-    assert pillarbox.json("held")[0] | {"since": "", "due_at": ""} == {
+    assert pillarbox.json("held", "list")[0] | {"since": "", "due_at": ""} == {
         "consumer": CONSUMER,
         "hold_key": "k:k",
         "state": "waiting",
@@ -171,19 +171,24 @@ def test_a_replayed_letter_is_due_again_for_its_consumer(pillarbox: Shell, bury:
 def test_a_discarded_letter_blocks_nothing_any_more(pillarbox: Shell, bury: Put) -> None:
     bury(message("m1"))
 
-    assert pillarbox.json("dead-letters", "discard", "1", "--by", "ann") == {"discarded": [1], "by": "ann"}
+    why = ("--by", "ann", "--reason", "a test order")
+    assert pillarbox.json("dead-letters", "discard", "1", *why) == {
+        "discarded": 1,
+        "by": "ann",
+        "reason": "a test order",
+    }
 
-    assert pillarbox.json("held")[0]["state"] == "waiting", "to be ended by whoever drains it"
+    assert pillarbox.json("held", "list")[0]["state"] == "waiting", "to be ended by whoever drains it"
     assert "no such dead letters" in pillarbox.text("dead-letters", "list")
     assert "discarded" in pillarbox.text("dead-letters", "list", "--state", "discarded")
-    assert pillarbox("dead-letters", "discard", "1", "--by", "ann").exit_code != 0
+    assert pillarbox("dead-letters", "discard", "1", *why).exit_code != 0
 
 
 def test_held_keys_are_listed_by_consumer(pillarbox: Shell, bury: Put) -> None:
     bury(message("m1"))
 
-    assert "blocked" in pillarbox.text("held", "--consumer", CONSUMER)
-    assert "no key is held" in pillarbox.text("held", "--consumer", "shop/other")
+    assert "blocked" in pillarbox.text("held", "list", "--consumer", CONSUMER)
+    assert "no key is held" in pillarbox.text("held", "list", "--consumer", "shop/other")
 
 
 def test_calls_in_doubt_are_listed_and_decided(pillarbox: Shell) -> None:

@@ -15,6 +15,7 @@ from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
 from pillarbox.consumer.report import RunReport
 from pillarbox.consumer.run import Run, RunProgram, RunRules
+from pillarbox.deadletter.redaction import nothing_redacted
 from pillarbox.errors import DecodeError
 from pillarbox.holding import hold_key_of
 from pillarbox.idempotency import AttemptStore, InboxStore, Suspect
@@ -196,6 +197,7 @@ def stage(
         decode=decode,
         retry=retry or Retry(),
         classification=Classification(),
+        redact=nothing_redacted,
         deduplicates=deduplicates,
         batch=batch,
         blocks_key=blocks_key,

@@ -10,7 +10,19 @@ from sqlalchemy.dialects import mysql
 
 import pillarbox.relational.mysql_words  # noqa: F401
 from pillarbox.errors import ConfigurationError
-from pillarbox.relational import dead_letters, holding, idempotency, leases, outbox, outbox_held, queue
+from pillarbox.relational import (
+    acts,
+    dead_letter_edits,
+    dead_letter_groups,
+    dead_letters,
+    holding,
+    idempotency,
+    leases,
+    outbox,
+    outbox_held,
+    queue,
+    replay_runs,
+)
 from pillarbox.stores.mysql import idempotency as ours
 from pillarbox.stores.mysql import mysql_store
 from pillarbox.stores.mysql.store import refuse_unfit
@@ -46,7 +58,20 @@ def test_a_url_names_the_store_with_or_without_its_driver(kind: str) -> None:
 
 
 def test_no_statement_ignores_errors() -> None:
-    modules = (dead_letters, holding, idempotency, leases, outbox, outbox_held, queue, ours)
+    modules = (
+        acts,
+        dead_letter_edits,
+        dead_letter_groups,
+        replay_runs,
+        dead_letters,
+        holding,
+        idempotency,
+        leases,
+        outbox,
+        outbox_held,
+        queue,
+        ours,
+    )
     inserts = [
         one for module in modules for one in vars(module).values() if isinstance(one, Insert) and not one._returning
     ]

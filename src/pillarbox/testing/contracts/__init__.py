@@ -10,14 +10,17 @@ from pillarbox.testing.contracts.broker_harness import BrokerHarness
 from pillarbox.testing.contracts.calls import CallStoreContract
 from pillarbox.testing.contracts.circuits import CircuitStoreContract
 from pillarbox.testing.contracts.claims import ClaimStoreContract
+from pillarbox.testing.contracts.dead_letter_groups import DeadLetterEditsContract, DeadLetterReviewContract
 from pillarbox.testing.contracts.dead_letters import DeadLetterStoreContract
 from pillarbox.testing.contracts.harness import StoreHarness
+from pillarbox.testing.contracts.hold_decisions import HoldDecisionsContract
 from pillarbox.testing.contracts.holding import HoldingStoreContract
 from pillarbox.testing.contracts.idempotency import AttemptStoreContract, InboxStoreContract
 from pillarbox.testing.contracts.inspection import InspectionContract
 from pillarbox.testing.contracts.kept import KeptContract
 from pillarbox.testing.contracts.key_numbers import KeyNumbersContract
 from pillarbox.testing.contracts.lease import LeaseStoreContract
+from pillarbox.testing.contracts.operator_acts import ActStoreContract
 from pillarbox.testing.contracts.outbox import OutboxStoreContract
 from pillarbox.testing.contracts.parked import HeldRecordsContract, ParkedRecordsContract
 from pillarbox.testing.contracts.positions import PositionsContract
@@ -25,6 +28,7 @@ from pillarbox.testing.contracts.published import PublishedRecordsContract
 from pillarbox.testing.contracts.queue import QueueStoreContract
 from pillarbox.testing.contracts.receiver import ReceiverContract
 from pillarbox.testing.contracts.relay_marks import RelayMarksContract
+from pillarbox.testing.contracts.replay_runs import ReplayRunStoreContract
 from pillarbox.testing.contracts.sender import SenderContract
 from pillarbox.testing.contracts.sequence_reader import SequenceReaderContract
 from pillarbox.testing.contracts.slot_reader import SlotReaderContract
@@ -32,14 +36,18 @@ from pillarbox.testing.contracts.transaction_source import TransactionSourceCont
 from pillarbox.testing.contracts.waits import WaitStoreContract
 
 __all__ = [
+    "ActStoreContract",
     "AttemptStoreContract",
     "BrokerContract",
     "BrokerHarness",
     "CallStoreContract",
     "CircuitStoreContract",
     "ClaimStoreContract",
+    "DeadLetterEditsContract",
+    "DeadLetterReviewContract",
     "DeadLetterStoreContract",
     "HeldRecordsContract",
+    "HoldDecisionsContract",
     "HoldingStoreContract",
     "InboxStoreContract",
     "InspectionContract",
@@ -53,6 +61,7 @@ __all__ = [
     "QueueStoreContract",
     "ReceiverContract",
     "RelayMarksContract",
+    "ReplayRunStoreContract",
     "SenderContract",
     "SequenceReaderContract",
     "SlotReaderContract",

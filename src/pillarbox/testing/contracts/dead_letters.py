@@ -19,6 +19,7 @@ FIRST = FailedAttempt(
 )
 LAST = FailedAttempt(attempt=2, at=datetime(2026, 1, 2, 3, 9, tzinfo=UTC), error_type="ValueError", error="unfit")
 ANY_STATE = DeadLetterFilter(state=None)
+LONG_AGO, FAR_OFF = datetime(2000, 1, 1, tzinfo=UTC), datetime(2999, 1, 1, tzinfo=UTC)
 
 
 class DeadLetterStoreContract:
@@ -173,6 +174,14 @@ class DeadLetterStoreContract:
             (DeadLetterFilter(consumer=CONSUMER, key="k"), ["m1"]),
             (DeadLetterFilter(consumer=CONSUMER, group="cause-2"), []),
             (DeadLetterFilter(type="ORDER.PLACED"), []),
+            (DeadLetterFilter(reason="permanent"), ["m2"]),
+            (DeadLetterFilter(text="UNFIT"), ["m1", "m2"]),
+            (DeadLetterFilter(text='100%_"\\'), ["m3"]),
+            (DeadLetterFilter(text="_____"), []),
+            (DeadLetterFilter(since=LONG_AGO, reason="exhausted"), ["m1", "m3"]),
+            (DeadLetterFilter(since=FAR_OFF), []),
+            (DeadLetterFilter(until=LONG_AGO), []),
+            (DeadLetterFilter(until=FAR_OFF, consumer="shop/other"), ["m3"]),
         ],
         ids=str,
     )
@@ -181,14 +190,41 @@ class DeadLetterStoreContract:
     ) -> None:
         """What is left out is not asked for; text is compared byte by byte."""
         await bury(harness, burial(make_message("m1")))
-        await bury(harness, burial(replace(make_message("m2", "K"), type="stock.reserved")))
-        await bury(harness, burial(make_message("m3"), fingerprint="cause-2"), consumer="shop/other")
+        await bury(harness, burial(replace(make_message("m2", "K"), type="stock.reserved"), reason="permanent"))
+        odd = FailedAttempt(attempt=1, at=FIRST.at, error_type="KeyError", error='ünd 100%_"\\ of it')
+        await bury(harness, burial(make_message("m3"), fingerprint="cause-2", history=(odd,)), consumer="shop/other")
         await bury(harness, burial(make_message("m4")))
         discarded = (await find(harness, DeadLetterFilter(consumer=CONSUMER)))[-1]
         assert await move(harness, discarded.id, DeadLetterState.DISCARDED)
 
         assert [letter.message.id for letter in await find(harness, where)] == expected
         assert await harness.source.run(harness.dead_letters.count(where)) == len(expected)
+
+    async def test_the_letters_that_hold_a_key_are_found_by_it(self, harness: StoreHarness) -> None:
+        """Those that are dead, of this consumer; until they hold only themselves."""
+        await bury(
+            harness, *(burial(make_message(f"m{number}")) for number in range(3)), burial(make_message("x", "K"))
+        )
+        await bury(harness, burial(make_message("m0")), consumer="shop/other")
+        one, two, three, *_ = await find(harness, DeadLetterFilter(consumer=CONSUMER))
+        await move(harness, two.id, DeadLetterState.REPLAYING)
+        assert [letter.id for letter in await blocking(harness, "k:k")] == [one.id, three.id]
+
+        await harness.source.run(harness.operators.blockers.stand_alone(one.id, "m:m0"))
+
+        assert [letter.id for letter in await blocking(harness, "k:k")] == [three.id]
+        assert [letter.id for letter in await blocking(harness, "m:m0")] == [one.id]
+
+    async def test_a_letter_is_found_by_its_message(self, harness: StoreHarness) -> None:
+        """In whatever state it is."""
+        await bury(harness, burial(make_message("m1")))
+        (letter,) = await find(harness)
+        await move(harness, letter.id, DeadLetterState.REPLAYING)
+
+        found = await harness.source.run(harness.operators.blockers.of_message(CONSUMER, "m1"))
+        assert found is not None
+        assert (found.id, found.state) == (letter.id, DeadLetterState.REPLAYING)
+        assert await harness.source.run(harness.operators.blockers.of_message(CONSUMER, "M1")) is None
 
 
 def burial(
@@ -230,3 +266,8 @@ async def find(harness: StoreHarness, where: DeadLetterFilter | None = None) -> 
 async def move(harness: StoreHarness, letter_id: int, to: DeadLetterState) -> bool:
     """Move a letter in a committed transaction."""
     return await harness.source.run(harness.dead_letters.move(letter_id, to=to))
+
+
+async def blocking(harness: StoreHarness, hold_key: str) -> tuple[DeadLetter, ...]:
+    """Return the letters that hold a key."""
+    return tuple(await harness.source.run(harness.operators.blockers.blocking(CONSUMER, hold_key)))

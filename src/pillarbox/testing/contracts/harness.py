@@ -14,7 +14,7 @@ from pillarbox.channel import QueueStore
 from pillarbox.consumer.circuits import CircuitStore
 from pillarbox.consumer.positions import Gaps, Positions, SkippedStore
 from pillarbox.control import Inspection
-from pillarbox.deadletter import DeadLetterStore
+from pillarbox.deadletter import DeadLetterStore, Ports
 from pillarbox.holding import HeldQueue, HoldingStore, WaitStore
 from pillarbox.idempotency import AttemptStore, CallStore, ClaimStore, InboxStore
 from pillarbox.lease import LeaseStore, LeaseTerms
@@ -49,6 +49,7 @@ class StoreHarness:
 
     Attributes:
         source: where transactions begin.
+        operators: what dead letters and held keys are worked on through.
         concurrent_writers: two transactions may write at the same time; rules about what they do to each other run
             only then.
     """
@@ -72,6 +73,7 @@ class StoreHarness:
     held_queue: HeldQueue
     waits: WaitStore
     dead_letters: DeadLetterStore
+    operators: Ports
     inspection: Inspection
     circuits: CircuitStore
     numbers: KeyNumbers

@@ -1,0 +1,56 @@
+"""What a failure looks like: its stack, and a short text that is the same for failures of the same cause."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sysconfig
+import traceback
+from types import FrameType
+
+from pillarbox.deadletter.redaction import Redact, nothing_redacted
+from pillarbox.holding import storable
+
+MAX_STACK_CHARS = 8_000
+FRAMES = 8
+"""How many of the innermost frames tell causes apart: recursion must not."""
+
+_UUID = r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}"
+_IDENTIFIERS = re.compile(rf"\b{_UUID}\b|0x[0-9a-f]+|\b(?=[0-9a-f]*\d)[0-9a-f]{{8,}}\b|\d+", re.IGNORECASE)
+_STANDARD = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})
+_INSTALLED = ("site-packages", "dist-packages")
+_OURS = __name__.partition(".")[0]
+
+
+def stack_of(error: BaseException, redact: Redact = nothing_redacted) -> str:
+    """Return the stack of ``error``, its end kept where it is too long; ``redact`` is given the whole of it."""
+    return storable(redact("".join(traceback.format_exception(error))))[-MAX_STACK_CHARS:]
+
+
+def fingerprint_of(error: BaseException, message_type: str) -> str:
+    """Return the same short text for failures of the same cause, in every process.
+
+    The cause is the message's type, the error's class and the application's own functions on the way to it. A failure
+    outside of them, as that of a body that cannot be read, is told apart by its text.
+    """
+    frames = [_name(frame) for frame, _ in traceback.walk_tb(error.__traceback__) if _is_of_the_application(frame)]
+    where = frames[-FRAMES:] or [str(error)[:200]]
+    cause = "\0".join([message_type, type(error).__qualname__, *map(stripped, where)])
+    return hashlib.sha256(cause.encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def stripped(text: str) -> str:
+    """Return ``text`` without numbers and ids."""
+    return _IDENTIFIERS.sub("#", text)
+
+
+def _name(frame: FrameType) -> str:
+    return f"{frame.f_globals.get('__name__', '')}.{frame.f_code.co_qualname}"
+
+
+def _is_of_the_application(frame: FrameType) -> bool:
+    """Tell whether ``frame`` is neither of an installed package, nor Python's or ours."""
+    file, module = frame.f_code.co_filename, str(frame.f_globals.get("__name__", ""))
+    if file.startswith("<frozen") or module.partition(".")[0] == _OURS:
+        return False
+    return not file.startswith(_STANDARD) and not any(name in file for name in _INSTALLED)

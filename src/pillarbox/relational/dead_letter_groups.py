@@ -1,0 +1,248 @@
+"""Groups of dead letters in SQL: they count their letters as these come and go, so that nobody has to count them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Select,
+    String,
+    Text,
+    Update,
+    bindparam,
+    case,
+    delete,
+    func,
+    select,
+    update,
+)
+
+from pillarbox.deadletter import (
+    Burial,
+    DeadLetterCount,
+    DeadLetterGroup,
+    DeadLetterReview,
+    DeadLetterState,
+    GroupFilter,
+    GroupState,
+)
+from pillarbox.deadletter.groups import MAX_EXAMPLE_CHARS
+from pillarbox.holding import storable
+from pillarbox.relational.expressions import any_of, insert_into, micros, now_us, numbers
+from pillarbox.relational.operator_tables import dead_letter_edits, dead_letter_groups
+from pillarbox.relational.tables import dead_letters
+from pillarbox.transaction import Execute, Program, Row
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MAX_NAME_CHARS = 200
+_group = dead_letter_groups.c
+
+_arrive = insert_into(dead_letter_groups).values(
+    consumer=bindparam("by", type_=String),
+    fingerprint=bindparam("cause", type_=String),
+    type=bindparam("of_type", type_=String),
+    error_type=bindparam("of_error", type_=String),
+    example=bindparam("such_as", type_=Text),
+    state=GroupState.OPEN.value,
+    regressed=0,
+    note="",
+    arrivals=bindparam("come", type_=BigInteger),
+    dead=bindparam("come", type_=BigInteger),
+    first_seen=now_us(),
+    last_seen=now_us(),
+)
+_comes_back = _group.state == GroupState.RESOLVED.value
+ARRIVE = _arrive.on_conflict_do_update(
+    index_elements=["consumer", "fingerprint"],
+    set_={  # MySQL assigns in this order: what is looked at comes before what is changed
+        "regressed": case((_comes_back, 1), else_=_group.regressed),
+        "state": case((_comes_back, GroupState.OPEN.value), else_=_group.state),
+        "arrivals": _group.arrivals + _arrive.excluded.arrivals,
+        "dead": _group.dead + _arrive.excluded.dead,
+        "last_seen": _arrive.excluded.last_seen,
+    },
+)
+LEAVE = (
+    update(dead_letter_groups)
+    .where(
+        _group.consumer == bindparam("by", type_=String),
+        _group.fingerprint == bindparam("cause", type_=String),
+    )
+    .values(dead=_group.dead - bindparam("gone", type_=BigInteger))
+)
+STATS = (
+    select(
+        dead_letters.c.consumer,
+        dead_letters.c.type,
+        dead_letters.c.state,
+        dead_letters.c.reason,
+        func.count(),
+        func.min(dead_letters.c.first_failed_at),
+    )
+    .group_by(dead_letters.c.consumer, dead_letters.c.type, dead_letters.c.state, dead_letters.c.reason)
+    .order_by(dead_letters.c.consumer, dead_letters.c.type, dead_letters.c.state, dead_letters.c.reason)
+)
+_FACTS = (
+    "consumer",
+    "fingerprint",
+    "type",
+    "example",
+    "error_type",
+    "state",
+    "regressed",
+    "note",
+    "arrivals",
+    "dead",
+    "first_seen",
+    "last_seen",
+)
+_CONDITIONS: dict[str, ColumnElement[bool]] = {
+    "consumer": _group.consumer == bindparam("of_consumer", type_=String),
+    "fingerprint": _group.fingerprint == bindparam("of_group", type_=String),
+    "state": _group.state == bindparam("in_state", type_=String),
+}
+SETTLED = (  # index on (state, position)
+    select(dead_letters.c.position)
+    .where(
+        dead_letters.c.state.in_([DeadLetterState.RESOLVED.value, DeadLetterState.DISCARDED.value]),
+        dead_letters.c.last_failed_at < now_us() - bindparam("age_us", type_=BigInteger),
+    )
+    .limit(bindparam("up_to", type_=BigInteger))
+    .with_for_update(skip_locked=True)
+)
+PURGE = delete(dead_letters).where(any_of(dead_letters.c.position, numbers("letters")))
+PURGE_EDITS = delete(dead_letter_edits).where(any_of(dead_letter_edits.c.letter, numbers("letters")))
+
+
+@lru_cache(maxsize=16)
+def groups_statement(asked: tuple[str, ...]) -> Select[Any]:
+    """Return the statement that finds groups."""
+    return (
+        select(*(_group[name] for name in _FACTS))
+        .where(*(_CONDITIONS[name] for name in asked))
+        .order_by(_group.last_seen.desc(), _group.consumer, _group.fingerprint)
+        .limit(bindparam("up_to", type_=BigInteger))
+    )
+
+
+@lru_cache(maxsize=32)
+def judge_statement(asked: tuple[str, ...], *, gets_state: bool, gets_note: bool) -> Update:
+    """Return the statement that gives groups a state, a note, or both."""
+    statement = update(dead_letter_groups).where(*(_CONDITIONS[name] for name in asked)).returning(_group.fingerprint)
+    if gets_state:
+        statement = statement.values(state=bindparam("new_state", type_=String), regressed=0)
+    return statement.values(note=bindparam("new_note", type_=Text)) if gets_note else statement
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """Letters on their way into their groups."""
+
+    consumer: str
+    burials: Sequence[Burial]
+
+    def announce(self) -> Program[None]:
+        """Count them into their groups, in sorted order; a resolved group is open again and bears the mark of it."""
+        count = Counter(one.fingerprint for one in self.burials)
+        first = {one.fingerprint: one for one in reversed(self.burials)}
+        for fingerprint in sorted(first):
+            one = first[fingerprint]
+            last = one.history[-1] if one.history else None
+            yield Execute(
+                ARRIVE,
+                {
+                    "by": self.consumer,
+                    "cause": fingerprint,
+                    "of_type": one.message.type,
+                    "of_error": storable("" if last is None else last.error_type)[:MAX_NAME_CHARS],
+                    "such_as": storable(one.reason if last is None else last.error)[:MAX_EXAMPLE_CHARS],
+                    "come": count[fingerprint],
+                },
+            )
+
+
+def left(letters: Sequence[Row]) -> Program[None]:
+    """Count letters, given by consumer and fingerprint, out of their groups, in sorted order and one round trip."""
+    counts = sorted(Counter((row[0], row[1]) for row in letters).items())
+    rows = [{"by": consumer, "cause": fingerprint, "gone": count} for (consumer, fingerprint), count in counts]
+    yield Execute(LEAVE, rows if len(rows) != 1 else rows[0])
+
+
+class RelationalDeadLetterReview(DeadLetterReview):
+    """Counts, groups and retention."""
+
+    def stats(self) -> Program[Sequence[DeadLetterCount]]:
+        """Group the letters."""
+        return [
+            DeadLetterCount(
+                consumer=consumer,
+                type=kind,
+                state=DeadLetterState(state),
+                reason=reason,
+                count=count,
+                oldest_failed_at=_instant(oldest),
+            )
+            for consumer, kind, state, reason, count, oldest in (yield Execute(STATS))
+        ]
+
+    def groups(self, where: GroupFilter, *, limit: int) -> Program[Sequence[DeadLetterGroup]]:
+        """Select by the filter."""
+        statement = groups_statement(_asked(where))
+        return [_read(row) for row in (yield Execute(statement, {**_values(where), "up_to": limit}))]
+
+    def judge(self, where: GroupFilter, *, state: GroupState | None, note: str | None) -> Program[int]:
+        """Update by the filter."""
+        if state is None and note is None:
+            return 0
+        statement = judge_statement(_asked(where), gets_state=state is not None, gets_note=note is not None)
+        given = {"new_state": None if state is None else state.value, "new_note": note}
+        asked = {name: value for name, value in given.items() if value is not None}
+        return len((yield Execute(statement, {**_values(where), **asked})))
+
+    def purge(self, older_than: timedelta, *, limit: int) -> Program[int]:
+        """Choose and delete, with the earlier bodies."""
+        found = yield Execute(SETTLED, {"age_us": micros(older_than), "up_to": limit})
+        if found:
+            letters = {"letters": [row[0] for row in found]}
+            yield Execute(PURGE_EDITS, letters)
+            yield Execute(PURGE, letters)
+        return len(found)
+
+
+def _asked(where: GroupFilter) -> tuple[str, ...]:
+    return tuple(name for name in _CONDITIONS if getattr(where, name) is not None)
+
+
+def _values(where: GroupFilter) -> dict[str, object]:
+    state = None if where.state is None else where.state.value
+    found = {"of_consumer": where.consumer, "of_group": where.fingerprint, "in_state": state}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _read(row: Row) -> DeadLetterGroup:
+    facts = dict(zip(_FACTS, row, strict=True))
+    return DeadLetterGroup(
+        consumer=facts["consumer"],
+        fingerprint=facts["fingerprint"],
+        type=facts["type"],
+        error_type=facts["error_type"],
+        example=facts["example"],
+        state=GroupState(facts["state"]),
+        regressed=bool(facts["regressed"]),
+        note=facts["note"],
+        arrivals=facts["arrivals"],
+        dead=facts["dead"],
+        first_seen=_instant(facts["first_seen"]),
+        last_seen=_instant(facts["last_seen"]),
+    )
+
+
+def _instant(micros_since_1970: int) -> datetime:
+    return EPOCH + timedelta(microseconds=micros_since_1970)

@@ -1,0 +1,95 @@
+"""The tables of what operators see and decide: groups of dead letters, edits, replay runs, acts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import BigInteger, CheckConstraint, Column, Identity, Index, Integer, SmallInteger, String, Table
+
+from pillarbox.relational.mysql_types import TABLE_OPTIONS
+from pillarbox.relational.tables import PREFIX, Key, LargeBinary, Name, Position, Text, dead_letters, metadata
+
+
+def _table(name: str, *parts: Any) -> Table:
+    return Table(PREFIX + name, metadata, *parts, sqlite_autoincrement=True, **TABLE_OPTIONS)
+
+
+dead_letter_groups = _table(
+    "dead_letter_groups",
+    Column("consumer", Name, primary_key=True),
+    Column("fingerprint", Name, primary_key=True),
+    Column("type", Name, nullable=False),
+    Column("error_type", Name, nullable=False),
+    Column("example", Text, nullable=False),
+    Column("state", String(10), nullable=False),
+    Column("regressed", SmallInteger, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("arrivals", BigInteger, nullable=False),
+    Column("dead", BigInteger, nullable=False),
+    Column("first_seen", BigInteger, nullable=False),
+    Column("last_seen", BigInteger, nullable=False),
+    CheckConstraint("state IN ('open', 'resolved', 'ignored')", name="pillarbox_dead_letter_groups_state"),
+    Index("pillarbox_dead_letter_groups_seen", "last_seen"),
+)
+dead_letter_edits = _table(  # the body before each edit; the first is what was delivered
+    "dead_letter_edits",
+    Column("position", Position, Identity(cache=1), primary_key=True),
+    Column("letter", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("diff", Text, nullable=False),
+    Column("edited_by", Name, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("edited_at", BigInteger, nullable=False),
+    Index("pillarbox_dead_letter_edits_letter", "letter", "position"),
+)
+replay_runs = _table(
+    "replay_runs",
+    Column("run", Name, primary_key=True),
+    Column("state", String(10), nullable=False),
+    Column("wanted", Text, nullable=False),
+    Column("requested_by", Name, nullable=False),
+    Column("per_second", Integer),
+    Column("canary", Integer, nullable=False),
+    Column("stop_at_permille", Integer),
+    Column("forced", SmallInteger, nullable=False),
+    Column("within_us", BigInteger),
+    Column("created_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger),
+    Column("ended_because", Text, nullable=False),
+    CheckConstraint("state IN ('open', 'finished', 'stopped', 'cancelled')", name="pillarbox_replay_runs_state"),
+    Index("pillarbox_replay_runs_state_created", "state", "created_at"),
+)
+replay_items = _table(  # the frozen set of a run; ``replays`` as it was then, so that each is replayed once
+    "replay_items",
+    Column("run", Name, primary_key=True),
+    Column("letter", BigInteger, primary_key=True, autoincrement=False),
+    Column("replays", Integer, nullable=False),
+    Column("state", String(10), nullable=False),
+    CheckConstraint(
+        "state IN ('pending', 'enqueued', 'resolved', 'failed', 'passed')", name="pillarbox_replay_items_state"
+    ),
+    Index("pillarbox_replay_items_state_letter", "run", "state", "letter"),
+)
+operator_acts = _table(
+    "operator_acts",
+    Column("position", Position, Identity(cache=1), primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("acted_by", Name, nullable=False),
+    Column("what", Name, nullable=False),
+    Column("kind", Name, nullable=False),
+    Column("subject", Key, nullable=False),
+    Column("consumer", Name),
+    Column("reason", Text, nullable=False),
+    Column("details", Text, nullable=False),
+    Index("pillarbox_operator_acts_subject", "kind", "subject", "position"),
+)
+
+OPERATOR_TABLES = (dead_letter_groups, dead_letter_edits, replay_runs, replay_items, operator_acts)
+LETTER_INDEXES = (
+    Index("pillarbox_dead_letters_consumer", dead_letters.c.consumer, dead_letters.c.state, dead_letters.c.position),
+    Index("pillarbox_dead_letters_group", dead_letters.c.fingerprint, dead_letters.c.state, dead_letters.c.position),
+    Index("pillarbox_dead_letters_type", dead_letters.c.type, dead_letters.c.state, dead_letters.c.position),
+    Index("pillarbox_dead_letters_key", dead_letters.c.message_key, dead_letters.c.position),
+    Index("pillarbox_dead_letters_hold", dead_letters.c.consumer, dead_letters.c.hold_key),
+    Index("pillarbox_dead_letters_failed", dead_letters.c.last_failed_at),
+)

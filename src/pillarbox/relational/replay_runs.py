@@ -1,0 +1,275 @@
+"""Replay runs in SQL: a set of letters is moved from the dead letters into holding by a few statements a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+from sqlalchemy import (
+    BigInteger,
+    Executable,
+    Integer,
+    SmallInteger,
+    String,
+    Text,
+    and_,
+    bindparam,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    text,
+    update,
+)
+
+from pillarbox.deadletter import DeadLetterFilter, DeadLetterState, ReplayRun, ReplayRunStore, RunState
+from pillarbox.deadletter.runs import MAX_REPLAYS, ItemState, ReplayTerms
+from pillarbox.holding import HeldState, HoldState
+from pillarbox.relational.dead_letter_groups import left
+from pillarbox.relational.dead_letters import conditions, matching, values_of
+from pillarbox.relational.expressions import any_of, insert_into, micros, now_us, numbers
+from pillarbox.relational.holding import MAKE_WAY, RANKS
+from pillarbox.relational.operator_tables import replay_items, replay_runs
+from pillarbox.relational.rows import MESSAGE_COLUMNS, columns
+from pillarbox.relational.tables import dead_letters, held, holds
+from pillarbox.transaction import Execute, Program, Row
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+PERMILLE = 1000
+RUN = bindparam("of_run", type_=String)
+LETTERS = numbers("letters")
+_item, _letter, _run = replay_items.c, dead_letters.c, replay_runs.c
+_decode_filter = msgspec.json.Decoder(DeadLetterFilter).decode
+
+CREATE = insert_into(replay_runs).values(
+    run=RUN,
+    state=RunState.OPEN.value,
+    wanted=bindparam("chosen_by", type_=Text),
+    requested_by=bindparam("by", type_=String),
+    per_second=bindparam("rate", type_=Integer),
+    canary=bindparam("first", type_=Integer),
+    stop_at_permille=bindparam("stop_at", type_=Integer),
+    forced=bindparam("force", type_=SmallInteger),
+    within_us=bindparam("within_us", type_=BigInteger),
+    created_at=now_us(),
+    ended_because="",
+)
+_FACTS = (
+    "run",
+    "state",
+    "wanted",
+    "requested_by",
+    "per_second",
+    "canary",
+    "stop_at_permille",
+    "forced",
+    "within_us",
+    "created_at",
+    "ended_at",
+    "ended_because",
+)
+GET = select(*(_run[name] for name in _FACTS)).where(_run.run == RUN)
+PROGRESS = select(_item.state, func.count()).where(_item.run == RUN).group_by(_item.state)  # index on (run, state)
+FIND = select(_run.run).order_by(_run.created_at.desc(), _run.run.desc()).limit(bindparam("up_to", type_=BigInteger))
+FIND_IN_STATE = FIND.where(_run.state == bindparam("in_state", type_=String))
+END = (
+    update(replay_runs)
+    .where(_run.run == RUN, _run.state == RunState.OPEN.value)
+    .values(
+        state=bindparam("new_state", type_=String), ended_at=now_us(), ended_because=bindparam("because", type_=Text)
+    )
+    .returning(_run.run)
+)
+IS_OPEN = (  # so that a run which is cancelled meanwhile goes no further
+    select(_run.forced, _run.within_us)
+    .where(_run.run == RUN, _run.state == RunState.OPEN.value)
+    .with_for_update(read=True)
+)
+NEXT = (  # index on (run, state, letter)
+    select(_item.letter)
+    .where(_item.run == RUN, _item.state == ItemState.PENDING.value)
+    .order_by(_item.letter)
+    .limit(bindparam("up_to", type_=BigInteger))
+    .with_for_update(skip_locked=True)
+)
+_within_us = bindparam("within_us", type_=BigInteger)
+_frozen = select(_item.replays).where(_item.run == RUN, _item.letter == _letter.position).scalar_subquery()
+TAKE = (
+    update(dead_letters)
+    .where(
+        any_of(_letter.position, LETTERS),
+        _letter.state == DeadLetterState.DEAD.value,
+        _letter.replays == _frozen,
+        or_(
+            bindparam("force", type_=SmallInteger) == literal(1),
+            and_(
+                _letter.replays < MAX_REPLAYS,
+                or_(_within_us.is_(None), _letter.last_failed_at >= now_us() - _within_us),
+            ),
+        ),
+    )
+    .values(state=DeadLetterState.REPLAYING.value, replays=_letter.replays + 1)
+    .returning(_letter.position, _letter.consumer, _letter.fingerprint, _letter.message_id)
+)
+_hold = insert_into(holds).from_select(
+    ["consumer", "hold_key", "state", "due_at", "lease_until", "since"],
+    select(_letter.consumer, _letter.hold_key, literal(HoldState.WAITING.value), now_us(), literal(0), now_us())
+    .where(any_of(_letter.position, LETTERS))
+    .group_by(_letter.consumer, _letter.hold_key)
+    .order_by(_letter.consumer, _letter.hold_key),
+)
+HOLD = _hold.on_conflict_do_update(
+    index_elements=["consumer", "hold_key"],
+    set_={"state": _hold.excluded.state, "due_at": _hold.excluded.due_at},
+)
+ENQUEUE = (
+    insert_into(held)
+    .from_select(
+        ["consumer", "hold_key", *MESSAGE_COLUMNS, "state", "rank", "attempts", "due_at", "history"],
+        select(
+            *columns(dead_letters, ("consumer", "hold_key", *MESSAGE_COLUMNS)),
+            literal(HeldState.REPLAYING.value),
+            literal(RANKS[HeldState.REPLAYING]),
+            literal(0),
+            now_us(),
+            literal("[]"),
+        )
+        .where(any_of(_letter.position, LETTERS))
+        .order_by(_letter.position),
+    )
+    .on_conflict_do_nothing(index_elements=["consumer", "message_id"])
+)
+MARK = (
+    update(replay_items)
+    .where(_item.run == RUN, any_of(_item.letter, LETTERS))
+    .values(state=bindparam("new_state", type_=String))
+)
+_same = and_(_letter.position == _item.letter)
+_came_through = or_(
+    exists().where(_same, _letter.replays == _item.replays + 1, _letter.state == DeadLetterState.RESOLVED.value),
+    ~exists().where(_same),  # purged since, which only a letter is that was decided about
+)
+_fell_through = exists().where(
+    _same,
+    or_(
+        _letter.state.in_([DeadLetterState.DEAD.value, DeadLetterState.DISCARDED.value]),
+        _letter.replays > _item.replays + 1,  # somebody has replayed it again since
+    ),
+)
+_enqueued = and_(_item.run == RUN, _item.state == ItemState.ENQUEUED.value)
+RESOLVED = update(replay_items).where(_enqueued, _came_through).values(state=ItemState.RESOLVED.value)
+FAILED = update(replay_items).where(_enqueued, _fell_through).values(state=ItemState.FAILED.value)
+
+
+@lru_cache(maxsize=128)
+def freeze_statement(asked: tuple[str, ...]) -> Executable:
+    """Return the statement that notes which letters a run has."""
+    chosen = select(RUN, _letter.position, _letter.replays, literal(ItemState.PENDING.value))
+    return insert_into(replay_items).from_select(
+        ["run", "letter", "replays", "state"], chosen.where(*matching(asked), text("true")).order_by(_letter.position)
+    )
+
+
+class RelationalReplayRuns(ReplayRunStore):
+    """Runs and their letters as rows."""
+
+    def create(self, run_id: str, wanted: DeadLetterFilter, terms: ReplayTerms, *, by: str) -> Program[int]:
+        """Insert the run, then its letters from those that match."""
+        yield Execute(
+            CREATE,
+            {
+                "of_run": run_id,
+                "chosen_by": msgspec.json.encode(wanted).decode(),
+                "by": by,
+                "rate": terms.rate,
+                "first": terms.canary,
+                "stop_at": None if terms.stop_at is None else round(terms.stop_at * PERMILLE),
+                "force": int(terms.force),
+                "within_us": None if terms.within is None else micros(terms.within),
+            },
+        )
+        yield Execute(freeze_statement(conditions(wanted)), {**values_of(wanted), "of_run": run_id})
+        counts = yield Execute(PROGRESS, {"of_run": run_id})
+        return sum(count for _, count in counts)
+
+    def get(self, run_id: str) -> Program[ReplayRun | None]:
+        """Look at what became of the letters that are under way, then count."""
+        which = {"of_run": run_id}
+        found = yield Execute(GET, which)
+        if not found:
+            return None
+        yield Execute(RESOLVED, which)
+        yield Execute(FAILED, which)
+        counts = {ItemState(state): count for state, count in (yield Execute(PROGRESS, which))}
+        return _read(found[0], counts)
+
+    def find(self, state: RunState | None, *, limit: int) -> Program[Sequence[str]]:
+        """Select by state."""
+        if state is None:
+            rows = yield Execute(FIND, {"up_to": limit})
+        else:
+            rows = yield Execute(FIND_IN_STATE, {"up_to": limit, "in_state": state.value})
+        return [row[0] for row in rows]
+
+    def enqueue(self, run_id: str, *, at_most: int) -> Program[int]:
+        """Take letters by compare and set, then copy them into holding."""
+        which = {"of_run": run_id}
+        terms = yield Execute(IS_OPEN, which)
+        chosen = [row[0] for row in (yield Execute(NEXT, {**which, "up_to": at_most}))] if terms else []
+        if not chosen:
+            return 0
+        forced, within_us = terms[0]
+        taken = yield Execute(TAKE, {**which, "letters": chosen, "force": forced, "within_us": within_us})
+        positions = sorted(row[0] for row in taken)
+        if positions:
+            yield Execute(HOLD, {"letters": positions})
+            yield from _make_way(taken)
+            yield Execute(ENQUEUE, {"letters": positions})
+            yield from left([(row[1], row[2]) for row in taken])
+            yield Execute(MARK, {**which, "letters": positions, "new_state": ItemState.ENQUEUED.value})
+        if passed := sorted(set(chosen) - set(positions)):
+            yield Execute(MARK, {**which, "letters": passed, "new_state": ItemState.PASSED.value})
+        return len(chosen)
+
+    def end(self, run_id: str, *, state: RunState, because: str) -> Program[bool]:
+        """Compare and set the state."""
+        return bool((yield Execute(END, {"of_run": run_id, "new_state": state.value, "because": because})))
+
+
+def _make_way(taken: Sequence[Row]) -> Program[None]:
+    """Remove late duplicates of replayed messages that are held behind their own keys."""
+    by_consumer: dict[str, list[str]] = {}
+    for _, consumer, _, message_id in taken:
+        by_consumer.setdefault(consumer, []).append(message_id)
+    for consumer, ids in sorted(by_consumer.items()):
+        yield Execute(MAKE_WAY, {"by": consumer, "ids": ids})
+
+
+def _read(row: Row, counts: dict[ItemState, int]) -> ReplayRun:
+    facts: dict[str, Any] = dict(zip(_FACTS, row, strict=True))
+    stop_at, ended_at = facts["stop_at_permille"], facts["ended_at"]
+    return ReplayRun(
+        id=facts["run"],
+        state=RunState(facts["state"]),
+        wanted=_decode_filter(facts["wanted"]),
+        terms=ReplayTerms(
+            rate=facts["per_second"],
+            canary=facts["canary"],
+            stop_at=None if stop_at is None else stop_at / PERMILLE,
+            force=bool(facts["forced"]),
+            within=None if facts["within_us"] is None else timedelta(microseconds=facts["within_us"]),
+        ),
+        by=facts["requested_by"],
+        created_at=_instant(facts["created_at"]),
+        ended_at=None if ended_at is None else _instant(ended_at),
+        ended_because=facts["ended_because"],
+        items=counts,
+    )
+
+
+def _instant(micros_since_1970: int) -> datetime:
+    return EPOCH + timedelta(microseconds=micros_since_1970)

@@ -1,0 +1,273 @@
+"""The rules of replay runs: a frozen set, each letter once, and an outcome for each."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from pillarbox.deadletter import DeadLetterFilter, DeadLetterState, GroupFilter, ReplayRun, RunState
+from pillarbox.deadletter.runs import MAX_REPLAYS, ItemState, ReplayTerms
+from pillarbox.errors import ConflictError
+from pillarbox.holding import HeldMessage, HeldState, Hold, HoldState
+from pillarbox.testing.contracts.dead_letters import CONSUMER, burial, bury, find, move
+from pillarbox.testing.contracts.harness import LONG, StoreHarness, let_expire, make_message, rolled_back
+
+DEAD = DeadLetterFilter()
+OTHER = "shop/other"
+TERMS = ReplayTerms(rate=200, canary=5, stop_at=0.25, within=LONG)
+EVERYTHING = DeadLetterFilter(
+    type="order.placed",
+    consumer=CONSUMER,
+    group="cause-1",
+    key="k",
+    reason="exhausted",
+    since=datetime(2020, 1, 1, tzinfo=UTC),
+    until=datetime(2999, 1, 1, tzinfo=UTC),
+    text="unf",
+)
+
+
+class ReplayRunStoreContract:
+    """What every ``ReplayRunStore`` keeps; subclass it and supply the fixture ``harness``."""
+
+    pytestmark = pytest.mark.asyncio
+
+    async def test_a_run_is_kept_with_its_terms(self, harness: StoreHarness) -> None:
+        """And with what its letters were chosen by."""
+        await bury(harness, burial(make_message("m1")))
+        assert await create(harness, "r1", EVERYTHING, TERMS) == 1
+
+        run = await get(harness, "r1")
+
+        assert (run.id, run.state, run.wanted, run.terms, run.by) == ("r1", RunState.OPEN, EVERYTHING, TERMS, "ann")
+        assert run.created_at is not None
+        assert (run.ended_at, run.ended_because) == (None, "")
+        assert await harness.source.run(harness.operators.runs.get("r2")) is None
+
+    async def test_the_set_is_frozen_when_the_run_is_made(self, harness: StoreHarness) -> None:
+        """What dies later is not in it."""
+        await bury_many(harness, 3)
+        await create(harness, "r1")
+        await bury(harness, burial(make_message("late")))
+
+        assert await enqueue(harness, "r1", at_most=100) == 3
+        assert [letter.message.id for letter in await find(harness)] == ["late"]
+
+    async def test_a_run_that_is_rolled_back_was_never_made(self, harness: StoreHarness) -> None:
+        """With all of its letters."""
+        await bury_many(harness, 2)
+        async with rolled_back(harness) as tx:
+            await tx.run(harness.operators.runs.create("r1", DEAD, TERMS, by="ann"))
+
+        assert await create(harness, "r1") == 2
+
+    async def test_letters_are_made_due_in_their_order_each_at_the_head_of_its_key(self, harness: StoreHarness) -> None:
+        """Before what is behind it; a late duplicate of it makes way."""
+        await bury(harness, burial(make_message("m1", "a")), burial(make_message("m2", "b")))
+        blocked = [Hold(hold_key=key, state=HoldState.BLOCKED) for key in ("k:a", "k:b")]
+        await harness.source.run(harness.holding.hold(CONSUMER, blocked))
+        behind = [("m3", "a"), ("m1", "a"), ("m4", "b")]
+        waiting = [
+            HeldMessage(hold_key=f"k:{key}", message=make_message(one, key), state=HeldState.HELD)
+            for one, key in behind
+        ]
+        await harness.source.run(harness.holding.append(CONSUMER, waiting))
+
+        await create(harness, "r1")
+        assert await enqueue(harness, "r1", at_most=100) == 2
+
+        assert await drained(harness) == ["m1", "m3", "m2", "m4"]
+        assert {letter.replays for letter in await find(harness, DeadLetterFilter(state=None))} == {1}
+
+    async def test_a_letter_is_enqueued_as_its_bytes(self, harness: StoreHarness) -> None:
+        """Without attempts: it is handled as if it came for the first time."""
+        message = make_message("m1", body=bytes(range(256)))
+        await bury(harness, burial(message))
+        await create(harness, "r1")
+        await enqueue(harness, "r1")
+
+        await harness.source.run(harness.held_queue.lease_due(CONSUMER, token="t", limit=9, ttl=LONG))
+        (head,) = await harness.source.run(harness.held_queue.heads(CONSUMER, token="t", per_key=9))
+        assert head == HeldMessage(hold_key="k:k", message=message, state=HeldState.REPLAYING)
+
+    async def test_letters_without_a_key_and_of_several_consumers_are_enqueued_too(self, harness: StoreHarness) -> None:
+        """Each for its own consumer only."""
+        own = replace(burial(make_message("m1", None)), hold_key="m:m1")
+        await bury(harness, own)
+        await bury(harness, own, consumer=OTHER)
+        await create(harness, "r1", DeadLetterFilter(consumer=OTHER))
+        await enqueue(harness, "r1")
+
+        assert (await harness.source.run(harness.holding.state(OTHER))).messages == 1
+        assert (await harness.source.run(harness.holding.state(CONSUMER))).messages == 0
+
+    async def test_outcomes_are_noted(self, harness: StoreHarness) -> None:
+        """Resolved, failed again, under way, not dead any more when its turn came."""
+        await bury_many(harness, 5)
+        await create(harness, "r1")
+        letters = await find(harness)
+        await move(harness, letters[4].id, DeadLetterState.DISCARDED)
+        assert await enqueue(harness, "r1", at_most=4) == 4
+        await harness.source.run(harness.dead_letters.resolve(CONSUMER, ["m0"]))
+        await bury(harness, burial(make_message("m1")))
+        assert await enqueue(harness, "r1", at_most=4) == 1
+        assert await enqueue(harness, "r1", at_most=4) == 0
+
+        run = await get(harness, "r1")
+
+        assert dict(run.items) == {
+            ItemState.RESOLVED: 1,
+            ItemState.FAILED: 1,
+            ItemState.ENQUEUED: 2,
+            ItemState.PASSED: 1,
+        }
+        assert run.total == 5
+
+    async def test_what_somebody_else_replayed_after_it_failed_has_failed_for_the_run(
+        self, harness: StoreHarness
+    ) -> None:
+        """Whatever becomes of it then."""
+        await bury_many(harness, 1)
+        await create(harness, "r1")
+        await enqueue(harness, "r1")
+        await bury(harness, burial(make_message("m0")))
+        (letter,) = await find(harness)
+        await move(harness, letter.id, DeadLetterState.REPLAYING)
+        await harness.source.run(harness.dead_letters.resolve(CONSUMER, ["m0"]))
+
+        assert dict((await get(harness, "r1")).items) == {ItemState.FAILED: 1}
+
+    async def test_of_two_runs_of_the_same_letters_one_replays_each(self, harness: StoreHarness) -> None:
+        """Also where the first replay failed: the second operator has not seen that failure."""
+        await bury_many(harness, 20)
+        await create(harness, "r1")
+        await create(harness, "r2")
+
+        async with asyncio.TaskGroup() as tasks:
+            for run_id in ("r1", "r2", "r1", "r2"):
+                tasks.create_task(enqueue_all(harness, run_id, at_most=3))
+        await bury(harness, *(burial(make_message(f"m{number}")) for number in range(20)))
+        await enqueue_all(harness, "r1", at_most=3)
+        await enqueue_all(harness, "r2", at_most=3)
+
+        assert {letter.replays for letter in await find(harness)} == {1}
+        first, second = await get(harness, "r1"), await get(harness, "r2")
+        assert first.count(ItemState.FAILED) + second.count(ItemState.FAILED) == 20
+        assert first.count(ItemState.PASSED) + second.count(ItemState.PASSED) == 20
+
+    async def test_a_letter_that_was_replayed_too_often_is_replayed_by_force_only(self, harness: StoreHarness) -> None:
+        """Loops end."""
+        await bury_many(harness, 1)
+        (letter,) = await find(harness)
+        for _ in range(MAX_REPLAYS):
+            await move(harness, letter.id, DeadLetterState.REPLAYING)
+            await bury(harness, burial(make_message("m0")))
+        await create(harness, "r1")
+        await create(harness, "r2", terms=ReplayTerms(force=True))
+
+        await enqueue(harness, "r1")
+        await enqueue(harness, "r2")
+
+        assert dict((await get(harness, "r1")).items) == {ItemState.PASSED: 1}
+        assert dict((await get(harness, "r2")).items) == {ItemState.ENQUEUED: 1}
+
+    async def test_a_letter_that_failed_too_long_ago_is_replayed_by_force_only(self, harness: StoreHarness) -> None:
+        """What it did meanwhile may be forgotten."""
+        await bury_many(harness, 2)
+        await create(harness, "r1", terms=ReplayTerms(within=timedelta(0)))
+        await create(harness, "r2", terms=ReplayTerms(within=timedelta(0), force=True))
+        await let_expire(harness)
+
+        await enqueue(harness, "r1")
+        await enqueue(harness, "r2")
+
+        assert dict((await get(harness, "r1")).items) == {ItemState.PASSED: 2}
+        assert dict((await get(harness, "r2")).items) == {ItemState.ENQUEUED: 2}
+
+    async def test_a_run_ends_once_and_goes_no_further(self, harness: StoreHarness) -> None:
+        """What is pending stays dead."""
+        await bury_many(harness, 3)
+        await create(harness, "r1")
+        await enqueue(harness, "r1", at_most=1)
+
+        assert await end(harness, "r1", RunState.CANCELLED)
+        assert not await end(harness, "r1", RunState.FINISHED)
+        assert await enqueue(harness, "r1") == 0
+
+        run = await get(harness, "r1")
+        assert (run.state, run.ended_because) == (RunState.CANCELLED, "enough")
+        assert run.ended_at is not None
+        assert len(await find(harness)) == 2
+
+    async def test_runs_are_found_by_their_state_the_latest_first(self, harness: StoreHarness) -> None:
+        """A limited number of them."""
+        for name in ("r1", "r2", "r3"):
+            await create(harness, name)
+        await end(harness, "r2", RunState.STOPPED)
+
+        async def names(state: RunState | None, limit: int = 9) -> list[str]:
+            return list(await harness.source.run(harness.operators.runs.find(state, limit=limit)))
+
+        assert await names(None) == ["r3", "r2", "r1"]
+        assert await names(RunState.OPEN) == ["r3", "r1"]
+        assert await names(None, limit=1) == ["r3"]
+
+    async def test_enqueued_letters_leave_the_counts_of_their_groups(self, harness: StoreHarness) -> None:
+        """They are dead no more."""
+        await bury_many(harness, 4)
+        await create(harness, "r1")
+        await enqueue(harness, "r1", at_most=3)
+
+        (group,) = await harness.source.run(harness.operators.review.groups(GroupFilter(), limit=9))
+        assert (group.arrivals, group.dead) == (4, 1)
+
+
+async def bury_many(harness: StoreHarness, count: int) -> None:
+    """Bury messages ``m0``, ``m1`` and so on, each of a key of its own."""
+    messages = [make_message(f"m{number}", f"k{number}") for number in range(count)]
+    await bury(harness, *map(burial, messages))
+
+
+async def create(
+    harness: StoreHarness, run_id: str, where: DeadLetterFilter = DEAD, terms: ReplayTerms | None = None
+) -> int:
+    """Make a run of all dead letters, or of those that match."""
+    creating = harness.operators.runs.create(run_id, where, terms or ReplayTerms(), by="ann")
+    return await harness.source.run(creating)
+
+
+async def get(harness: StoreHarness, run_id: str) -> ReplayRun:
+    """Return a run that is there."""
+    run = await harness.source.run(harness.operators.runs.get(run_id))
+    assert run is not None
+    return run
+
+
+async def enqueue(harness: StoreHarness, run_id: str, *, at_most: int = 100) -> int:
+    """Enqueue one batch."""
+    return await harness.source.run(harness.operators.runs.enqueue(run_id, at_most=at_most))
+
+
+async def enqueue_all(harness: StoreHarness, run_id: str, *, at_most: int) -> None:
+    """Enqueue batch after batch, again where the database asks for it."""
+    done = 1
+    while done:
+        try:
+            done = await enqueue(harness, run_id, at_most=at_most)
+        except ConflictError:
+            continue
+
+
+async def end(harness: StoreHarness, run_id: str, state: RunState) -> bool:
+    """Close a run."""
+    return await harness.source.run(harness.operators.runs.end(run_id, state=state, because="enough"))
+
+
+async def drained(harness: StoreHarness) -> list[str]:
+    """Return the ids of what is due, by key and in order."""
+    await harness.source.run(harness.held_queue.lease_due(CONSUMER, token="t", limit=100, ttl=LONG))
+    heads = await harness.source.run(harness.held_queue.heads(CONSUMER, token="t", per_key=100))
+    return [one.message.id for one in heads]

@@ -1,0 +1,148 @@
+"""The commands that work with dead letters and held keys."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.conftest import CONSUMER, Shell, message
+
+Put = Callable[..., None]
+WHY = ("--reason", "counted by hand", "--by", "ann")
+
+
+def test_statistics_and_groups_count_letters(pillarbox: Shell, bury: Put) -> None:
+    bury(message("m1", "a"), message("m2", "b"))
+
+    (count,) = pillarbox.json("dead-letters", "stats")
+    (group,) = pillarbox.json("dead-letters", "groups")
+
+    assert (count["consumer"], count["state"], count["reason"], count["count"]) == (CONSUMER, "dead", "exhausted", 2)
+    assert (group["fingerprint"], group["dead"], group["state"]) == ("f1", 2, "open")
+    assert "exhausted" in pillarbox.text("dead-letters", "stats")
+    assert "f1" in pillarbox.text("dead-letters", "groups", "--consumer", CONSUMER)
+    assert "no such groups" in pillarbox.text("dead-letters", "groups", "--state", "ignored")
+
+
+def test_a_cause_that_comes_back_says_so(pillarbox: Shell, bury: Put) -> None:
+    bury(message("m1", "a"))
+    assert pillarbox.json("dead-letters", "group", "resolve", "f1", "--note", "in 1.2", "--by", "ann")["groups"] == 1
+    bury(message("m2", "b"))
+
+    assert "open, came back" in pillarbox.text("dead-letters", "groups")
+    assert "noted about 1 group" in pillarbox.text("dead-letters", "group", "note", "f1", "--note", "again")
+    assert pillarbox.json("dead-letters", "groups")[0]["note"] == "again"
+    assert pillarbox("dead-letters", "group", "note", "f1").exit_code == 2
+    assert "no group" in pillarbox("dead-letters", "group", "ignore", "f9").stderr
+
+
+def test_letters_are_found_by_age_reason_and_text(pillarbox: Shell, bury: Put) -> None:
+    bury(message("m1"))
+
+    assert len(pillarbox.json("dead-letters", "list", "--since", "1h", "--why", "exhausted")) == 1
+    assert pillarbox.json("dead-letters", "list", "--until", "1h") == []
+    assert pillarbox.json("dead-letters", "list", "--since", "2031-05-17T08:00:00Z") == []
+    assert pillarbox.json("dead-letters", "list", "--text", "nothing") == []
+    assert pillarbox("dead-letters", "list", "--since", "yesterday").exit_code == 2
+
+
+def test_header_values_are_shown_only_when_asked_for(pillarbox: Shell, bury: Put) -> None:
+    bury(message("m1"))
+
+    assert pillarbox.json("dead-letters", "list")[0]["headers"] == ["source"]
+    assert pillarbox.json("dead-letters", "show", "1")["headers"] == ["source"]
+    assert pillarbox.json("dead-letters", "show", "1", "--headers")["headers"] == {"source": "shop"}
+
+
+def test_a_discarded_letter_frees_its_key_and_is_purged_later(pillarbox: Shell, bury: Put) -> None:
+    bury(message("m1"))
+
+    assert pillarbox("dead-letters", "discard", "1").exit_code == 2
+    assert pillarbox("dead-letters", "discard", "1", "--reason", " ").exit_code == 2
+    assert pillarbox.json("dead-letters", "discard", "1", *WHY)["discarded"] == 1
+    assert pillarbox.json("held", "list")[0]["state"] == "waiting"
+    assert "discard by ann" in pillarbox.text("dead-letters", "show", "1")
+    assert pillarbox("dead-letters", "discard", "1", *WHY).exit_code == 2
+    assert pillarbox.json("dead-letters", "purge", "--older-than", "1d") == {"purged": 0}
+    assert "1 letters are removed" in pillarbox.text("dead-letters", "purge", "--older-than", "0s")
+
+
+def test_dead_letters_are_never_purged(pillarbox: Shell, bury: Put) -> None:
+    bury(message("m1"))
+
+    assert pillarbox.json("dead-letters", "purge", "--older-than", "0s") == {"purged": 0}
+
+
+def test_a_letter_is_edited_by_a_patch_or_a_file(pillarbox: Shell, bury: Put, tmp_path: Path) -> None:
+    bury(message("m1", body=b'{"a": 1, "b": 2}'))
+    file = tmp_path / "body"
+    file.write_bytes(b"\xff")
+
+    told = pillarbox.json("dead-letters", "edit", "1", "--patch", '{"a": null, "b": 3}', *WHY)
+    assert told["changed"] == ["/a", "/b"]
+    assert pillarbox.json("dead-letters", "show", "1", "--body")["body"] == '{"b":3}'
+    assert "/b: 2 -> 3" in pillarbox.text("dead-letters", "show", "1", "--body")
+    assert "its bytes" in pillarbox.text("dead-letters", "edit", "1", "--body", str(file), *WHY)
+    shown = pillarbox.json("dead-letters", "show", "1", "--body")
+    assert shown["edits"][0]["before"] == '{"a": 1, "b": 2}'
+    assert shown["body"].startswith("base64:")
+
+
+@pytest.mark.parametrize("how", [(), ("--patch", "{}", "--body", "-"), ("--patch", "[1]"), ("--patch", "{")])
+def test_an_edit_that_makes_no_sense_is_refused(pillarbox: Shell, bury: Put, how: tuple[str, ...]) -> None:
+    bury(message("m1"))
+
+    assert pillarbox("dead-letters", "edit", "1", *how, *WHY).exit_code == 2
+
+
+def test_a_dry_run_counts_and_changes_nothing(pillarbox: Shell, bury: Put) -> None:
+    bury(message("m1", "a"), message("m2", "b"))
+
+    assert pillarbox.json("dead-letters", "replay-all", "--key", "a", "--dry-run") == {"would_replay": 1}
+    assert "2 letters would be replayed" in pillarbox.text("dead-letters", "replay-all", "--dry-run")
+    assert pillarbox.json("dead-letters", "runs") == []
+
+
+def test_a_run_is_made_shown_and_cancelled(pillarbox: Shell, bury: Put) -> None:
+    bury(message("m1", "a"), message("m2", "b"))
+
+    made = pillarbox.json("dead-letters", "replay-all", "--rate", "5", "--canary", "1", "--detach", "--by", "ann")
+    assert (made["state"], made["letters"], made["pending"], made["rate"]) == ("open", 2, 2, 5)
+    assert made["run"] in pillarbox.text("dead-letters", "runs", "--open")
+    assert pillarbox.json("dead-letters", "runs", made["run"], "--cancel", "no")["state"] == "cancelled"
+    assert "no replay runs" in pillarbox.text("dead-letters", "runs", "--open")
+    assert pillarbox("dead-letters", "runs", made["run"], "--cancel", "no").exit_code == 2
+    assert pillarbox("dead-letters", "runs", "--follow").exit_code == 2
+    assert "cancelled" in pillarbox.text("dead-letters", "runs", made["run"])
+
+
+def test_the_command_works_a_run_off_itself(pillarbox: Shell, bury: Put) -> None:
+    bury(message("m1", "a"), message("m2", "b"))
+    made = pillarbox.json("dead-letters", "replay-all", "--detach")
+    for identity in (1, 2):
+        assert pillarbox("dead-letters", "discard", str(identity), *WHY).exit_code == 0
+
+    done = pillarbox.json("dead-letters", "runs", made["run"], "--follow")
+
+    assert (done["state"], done["passed"]) == ("finished", 2)
+
+
+def test_a_held_key_is_released(pillarbox: Shell, bury: Put) -> None:
+    bury(message("m1"))
+
+    assert "goes on" in pillarbox.text("held", "release", CONSUMER, "k:k", *WHY)
+    assert {(one["hold_key"], one["state"]) for one in pillarbox.json("held", "list")} == {
+        ("k:k", "waiting"),
+        ("m:m1", "blocked"),
+    }
+    assert "nothing waits behind" in pillarbox("held", "release", CONSUMER, "m:m1", *WHY).stderr
+    assert "no held key" in pillarbox("held", "release", CONSUMER, "k:other", *WHY).stderr
+
+
+def test_what_a_held_key_waits_for_is_skipped(pillarbox: Shell, bury: Put) -> None:
+    bury(message("m1"))
+
+    assert pillarbox.json("held", "skip", CONSUMER, "k:k", *WHY)["skipped"] == 1
+    assert pillarbox.json("dead-letters", "list", "--state", "discarded")[0]["id"] == 1
+    assert "goes on by itself" in pillarbox("held", "skip", CONSUMER, "k:k", *WHY).stderr
+    assert pillarbox("held", "skip", CONSUMER, "k:k", "--reason", "").exit_code == 2
