@@ -83,6 +83,10 @@ def harness(store: RelationalStore) -> StoreHarness:
         gaps=store.gaps,
         skipped=store.skipped,
         kept=StoreKept(store),
+        sagas=store.sagas,
+        saga_archive=store.saga_archive,
+        participations=store.participations,
+        saga_locks=store.saga_locks,
         concurrent_writers=not store.traits.single_writer,
     )
 

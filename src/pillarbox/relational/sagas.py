@@ -1,22 +1,19 @@
-"""Sagas in SQL: the transitions of many of them are read by one statement and written by one."""
+"""Sagas at work, in SQL: the transitions of many of them are read by one statement and written by one."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Collection, Sequence
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
-    Executable,
-    Integer,
     String,
     Text,
     UnicodeText,
     and_,
     bindparam,
     delete,
-    exists,
     func,
     literal,
     or_,
@@ -26,23 +23,17 @@ from sqlalchemy import (
 )
 
 from pillarbox.relational.expressions import MICROSECONDS, any_of, insert_into, micros, now_us, rows_of, texts
-from pillarbox.relational.saga_tables import saga_definitions, saga_instances
+from pillarbox.relational.saga_tables import saga_instances
 from pillarbox.saga.journal import SagaStatus
 from pillarbox.saga.store import (
     ChangedSaga,
     NewSaga,
-    SagaArchive,
-    SagaCount,
-    SagaDetails,
-    SagaFilter,
     SagaKey,
     SagaRow,
     SagaStore,
-    SagaSummary,
 )
 from pillarbox.transaction import Execute, Program, Row
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ENDED = (SagaStatus.COMPLETED.value, SagaStatus.COMPENSATED.value)
 
 _saga = saga_instances.c
@@ -207,102 +198,6 @@ class RelationalSagaStore(SagaStore):
         return len(found)
 
 
-_SUMMARY = (
-    _saga.saga,
-    _saga.saga_id,
-    _saga.version,
-    _saga.state,
-    _saga.steps,
-    _saga.started_at,
-    _saga.changed_at,
-    _saga.due_at,
-)
-FIND = select(*_SUMMARY).order_by(_saga.changed_at.desc(), _saga.saga, _saga.saga_id).limit(UP_TO)
-GET = (  # of any definition: the index of the primary key is read as a whole; an operator's question
-    select(*_SUMMARY, _saga.data, _saga.content_type, _saga.journal, _saga.correlation_id, _saga.serial)
-    .where(_saga.saga_id == bindparam("of_id", type_=String))
-    .order_by(_saga.saga)
-)
-GET_ONE = GET.where(_saga.saga == bindparam("of_saga", type_=String))
-COUNTS = (
-    select(_saga.saga, _saga.version, _saga.state, func.count(), now_us() - func.min(_saga.changed_at))
-    .group_by(_saga.saga, _saga.version, _saga.state)
-    .order_by(_saga.saga, _saga.version, _saga.state)
-)
-_definition = saga_definitions.c
-_noted = insert_into(saga_definitions).values(
-    saga=bindparam("of_saga", type_=String),
-    version=bindparam("of_version", type_=Integer),
-    graph=bindparam("with_graph", type_=Text),
-    noted_at=now_us(),
-)
-NOTE = _noted.on_conflict_do_update(
-    index_elements=["saga", "version"],
-    set_={"graph": _noted.excluded.graph, "noted_at": _noted.excluded.noted_at},
-)
-_open_ones = exists().where(
-    _saga.saga == _definition.saga, _saga.version == _definition.version, _saga.state.not_in(ENDED)
-)
-DEFINITIONS = select(_definition.saga, _definition.version, _definition.graph).where(_open_ones)
-
-
-class RelationalSagaArchive(SagaArchive):
-    """Questions about the rows."""
-
-    def find(self, wanted: SagaFilter, *, limit: int) -> Program[Sequence[SagaSummary]]:
-        """Select by what is said."""
-        statement, values = _matching(wanted)
-        found = yield Execute(statement, {**values, "up_to": limit})
-        return [_summary_of(row) for row in found]
-
-    def get(self, saga_id: str, *, saga: str | None = None) -> Program[Sequence[SagaDetails]]:
-        """Select by the id."""
-        if saga is None:
-            found = yield Execute(GET, {"of_id": saga_id})
-        else:
-            found = yield Execute(GET_ONE, {"of_id": saga_id, "of_saga": saga})
-        return [
-            SagaDetails(
-                summary=_summary_of(row),
-                state=row[8],
-                content_type=row[9],
-                journal=row[10],
-                correlation_id=row[11],
-                serial=row[12],
-            )
-            for row in found
-        ]
-
-    def counts(self) -> Program[Sequence[SagaCount]]:
-        """Group and count."""
-        found = yield Execute(COUNTS)
-        return [
-            SagaCount(
-                saga=saga,
-                version=version,
-                status=SagaStatus(status),
-                count=count,
-                oldest=timedelta(seconds=float(age_us) / MICROSECONDS),
-            )
-            for saga, version, status, count, age_us in found
-        ]
-
-    def note_definitions(self, graphs: Mapping[tuple[str, int], str]) -> Program[None]:
-        """Insert or replace."""
-        yield Execute(
-            NOTE,
-            [
-                {"of_saga": saga, "of_version": version, "with_graph": graph}
-                for (saga, version), graph in sorted(graphs.items())
-            ],
-        )
-
-    def definitions(self) -> Program[Mapping[tuple[str, int], str]]:
-        """Select those with instances."""
-        found = yield Execute(DEFINITIONS)
-        return {(saga, version): graph for saga, version, graph in found}
-
-
 def _named_by(keys: Collection[SagaKey]) -> dict[str, Any]:
     """Return parameters that select at least ``keys``: their parts, each for itself, so that the key's index serves."""
     return {"sagas": sorted({key.saga for key in keys}), "ids": sorted({key.saga_id for key in keys})}
@@ -334,48 +229,3 @@ def _row_of(row: Row) -> SagaRow:
         serial=serial,
         now_us=now,
     )
-
-
-def _matching(wanted: SagaFilter) -> tuple[Executable, dict[str, Any]]:
-    statement, values = FIND, dict[str, Any]()
-    if wanted.saga is not None:
-        named = _saga.saga.like(bindparam("named", type_=String), escape="!")
-        statement = statement.where(or_(_saga.saga == bindparam("of_saga", type_=String), named))
-        values |= {"of_saga": wanted.saga, "named": f"%/{_escaped(wanted.saga)}"}
-    if wanted.status is not None:
-        statement = statement.where(_saga.state == bindparam("in_status", type_=String))
-        values["in_status"] = wanted.status.value
-    if wanted.step is not None:
-        around = literal(" ") + _saga.steps + literal(" ")
-        statement = statement.where(around.like(bindparam("at_step", type_=String), escape="!"))
-        values["at_step"] = f"% {_escaped(wanted.step)} %"
-    if wanted.older_than is not None:
-        statement = statement.where(_saga.started_at <= now_us() - bindparam("age_us", type_=BigInteger))
-        values["age_us"] = micros(wanted.older_than)
-    if wanted.text is not None:
-        has = bindparam("with_text", type_=String)
-        statement = statement.where(or_(_saga.data.like(has, escape="!"), _saga.journal.like(has, escape="!")))
-        values["with_text"] = f"%{_escaped(wanted.text)}%"
-    return statement, values
-
-
-def _escaped(words: str) -> str:
-    return words.replace("!", "!!").replace("%", "!%").replace("_", "!_")
-
-
-def _summary_of(row: Row) -> SagaSummary:
-    saga, saga_id, version, status, steps, started_us, changed_us, due_us = row[:8]
-    return SagaSummary(
-        saga=saga,
-        saga_id=saga_id,
-        version=version,
-        status=SagaStatus(status),
-        steps=steps,
-        started_at=_instant(started_us),
-        changed_at=_instant(changed_us),
-        due_at=None if due_us is None else _instant(due_us),
-    )
-
-
-def _instant(microseconds: int) -> datetime:
-    return EPOCH + timedelta(microseconds=microseconds)

@@ -42,7 +42,9 @@ from pillarbox.relational.outbox_held import RelationalHeldRecords, RelationalPa
 from pillarbox.relational.participations import RelationalParticipationStore
 from pillarbox.relational.published import RelationalPublishedRecords
 from pillarbox.relational.queue import RelationalQueueStore
-from pillarbox.relational.sagas import RelationalSagaArchive, RelationalSagaStore
+from pillarbox.relational.saga_archive import RelationalSagaArchive
+from pillarbox.relational.saga_locks import RelationalSagaLockStore
+from pillarbox.relational.sagas import RelationalSagaStore
 from pillarbox.relational.sequences import RelationalPositions
 from pillarbox.relational.silence import Patience
 from pillarbox.relational.traits import DatabaseTraits, SingleStatements
@@ -135,6 +137,7 @@ class RelationalStore(TransactionSource):
         self.participations = RelationalParticipationStore()
         self.sagas = RelationalSagaStore()
         self.saga_archive = RelationalSagaArchive()
+        self.saga_locks = RelationalSagaLockStore()
         self.inspection = RelationalInspection()
         self._lent_sync_engine = sync_engine if isinstance(sync_engine, Engine) else None
         self._make_sync_engine = None if isinstance(sync_engine, Engine) else sync_engine

@@ -49,6 +49,7 @@ DEFAULT_RULES: Mapping[type[BaseException] | str, Kind] = {
     "aiohttp.client_exceptions.ClientPayloadError": "transient",
     "botocore.exceptions.HTTPClientError": "transient",
     "grpc.RpcError": "transient",
+    "pillarbox.saga.locks.ResourceLocked": "transient",
     "httpx.TransportError": "transient",
     "httpcore.NetworkError": "transient",
     "redis.exceptions.ConnectionError": "transient",

@@ -10,15 +10,26 @@ from pillarbox.idempotency.outside_calls import OutsideCalls
 from pillarbox.message import message_type_of
 from pillarbox.outbox import Origin, Outbox, OutboxRecord, PublishOptions
 from pillarbox.saga.happening import Act
+from pillarbox.saga.locks import LOCKED_FOR, OwnLocks, SagaLockStore
 from pillarbox.saga.store import SagaKey
+from pillarbox.transaction import AsyncTx, SyncTx
 
 
 class SagaContext:
     """One act of one saga, and the outbox of the transaction that its end is part of."""
 
-    __slots__ = ("_calls", "_origin", "_outbox", "_records", "attempt", "direction", "saga", "saga_id", "step")
+    __slots__ = ("_calls", "_origin", "_outbox", "_records", "attempt", "direction", "locks", "saga", "saga_id", "step")
 
-    def __init__(self, key: SagaKey, act: Act, *, outbox: Outbox, origin: Origin, calls: OutsideCalls | None) -> None:
+    def __init__(
+        self,
+        key: SagaKey,
+        act: Act,
+        *,
+        outbox: Outbox,
+        origin: Origin,
+        calls: OutsideCalls | None,
+        locks: SagaLockStore,
+    ) -> None:
         """Publish through ``outbox`` when the act is done; ``calls`` where no transaction is open meanwhile."""
         self.saga = key.saga
         """The saga's identity, ``<service>/<name>``."""
@@ -34,6 +45,8 @@ class SagaContext:
         self._origin = origin
         self._calls = calls
         self._records: list[OutboxRecord] = []
+        self.locks = OwnLocks(key, locks)
+        """What the act has asked for of the saga's locks; see ``lock``."""
 
     @property
     def correlation_id(self) -> str:
@@ -67,6 +80,32 @@ class SagaContext:
             name: tells several calls of one act apart.
         """
         return f"{self.saga}:{self.saga_id}:{self.step}:{self.direction.value}" + (f":{name}" if name else "")
+
+    async def lock(self, resource: str, /, *, tx: AsyncTx, expires_after: timedelta = LOCKED_FOR) -> bool:
+        """Lock a thing of the business for this saga until it ends; call it again to prolong the lock.
+
+        The lock commits with the step. It is let go in the transaction in which the saga completes or is compensated.
+        Others ask ``box.sagas.locks.holder``; what does not ask is not held up.
+
+        Args:
+            resource: what is locked, as in ``account:a-1``.
+            tx: the step's transaction.
+            expires_after: when others may take it, although the saga has not ended.
+
+        Returns:
+            Whether it was held by this saga before, and by nobody else since. If a later step gets ``False``, the lock
+            had expired: read again what it protects.
+
+        Raises:
+            ResourceLocked: another saga holds it. Let it through to wait, as often as the step's ``retry=`` says, or
+                raise ``StepFailed`` instead.
+            NoTransactionError: ``tx`` has no open transaction.
+        """
+        return await self.locks.take(resource, expires_after, tx)
+
+    def lock_sync(self, resource: str, /, *, tx: SyncTx, expires_after: timedelta = LOCKED_FOR) -> bool:
+        """Do what ``lock`` does, for a step that is no ``async def``."""
+        return self.locks.take_sync(resource, expires_after, tx)
 
     def publish(
         self,

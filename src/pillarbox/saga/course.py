@@ -48,6 +48,7 @@ class Course:
         children: sagas to be started.
         calls: calls to make once the transaction is durable.
         last: the function that was called last in the transaction.
+        unlocks: it has ended, and what it has locked is to be let go.
     """
 
     row: SagaRow
@@ -60,6 +61,7 @@ class Course:
     children: list[NewSaga] = field(default_factory=list[NewSaga])
     calls: list[Call] = field(default_factory=list[Call])
     last: str = ""
+    unlocks: bool = False
     _before: Journal = field(init=False)
     _moment: Moment = field(init=False)
     _letters: Letters = field(init=False)
@@ -101,6 +103,8 @@ class Course:
                     return
         if self.journal.status.is_ended and not self._before.status.is_ended:
             self._tell_parent()
+        if self.journal.status.is_ended and self.journal.locked:
+            self.journal, self.unlocks = replace(self.journal, locked=False), True
 
     def changed(self) -> ChangedSaga:
         """Return what is to be written."""
@@ -303,6 +307,8 @@ class Course:
         )
         if isinstance(answer, Raised) and answer.touched:
             raise Spoiled(self.row.key, self.last, answer.error) from answer.error
+        if context.locks.has_taken:
+            self.journal = replace(self.journal, locked=True)
         return answer
 
     def _fail(self, act: Act, defined: DefinedAct, error: Exception, *, maybe: bool) -> None:
@@ -350,6 +356,7 @@ class Course:
             outbox=self.rules.outbox,
             origin=self._letters.origin,
             calls=self.rules.calls if is_outside else None,
+            locks=self.rules.locks,
         )
 
 

@@ -55,7 +55,8 @@ class Invoker:
             if error is not caught or isinstance(error, TimeoutError):
                 await connection.invalidate()  # it may have been cut off in mid-statement
                 return Raised(error, touched=True)
-            return Raised(error, touched=watch.statements > before or not is_active(began))
+            touched = watch.statements - context.locks.looks > before
+            return Raised(error, touched=touched or not is_active(began))
         if inner.get_transaction() is not began or not is_active(began):
             return Raised(TransactionEndedError(consumer=context.saga), touched=True)
         return Returned(value)

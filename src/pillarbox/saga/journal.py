@@ -151,6 +151,7 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         history: what happened, in order.
         secret: what tokens are signed with; known to nobody else.
         parent: the saga that waits for this one.
+        locked: it has taken semantic locks, to be let go when it ends.
     """
 
     status: SagaStatus = SagaStatus.RUNNING
@@ -164,6 +165,7 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     history: tuple[Entry, ...] = ()
     secret: str = ""
     parent: Parent | None = None
+    locked: bool = False
 
     def of(self, step: str, direction: Direction) -> Progress | None:
         """Return how far an act has come; ``None`` before its first attempt."""

@@ -149,6 +149,8 @@ class SagaOrchestrator:
             if children:
                 await transaction.run(self._store.start(children))
             await transaction.run(self._store.save([course.changed() for course in met]))
+            if unlocked := [course.row.key for course in met if course.unlocks]:
+                await transaction.run(self._rules.locks.release(unlocked))
             records = [record for course in met for record in course.records]
             if records:
                 await transaction.run(self._rules.outbox.append(records))

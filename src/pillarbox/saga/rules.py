@@ -16,6 +16,7 @@ from pillarbox.retry import Classification
 from pillarbox.saga.context import SagaContext
 from pillarbox.saga.happening import Act
 from pillarbox.saga.invoking import Invoker
+from pillarbox.saga.locks import SagaLockStore
 from pillarbox.saga.resolve import DefinedAct
 from pillarbox.saga.state import StateCodec
 from pillarbox.saga.store import SagaKey
@@ -37,6 +38,7 @@ class Rules:
     states: StateCodec
     outbox: Outbox
     calls: OutsideCalls
+    locks: SagaLockStore
     classification: Classification
     redact: Callable[[str], str]
     translate: Callable[[Exception], Exception]

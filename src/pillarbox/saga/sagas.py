@@ -14,6 +14,7 @@ from pillarbox.errors import ConfigurationError
 from pillarbox.saga.catalogue import Catalogue
 from pillarbox.saga.control import SagaControl
 from pillarbox.saga.definition import Saga
+from pillarbox.saga.locks import SagaLockStore, SemanticLocks
 from pillarbox.saga.starting import new_saga
 from pillarbox.saga.state import StateCodec
 from pillarbox.saga.store import NewSaga, SagaArchive, SagaKey, SagaStore
@@ -41,12 +42,14 @@ class Sagas(SagaControl):
         *,
         store: SagaStore,
         archive: SagaArchive,
+        locks: SagaLockStore,
         acts: ActStore,
         source: TransactionSource,
         states: StateCodec,
     ) -> None:
         """Start sagas in the name of ``service``."""
         super().__init__(store=store, archive=archive, acts=acts, source=source)
+        self.locks = SemanticLocks(locks)
         self._service = service
         self._states = states
 

@@ -132,8 +132,25 @@ class SagaCount(msgspec.Struct, frozen=True, kw_only=True):
     oldest: timedelta
 
 
+class SagasInNeed(msgspec.Struct, frozen=True, kw_only=True):
+    """How many sagas wait for an operator's verb, and for how long the oldest of them has; ``None`` if none does."""
+
+    count: int
+    oldest_for: timedelta | None
+
+
+class OverdueSagas(msgspec.Struct, frozen=True, kw_only=True):
+    """For how long nobody has looked at the saga of one service that was due first."""
+
+    service: str
+    oldest_for: timedelta
+
+
 class SagaStore(Protocol):
-    """The instances at work; a row that is read here is locked until the transaction ends."""
+    """The instances at work; a row that is read here is locked until the transaction ends.
+
+    Every implementation must pass ``pillarbox.testing.contracts.SagaStoreContract``.
+    """
 
     @abstractmethod
     def start(self, sagas: Sequence[NewSaga]) -> Program[frozenset[SagaKey]]:
@@ -161,7 +178,10 @@ class SagaStore(Protocol):
 
 
 class SagaArchive(Protocol):
-    """What people and checks ask about sagas; locks nothing."""
+    """What people and checks ask about sagas; locks nothing.
+
+    Every implementation must pass ``pillarbox.testing.contracts.SagaArchiveContract``.
+    """
 
     @abstractmethod
     def find(self, wanted: SagaFilter, *, limit: int) -> Program[Sequence[SagaSummary]]:
@@ -174,6 +194,17 @@ class SagaArchive(Protocol):
     @abstractmethod
     def counts(self) -> Program[Sequence[SagaCount]]:
         """Count the sagas by definition, version and status."""
+
+    @abstractmethod
+    def in_need(self) -> Program[SagasInNeed]:
+        """Count, in a single statement, the sagas of all services that need attention."""
+
+    @abstractmethod
+    def overdue(self) -> Program[Sequence[OverdueSagas]]:
+        """Return, in a single statement, the services of which a saga is due, by name.
+
+        Costs the same however many there are.
+        """
 
     @abstractmethod
     def note_definitions(self, graphs: Mapping[tuple[str, int], str]) -> Program[None]:

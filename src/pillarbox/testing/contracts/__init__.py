@@ -29,6 +29,10 @@ from pillarbox.testing.contracts.queue import QueueStoreContract
 from pillarbox.testing.contracts.receiver import ReceiverContract
 from pillarbox.testing.contracts.relay_marks import RelayMarksContract
 from pillarbox.testing.contracts.replay_runs import ReplayRunStoreContract
+from pillarbox.testing.contracts.saga_archive import SagaArchiveContract
+from pillarbox.testing.contracts.saga_locks import SagaLockStoreContract
+from pillarbox.testing.contracts.saga_participations import ParticipationStoreContract
+from pillarbox.testing.contracts.sagas import SagaStoreContract
 from pillarbox.testing.contracts.sender import SenderContract
 from pillarbox.testing.contracts.sequence_reader import SequenceReaderContract
 from pillarbox.testing.contracts.slot_reader import SlotReaderContract
@@ -56,12 +60,16 @@ __all__ = [
     "LeaseStoreContract",
     "OutboxStoreContract",
     "ParkedRecordsContract",
+    "ParticipationStoreContract",
     "PositionsContract",
     "PublishedRecordsContract",
     "QueueStoreContract",
     "ReceiverContract",
     "RelayMarksContract",
     "ReplayRunStoreContract",
+    "SagaArchiveContract",
+    "SagaLockStoreContract",
+    "SagaStoreContract",
     "SenderContract",
     "SequenceReaderContract",
     "SlotReaderContract",

@@ -32,6 +32,9 @@ from pillarbox.outbox import (
 )
 from pillarbox.relay import HeldRecords, RelayMarks, SequenceReader
 from pillarbox.relay.reader import OutboxTransfer, PendingRecord, ReadPlan, SlotReader
+from pillarbox.saga.locks import SagaLockStore
+from pillarbox.saga.participant import ParticipationStore
+from pillarbox.saga.store import SagaArchive, SagaStore
 from pillarbox.testing.waiting import wait_until
 from pillarbox.transaction import Execute, OpenTransaction, Program, Rows, Transaction, TransactionSource, step
 
@@ -81,6 +84,10 @@ class StoreHarness:
     gaps: Gaps
     skipped: SkippedStore
     kept: Kept
+    sagas: SagaStore
+    saga_archive: SagaArchive
+    participations: ParticipationStore
+    saga_locks: SagaLockStore
     concurrent_writers: bool
 
 
