@@ -17,7 +17,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from pillarbox.relational import idempotency, outbox, outbox_held, queue, transfer
+from pillarbox.relational import idempotency, outbox, outbox_held, queue, saga_archive, saga_locks, sagas, transfer
 from pillarbox.stores.postgresql import postgresql_store
 
 BACKLOG = 20_000
@@ -54,6 +54,14 @@ STATEMENTS: dict[str, tuple[Executable, Mapping[str, str], str]] = {
     ),
     "purge": (idempotency.OLDEST, {"first_instant": "0", "instant": "1000", "up_to": "1000"}, "inbox"),
     "forget": (idempotency.FORGET, {"by": "'one'", "ids": "'{m1,m2,m3}'"}, "inbox"),
+    "sagas due": (
+        sagas.DUE,
+        {"of_service": "'shop'", "definitions": "'{shop/fulfil@1}'", "up_to": "500"},
+        "saga_instances",
+    ),
+    "sagas in need": (saga_archive.IN_NEED, {}, "saga_instances"),
+    "overdue sagas": (saga_archive.OVERDUE, {}, "saga_instances"),
+    "let locks go": (saga_locks.RELEASE, {"owners": "'{o1,o2,o3}'"}, "saga_locks"),
     "accept": (queue.ACCEPT, {"positions": POSITIONS, **FENCE}, "queue"),
 }
 FILL = (
@@ -64,6 +72,14 @@ FILL = (
     " created_at) SELECT CASE n % 2 WHEN 0 THEN 'one' ELSE 'two' END, 'm' || n, 'order.placed', 'topic:order',"
     f" 'k' || n % 100, 'application/json', '{{}}', '\\x00', n % 64, n FROM generate_series(1, {BACKLOG}) AS n",
     "INSERT INTO pillarbox_inbox (consumer, message_id, processed_at) SELECT 'one', 'm' || n, n"
+    f" FROM generate_series(1, {BACKLOG}) AS n",
+    "INSERT INTO pillarbox_saga_instances (saga, saga_id, service, definition, version, state, steps, data,"
+    " content_type, journal, correlation_id, serial, due_at, started_at, changed_at) SELECT 'shop/fulfil', 'o' || n,"
+    " CASE n % 3 WHEN 0 THEN 'shop' ELSE 'stock' END, 'shop/fulfil@1', 1,"
+    " CASE WHEN n % 1000 = 0 THEN 'needs_attention' WHEN n % 2 = 0 THEN 'running' ELSE 'completed' END, '', '{}',"
+    " 'application/json', '{}', 'o' || n, 1, CASE n % 2 WHEN 0 THEN 9000000000000000 + n END, n, n"
+    f" FROM generate_series(1, {BACKLOG}) AS n",
+    "INSERT INTO pillarbox_saga_locks (resource, owner, expires_at) SELECT 'r' || n, 'o' || n / 2, n"
     f" FROM generate_series(1, {BACKLOG}) AS n",
     "INSERT INTO pillarbox_leases (scope, slot, owner, token, expires_at)"
     " SELECT 'relay', n, 'me', n + 1024, 9000000000000000 FROM generate_series(0, 63) AS n",
@@ -78,7 +94,8 @@ async def _plan(connection: AsyncConnection, statement: Executable, values: Mapp
     sql = str(compiled) % numbers
     await connection.exec_driver_sql("SET LOCAL plan_cache_mode = force_generic_plan")
     await connection.exec_driver_sql(f"PREPARE guarded AS {sql}")
-    rows = await connection.exec_driver_sql(f"EXPLAIN EXECUTE guarded({', '.join(values.values())})")
+    given = f"({', '.join(values.values())})" if values else ""
+    rows = await connection.exec_driver_sql(f"EXPLAIN EXECUTE guarded{given}")
     return "\n".join(row[0] for row in rows)
 
 

@@ -19,12 +19,15 @@ from pillarbox.observe import (
     LogGapFound,
     MessageDead,
     RecordParked,
+    SagaNeedsAttention,
+    SagaUnreadable,
     WorkerFaltered,
 )
 
 MOST_SUBJECTS = 1_000
 """How many subjects and groups are remembered; the one untouched longest is forgotten first."""
 SETTLEMENT = "pillarbox dead-letters list"
+ATTENTION = "pillarbox saga list --status needs_attention"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +45,14 @@ class AlertRules:
         consumer_stopped: a dead letter has stopped a consumer, in every process.
         gap: numbers of a key have not come, or a consumer goes on without them.
         breaker_opened: a dependency is down, and its consumers pause.
+        saga_stuck: a saga needs attention (``saga-needs-attention``), or cannot be read (``saga-unreadable``).
         falters: a worker has met so many errors ``within`` that time: it does not get on (``worker-falters``).
         oldest_pending: the oldest record of the outbox waits longer.
         oldest_queued: the oldest message in the database's own queues was published longer ago: consumers have stopped,
             or do not keep up.
         oldest_held: the oldest hold of a key has lasted longer.
+        oldest_saga_in_need: the saga that has needed attention for longest has done so for longer.
+        oldest_due_saga: a saga has been due for longer, and nobody has looked at it.
         watch_every: how often these ages are looked at, by one process of the service.
         repeat_after: for so long nothing more is said about a subject under the same rule; what happens meanwhile is
             counted, and told of then.
@@ -60,10 +66,13 @@ class AlertRules:
     consumer_stopped: bool = True
     gap: bool = True
     breaker_opened: bool = True
+    saga_stuck: bool = True
     falters: int | None = 10
     oldest_pending: timedelta | None = timedelta(minutes=1)
     oldest_queued: timedelta | None = timedelta(minutes=10)
     oldest_held: timedelta | None = timedelta(hours=1)
+    oldest_saga_in_need: timedelta | None = timedelta(hours=1)
+    oldest_due_saga: timedelta | None = timedelta(minutes=1)
     watch_every: timedelta = timedelta(seconds=15)
     repeat_after: timedelta = timedelta(minutes=15)
 
@@ -161,6 +170,13 @@ class Judge:
             text = f"{event.consumer} {what} numbers {event.first} to {event.last} of a key: pillarbox gaps"
             subject = f"{event.consumer} {event.channel}"
             yield Finding(rule="gap", subject=subject, text=text, facts={"first": event.first, "last": event.last})
+        elif isinstance(event, SagaNeedsAttention) and self._rules.saga_stuck:
+            text = f"a saga of {event.saga} can neither go on nor be undone: {ATTENTION}"
+            yield Finding(rule="saga-needs-attention", subject=event.saga, text=text)
+        elif isinstance(event, SagaUnreadable) and self._rules.saga_stuck:
+            text = f"the state of a saga of {event.saga} version {event.version} cannot be read: pillarbox saga check"
+            version: dict[str, Fact] = {"version": event.version}
+            yield Finding(rule="saga-unreadable", subject=event.saga, text=text, facts=version)
 
     def _of_dead(self, event: MessageDead, at: float) -> Iterator[Finding]:
         what = f"{event.error_type or event.reason} in {event.consumer}"
@@ -197,6 +213,17 @@ class Judge:
             ("oldest-pending", "outbox", vitals.outbox.oldest_for, rules.oldest_pending, "the oldest pending record"),
             ("oldest-queued", "queues", vitals.oldest_queued_for, rules.oldest_queued, "the oldest queued message"),
             ("oldest-held", "holding", vitals.holding.oldest_for, rules.oldest_held, "the oldest held key"),
+            (
+                "oldest-saga-in-need",
+                "sagas",
+                vitals.sagas_in_need.oldest_for,
+                rules.oldest_saga_in_need,
+                "the oldest saga that needs attention",
+            ),
+            *(
+                ("oldest-due-saga", one.service, one.oldest_for, rules.oldest_due_saga, f"a due saga of {one.service}")
+                for one in vitals.overdue_sagas
+            ),
         )
         for rule, subject, age, limit, what in ages:
             if age is not None and limit is not None and age > limit:

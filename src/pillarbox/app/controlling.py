@@ -28,6 +28,7 @@ from pillarbox.message import Message, new_message_id
 from pillarbox.relational import RelationalStore
 from pillarbox.relational.kept import StoreKept
 from pillarbox.relay import RelaySettings
+from pillarbox.saga.control import SagaControl
 from pillarbox.serialization import JsonCodec
 from pillarbox.telemetry import LoggingObserver
 
@@ -96,6 +97,7 @@ def control_of(store: RelationalStore, inbox: InboxSettings = DEFAULT_INBOX, che
                 gaps=store.gaps,
                 circuits=store.circuits,
                 inspection=store.inspection,
+                sagas=store.saga_archive,
                 log=None if store.traits.log is None else store.traits.log.checkpoints,
             ),
             store,
@@ -114,5 +116,6 @@ def control_of(store: RelationalStore, inbox: InboxSettings = DEFAULT_INBOX, che
         held=held_of(store),
         gaps=GapsControl(lines=lines_of(store), kept=StoreKept(store), source=store, observer=LoggingObserver()),
         dead_letters=dead_letters_of(store, inbox, check),
+        sagas=SagaControl(store=store.sagas, archive=store.saga_archive, acts=store.operators.acts, source=store),
         calls=calls_of(store, JsonCodec(), clock=SystemClock(), hold=RelaySettings().lease),
     )

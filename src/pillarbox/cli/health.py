@@ -41,7 +41,8 @@ def _show(found: Health) -> None:
         parts = {"outbox": vitals.outbox, "holding": vitals.holding, "gaps": vitals.gaps, "waits": vitals.waits}
         rest = {"oldest_queued_for": vitals.oldest_queued_for, "dead": vitals.dead, "log": vitals.log}
         facts = {"status": found.status.value, "problems": found.problems, "stopped": vitals.stopped}
-        print_json({**facts, **parts, **rest, "down": vitals.down})
+        sagas = {"sagas_in_need": vitals.sagas_in_need, "overdue_sagas": vitals.overdue_sagas}
+        print_json({**facts, **parts, **rest, **sagas, "down": vitals.down})
         return
     print_line(found.status.value)
     for problem in found.problems:
@@ -62,6 +63,9 @@ def _show(found: Health) -> None:
             "waiting for causes": vitals.waits.messages,
             "oldest waiting for causes": vitals.waits.oldest_for,
             "dead letters": vitals.dead,
+            "sagas in need": vitals.sagas_in_need.count,
+            "oldest saga in need": vitals.sagas_in_need.oldest_for,
+            "oldest due saga": max((one.oldest_for for one in vitals.overdue_sagas), default=None),
             "down": ", ".join(one.dependency for one in vitals.down) or None,
             **({"stopped consumers": ", ".join(vitals.stopped)} if vitals.stopped else {}),
             **({} if vitals.log is None else {"log kept, bytes": vitals.log.retained_bytes}),

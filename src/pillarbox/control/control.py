@@ -12,6 +12,7 @@ from pillarbox.control.inbox import InboxControl
 from pillarbox.control.outbox import OutboxControl
 from pillarbox.deadletter import DeadLetters
 from pillarbox.idempotency.outside_calls import OutsideCalls
+from pillarbox.saga.control import SagaControl
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,4 +29,5 @@ class Control:
     held: HeldControl
     gaps: GapsControl
     dead_letters: DeadLetters
+    sagas: SagaControl
     calls: OutsideCalls

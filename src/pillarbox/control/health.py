@@ -14,6 +14,7 @@ from pillarbox.deadletter import DeadLetterFilter, DeadLetterStore
 from pillarbox.holding import HoldingState, HoldingStore, WaitsState, WaitStore
 from pillarbox.outbox import OutboxState, OutboxStore
 from pillarbox.relay.log_reader import LogCheckpoints, LogState
+from pillarbox.saga.store import OverdueSagas, SagaArchive, SagasInNeed
 from pillarbox.transaction import Program, TransactionSource
 
 
@@ -35,6 +36,7 @@ class HealthLimits:
         oldest_hold: the oldest hold of a key in a consumer.
         oldest_gap: the gap of a consumer that goes by numbers that has stalled longest.
         oldest_wait: the message that has waited longest for its causes.
+        oldest_due: the saga that has been due for longest; beyond it nobody runs its definition, or it cannot be read.
         retained_log: bytes of log that the database keeps for a log tailing relay.
         unread_log: bytes of log behind what that relay confirmed, while it confirms nothing for ``oldest_pending``.
     """
@@ -44,12 +46,14 @@ class HealthLimits:
     oldest_hold: timedelta = timedelta(hours=1)
     oldest_gap: timedelta = timedelta(seconds=30)
     oldest_wait: timedelta = timedelta(minutes=5)
+    oldest_due: timedelta = timedelta(seconds=30)
     retained_log: int = 1 << 30
     unread_log: int = 256 << 10
 
 
 NO_GAPS = GapState(lines=0, buffered=0, oldest_for=None)
 NOTHING_WAITS = WaitsState(messages=0, oldest_for=None)
+NO_SAGAS = SagasInNeed(count=0, oldest_for=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +68,8 @@ class Vitals:
         stopped: consumers that a dead letter has stopped.
         log: the log of a log tailing relay; ``None`` where none has worked.
         down: the dependencies whose breakers are not closed.
+        sagas_in_need: sagas that wait for an operator's verb.
+        overdue_sagas: by service, for how long a saga has been due that nobody has looked at.
     """
 
     outbox: OutboxState
@@ -75,6 +81,8 @@ class Vitals:
     gaps: GapState = NO_GAPS
     waits: WaitsState = NOTHING_WAITS
     stopped: tuple[str, ...] = ()
+    sagas_in_need: SagasInNeed = NO_SAGAS
+    overdue_sagas: tuple[OverdueSagas, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +138,20 @@ def _problems(vitals: Vitals, limits: HealthLimits) -> Iterator[Problem]:
     if vitals.dead:
         yield Problem(status=HealthStatus.DEGRADED, what=f"{vitals.dead} dead letters: pillarbox dead-letters list")
     yield from _problems_of_order(vitals, limits)
+    yield from _problems_of_sagas(vitals, limits)
+
+
+def _problems_of_sagas(vitals: Vitals, limits: HealthLimits) -> Iterator[Problem]:
+    if vitals.sagas_in_need.count:
+        since = _seconds(vitals.sagas_in_need.oldest_for)
+        what = f"{vitals.sagas_in_need.count} sagas need attention, the oldest for {since}"
+        yield Problem(status=HealthStatus.DEGRADED, what=f"{what}: pillarbox saga list --status needs_attention")
+    for one in vitals.overdue_sagas:
+        if _exceeds(one.oldest_for, limits.oldest_due):
+            what = (
+                f"a saga of {one.service} has been due for {_seconds(one.oldest_for)}: does a process run its version?"
+            )
+            yield Problem(status=HealthStatus.DEGRADED, what=what)
 
 
 def _problems_of_order(vitals: Vitals, limits: HealthLimits) -> Iterator[Problem]:
@@ -190,6 +212,7 @@ class VitalPorts:
     gaps: Gaps
     circuits: CircuitStore
     inspection: Inspection
+    sagas: SagaArchive
     log: LogCheckpoints | None = None
 
 
@@ -216,5 +239,7 @@ class HealthCheck:
             stopped=tuple(sorted((yield from ports.holding.stopped()))),
             log=None if ports.log is None else (yield from ports.log.state()),
             gaps=(yield from ports.gaps.state()),
+            sagas_in_need=(yield from ports.sagas.in_need()),
+            overdue_sagas=tuple((yield from ports.sagas.overdue())),
             down=tuple(one for one in (yield from ports.circuits.known()) if not one.circuit.is_closed),
         )

@@ -16,6 +16,7 @@ from sqlalchemy import (
     exists,
     func,
     literal,
+    literal_column,
     or_,
     select,
 )
@@ -62,18 +63,16 @@ COUNTS = (
 )
 IN_NEED = select(  # index on (state, changed_at)
     func.count(), now_us() - func.min(_saga.changed_at)
-).where(_saga.state == SagaStatus.NEEDS_ATTENTION.value)
+).where(_saga.state == literal_column(f"'{SagaStatus.NEEDS_ATTENTION}'"))  # spelled out: the planner knows it is rare
 _first = select(func.min(_saga.service).label("service")).cte("services", recursive=True)
 _next = select(func.min(_saga.service)).where(_saga.service > _first.c.service).correlate(_first).scalar_subquery()
 _services = _first.union_all(select(_next).where(_first.c.service.is_not(None)))
 _due_first = (
     select(func.min(_saga.due_at)).where(_saga.service == _services.c.service).correlate(_services).scalar_subquery()
 )
-OVERDUE = (  # index on (service, due_at), from one service to the next
-    select(_services.c.service, now_us() - _due_first)
-    .where(_services.c.service.is_not(None), _due_first <= now_us())
-    .order_by(_services.c.service)
-)
+OVERDUE = select(  # index on (service, due_at), from one service to the next
+    _services.c.service, now_us() - _due_first
+).where(_services.c.service.is_not(None), _due_first <= now_us())
 _definition = saga_definitions.c
 _noted = insert_into(saga_definitions).values(
     saga=bindparam("of_saga", type_=String),
@@ -140,7 +139,8 @@ class RelationalSagaArchive(SagaArchive):
     def overdue(self) -> Program[Sequence[OverdueSagas]]:
         """Step from service to service, and look at the first of each."""
         found = yield Execute(OVERDUE)
-        return [OverdueSagas(service=service, oldest_for=_age(late_us)) for service, late_us in found]
+        late = {service: _age(late_us) for service, late_us in found}
+        return [OverdueSagas(service=service, oldest_for=late[service]) for service in sorted(late)]
 
     def note_definitions(self, graphs: Mapping[tuple[str, int], str]) -> Program[None]:
         """Insert or replace."""

@@ -7,11 +7,10 @@ from datetime import timedelta
 
 from sqlalchemy import BigInteger, bindparam, delete, literal, select, update
 
-from pillarbox.idempotency.fitting import fitting
 from pillarbox.relational.expressions import MICROSECONDS, any_of, insert_into, micros, now_us, texts
 from pillarbox.relational.saga_tables import saga_locks
 from pillarbox.saga.locks import LockHolder, SagaLockStore, Taken
-from pillarbox.saga.store import SagaKey
+from pillarbox.saga.store import SagaKey, identity_of
 from pillarbox.transaction import Execute, Program
 
 NEW = 0
@@ -41,7 +40,7 @@ class RelationalSagaLockStore(SagaLockStore):
 
     def take(self, owner: SagaKey, resource: str, *, expires_after: timedelta) -> Program[Taken]:
         """Insert, look at the row, whoever inserted it, and write a new end where that is allowed."""
-        mine = {"of_resource": resource, "by_owner": _text_of(owner)}
+        mine = {"of_resource": resource, "by_owner": identity_of(owner)}
         yield Execute(ENTER, mine)
         found = yield Execute(LOOK_AND_LOCK, {"of_resource": resource})
         was_mine, expires_at, left_us = found[0][0] == mine["by_owner"], found[0][1], found[0][2]
@@ -59,13 +58,7 @@ class RelationalSagaLockStore(SagaLockStore):
 
     def release(self, owners: Sequence[SagaKey]) -> Program[None]:
         """Delete by owner."""
-        yield Execute(RELEASE, {"owners": sorted(map(_text_of, owners))})
-
-
-def _text_of(owner: SagaKey) -> str:
-    whole = f"{owner.saga}:{owner.saga_id}"
-    stored = fitting(whole)
-    return whole if stored == whole else f"{owner.saga}:{stored}"
+        yield Execute(RELEASE, {"owners": sorted(map(identity_of, owners))})
 
 
 def _holder_of(owner: str, left_us: int) -> LockHolder:

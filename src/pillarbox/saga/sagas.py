@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from pillarbox.audit import ActStore
 from pillarbox.consumer import Context, Handlers
 from pillarbox.errors import ConfigurationError
+from pillarbox.message.limits import KEY_COLUMN_BYTES
 from pillarbox.saga.catalogue import Catalogue
 from pillarbox.saga.control import SagaControl
 from pillarbox.saga.definition import Saga
@@ -23,7 +24,6 @@ from pillarbox.transaction import AsyncTx, SyncTx, TransactionSource, adopt, ado
 S = TypeVar("S")
 E = TypeVar("E")
 STARTS_AT_ONCE = 200
-MAX_ID_CHARS = 500
 
 
 class SagaPorts(Protocol):
@@ -107,8 +107,8 @@ class Sagas(SagaControl):
         return handlers
 
     def _new(self, saga: Saga[Any], saga_id: str, state: object, context: Context | None = None) -> NewSaga:
-        if not saga_id or len(saga_id) > MAX_ID_CHARS:
-            raise ConfigurationError(f"a saga's id has 1 to {MAX_ID_CHARS} characters, got {saga_id[:50]!r}")
+        if not 0 < len(saga_id.encode()) <= KEY_COLUMN_BYTES:
+            raise ConfigurationError(f"a saga's id has 1 to {KEY_COLUMN_BYTES} bytes, got {saga_id[:50]!r}")
         if not isinstance(state, saga.state):
             raise ConfigurationError(
                 f"saga {saga.name!r} begins with a {saga.state.__qualname__}, got a {type(state).__qualname__}"

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from pillarbox.idempotency.fitting import fitting
 from pillarbox.saga.journal import SagaStatus
 from pillarbox.transaction import Program
 
@@ -18,6 +19,13 @@ class SagaKey(NamedTuple):
 
     saga: str
     saga_id: str
+
+
+def identity_of(key: SagaKey) -> str:
+    """Return ``<service>/<saga>:<id>``, with a digest for an id that would not fit into a column."""
+    whole = f"{key.saga}:{key.saga_id}"
+    stored = fitting(whole)
+    return whole if stored == whole else f"{key.saga}:{stored}"
 
 
 class NewSaga(msgspec.Struct, frozen=True, kw_only=True):

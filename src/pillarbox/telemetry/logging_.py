@@ -27,6 +27,9 @@ from pillarbox.observe import (
     Observer,
     RecordParked,
     RunRolledBack,
+    SagaNeedsAttention,
+    SagaStepFailed,
+    SagaUnreadable,
     SettlementRefused,
     WorkerFaltered,
 )
@@ -44,6 +47,7 @@ WARNINGS = (
     DestinationNotReady,
     GapFetched,
     RunRolledBack,
+    SagaStepFailed,
     SettlementRefused,
 )
 ERRORS = (
@@ -54,6 +58,8 @@ ERRORS = (
     LogGapFound,
     MessageDead,
     RecordParked,
+    SagaNeedsAttention,
+    SagaUnreadable,
     WorkerFaltered,
 )
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
