@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar, Unpack, overload
 
-from pillarbox.app.orchestrating import Included
-from pillarbox.consumer import Declaration, Declaring, Handlers, Options, RouteOptions, declaration_of
+from pillarbox.app.orchestrating import Included, breaks_of
+from pillarbox.consumer import Declaration, Declaring, Handlers, Options, Providers, RouteOptions, declaration_of
 from pillarbox.errors import ConfigurationError
 from pillarbox.message import Message, Registry
+from pillarbox.relational import RelationalStore
 from pillarbox.routing import Explanation, Reader, Route
 from pillarbox.saga import Saga
+from pillarbox.saga.resolve import Definition
 from pillarbox.saga.sagas import Sagas
 from pillarbox.serialization import Codec, decode_message
 
@@ -22,12 +24,14 @@ class Including(Declaring):
     """The part of a box that collects declarations."""
 
     name: str
+    store: RelationalStore
     registry: Registry
     codec: Codec
     sagas: Sagas
     _handlers: Handlers
     _included: list[Handlers]
     _sagas: Included
+    _providers: Providers
 
     def _declare(
         self, handler: Callable[..., object], types: tuple[type[Any], ...], batch: int | None, options: Options
@@ -91,6 +95,25 @@ class Including(Declaring):
             raise ConfigurationError(f"include() takes {', '.join(options)} with a route; handlers say it in on(...)")
         elif part not in self._included:
             self._included.append(part)
+
+    def saga_definitions(self) -> tuple[Definition, ...]:
+        """Return the definitions of the sagas that were included, checked.
+
+        Raises:
+            InvalidSetupError: lists everything that is wrong with them.
+        """
+        return self._sagas.catalogue(self._providers, self.codec).definitions
+
+    async def check_sagas(self, *, store: RelationalStore | None = None) -> tuple[ConfigurationError, ...]:
+        """Return what the definitions of today cannot go on with, of this service's sagas that are under way.
+
+        Args:
+            store: where those are; the box's own store unless given.
+
+        Raises:
+            InvalidSetupError: lists everything that is wrong with the definitions.
+        """
+        return await breaks_of(self._sagas.catalogue(self._providers, self.codec), store or self.store, self.name)
 
     @property
     def _declarations(self) -> tuple[Declaration, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 from pillarbox.app.assembly import Parts, Worker, calls_of
 from pillarbox.channel.wakeup import Wakeup
 from pillarbox.consumer import Consumer, Handlers, Providers
-from pillarbox.errors import InvalidSetupError
+from pillarbox.errors import ConfigurationError, InvalidSetupError
 from pillarbox.message import Limits, queue_destination
 from pillarbox.observe import Event, MessageHandled, Observer, Observers
 from pillarbox.relational import RelationalStore
@@ -118,6 +118,13 @@ async def check_stored(catalogue: Catalogue, store: RelationalStore) -> None:
     if problems := broken(catalogue, ours):
         raise InvalidSetupError(problems=problems)
     await store.run(store.saga_archive.note_definitions(catalogue.graphs))
+
+
+async def breaks_of(catalogue: Catalogue, store: RelationalStore, service: str) -> tuple[ConfigurationError, ...]:
+    """Return what the definitions cannot go on with, of what ``service`` has under way in ``store``."""
+    stored = await store.run(store.saga_archive.definitions())
+    ours = {key: graph for key, graph in stored.items() if key[0].startswith(f"{service}/")}
+    return tuple(broken(catalogue, ours))
 
 
 def orchestrator_of(catalogue: Catalogue, rules: Rules, parts: Parts, wakeup: Wakeup) -> Worker:

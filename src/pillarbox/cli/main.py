@@ -22,6 +22,7 @@ from pillarbox.cli.migrate import migrate
 from pillarbox.cli.outbox import new_epoch, outbox
 from pillarbox.cli.replay_runs import replay_all, runs
 from pillarbox.cli.run import run
+from pillarbox.cli.sagas import saga
 
 
 @click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -33,7 +34,22 @@ def commands(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for command in (demo, run, migrate, health, doctor, explain, outbox, inbox, consumers, held, gaps, dead_letters, calls):
+for command in (
+    demo,
+    run,
+    migrate,
+    health,
+    doctor,
+    explain,
+    outbox,
+    inbox,
+    consumers,
+    held,
+    gaps,
+    dead_letters,
+    saga,
+    calls,
+):
     commands.add_command(command)
 for command in (purge, republish, new_epoch, debezium_config):
     outbox.add_command(command)

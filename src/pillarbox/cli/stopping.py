@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+from dataclasses import dataclass
 from datetime import timedelta
 
 from pillarbox.app import Pillarbox
@@ -14,6 +15,15 @@ from pillarbox.telemetry.logging_ import Fact, log_facts
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 NUDGE_S = 0.1
 LAST_RESORT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roles:
+    """What a process does for its box."""
+
+    relay: bool = False
+    consumers: bool = False
+    sagas: bool = False
 
 
 class Stopping:
@@ -28,7 +38,7 @@ class Stopping:
         self._gave_up = False
         self._box_ended = False
 
-    async def run(self, *, relay: bool, consumers: bool) -> bool:
+    async def run(self, roles: Roles) -> bool:
         """Run the box; return whether it ended by itself, with nothing left half done.
 
         Raises:
@@ -39,7 +49,7 @@ class Stopping:
         for number in SIGNALS:
             loop.add_signal_handler(number, self._signalled, number, loop, task)
         try:
-            await self._box.run(relay=relay, consumers=consumers)
+            await self._box.run(relay=roles.relay, consumers=roles.consumers, sagas=roles.sagas)
         except asyncio.CancelledError:
             if not self._gave_up:
                 raise

@@ -5,18 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 
-from pillarbox.audit import Act, ActStore, checked
+from pillarbox.audit import Act, ActStore, RecordedAct, checked
 from pillarbox.errors import ConfigurationError, ConflictError, NotFoundError
 from pillarbox.saga.happening import Cancelled, Happening, Moment, Retried, Skipped
 from pillarbox.saga.journal import ActState, Journal, SagaStatus, decode_journal
 from pillarbox.saga.machine import observe
 from pillarbox.saga.replies import looked_at
 from pillarbox.saga.shape import UNSHAPED
-from pillarbox.saga.store import SagaArchive, SagaCount, SagaDetails, SagaFilter, SagaKey, SagaStore, SagaSummary
+from pillarbox.saga.store import (
+    SagaArchive,
+    SagaCount,
+    SagaDetails,
+    SagaFilter,
+    SagaKey,
+    SagaStore,
+    SagaSummary,
+    identity_of,
+)
 from pillarbox.transaction import Program, TransactionSource
 
 KIND = "saga"
-SKIPPABLE = (ActState.FAILED, ActState.UNKNOWN, ActState.RETRY, ActState.SENT)
 
 
 class SagaControl:
@@ -83,6 +91,16 @@ class SagaControl:
             raise ConfigurationError(f"several sagas bear the id {saga_id!r}; name one of {names}")
         return found[0]
 
+    async def acts(self, saga_id: str, *, saga: str | None = None) -> tuple[RecordedAct, ...]:
+        """Return what operators did about a saga, oldest first.
+
+        Raises:
+            NotFoundError, ConfigurationError: as with ``get``.
+        """
+        summary = (await self.get(saga_id, saga=saga)).summary
+        subject = identity_of(SagaKey(summary.saga, saga_id))
+        return tuple(await self._source.run(self._acts.find(kind=KIND, subject=subject)))
+
     async def counts(self) -> tuple[SagaCount, ...]:
         """Return how many sagas there are, by definition, version and status."""
         return tuple(await self._source.run(self._archive.counts()))
@@ -92,7 +110,7 @@ class SagaControl:
 
         Raises:
             NotFoundError: there is no such saga.
-            ConflictError: it has ended.
+            ConflictError: it has ended, or nothing of it waits for another attempt.
         """
         await self._decide(saga_id, saga, Retried(reason=reason), by=by, reason=reason)
 
@@ -101,7 +119,7 @@ class SagaControl:
 
         Raises:
             NotFoundError: there is no such saga.
-            ConflictError: the step has not failed, and does not wait.
+            ConflictError: the step has not failed and waits for no other attempt, or it is what it did that is undone.
         """
         await self._decide(saga_id, saga, Skipped(step=step, reason=reason), by=by, reason=reason)
 
@@ -112,7 +130,7 @@ class SagaControl:
 
         Raises:
             NotFoundError: there is no such saga.
-            ConflictError: it is being undone already, or was.
+            ConflictError: it is being undone already, or was; or undoing has failed, which is retried or skipped.
         """
         await self._decide(saga_id, saga, Cancelled(reason=reason, forced=True), by=by, reason=reason)
 
@@ -142,7 +160,7 @@ class SagaControl:
         details: Mapping[str, object] = {"step": what.step} if isinstance(what, Skipped) else {}
         verb = _verb(what)
         yield from self._acts.record(
-            Act(by=by, what=verb, kind=KIND, subject=f"{key.saga}:{key.saga_id}", reason=reason, details=details)
+            Act(by=by, what=verb, kind=KIND, subject=identity_of(key), reason=reason, details=details)
         )
 
 
@@ -154,18 +172,46 @@ def _verb(what: Happening) -> str:
 
 def _refusal(journal: Journal, what: Happening) -> str | None:
     """Return why ``what`` cannot be; ``None`` if it can."""
+    match what:
+        case Retried():
+            return _no_retry(journal)
+        case Skipped():
+            return _no_skip(journal, what.step)
+        case Cancelled():
+            return _no_end(journal, forced=what.forced)
+        case _:
+            return "no operator decides that"
+
+
+def _no_retry(journal: Journal) -> str | None:
+    if journal.status.is_ended:
+        return f"it has ended, {journal.status}"
+    waits = any(one.state is ActState.RETRY for one in (*journal.do.values(), *journal.undo.values()))
+    if journal.status is not SagaStatus.NEEDS_ATTENTION and not waits:
+        return f"it is {journal.status}, and nothing of it waits for another attempt"
+    return None
+
+
+def _no_skip(journal: Journal, step: str) -> str | None:
+    if journal.status.is_ended:
+        return f"it has ended, {journal.status}"
+    undo, do = journal.undo.get(step), journal.do.get(step)
+    if undo is not None and undo.state in (ActState.FAILED, ActState.RETRY, ActState.SENT):
+        return None
+    if do is None or do.state not in (ActState.FAILED, ActState.UNKNOWN, ActState.RETRY):
+        return f"step {step!r} has not failed, and waits for no other attempt"
+    if journal.undo or journal.stopping or journal.status is SagaStatus.COMPENSATING:
+        return f"it is being undone, so step {step!r} cannot count as done; retry or skip the undoing that failed"
+    return None
+
+
+def _no_end(journal: Journal, *, forced: bool) -> str | None:
     status = journal.status
-    if isinstance(what, Retried):
-        return f"it has ended, {status}" if status.is_ended else None
-    if isinstance(what, Skipped):
-        acts = (journal.undo.get(what.step), journal.do.get(what.step))
-        if not any(act is not None and act.state in SKIPPABLE for act in acts):
-            return f"step {what.step!r} has not failed, and waits for nothing"
-        return f"it has ended, {status}" if status.is_ended else None
-    is_forced = isinstance(what, Cancelled) and what.forced
     if status in (SagaStatus.COMPENSATING, SagaStatus.COMPENSATED):
         return f"it is {status} already"
-    if is_forced:
+    if failed := [step for step, one in journal.undo.items() if one.state is ActState.FAILED]:
+        return f"undoing {', '.join(map(repr, failed))} has failed; retry or skip that"
+    if forced:
         return None
     if journal.beyond:
         return "it is past its pivot, after which nothing is undone; compensate it, if that must be"

@@ -1,0 +1,203 @@
+"""The commands that work with sagas."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+
+import msgspec
+import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from pillarbox import Pillarbox, Saga
+from pillarbox.relational import RelationalStore
+from pillarbox.saga.catalogue import Catalogue
+from pillarbox.saga.journal import ActState, Direction, Entry, Journal, Progress, SagaStatus, encode_journal
+from pillarbox.saga.starting import new_saga
+from pillarbox.saga.store import ChangedSaga, SagaKey
+from pillarbox.transaction import Program
+from tests.unit.cli.conftest import Shell
+
+WHY = ("--reason", "seen by hand", "--by", "ann")
+SAGA = "shop/fulfil"
+Put = Callable[..., None]
+
+STUCK = Journal(
+    status=SagaStatus.NEEDS_ATTENTION,
+    do={
+        "pay": Progress(state=ActState.DONE, attempts=2, place=1),
+        "ship": Progress(state=ActState.FAILED, attempts=5, place=2, error="NoTruckError: postgresql://a:s3cret@db"),
+    },
+    undo={"pay": Progress(state=ActState.FAILED, attempts=60, place=3, error="BankError")},
+    history=(Entry(at_us=1_900_000_000_000_000, what="given up", step="pay", direction=Direction.UNDO, attempt=60),),
+    secret="hidden",
+)
+
+
+@pytest.fixture
+def put(pillarbox: Shell) -> Put:
+    """Puts a saga with a journal into the store."""
+
+    def put(saga_id: str, journal: Journal = STUCK, *, saga: str = SAGA, steps: str = "", version: int = 1) -> None:
+        key = SagaKey(saga, saga_id)
+
+        def putting(store: RelationalStore) -> Program[None]:
+            service = saga.partition("/")[0]
+            new = new_saga(key, service=service, version=version, state='{"card": "4111"}', content_type="a/json")
+            yield from store.sagas.start([new])
+            changed = ChangedSaga(
+                key=key,
+                version=version,
+                status=journal.status,
+                steps=steps,
+                state='{"card": "4111"}',
+                journal=encode_journal(journal).decode(),
+                due_us=None,
+            )
+            yield from store.sagas.save([changed])
+
+        pillarbox.run(putting)
+
+    return put
+
+
+def test_sagas_are_listed_by_filter_without_their_state(pillarbox: Shell, put: Put) -> None:
+    put("o-1")
+    put("o-2", Journal(), steps="pay", saga="shop/return")
+
+    assert "there are no such sagas" in pillarbox.text("saga", "list", "--saga", "other")
+    assert [one["saga_id"] for one in pillarbox.json("saga", "list", "--status", "needs_attention")] == ["o-1"]
+    assert [one["saga_id"] for one in pillarbox.json("saga", "list", "--step", "pay")] == ["o-2"]
+    assert [one["saga_id"] for one in pillarbox.json("saga", "list", "--saga", "return", "--text", "4111")] == ["o-2"]
+    assert pillarbox.json("saga", "list", "--older-than", "1h") == []
+    assert len(pillarbox.json("saga", "list", "--limit", "1")) == 1
+    text = pillarbox.text("saga", "list")
+    assert "needs_attention" in text
+    assert "4111" not in text
+    assert pillarbox("saga", "list", "--status", "lost").exit_code == 2
+
+
+def test_a_saga_is_shown_with_steps_history_and_acts(pillarbox: Shell, put: Put) -> None:
+    put("o-1")
+    pillarbox.text("saga", "retry", "o-1", *WHY)
+
+    told = pillarbox.json("saga", "show", "o-1")
+
+    assert (told["saga"], told["status"], told["past_pivot"]) == (SAGA, "compensating", False)
+    assert [(one["step"], one["direction"], one["state"]) for one in told["steps"]] == [
+        ("pay", "do", "done"),
+        ("ship", "do", "failed"),
+    ]
+    assert [one["what"] for one in told["history"]] == ["given up", "retried"]
+    assert told["history"][0]["act"] == "undo pay (attempt 60)"
+    assert [(one["by"], one["what"], one["reason"]) for one in told["acts"]] == [("ann", "retry", "seen by hand")]
+    text = pillarbox.text("saga", "show", "o-1", "--saga", "fulfil")
+    assert "retry by ann" in text
+    assert "NoTruckError" in text
+
+
+def test_state_and_secrets_are_hidden(pillarbox: Shell, put: Put) -> None:
+    put("o-1")
+
+    hidden = pillarbox.text("saga", "show", "o-1") + pillarbox.text("saga", "show", "o-1", "--json")
+
+    assert "4111" not in hidden
+    assert "hidden" not in hidden
+    assert "s3cret" not in hidden
+    assert pillarbox.json("saga", "show", "o-1", "--state")["state"] == '{"card": "4111"}'
+    assert "4111" in pillarbox.text("saga", "show", "o-1", "--state")
+
+
+def test_each_verb_decides_and_says_where_the_saga_stands(pillarbox: Shell, put: Put) -> None:
+    running = Journal(do={"pay": Progress(state=ActState.DONE, attempts=1, place=1)})
+    for saga_id in ("o-1", "o-2"):
+        put(saga_id)
+    for saga_id in ("o-3", "o-4"):
+        put(saga_id, running)
+
+    assert pillarbox.json("saga", "retry", "o-1", *WHY)["status"] == "compensating"
+    assert pillarbox.json("saga", "skip", "o-2", "pay", *WHY)["verb"] == "skip"
+    assert "o-3 is running" in pillarbox.text("saga", "cancel", "o-3", *WHY)
+    assert pillarbox.json("saga", "compensate", "o-4", *WHY)["by"] == "ann"
+    assert pillarbox.json("saga", "show", "o-3")["stopped_because"] == "seen by hand"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("retry", "gone", *WHY), "there is no saga 'gone'"),
+        (("retry", "twice", *WHY), "several sagas bear the id 'twice'"),
+        (("skip", "o-1", "ship", *WHY), "it is being undone"),
+        (("cancel", "o-1", *WHY), "undoing 'pay' has failed"),
+        (("retry", "o-1"), "--reason"),
+        (("retry", "o-1", "--reason", " "), "--reason must say something"),
+    ],
+)
+def test_what_cannot_be_decided_says_why(pillarbox: Shell, put: Put, words: tuple[str, ...], says: str) -> None:
+    put("o-1")
+    put("twice")
+    put("twice", saga="shop/return")
+
+    done = pillarbox("saga", *words)
+
+    assert done.exit_code == 2
+    assert says in done.stderr
+    assert pillarbox.json("saga", "show", "o-1")["acts"] == []
+
+
+@dataclass
+class Order:
+    order_id: str = ""
+
+
+async def nothing(state: Order, tx: AsyncConnection) -> None:
+    """Do nothing."""
+
+
+def program(monkeypatch: pytest.MonkeyPatch, url: str, *steps: str, version: int = 1) -> Pillarbox:
+    """Return the box of a program that can be imported as ``todays``."""
+    box = Pillarbox("shop", store=url)
+    if steps:
+        fulfil = Saga("fulfil", state=Order, version=version)
+        for step in steps:
+            fulfil.step(name=step)(nothing)
+        box.include(fulfil)
+    module = ModuleType("todays")
+    module.box = box  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "todays", module)
+    return box
+
+
+def test_check_finds_what_today_s_definitions_cannot_go_on_with(
+    pillarbox: Shell, put: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = Catalogue(program(monkeypatch, pillarbox.url, "pay", "ship").saga_definitions())
+    pillarbox.run(lambda store: store.saga_archive.note_definitions(before.graphs))
+    put("o-1", Journal())
+    put("o-1", Journal(), saga="billing/collect")  # another service's is none of its business
+
+    same = pillarbox("saga", "check", "todays:box", store=False)
+    program(monkeypatch, pillarbox.url, "pay", "pack", "ship")
+    changed = pillarbox("saga", "check", "todays", store=False)
+    program(monkeypatch, "memory://", "pay", "ship", version=2)
+    elsewhere = pillarbox("saga", "check", "todays", "--json")
+    program(monkeypatch, pillarbox.url)
+    gone = pillarbox("saga", "check", "todays", store=False)
+
+    assert (same.exit_code, same.output) == (0, "whatever of shop is under way can go on with shop/fulfil version 1\n")
+    assert changed.exit_code == gone.exit_code == elsewhere.exit_code == 1
+    assert "break: the steps of shop/fulfil version 1 have changed" in changed.output
+    assert "nothing here runs them" in gone.output
+    told = msgspec.json.decode(elsewhere.output)
+    assert told["sagas"] == ["shop/fulfil version 2"]
+    assert "give a newer one upcasters" in told["breaks"][0]
+
+
+def test_health_tells_of_sagas(pillarbox: Shell, put: Put) -> None:
+    put("o-1")
+
+    text = pillarbox.text("health")
+
+    assert "degraded: 1 sagas need attention" in text
+    assert pillarbox.json("health")["sagas_in_need"]["count"] == 1
+    assert pillarbox("health", "--strict").exit_code == 1
