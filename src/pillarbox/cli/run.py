@@ -33,10 +33,10 @@ LEVELS = ["debug", "info", "warning", "error"]
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
 @json_option
 def run(app: str, *, grace: timedelta | None, log_level: str, **named: bool | None) -> None:
-    """Run a program's relay, consumers and sagas until SIGTERM or SIGINT.
+    """Run a program's relay, consumers and sagas until a signal.
 
-    Naming one role leaves out the others: --relay alone only publishes. The first signal lets handlers under way
-    finish; the second ends the process at once, which loses nothing. One line is logged per event.
+    Naming one role leaves out the others: --relay alone only publishes. The first SIGTERM or SIGINT lets handlers
+    under way finish; the second ends the process at once, which loses nothing. One line is logged per event.
     """
     roles = _roles(named)
     logger = _logger(log_level)

@@ -26,7 +26,7 @@ saga_option = click.option(
 
 @click.group()
 def saga() -> None:
-    """Work with sagas: processes of many steps, each with what undoes it."""
+    """Work with sagas, processes of many steps."""
 
 
 @saga.command(name="list")

@@ -25,9 +25,13 @@ from pillarbox.observe import (
     MessageDead,
     MessageHandled,
     RecordParked,
+    SagaEnded,
+    SagaNeedsAttention,
+    SagaUnreadable,
     WorkerFaltered,
 )
 from pillarbox.outbox import OutboxState
+from pillarbox.saga.store import OverdueSagas, SagasInNeed
 from pillarbox.testing import VirtualClock
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
@@ -139,6 +143,22 @@ def test_a_stopped_consumer_and_a_gap_are_told_of() -> None:
     assert scene(consumer_stopped=False, gap=False).told(stopped, found, skipped) == []
 
 
+def test_a_saga_that_is_stuck_is_told_of_by_its_definition_without_what_it_holds() -> None:
+    at = scene()
+    stuck = [SagaNeedsAttention(saga="shop/fulfil", saga_id=f"o-{n}", error="card 4111 refused") for n in range(3)]
+    unreadable = SagaUnreadable(saga="shop/fulfil", saga_id="o-9", version=2, error="card 4111 is no number")
+
+    at.alarm.notice(SagaEnded(saga="shop/fulfil", saga_id="o-1", status="compensated"))
+    for event in (*stuck, unreadable, unreadable):
+        at.alarm.notice(event)
+
+    told = "".join(f"{one.text} {one.facts}" for one in at.alarm.waiting)
+    assert at.waiting() == [("saga-needs-attention", "shop/fulfil", 1), ("saga-unreadable", "shop/fulfil", 1)]
+    assert "pillarbox saga list --status needs_attention" in told
+    assert "4111" not in told
+    assert scene(saga_stuck=False).told(*stuck, unreadable) == []
+
+
 def test_what_is_well_is_no_alert_nor_is_a_failing_alert() -> None:
     failed = AlertFailed(rule="r", subject="s", target="t", error_type="e", is_given_up=True)
     handled = MessageHandled(consumer="shop/a", message_id="m", attempts=1)
@@ -177,11 +197,20 @@ def test_what_has_waited_too_long_is_told() -> None:
         holding=HoldingState(keys=1, blocked=0, messages=1, oldest_for=99 * HOUR),
         oldest_queued_for=MINUTE,
         dead=0,
+        sagas_in_need=SagasInNeed(count=2, oldest_for=2 * HOUR),
+        overdue_sagas=(
+            OverdueSagas(service="shop", oldest_for=timedelta(seconds=1)),
+            OverdueSagas(service="stock", oldest_for=HOUR),
+        ),
     )
 
     at.alarm.notice_vitals(vitals)
 
-    assert at.waiting() == [("oldest-pending", "outbox", 1)]
+    assert at.waiting() == [
+        ("oldest-pending", "outbox", 1),
+        ("oldest-saga-in-need", "sagas", 1),
+        ("oldest-due-saga", "stock", 1),
+    ]
 
 
 def test_the_oldest_alerts_give_way_and_it_is_said_how_many_did() -> None:

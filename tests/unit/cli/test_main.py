@@ -24,6 +24,7 @@ COMMANDS = {
     "migrate",
     "outbox",
     "run",
+    "saga",
 }
 
 

@@ -7,6 +7,7 @@ from pillarbox.control import HealthLimits, HealthStatus, Vitals, judge
 from pillarbox.holding import HoldingState
 from pillarbox.outbox import OutboxState
 from pillarbox.relay.log_reader import LogState
+from pillarbox.saga.store import OverdueSagas, SagasInNeed
 
 QUIET = Vitals(
     outbox=OutboxState(pending=0, oldest_for=None, scheduled=0, parked=0, held=0),
@@ -54,6 +55,23 @@ def test_whatever_waits_for_an_operator_is_degraded() -> None:
     ]
 
     assert [status(vitals) for vitals in waiting] == [HealthStatus.DEGRADED] * len(waiting)
+
+
+def test_a_saga_that_needs_attention_is_degraded() -> None:
+    found = judge(replace(QUIET, sagas_in_need=SagasInNeed(count=2, oldest_for=timedelta(minutes=3))))
+
+    assert found.status is HealthStatus.DEGRADED
+    assert "2 sagas need attention, the oldest for 180 s: pillarbox saga list" in found.problems[0].what
+
+
+def test_a_saga_that_nobody_runs_is_degraded_and_names_its_service() -> None:
+    patient = OverdueSagas(service="shop", oldest_for=LIMITS.oldest_due)
+    late = OverdueSagas(service="stock", oldest_for=LIMITS.oldest_due * 2)
+
+    assert status(replace(QUIET, overdue_sagas=(patient,))) is HealthStatus.OK
+    (problem,) = judge(replace(QUIET, overdue_sagas=(patient, late))).problems
+    assert problem.status is HealthStatus.DEGRADED
+    assert problem.what.startswith("a saga of stock has been due for 60 s")
 
 
 def test_the_worst_problem_comes_first_and_decides() -> None:
