@@ -71,7 +71,11 @@ class ActState(StrEnum):
     @property
     def is_open(self) -> bool:
         """Whether something is still to come of it."""
-        return self in (ActState.INTENT, ActState.SENT, ActState.RETRY)
+        return self in OPEN
+
+
+OPEN = frozenset({ActState.INTENT, ActState.SENT, ActState.RETRY})
+THROUGH = frozenset({ActState.DONE, ActState.SKIPPED})
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -30,12 +30,13 @@ from pillarbox.saga.happening import (
     Skipped,
     Succeeded,
 )
-from pillarbox.saga.journal import MAX_ERROR_CHARS, ActState, Direction, Entry, Journal, Progress, SagaStatus
+from pillarbox.saga.journal import MAX_ERROR_CHARS, THROUGH, ActState, Direction, Entry, Journal, Progress, SagaStatus
 from pillarbox.saga.shape import ActShape, Shape, StepShape
 
 MICROSECOND = timedelta(microseconds=1)
 MARGIN = timedelta(seconds=5)
 """For so long after its intent a call may begin; who was paused for longer leaves it to others."""
+GIVEN_UP = frozenset({ActState.FAILED, ActState.UNKNOWN})
 
 
 def observe(shape: Shape, journal: Journal, what: Happening, moment: Moment) -> Journal:
@@ -257,13 +258,12 @@ def _expired(shape: Shape, journal: Journal, moment: Moment) -> Journal:
         return journal
     for direction, acts in ((Direction.DO, journal.do), (Direction.UNDO, journal.undo)):
         for step, progress in acts.items():
-            if progress.due_us is None or progress.due_us > moment.now_us:
+            if progress.due_us is None or progress.due_us > moment.now_us or progress.state is ActState.RETRY:
                 continue
-            if progress.state in (ActState.INTENT, ActState.SENT):
-                was_call = progress.state is ActState.INTENT
-                error = "whoever made the call did not come back" if was_call else "no reply came in time"
-                what = Failed(step=step, direction=direction, attempt=progress.attempts, error=error, maybe=True)
-                journal = _failed(shape, journal, what, moment)
+            was_call = progress.state is ActState.INTENT
+            error = "whoever made the call did not come back" if was_call else "no reply came in time"
+            what = Failed(step=step, direction=direction, attempt=progress.attempts, error=error, maybe=True)
+            journal = _failed(shape, journal, what, moment)
     return journal
 
 
@@ -271,13 +271,16 @@ def _expired(shape: Shape, journal: Journal, moment: Moment) -> Journal:
 
 
 def _forward(shape: Shape, journal: Journal, moment: Moment) -> tuple[Journal, tuple[Act, ...]]:
-    over = [one for one in journal.do.values() if one.state in (ActState.FAILED, ActState.UNKNOWN)]
-    if over or journal.stopping:
+    if journal.stopping or any(one.state in GIVEN_UP for one in journal.do.values()):
         return _turned(shape, journal, moment), ()
     for stage in shape.stages:
-        open_steps = [step for step in stage if not _is_through(journal.do.get(step.name))]
-        if open_steps:
-            return _begun(journal, [(step.name, Direction.DO, step.do) for step in open_steps], moment)
+        wanted = [
+            (step.name, Direction.DO, step.do)
+            for step in stage
+            if (progress := journal.do.get(step.name)) is None or progress.state not in THROUGH
+        ]
+        if wanted:
+            return _begun(journal, wanted, moment)
     return _noted(replace(journal, status=SagaStatus.COMPLETED), moment, "completed"), ()
 
 
@@ -341,6 +344,3 @@ def _planned(journal: Journal, acts: tuple[Act, ...], moment: Moment) -> Plan:
     dues = [one.due_us for one in waiting if one.state.is_open and one.due_us is not None]
     return Plan(journal=journal, acts=acts, due_us=min(dues, default=None))
 
-
-def _is_through(progress: Progress | None) -> bool:
-    return progress is not None and progress.state in (ActState.DONE, ActState.SKIPPED)

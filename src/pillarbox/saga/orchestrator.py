@@ -34,6 +34,7 @@ LONGEST_TURN_S = 0.5
 """When a transaction has been open for so long, no further saga is taken into it."""
 SHORTEST_POLL, LONGEST_POLL = timedelta(milliseconds=10), timedelta(milliseconds=500)
 PAUSE = timedelta(seconds=1)
+NO_TIME = timedelta(0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +96,7 @@ class SagaOrchestrator:
                     self._falter(error)
                 if worked:
                     pace.found_work()
+                    await self._clock.sleep(NO_TIME)  # calls that are quick come back, and into one transaction
                 else:
                     await self._wakeup.wait(self._clock, await self._pause(pace))
 

@@ -96,6 +96,11 @@ class Definition:
     state: type[object]
     upcasters: Mapping[int, Upcaster]
     stages: tuple[tuple[DefinedStep, ...], ...]
+    _steps: dict[str, DefinedStep] = field(default_factory=dict[str, DefinedStep], init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Index the steps by name."""
+        self._steps.update({step.name: step for stage in self.stages for step in stage})
 
     @property
     def name(self) -> str:
@@ -104,12 +109,12 @@ class Definition:
 
     def act(self, step: str, direction: Direction) -> DefinedAct | None:
         """Return a step's act, if there is one."""
-        found = self.step(step)
+        found = self._steps.get(step)
         return None if found is None else found.do if direction is Direction.DO else found.undo
 
     def step(self, name: str) -> DefinedStep | None:
         """Return the step ``name``, if there is one."""
-        return next((one for stage in self.stages for one in stage if one.name == name), None)
+        return self._steps.get(name)
 
     def graph(self) -> str:
         """Return its steps as text: two definitions of the same text can run each other's instances."""
