@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import Column, Integer, MetaData, String, Table, delete, select
-from sqlalchemy.ext.asyncio import AsyncConnection  # noqa: TC002  # steps ask for it
+from sqlalchemy.ext.asyncio import AsyncConnection  # steps ask for it
 
 from pillarbox import Context, Retry, Saga, SagaContext, StepFailed, command, event
 from pillarbox.app.orchestrating import replies_address
@@ -222,6 +222,7 @@ class Process:
             invoker=Invoker(Providers()),
             states=self.states,
             outbox=self.outbox,
+            locks=store.saga_locks,
             calls=OutsideCalls(
                 store.calls, source=store, codec=codec, clock=clock, new_token=new_message_id, hold=BRIEF
             ),
@@ -248,6 +249,7 @@ class Process:
             SERVICE,
             store=self.store.sagas,
             archive=self.store.saga_archive,
+            locks=self.store.saga_locks,
             acts=self.store.operators.acts,
             source=self.store,
             states=self.states,
