@@ -14,12 +14,14 @@ from sqlalchemy import text
 from pillarbox import Pillarbox
 from pillarbox.relational.migrations import CURRENT_VERSION
 from tests.integration.cli_programs.orders import NOTED, OrderPlaced
+from tests.integration.cli_programs.sagas import Fulfilment, fulfil
 from tests.processes import PythonProcess, PythonProcesses
 from tests.waiting import wait_until
 
 ORDERS = 300
 SOON = timedelta(seconds=30)
 SHOP = "tests.integration.cli_programs.shop:box"
+FULFILMENT = "tests.integration.cli_programs.fulfilment:box"
 STUCK = "tests.integration.cli_programs.stuck:box"
 
 
@@ -123,6 +125,24 @@ async def test_roles_are_split_over_processes(file: Path, orders: list[str], pyt
     assert {"box_starting", "messages_published", "box_draining", "box_stopped"} <= {line["event"] for line in lines}
     assert lines[0]["roles"] == "relay"
     assert events(consumers)["messages_published"] == 0
+
+
+async def test_sagas_are_a_role_of_their_own(file: Path, python_processes: PythonProcesses) -> None:
+    async with Pillarbox("shop", store=f"sqlite:///{file}") as box, box.transaction() as tx:
+        await box.sagas.start(fulfil, Fulfilment("o-1"), saga_id="o-1", tx=tx)
+
+    process = start(python_processes, file, FULFILMENT, "--sagas", "--json")
+    ended = "SELECT 1 FROM pillarbox_saga_instances WHERE state = 'completed'"
+    await wait_until(lambda: rows(file, ended), SOON, what="the saga's end")
+    process.send(signal.SIGTERM)
+
+    assert await process.exited(SOON) == 0
+    lines = [json.loads(line) for line in process.output.splitlines()]
+    (declared,) = [line for line in lines if line["event"] == "saga_declared"]
+    assert (declared["saga"], declared["version"], declared["steps"]) == ("shop/fulfil", 1, "note")
+    assert lines[0]["roles"] == "sagas"
+    assert not [line for line in lines if line["event"] in ("consumer_declared", "messages_published")]
+    assert count(file, "pillarbox_outbox") == 1
 
 
 async def test_a_drain_that_takes_too_long_ends_with_1(

@@ -193,6 +193,14 @@ def test_check_finds_what_today_s_definitions_cannot_go_on_with(
     assert "give a newer one upcasters" in told["breaks"][0]
 
 
+def test_roles_that_leave_nothing_to_run_are_refused(pillarbox: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(monkeypatch, pillarbox.url)
+    nothing_on = ("--no-relay", "--no-consumers", "--no-sagas")
+
+    assert "there is nothing to run without relay" in pillarbox("run", "todays", *nothing_on, store=False).stderr
+    assert "shop includes no saga" in pillarbox("run", "todays", "--sagas", store=False).stderr
+
+
 def test_health_tells_of_sagas(pillarbox: Shell, put: Put) -> None:
     put("o-1")
 
