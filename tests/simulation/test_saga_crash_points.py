@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import Column, Integer, MetaData, String, Table, delete, select
-from sqlalchemy.ext.asyncio import AsyncConnection  # noqa: TC002  # steps ask for it
+from sqlalchemy.ext.asyncio import AsyncConnection  # steps ask for it
 
 from pillarbox import Context, Retry, Saga, SagaContext, StepFailed, command, event
 from pillarbox.app.orchestrating import replies_address

@@ -343,4 +343,3 @@ def _planned(journal: Journal, acts: tuple[Act, ...], moment: Moment) -> Plan:
     waiting = (*journal.do.values(), *journal.undo.values())
     dues = [one.due_us for one in waiting if one.state.is_open and one.due_us is not None]
     return Plan(journal=journal, acts=acts, due_us=min(dues, default=None))
-
