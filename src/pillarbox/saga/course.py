@@ -18,6 +18,7 @@ from pillarbox.saga.context import SagaContext
 from pillarbox.saga.definition import Kind, StepFailed
 from pillarbox.saga.happening import Act, Failed, Happening, Moment, Refused, Sent, Succeeded
 from pillarbox.saga.journal import (
+    ActState,
     Arrived,
     Direction,
     Entry,
@@ -156,7 +157,7 @@ class Course:
         kind, reaction = defined.replies.get(reply.type), defined.reactions.get(reply.type)
         if kind is None:
             self._observe(_final(act, f"{reply.type} is no reply that the step awaits"))
-        elif reaction is None:
+        elif reaction is None or not self._is_awaited(act):
             self._observe(Succeeded(step=act.step, direction=act.direction, attempt=act.attempt))
         else:
             state = self._state()
@@ -174,6 +175,11 @@ class Course:
             else:
                 why = f"the reaction to {reply.type} failed: {self._text(answer.error)}"
                 self._observe(_final(act, why))
+
+    def _is_awaited(self, act: Act) -> bool:
+        """Tell whether a reply is the first that says how ``act`` ended, or may say that a refusal was none."""
+        progress = self.journal.of(act.step, act.direction)
+        return progress is not None and (progress.state.is_open or progress.state is ActState.FAILED)
 
     def _child_ended(self, act: Act, ended: ChildEnded) -> None:
         has_done = (ended.status == SagaStatus.COMPLETED) is (act.direction is Direction.DO)

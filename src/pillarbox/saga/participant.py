@@ -22,9 +22,13 @@ from pillarbox.message import Message
 from pillarbox.message.headers import REPLY_TOKEN
 from pillarbox.message.return_address import reply_token_of, return_address_of
 from pillarbox.outbox import Outbox, OutboxRecord, record_of
+from pillarbox.retry import RetryLater
 from pillarbox.saga.journal import Direction
 from pillarbox.saga.token import Awaited, read_token
 from pillarbox.transaction import Program
+
+SOON = timedelta(milliseconds=20)
+"""When a command is looked at again that came together with another one of the same meaning."""
 
 
 class Participation(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,12 +82,17 @@ class ParticipantGuard(Guard):
         known = dict((yield from self._store.enter(self._service, requests)))
         again: list[OutboxRecord] = []
         buried: set[str] = set()
+        first: dict[tuple[str, Direction], str] = {}
         for item, awaited in asked:
             participation = known[awaited.request]
             answer = participation.answers.get(awaited.direction)
             item.is_through = answer is not None or (participation.undone and awaited.direction is Direction.DO)
             if answer is not None:
                 again.append(self._again(answer, item.message))
+                continue
+            before = first.setdefault((awaited.request, awaited.direction), item.message.id)
+            if before != item.message.id and item.verdict is None:  # its answer is not known before this run is over
+                item.verdict, item.awaits = RetryLater(SOON), (before,)
             elif awaited.direction is Direction.UNDO:
                 known[awaited.request] = replace(participation, undone=True)
                 buried.add(awaited.request)
