@@ -168,6 +168,8 @@ class Course:
             )
             if isinstance(answer, Returned):
                 answer = self._kept(act, state, answer, before=self.state)
+                if isinstance(answer, Raised) and reaction.signature.transaction is not None:
+                    raise Spoiled(self.row.key, self.last, answer.error)
             if isinstance(answer, Returned):
                 self.records += context.records
             elif isinstance(answer.error, StepFailed):
@@ -223,6 +225,8 @@ class Course:
         )
         if isinstance(answer, Returned):
             answer = self._done(act, defined, state, answer, context)
+            if isinstance(answer, Raised) and needs_transaction:  # what it has written must not stay
+                raise Spoiled(self.row.key, self.last, answer.error)
         if isinstance(answer, Raised):
             self._fail(act, defined, answer.error, maybe=False)
         else:

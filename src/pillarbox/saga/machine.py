@@ -154,7 +154,7 @@ def _refused(journal: Journal, what: Refused, moment: Moment) -> Journal:
     progress = journal.of(what.step, what.direction)
     if progress is not None and not progress.state.is_open:
         return _noted(journal, moment, "refused late", what, what.error)
-    maybe = progress is not None and progress.maybe
+    maybe = progress is not None and progress.maybe and what.direction is Direction.DO
     journal = _ended(journal, what, ActState.UNKNOWN if maybe else ActState.FAILED, moment, error=what.error)
     return _noted(journal, moment, "refused", what, what.error)
 

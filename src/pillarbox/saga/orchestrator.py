@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+from msgspec.structs import replace
+
 from pillarbox.channel.wakeup import Pace, Wakeup
 from pillarbox.clock import Clock
 from pillarbox.consumer.transact import HandlerWatch, sync_side
@@ -22,10 +24,11 @@ from pillarbox.observe import (
 from pillarbox.ordering import RunSize
 from pillarbox.saga.catalogue import Catalogue
 from pillarbox.saga.course import Course
-from pillarbox.saga.journal import Entry
-from pillarbox.saga.machine import MARGIN
+from pillarbox.saga.journal import Entry, decode_journal
+from pillarbox.saga.machine import MARGIN, MICROSECOND
+from pillarbox.saga.replies import looked_at
 from pillarbox.saga.rules import Call, Outcome, Rules, Spoiled, Surrounding
-from pillarbox.saga.store import SagaKey, SagaRow, SagaStore
+from pillarbox.saga.store import ChangedSaga, SagaKey, SagaRow, SagaStore
 from pillarbox.transaction import OpenTransaction, TransactionSource
 
 SAGAS_AT_ONCE = 500
@@ -34,6 +37,9 @@ LONGEST_TURN_S = 0.5
 """When a transaction has been open for so long, no further saga is taken into it."""
 SHORTEST_POLL, LONGEST_POLL = timedelta(milliseconds=10), timedelta(milliseconds=500)
 PAUSE = timedelta(seconds=1)
+UNREADABLE = "what is kept of the saga"
+UNREADABLE_AGAIN = timedelta(minutes=1)
+"""After so long a saga that could not be read is looked at again: a release may have mended it."""
 NO_TIME = timedelta(0)
 
 
@@ -110,8 +116,9 @@ class SagaOrchestrator:
         outcomes = list(self._outcomes)
         asked_at = self._clock.monotonic()
         met: list[Course] = []
+        unreadable: list[SagaUnreadable] = []
         try:
-            await self._transact(outcomes, met)
+            await self._transact(outcomes, met, unreadable)
         except Spoiled as spoiled:
             self._verdicts[spoiled.key, spoiled.place] = spoiled.error
             self._size.shrink()
@@ -121,6 +128,9 @@ class SagaOrchestrator:
             return True
         self._size.grow()
         del self._outcomes[: len(outcomes)]
+        for event in unreadable:
+            self._verdicts.pop((SagaKey(event.saga, event.saga_id), UNREADABLE), None)
+            self._observer.notice(event)
         for course in met:
             self._tell(course)
             for call in course.calls:
@@ -130,8 +140,8 @@ class SagaOrchestrator:
             self._on_published()
         return bool(met) or bool(outcomes)
 
-    async def _transact(self, outcomes: Sequence[Outcome], met: list[Course]) -> None:
-        """Run courses in one transaction and commit it; ``met`` are those that were begun."""
+    async def _transact(self, outcomes: Sequence[Outcome], met: list[Course], unreadable: list[SagaUnreadable]) -> None:
+        """Run courses in one transaction and commit it; ``met`` are those that were begun, others are unreadable."""
         by_key: dict[SagaKey, list[Outcome]] = {}
         for outcome in outcomes:
             by_key.setdefault(outcome.call.key, []).append(outcome)
@@ -140,17 +150,24 @@ class SagaOrchestrator:
             rows = await self._rows(transaction, by_key)
             watch = HandlerWatch(sync_side(transaction.connection), consumer=self._rules.service)
             around = Surrounding(connection=transaction.connection, watch=watch, verdicts=self._verdicts)
+            postponed: list[ChangedSaga] = []
             for row in rows:
                 if row.key not in by_key and self._clock.monotonic() - began > LONGEST_TURN_S:
                     break
-                course = self._course(row)
+                try:
+                    course = self._course(row)
+                except DecodeError as error:
+                    saga, saga_id = row.key
+                    unreadable.append(SagaUnreadable(saga=saga, saga_id=saga_id, version=row.version, error=str(error)))
+                    postponed.append(_postponed(row))
+                    continue
                 if course is not None:
                     met.append(course)
-                    await course.run(by_key.get(row.key, ()), around)
+                    await _run(course, by_key.get(row.key, ()), around)
             children = [child for course in met for child in course.children]
             if children:
                 await transaction.run(self._store.start(children))
-            await transaction.run(self._store.save([course.changed() for course in met]))
+            await transaction.run(self._store.save([*(course.changed() for course in met), *postponed]))
             if unlocked := [course.row.key for course in met if course.unlocks]:
                 await transaction.run(self._rules.locks.release(unlocked))
             records = [record for course in met for record in course.records]
@@ -168,16 +185,15 @@ class SagaOrchestrator:
         return [*returned, *(row for row in due if row.key not in by_key)]
 
     def _course(self, row: SagaRow) -> Course | None:
+        """Return the course of a saga, if anything here runs it.
+
+        Raises:
+            DecodeError: it cannot be read.
+        """
+        if (found_out := self._verdicts.get((row.key, UNREADABLE))) is not None:
+            raise found_out
         definition = self._catalogue.get(row.key.saga, row.version)
-        if definition is None:
-            return None
-        try:
-            return Course(row, definition, self._rules)
-        except DecodeError as error:
-            self._observer.notice(
-                SagaUnreadable(saga=row.key.saga, saga_id=row.key.saga_id, version=row.version, error=str(error))
-            )
-            return None
+        return None if definition is None else Course(row, definition, self._rules)
 
     def _blame(self, error: Exception, met: Sequence[Course]) -> None:
         """Judge an error that no function raised: the commit failed, or a statement of ours.
@@ -236,6 +252,24 @@ class SagaOrchestrator:
                 worker="SagaOrchestrator", error_type=type(error).__name__, error=str(error), retry_after=LONGEST_POLL
             )
         )
+
+
+async def _run(course: Course, outcomes: Sequence[Outcome], around: Surrounding) -> None:
+    """Run a course.
+
+    Raises:
+        Spoiled: the transaction must be done again, perhaps since it turned out that the saga cannot be read.
+    """
+    try:
+        await course.run(outcomes, around)
+    except DecodeError as error:
+        raise Spoiled(course.row.key, UNREADABLE, error) from error
+
+
+def _postponed(row: SagaRow) -> ChangedSaga:
+    """Return a saga that cannot be read, as it is: it is looked at again later, and others are not held up by it."""
+    due_us = row.now_us + UNREADABLE_AGAIN // MICROSECOND
+    return replace(looked_at(row, decode_journal(row.journal)), due_us=due_us)
 
 
 FAILURES = frozenset({"failed", "given up", "refused"})
