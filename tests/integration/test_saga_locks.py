@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import BigInteger, Column, Connection, MetaData, String, Table, exists, select
+from sqlalchemy import BigInteger, Column, Connection, MetaData, String, Table, exists, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox import Pillarbox, Retry, Saga, SagaContext, StepFailed
@@ -23,6 +24,7 @@ from tests.waiting import wait_until
 SOON = timedelta(seconds=30)
 SHORT = timedelta(milliseconds=5)
 PATIENT = Retry(attempts=200, immediate=0, first=timedelta(milliseconds=20), factor=1.0)
+UNTIRING = Retry(attempts=10_000, immediate=0, first=timedelta(milliseconds=20), factor=1.0)
 HASTY = Retry(attempts=3, immediate=0, first=timedelta(milliseconds=20), factor=1.0)
 
 tables = MetaData()
@@ -326,3 +328,41 @@ async def test_a_lock_on_nothing_or_for_no_time_is_refused(resource: str, lastin
         await wait_until(lambda: statuses_are(box, {"t-1": "compensated"}), SOON)
 
         assert "ConfigurationError: a lock" in (await box.sagas.get("t-1")).journal
+
+
+async def test_what_is_read_under_a_lock_is_not_overwritten_by_others(store_url: str, rng: random.Random) -> None:
+    """Two boxes, sagas that read, compute outside and write what they have computed: nothing is lost."""
+    saga = Saga("add", state=Transfer)
+
+    @saga.step(retry=UNTIRING)
+    async def look(state: Transfer, tx: AsyncConnection, ctx: SagaContext) -> None:
+        await ctx.lock(f"account:{state.source}", tx=tx)
+        await ctx.lock(f"account:{state.target}", tx=tx)
+        state.version = (await tx.execute(select(accounts.c.cents).where(accounts.c.name == "a"))).scalar_one()
+
+    @saga.step
+    async def compute(state: Transfer) -> None:
+        state.version += 1
+
+    @saga.step
+    async def write(state: Transfer, tx: AsyncConnection, ctx: SagaContext) -> None:
+        await tx.execute(accounts.update().where(accounts.c.name == "a").values(cents=state.version))
+
+    boxes = [Pillarbox("bank", store=store_url) for _ in range(1 if store_url == "memory://" else 2)]
+    for box in boxes:
+        box.include(saga)
+    await boxes[0].migrate()
+    ids = [f"t-{number}" for number in range(8)]
+
+    async with running(boxes[0]) as box, AsyncExitStack() as others:
+        for other in boxes[1:]:
+            await others.enter_async_context(other.running())
+        async with box.transaction() as tx:
+            states = {saga_id: Transfer(*rng.sample("ab", 2)) for saga_id in ids}
+            await box.sagas.start_all(saga, states, tx=tx)
+        await wait_until(lambda: ended(box, ids), SOON)
+        async with box.transaction() as tx:
+            cents = (await tx.execute(select(accounts.c.cents).where(accounts.c.name == "a"))).scalar_one()
+            left = (await tx.execute(select(func.count()).select_from(saga_locks))).scalar_one()
+
+    assert (cents, left) == (100 + len(ids), 0)
