@@ -9,7 +9,7 @@ from datetime import timedelta
 from sqlalchemy import BigInteger, Column, MetaData, Table, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pillarbox import Pillarbox, Retry, Saga, SagaContext, StepFailed
+from pillarbox import Alert, Pillarbox, Retry, Saga, SagaContext, StepFailed
 from pillarbox.observe import Event, Observer, SagaUnreadable
 from pillarbox.relational.saga_tables import saga_instances
 from tests.waiting import wait_until
@@ -125,3 +125,37 @@ async def test_sagas_that_cannot_be_read_hold_nobody_up_and_are_told_of_now_and_
             assert [await status(box, saga_id) for saga_id in broken] == ["running"] * 3
 
     assert dict(told.counted) == dict.fromkeys(broken, 1)
+
+
+async def test_a_saga_that_needs_attention_is_alerted_after_that_is_durable_and_once() -> None:
+    box, fulfil = Pillarbox("shop", store="memory://"), Saga("fulfil", state=Order)
+    told: list[tuple[Alert, str]] = []
+
+    @fulfil.step(pivot=True)
+    async def pay(state: Order) -> None:
+        """Pay."""
+
+    @fulfil.step(retry=Retry(attempts=1))
+    async def ship(state: Order) -> None:
+        raise ConnectionError(f"no truck for {state.order_id}")
+
+    async def tell(alert: Alert) -> None:
+        told.append((alert, await status(box, "o-1")))
+
+    box.include(fulfil)
+    box.alert_to(tell)
+    async with box, box.running():
+        async with box.transaction() as tx:
+            await box.sagas.start_all(fulfil, {saga_id: Order(saga_id) for saga_id in ("o-1", "o-2")}, tx=tx)
+
+        async def stands() -> bool:
+            return bool(told) and {await status(box, saga_id) for saga_id in ("o-1", "o-2")} == {"needs_attention"}
+
+        await wait_until(stands, SOON)
+        health = await box.health()
+
+    ((alert, then),) = told
+    assert (alert.rule, alert.subject, then) == ("saga-needs-attention", "shop/fulfil", "needs_attention")
+    assert "o-1" not in f"{alert.text} {alert.facts}"
+    assert health.status == "degraded"
+    assert health.problems[0].what.startswith("2 sagas need attention")
