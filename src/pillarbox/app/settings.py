@@ -31,6 +31,7 @@ class Settings:
         answer_within: how long the database may take over what Pillarbox asks it; then the connection is given up.
         foreign: by channel (``topic:…``, ``queue:…``), how messages of others are read that are no CloudEvents.
         inbox: for how long processed ids are kept, and dead letters may be replayed.
+        keep_sagas: for how long sagas that ended are kept; ``None`` for ever. What needs attention stays.
         outbox: where records wait for their relay: in a ``table``, or in the database's ``log`` alone, which only a
             relay of the kind ``log`` can read.
         clock: real time, or a test's.
@@ -45,6 +46,7 @@ class Settings:
     answer_within: timedelta = timedelta(seconds=30)
     foreign: Mapping[str, ForeignMessages] = field(default_factory=dict[str, ForeignMessages])
     inbox: InboxSettings = field(default_factory=InboxSettings)
+    keep_sagas: timedelta | None = timedelta(days=30)
     outbox: Literal["table", "log"] = "table"
     clock: Clock = field(default_factory=SystemClock)
     migrate_on_open: bool | None = None

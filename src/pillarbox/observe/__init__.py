@@ -35,6 +35,10 @@ from pillarbox.observe.events import (
     RecordParked,
     RecordsRepublished,
     RunRolledBack,
+    SagaEnded,
+    SagaNeedsAttention,
+    SagaStepFailed,
+    SagaUnreadable,
     SettlementRefused,
     WorkerFaltered,
 )
@@ -72,6 +76,10 @@ __all__ = [
     "RecordParked",
     "RecordsRepublished",
     "RunRolledBack",
+    "SagaEnded",
+    "SagaNeedsAttention",
+    "SagaStepFailed",
+    "SagaUnreadable",
     "SettlementRefused",
     "WorkerFaltered",
 ]
