@@ -22,7 +22,7 @@ from pillarbox.observe import Event, Observer, SagaEnded
 BATCH = 100
 WITHIN = timedelta(minutes=5)
 UPDATE = text("UPDATE accounts SET orders = orders + 1 WHERE id = :id")
-COMPLETED = text("SELECT count(*) FROM pillarbox_sagas WHERE status = 'completed'")
+COMPLETED = text("SELECT count(*) FROM pillarbox_saga_instances WHERE state = 'completed'")
 
 
 @dataclass

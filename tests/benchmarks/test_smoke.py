@@ -17,8 +17,8 @@ from tests.servers import PostgresServer
 
 SIZE = 120
 WITHOUT_SERVER = [bench for bench in BENCHES if bench.store == "sqlite"]
-SAME_PROGRAM = {"producer.1.postgresql", "saga.lone4.postgresql"}
-"""One writer is the same program as eight, one saga the same as 500."""
+SAME_PROGRAM = {"producer.1.postgresql", "saga.lone4.postgresql", "saga.update4.postgresql"}
+"""One writer is the same program as eight, one saga the same as 500, and so are those that update a row."""
 WITH_SERVER = [bench for bench in BENCHES if bench.store == "postgresql" and bench.name not in SAME_PROGRAM]
 
 
