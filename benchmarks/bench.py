@@ -19,12 +19,18 @@ class Competitor:
         peer: the requirements file in ``benchmarks/peers``, installed into an environment of its own; ``None`` for
             programs that run in ours.
         options: what the module is told besides where its database is.
+        part: of the work, for those whom all of it would take many minutes; a rate is a rate.
     """
 
     who: str
     module: str
     peer: str | None = None
     options: Options = ()
+    part: float = 1.0
+
+    def share_of(self, count: int) -> int:
+        """Return how many of ``count`` pieces of work a run of it does."""
+        return max(1, round(count * self.part))
 
 
 @dataclass(frozen=True, kw_only=True)

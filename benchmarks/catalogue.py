@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.bench import LATENCY, OURS, Bench, Competitor, Goal, rate
+from benchmarks.saga_catalogue import SAGA_BENCHES
 
 OURS_SEQUENCE = "pillarbox sequence"
 OURS_LOG = "pillarbox log"
@@ -309,4 +310,5 @@ BENCHES: tuple[Bench, ...] = (
             Competitor(who="raw sqlite3 naive", module="raw_consumer_sqlite"),
         ),
     ),
+    *SAGA_BENCHES,
 )

@@ -29,7 +29,7 @@ def show(bench: Bench, scores: Sequence[Score], *, count: int, console: Console)
             table.add_column(heading, justify="right")
     for heading in _COSTS.values():
         table.add_column(heading, justify="right")
-    ours = next((score for score in scores if score.competitor.who == OURS), None)
+    ours = next((score for score in scores if score.competitor.who.split()[0] == OURS), None)  # the first of them
     for score in scores:
         if score.missing is not None:
             table.add_row(score.competitor.who, "MISSING")
@@ -56,7 +56,7 @@ def rows(bench: Bench, scores: Iterable[Score], *, count: int, machine: str) -> 
             else:
                 row |= {
                     "runs": [round(value, figure.digits or None) for value in score.figures[figure.name]],
-                    "count": count,
+                    "count": score.competitor.share_of(count),
                     "cpu_us": [round(value, 1) for value in score.figures["cpu_us"]],
                     "server_cpu_us": [round(value, 1) for value in score.figures["server_cpu_us"]],
                     "peak_mib": round(max(score.figures["peak_mib"])),

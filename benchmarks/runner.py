@@ -51,7 +51,7 @@ def play(
     rounds: int,
     say: Callable[[str], None],
 ) -> list[Score]:
-    """Let ``competitors`` do ``count`` pieces of work ``rounds`` times, one after another in every round."""
+    """Let ``competitors`` do ``count`` pieces of work, or their part, ``rounds`` times, in turn in every round."""
     scores = [Score(competitor) for competitor in competitors]
     pythons: dict[str, str] = {}
     for score in scores:
@@ -78,7 +78,8 @@ def play(
 
 def _run(score: Score, python: str, *, url: str, count: int, server_pid: int | None) -> None:
     competitor = score.competitor
-    task = {"url": url, "count": count, "server_pid": server_pid, "options": dict(competitor.options)}
+    share = competitor.share_of(count)
+    task = {"url": url, "count": share, "server_pid": server_pid, "options": dict(competitor.options)}
     module = f"benchmarks.competitors.{competitor.module}"
     path = [str(ROOT)] if competitor.peer is not None else [str(ROOT), str(ROOT / "src")]
     try:

@@ -17,8 +17,9 @@ from tests.servers import PostgresServer
 
 SIZE = 120
 WITHOUT_SERVER = [bench for bench in BENCHES if bench.store == "sqlite"]
-WITH_SERVER = [bench for bench in BENCHES if bench.store == "postgresql" and bench.name != "producer.1.postgresql"]
-"""One writer is the same program as eight."""
+SAME_PROGRAM = {"producer.1.postgresql", "saga.lone4.postgresql", "saga.update4.postgresql"}
+"""One writer is the same program as eight, one saga the same as 500, and so are those that update a row."""
+WITH_SERVER = [bench for bench in BENCHES if bench.store == "postgresql" and bench.name not in SAME_PROGRAM]
 
 
 def _ours_and_the_naive(bench: Bench) -> list[Competitor]:
@@ -83,6 +84,18 @@ def test_a_latency_has_a_row_for_each_of_its_figures() -> None:
     found = rows(bench, [score], count=SIZE, machine="here")
 
     assert [(row["unit"], row["runs"]) for row in found] == [("ms p50", [1.23]), ("ms p99", [5.68])]
+
+
+def test_who_would_take_too_long_does_a_part_of_the_work_and_its_row_says_how_much() -> None:
+    slow = Competitor(who="slow 1.0", module="pillarbox_relay", part=1 / 20)
+    score = Score(slow)
+    score.add({"rate": 50, "cpu_us": 1, "server_cpu_us": 1, "peak_mib": 1})
+
+    (row,) = rows(WITHOUT_SERVER[0], [score], count=20_000, machine="here")
+
+    assert row["count"] == 1_000
+    assert slow.share_of(SIZE) == SIZE // 20
+    assert slow.share_of(1) == 1
 
 
 def test_rows_are_added_to_those_of_earlier_runs(tmp_path: Path) -> None:
