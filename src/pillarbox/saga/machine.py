@@ -340,6 +340,11 @@ def _begun(
 def _planned(journal: Journal, acts: tuple[Act, ...], moment: Moment) -> Plan:
     if any(act.kind is not Kind.OUTSIDE for act in acts):
         return Plan(journal=journal, acts=acts, due_us=moment.now_us)
-    waiting = (*journal.do.values(), *journal.undo.values())
-    dues = [one.due_us for one in waiting if one.state.is_open and one.due_us is not None]
+    waiting = (one for one in (*journal.do.values(), *journal.undo.values()) if one.state.is_open)
+    dues = [one.due_us for one in waiting if one.due_us is not None and not _is_behind(one, moment)]
     return Plan(journal=journal, acts=acts, due_us=min(dues, default=None))
+
+
+def _is_behind(progress: Progress, moment: Moment) -> bool:
+    """Tell whether an act whose next attempt is due was not begun: undoing waits for what is undone before it."""
+    return progress.state is ActState.RETRY and (progress.due_us or 0) <= moment.now_us
