@@ -17,6 +17,7 @@ from pillarbox.app.assembly import Parts, Worker, calls_of
 from pillarbox.app.background import inbox_upkeep, membership_of, replay_driver
 from pillarbox.app.controlling import control_of, dead_letters_of, held_of
 from pillarbox.app.depending import Dependencies, Depending, needed_by
+from pillarbox.app.flowing import Flowing
 from pillarbox.app.including import Including
 from pillarbox.app.places import BrokerPlace, StorePlace, broker_at, outbox_of, store_at
 from pillarbox.app.publishing import Publisher
@@ -39,7 +40,7 @@ from pillarbox.serialization import Codec, JsonCodec
 T = TypeVar("T")
 
 
-class Pillarbox(Publisher, Including, Depending, Alerting):
+class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
     """One service's reliability layer: its outbox, its consumers, its dead letters.
 
     Constructing connects to nothing. ``publish`` and its siblings need only the caller's transaction; everything else
@@ -139,6 +140,7 @@ class Pillarbox(Publisher, Including, Depending, Alerting):
         other.registry = self.registry
         other._handlers, other._included = self._handlers, self._included
         other._breakers = self._breakers
+        other._declared_flows, other._included_graphs = self._declared_flows, self._included_graphs
         other._providers = self._providers.twin()
         other.observe(self.observers)
         return other
@@ -272,7 +274,7 @@ class Pillarbox(Publisher, Including, Depending, Alerting):
         )
         self._register_declared()
         self._check_codec()
-        return consumers
+        return self._with_tracker(consumers)
 
     def _check_codec(self) -> None:
         problems: list[ConfigurationError] = []
@@ -297,6 +299,7 @@ class Pillarbox(Publisher, Including, Depending, Alerting):
             await membership.join()
             workers += [membership, replay_driver(parts), *inbox_upkeep(parts, self.settings.inbox)]
             workers += [worker for consumer in checked for worker in parts.consumer_workers(consumer)]
+            workers += await self._flow_workers(parts, checked)
         if relay:
             workers.append(parts.relay_worker())
         return [*workers, *alert_workers(self._alarms, parts, service=self.name)]
