@@ -124,6 +124,11 @@ class Flowing(ABC):
         graph = self._graph_of(consumers).merged(*self._included_graphs)
         return (*consumers, tracker_of(self.name, self._declared_flows, graph, self.store.flows))
 
+    async def _retire_tracker(self) -> None:
+        """Forget what watched the flows, if the program declares none any longer: nobody would read what waits."""
+        if not self._declared_flows:
+            await self.store.run(self.store.consumers.retire(f"{self.name}/{TRACKER}"))
+
     async def _flow_workers(self, parts: Parts, consumers: Sequence[Consumer]) -> list[Worker]:
         """Tell other services of the box's consumers, and make what watches its flows.
 

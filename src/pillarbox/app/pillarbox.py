@@ -294,6 +294,7 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
         workers: list[Worker] = []
         if consumers:
             checked = self.consumers()
+            await self._retire_tracker()
             await self._enlist(checked)
             membership = membership_of(parts)
             await membership.join()

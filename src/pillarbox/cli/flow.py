@@ -84,7 +84,7 @@ def _show(problems: tuple[FlowProblem, ...]) -> None:
 async def trace(place: Place, correlation_id: str) -> None:
     """Print one process as a tree: who caused whom, and what consumers made of it.
 
-    ID is what all its messages share: the id of the first one. Exit with 1 if nothing is known of it.
+    ID is what all its messages share: the id of the first one.
     """
     async with place.open() as control:
         found = await _flows(place, control).trace(correlation_id)

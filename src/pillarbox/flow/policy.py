@@ -188,8 +188,13 @@ def judge(
 
 
 def looked_at(instance: FlowInstance, judgement: Judgement, now: datetime) -> tuple[FlowInstance, tuple[Missing, ...]]:
-    """Return ``instance`` as it is to be written, and what of it was not told of before."""
-    new = tuple(one for one in judgement.missing if one.key not in instance.told)
+    """Return ``instance`` as it is to be written, and what is to be told of.
+
+    Each thing is told of once, and none after the missing end was: who is late then is seen, and need not be told of
+    again with every message that comes after all.
+    """
+    is_over = END in instance.told
+    new = () if is_over else tuple(one for one in judgement.missing if one.key not in instance.told)
     is_stuck = bool(judgement.missing)
     changed = replace(
         instance,

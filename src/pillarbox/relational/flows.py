@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 from sqlalchemy import (
     BigInteger,
-    ColumnElement,
     Select,
     String,
     Text,
@@ -86,27 +85,23 @@ _CHANGED = {
 SAVE = update(flow_instances).where(_one.flow == FLOW, _one.correlation_id == PROCESS).values(**_CHANGED)
 CHANGE = SAVE.where(_one.version == bindparam("expected", type_=BigInteger)).returning(_one.flow)
 _now = select(now_us()).scalar_subquery()  # once, for an index's sake
+_is_unwatched = and_(_one.state == FlowState.RUNNING.value, _one.due_at <= _now)
 
-
-def _is_due(state: FlowState) -> ColumnElement[bool]:
-    return and_(_one.state == state.value, _one.due_at <= _now)
-
-
-DUE = (  # index on (state, due_at)
+DUE = (  # index on (state, due_at), which has them in order
     select(*(_one[name] for name in _FACTS))
-    .where(or_(_is_due(FlowState.RUNNING), _is_due(FlowState.STUCK)), any_of(_one.flow, FLOWS))
+    .where(_one.state == bindparam("in_state", type_=String), _one.due_at <= _now, any_of(_one.flow, FLOWS))
     .order_by(_one.due_at)
     .limit(_up_to)
 )
 OVERDUE = (  # index on (state, due_at)
     select(*(_one[name] for name in _FACTS))
-    .where(or_(_one.state == FlowState.STUCK.value, _is_due(FlowState.RUNNING)))
+    .where(or_(_one.state == FlowState.STUCK.value, _is_unwatched))
     .order_by(_one.started_at, _one.correlation_id, _one.flow)
     .limit(_up_to)
 )
 OVERDUE_OF = OVERDUE.where(any_of(_one.flow, FLOWS))
 STUCK = select(func.count(), now_us() - func.min(_one.stuck_at)).where(_one.state == FlowState.STUCK.value)
-UNWATCHED = select(now_us() - func.min(_one.due_at)).where(_is_due(FlowState.RUNNING))  # index on (state, due_at)
+UNWATCHED = select(now_us() - func.min(_one.due_at)).where(_is_unwatched)  # index on (state, due_at)
 _kept_since = select(now_us() - bindparam("age_us", type_=BigInteger)).scalar_subquery()
 OLDEST = (  # index on (state, touched_at)
     select(_one.flow, _one.correlation_id)
@@ -158,8 +153,13 @@ class RelationalFlowInstances(FlowInstances):
             yield Execute(SAVE, rows if len(rows) > 1 else rows[0])
 
     def due(self, flows: Collection[str], *, limit: int) -> Program[Standing]:
-        """Select by the instant."""
-        return (yield from self._ask(DUE, {"flows": sorted(flows), "up_to": limit}))
+        """Select by state and instant."""
+        rows: list[Row] = []
+        for state in (FlowState.RUNNING, FlowState.STUCK):
+            which = {"in_state": state.value, "flows": sorted(flows), "up_to": limit}
+            rows += yield Execute(DUE, which)
+        oldest = sorted(rows, key=lambda row: row[_FACTS.index("due_at")])[:limit]
+        return (yield from self._standing(oldest))
 
     def change(self, instance: FlowInstance) -> Program[bool]:
         """Compare and set."""
