@@ -229,7 +229,9 @@ async def test_a_process_is_traced_and_judged_over_services_with_databases_of_th
     pay(payment)
     stock(store)
     ship(shop)
-    declare(shop, includes=[payment.flows.graph().as_dict(), store.flows.graph()])
+    declare(shop)
+    for graph in (payment.flows.graph().as_dict(), store.flows.graph()):
+        shop.flows.include(graph)
     async with payment.running(), store.running(), shop.running():
         (process,) = await place(shop, "o-1")
         await until_ended(shop, 1)

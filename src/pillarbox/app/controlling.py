@@ -83,7 +83,7 @@ def flows_of(
     store: RelationalStore,
     declared: Sequence[Flow] = (),
     own: Callable[[], Graph] = Graph,
-    included: Sequence[Graph] = (),
+    included: list[Graph] | None = None,
 ) -> Flows:
     """Return the flows of ``store``; connects to nothing.
 

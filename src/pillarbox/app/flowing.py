@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
 
 from pillarbox.app.assembly import Parts, Worker
 from pillarbox.app.controlling import flows_of
@@ -61,7 +60,6 @@ class Flowing(ABC):
         react_within: Mapping[type[object], timedelta] = NO_TIMES,
         expects: Mapping[type[object], Classes] = NO_REACTIONS,
         rejections: Classes = (),
-        includes: Sequence[Graph | Mapping[str, Any]] = (),
     ) -> Flow:
         """Declare a flow: a process in which services react to each other's events, and that must come to its end.
 
@@ -76,15 +74,12 @@ class Flowing(ABC):
             react_within: for some of its events, how long the reaction to one may take.
             expects: for some of its events, of which events one is to follow; what is left out is read from the graph.
             rejections: events that something must follow which leads to an end.
-            includes: the graphs of services that do not share this one's database: another box's ``flows.graph()``, or
-                what ``pillarbox flow graph --json`` has printed of it.
 
         Raises:
             ConfigurationError: a type is no event, a time is not as it should be, or the name is taken.
         """
         declared = flow_of(
-            self.name,
-            name,
+            f"{self.name}/{name}",
             starts=starts,
             ends=ends,
             within=within,
@@ -99,7 +94,6 @@ class Flowing(ABC):
                 f"flow {name!r} may take {within}, and what is seen of it is kept for {self.settings.keep_flows}; "
                 "keep it for twice that at least: Settings(keep_flows=…)"
             )
-        self._included_graphs += [one if isinstance(one, Graph) else Graph.from_dict(one) for one in includes]
         self._declared_flows.append(declared)
         return declared
 
@@ -146,15 +140,5 @@ class Flowing(ABC):
         for one in problems:
             if one.severity is ProblemSeverity.WARNING:
                 parts.observers.notice(FlowDoubtful(flow=one.flow, code=one.code, subject=one.subject, what=one.what))
-        return [
-            FlowWatch(
-                self._declared_flows,
-                graph=self.flows.known,
-                reasons=self.flows.reasons,
-                ports=self.store.flows,
-                source=self.store,
-                clock=parts.clock,
-                observer=parts.observers,
-                keep=self.settings.keep_flows,
-            )
-        ]
+        keep = self.settings.keep_flows
+        return [FlowWatch(self.flows, clock=parts.clock, observer=parts.observers, keep=keep)]

@@ -28,7 +28,7 @@ def _apps_option(*, required: bool) -> Callable[[Callable[..., Any]], Callable[.
 
 @click.group()
 def flow() -> None:
-    """Show what reacts to what, one process as a tree, and what did not come."""
+    """Show what reacts to what, and what did not come."""
 
 
 @flow.command()

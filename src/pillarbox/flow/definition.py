@@ -45,8 +45,7 @@ class Flow:
 
 
 def flow_of(
-    service: str,
-    name: str,
+    identity: str,
     *,
     starts: Classes,
     ends: Classes,
@@ -55,19 +54,20 @@ def flow_of(
     expects: Mapping[type[object], Classes],
     rejections: Classes,
 ) -> Flow:
-    """Declare a flow of ``service``; what the arguments mean is told with ``Flow``.
+    """Declare the flow ``<service>/<name>``; what the arguments mean is told with ``Flow``.
 
     Raises:
         ConfigurationError: a type is no event, a time is not above zero, or the flow would end as it starts.
     """
-    owner = f"flow {check_name(name, what='the name of a flow')!r}"
+    name = check_name(identity.partition("/")[2], what="the name of a flow")
+    owner = f"flow {name!r}"
     events: dict[str, Passage] = {}
 
     def names(classes: Classes, role: str) -> tuple[str, ...]:
         return tuple(_event(kind, f"{owner}: {role}", events) for kind in _listed(classes))
 
     flow = Flow(
-        identity=f"{service}/{name}",
+        identity=identity,
         starts=names(starts, "starts="),
         ends=names(ends, "ends="),
         within=within,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from pillarbox.audit import Act, ActStore, checked
 from pillarbox.errors import NotFoundError
@@ -30,7 +31,7 @@ class Flows:
         source: TransactionSource,
         declared: Sequence[Flow] = (),
         own: Callable[[], Graph] = Graph,
-        included: Sequence[Graph] = (),
+        included: list[Graph] | None = None,
     ) -> None:
         """Ask through these ports.
 
@@ -42,18 +43,29 @@ class Flows:
             own: returns the graph of the program's own consumers.
             included: the graphs of services in other databases; the list may grow.
         """
-        self._ports = ports
+        self.ports = ports
         self._acts = acts
-        self._source = source
+        self.source = source
         self._declared = declared
         self._own = own
-        self._included = included
+        self._included = [] if included is None else included
         self.reasons = Reasons(ports.journal, source)
 
     @property
     def declared(self) -> tuple[Flow, ...]:
         """The flows that the program has declared."""
         return tuple(self._declared)
+
+    def include(self, graph: Graph | Mapping[str, Any], /) -> None:
+        """Say what consumers of another service hear and publish, which does not share this one's database.
+
+        Args:
+            graph: its box's ``flows.graph()``, or what ``pillarbox flow graph --json`` has printed of it.
+
+        Raises:
+            ConfigurationError: it is something else.
+        """
+        self._included.append(graph if isinstance(graph, Graph) else Graph.from_dict(graph))
 
     def graph(self) -> Graph:
         """Return who hears what and publishes what, of this program and of what was included; asks no database.
@@ -65,7 +77,7 @@ class Flows:
 
     async def known(self) -> Graph:
         """Return the graph with all services that share the database."""
-        stored = Graph(participants=tuple(await self._source.run(self._ports.participants.known())))
+        stored = Graph(participants=tuple(await self.source.run(self.ports.participants.known())))
         return self.graph().merged(stored)
 
     def check(self) -> tuple[FlowProblem, ...]:
@@ -88,12 +100,12 @@ class Flows:
         """
         process = fitting(correlation_id)
         graph = await self.known()
-        messages = list(await self._source.run(self._ports.journal.messages([process])))
+        messages = list(await self.source.run(self.ports.journal.messages([process])))
         aside = await self.reasons.put_aside(process, takers_of_commands(graph))
         met = {one.message_id for one in messages}
         messages += [message for message, _ in aside if message.message_id not in met]
         ids = {one.message_id for one in messages} | {one.causation_id for one in messages if one.causation_id}
-        handlings = list(await self._source.run(self._ports.journal.handlings(ids)))
+        handlings = list(await self.source.run(self.ports.journal.handlings(ids)))
         return trace_of(process, messages, handlings, graph)
 
     async def stuck(self, *, limit: int = AT_MOST) -> tuple[StuckFlow, ...]:
@@ -101,14 +113,14 @@ class Flows:
 
         Those of flows that this program declares are judged now; of others it is told what was found last.
         """
-        found = await self._source.run(self._ports.instances.overdue(None, limit=limit))
+        found = await self.source.run(self.ports.instances.overdue(None, limit=limit))
         flows = {flow.identity: flow for flow in self._declared}
         graph = await self.known() if found.instances else Graph()
         stuck: list[StuckFlow] = []
         for one in found.instances:
             missing = one.missing
             if one.flow in flows:
-                messages = await self._source.run(self._ports.journal.messages([one.correlation_id]))
+                messages = await self.source.run(self.ports.journal.messages([one.correlation_id]))
                 judgement = judge(one, messages, flows[one.flow], graph, found.now)
                 explained = await self.reasons.explain(judgement.missing, messages, graph)
                 missing = tuple(str(each) for each in explained)
@@ -141,15 +153,15 @@ class Flows:
         """
         checked(by=by, reason=reason)
         act = Act(by=by, what="close", kind="flow", subject=f"{flow} {fitting(correlation_id)}", reason=reason)
-        if not await self._source.run(self._close(flow, fitting(correlation_id), act)):
+        if not await self.source.run(self._close(flow, fitting(correlation_id), act)):
             raise NotFoundError(kind="open flow", identifier=f"{flow} {correlation_id}")
 
     def _close(self, flow: str, correlation_id: str, act: Act) -> Program[bool]:
-        standing = yield from self._ports.instances.lock((), [(flow, correlation_id)])
+        standing = yield from self.ports.instances.lock((), [(flow, correlation_id)])
         is_it = [(one.flow, one.correlation_id) == (flow, correlation_id) for one in standing.instances]
         open_ = [one for one, is_ in zip(standing.instances, is_it, strict=True) if is_]
         if not open_ or open_[0].state is FlowState.ENDED:
             return False
-        yield from self._ports.instances.save([ended(open_[0], by=f"closed by {act.by}"[:200], now=standing.now)])
+        yield from self.ports.instances.save([ended(open_[0], by=f"closed by {act.by}"[:200], now=standing.now)])
         yield from self._acts.record(act)
         return True

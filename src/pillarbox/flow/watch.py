@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from pillarbox.channel.wakeup import Wakeup
 from pillarbox.errors import ConflictError, TransientError
-from pillarbox.flow.definition import Flow
-from pillarbox.flow.graph import Graph
 from pillarbox.flow.policy import FlowInstance, Missing, judge, looked_at
 from pillarbox.observe import FlowStuck, Observer, WorkerFaltered
 
 if TYPE_CHECKING:
     from pillarbox.clock import Clock
-    from pillarbox.flow.reasons import Reasons
-    from pillarbox.flow.store import FlowPorts
-    from pillarbox.transaction import TransactionSource
+    from pillarbox.flow.flows import Flows
 
 SLOWEST, FASTEST = timedelta(seconds=5), timedelta(milliseconds=100)
 """How often it looks, at least and at most: ten times within the shortest of the flows' times."""
@@ -35,28 +31,16 @@ class FlowWatch:
     Any number of them may look at once: whoever writes the finding first tells of it.
     """
 
-    def __init__(
-        self,
-        flows: Sequence[Flow],
-        *,
-        graph: Callable[[], Awaitable[Graph]],
-        reasons: Reasons,
-        ports: FlowPorts,
-        source: TransactionSource,
-        clock: Clock,
-        observer: Observer,
-        keep: timedelta,
-    ) -> None:
-        """Watch ``flows``; what is over is kept for ``keep``."""
-        self._flows = {flow.identity: flow for flow in flows}
-        self._graph = graph
-        self._reasons = reasons
-        self._ports = ports
-        self._source = source
+    def __init__(self, flows: Flows, *, clock: Clock, observer: Observer, keep: timedelta) -> None:
+        """Watch the flows that are declared; what is over is kept for ``keep``."""
+        self._known = flows
+        self._flows = {flow.identity: flow for flow in flows.declared}
+        self._ports = flows.ports
+        self._source = flows.source
         self._clock = clock
         self._observer = observer
         self._keep = keep
-        shortest = min(flow.shortest for flow in flows)
+        shortest = min(flow.shortest for flow in flows.declared)
         self._every = max(min(shortest / 10, SLOWEST), FASTEST)
         self._grace = min(shortest, GRACE)
         self._wakeup = Wakeup()
@@ -98,12 +82,12 @@ class FlowWatch:
             now, due = await self._source.run(self._ports.instances.due(sorted(self._flows), limit=AT_ONCE))
             if not due:
                 return
-            graph = await self._graph()
+            graph = await self._known.known()
             found = await self._source.run(self._ports.journal.messages({one.correlation_id for one in due}))
             for one in due:
                 messages = [message for message in found if message.correlation_id == one.correlation_id]
                 judgement = judge(one, messages, self._flows[one.flow], graph, now)
-                missing = await self._reasons.explain(judgement.missing, messages, graph)
+                missing = await self._known.reasons.explain(judgement.missing, messages, graph)
                 changed, new = looked_at(one, replace(judgement, missing=missing), now)
                 if await self._source.run(self._ports.instances.change(changed)) and new:
                     self._tell(one, new)

@@ -146,7 +146,7 @@ def test_what_is_stuck_is_listed_with_what_is_missing_until_it_is_closed(pillarb
     assert (listed["flow"], listed["correlation_id"]) == ("shop/fulfilment", "p-1")
     assert listed["missing"] == ["order.shipped has not come"]
     assert "order.shipped has not come" in pillarbox.text("flow", "stuck")
-    assert "1 processes are stuck" in pillarbox("health").output
+    assert "1 processes of flows are stuck" in pillarbox("health").output
     assert pillarbox.json("health")["flows"]["stuck"] == 1
     assert "nothing more is waited for" in pillarbox.text(*close)
     assert pillarbox(*close).exit_code == 2

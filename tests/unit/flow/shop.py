@@ -116,8 +116,7 @@ def flow(
 ) -> Flow:
     """The fulfilment of orders."""
     return flow_of(
-        "shop",
-        "fulfilment",
+        "shop/fulfilment",
         starts=OrderPlaced,
         ends=(OrderShipped, OrderCancelled),
         within=within,

@@ -60,8 +60,6 @@ def test_a_flow_is_known_by_its_service_and_name_and_has_the_types_that_it_names
         ({"react_within": {OrderShipped: MINUTE}}, "ends it"),
         ({"expects": {PaymentCharged: ()}}, "names no event"),
         ({"within": timedelta(days=4)}, "keep_flows"),
-        ({"includes": [{"consumers": [{"hears": 1}]}]}, "no graph"),
-        ({"includes": [{}]}, "no graph"),
     ],
 )
 def test_what_means_nothing_is_refused(changed: dict[str, Any], reason: str) -> None:
@@ -81,3 +79,9 @@ def test_what_is_seen_can_be_kept_for_longer() -> None:
     box = Pillarbox("shop", store="memory://", settings=Settings(keep_flows=timedelta(days=30)))
 
     assert declare(box, within=timedelta(days=15)).within == timedelta(days=15)
+
+
+@pytest.mark.parametrize("facts", [{}, {"consumers": [{"hears": 1}]}, {"consumers": [{"consumer": "a", "hears": [1]}]}])
+def test_what_is_no_graph_is_not_included(facts: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="no graph"):
+        Pillarbox("shop", store="memory://").flows.include(facts)

@@ -161,13 +161,9 @@ def test_the_graph_of_other_services_is_included_as_json_or_as_it_is() -> None:
     payment.on(OrderPlaced, name="charge")(one)
     stock.on(PaymentCharged, name="reserve")(some_reserve)
     box.on(StockReserved, name="ship")(ship)
-    box.flow(
-        "fulfilment",
-        starts=OrderPlaced,
-        ends=OrderShipped,
-        within=MINUTE,
-        includes=[payment.flows.graph().as_dict(), stock.flows.graph()],
-    )
+    box.flow("fulfilment", starts=OrderPlaced, ends=OrderShipped, within=MINUTE)
+    for graph in (payment.flows.graph().as_dict(), stock.flows.graph()):
+        box.flows.include(graph)
 
     assert [one.consumer for one in box.flows.graph().participants] == ["payment/charge", "shop/ship", "stock/reserve"]
     assert box.consumers()[-1].channels == ("topic:order", "topic:payment", "topic:stock")
