@@ -221,11 +221,23 @@ def late(process: str) -> Message:
     )
 
 
-async def test_a_process_is_traced_and_judged_over_services_with_databases_of_their_own(sqlite_url: str) -> None:
+@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.server)])
+def broker(request: pytest.FixtureRequest) -> str:
+    """A broker that several services share."""
+    if request.param == "memory":
+        return "memory://"
+    url: str = request.getfixturevalue("redis_server").url
+    return url
+
+
+async def test_a_process_is_traced_and_judged_over_services_with_databases_of_their_own(
+    sqlite_url: str, broker: str
+) -> None:
     """They share a broker, and the tracker hears what each publishes; of others' consumers the graph is included."""
-    shop, happenings = make_service("shop", sqlite_url, "memory://")
-    payment, _ = make_service("payment", "memory://", shop.broker)
-    store, _ = make_service("stock", "memory://", shop.broker)
+    shop, happenings = make_service("shop", sqlite_url, broker)
+    shared = broker if broker != "memory://" else shop.broker
+    payment, _ = make_service("payment", "memory://", shared)
+    store, _ = make_service("stock", "memory://", shared)
     pay(payment)
     stock(store)
     ship(shop)

@@ -141,7 +141,8 @@ def _problems(vitals: Vitals, limits: HealthLimits) -> Iterator[Problem]:
 
 def _problems_of_flows(flows: FlowsState, limits: HealthLimits) -> Iterator[Problem]:
     if flows.stuck:
-        what = f"{flows.stuck} processes of flows are stuck, the first for {_seconds(flows.oldest_for)}: pillarbox flow stuck"
+        since = _seconds(flows.oldest_for)
+        what = f"{flows.stuck} processes of flows are stuck, the first for {since}: pillarbox flow stuck"
         yield Problem(status=HealthStatus.DEGRADED, what=what)
     if _exceeds(flows.unwatched_for, limits.unwatched_flow):
         waited = _seconds(flows.unwatched_for)
