@@ -119,8 +119,9 @@ class Flows:
         stuck: list[StuckFlow] = []
         for one in found.instances:
             missing = one.missing
-            if one.flow in flows:
-                messages = await self.source.run(self.ports.journal.messages([one.correlation_id]))
+            known = one.flow in flows
+            messages = await self.source.run(self.ports.journal.messages([one.correlation_id])) if known else ()
+            if messages:  # else they were removed since; what was found then still stands in the row
                 judgement = judge(one, messages, flows[one.flow], graph, found.now)
                 explained = await self.reasons.explain(judgement.missing, messages, graph)
                 missing = tuple(str(each) for each in explained)

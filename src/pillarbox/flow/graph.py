@@ -56,12 +56,12 @@ class Graph:
 
     def before(self, end: Iterable[Passage]) -> frozenset[Passage]:
         """Return what may lead to ``end``, at once or later, and ``end`` itself."""
+        return _closure(end, self.causes_of)
 
-        def causes(passage: Passage) -> Iterator[Passage]:
-            for one in self.publishers(passage):
-                yield from (heard for heard in one.hears if passage in one.answers_to(heard))
-
-        return _closure(end, causes)
+    def causes_of(self, passage: Passage) -> frozenset[Passage]:
+        """Return what may lead to ``passage`` at once."""
+        publishers = self.publishers(passage)
+        return frozenset(heard for one in publishers for heard in one.hears if passage in one.answers_to(heard))
 
     def expected_of(self, one: Participant, heard: Passage) -> Expectation:
         """Return what can be seen of the reaction of ``one`` to ``heard``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from pillarbox.flow.graph import Graph
+from pillarbox.flow.participant import Passage
 from pillarbox.flow.record import SeenMessage
 from pillarbox.message import derived_message_id
 
@@ -27,10 +28,21 @@ class Lineage:
                     passage=one.cause,
                     hop=max(one.hop - 1, 0),
                 )
-        self._parents = {one.message_id: self._parent(one, graph) for one in self.messages.values()}
+        self._by_hop: dict[int, list[SeenMessage]] = {}
+        self._by_type: dict[str, list[SeenMessage]] = {}
+        self._known_causes: dict[Passage, frozenset[Passage]] = {}
+        in_order = sorted(self.messages.values(), key=_order)
+        for one in in_order:
+            self._by_hop.setdefault(one.hop, []).append(one)
+            self._by_type.setdefault(one.type, []).append(one)
+        self._parents = {one.message_id: self._parent(one, graph) for one in in_order}
         self._children: dict[str | None, list[SeenMessage]] = {}
-        for one in sorted(self.messages.values(), key=_order):
+        self._answers: dict[str, set[str]] = {}
+        self.adrift: list[SeenMessage] = []
+        """Messages that something came before which is not known."""
+        for one in in_order:
             self._children.setdefault(self._parents[one.message_id], []).append(one)
+            self._place(one)
 
     def parent(self, message: SeenMessage) -> SeenMessage | None:
         """Return what caused ``message``; ``None`` for the first one, and where it is not known."""
@@ -41,19 +53,26 @@ class Lineage:
         """Return what ``message`` caused, in order; of ``None``: those of which no cause is known."""
         return self._children.get(None if message is None else message.message_id, [])
 
-    def follows(self, later: SeenMessage, earlier: SeenMessage) -> bool | None:
-        """Tell whether ``later`` was caused by ``earlier``, at once or by way of others; ``None``: nobody knows.
+    def answers_to(self, message: SeenMessage) -> frozenset[str]:
+        """Return the types of what was caused by ``message``, at once or by way of others.
 
-        What was caused by another message like ``earlier`` was not caused by this one.
+        What was caused by another message like it, which it caused itself, is an answer to that one.
         """
-        first = later
-        for first in self._ancestors(later):
-            if first.message_id == earlier.message_id:
-                return True
-            if first.passage == earlier.passage:
-                return False
-        is_broken_off = self._parents[first.message_id] is None and first.hop > 0
-        return None if is_broken_off and first.hop > earlier.hop else False
+        return frozenset(self._answers.get(message.message_id, ()))
+
+    def may_follow(self, later: SeenMessage, earlier: SeenMessage) -> bool:
+        """Tell whether ``later``, which is adrift, may have been caused by ``earlier``."""
+        comes_later = later.hop > earlier.hop
+        return comes_later and all(one.passage != earlier.passage for one in self._ancestors(later))
+
+    def _place(self, message: SeenMessage) -> None:
+        first, met = message, set[Passage]()
+        for first in self._ancestors(message):
+            if first.passage not in met:
+                met.add(first.passage)
+                self._answers.setdefault(first.message_id, set()).add(message.type)
+        if first.hop > 0 and self._parents[first.message_id] is None:
+            self.adrift.append(message)
 
     def _ancestors(self, message: SeenMessage) -> Iterator[SeenMessage]:
         met = {message.message_id}
@@ -68,23 +87,21 @@ class Lineage:
             return message.causation_id if message.causation_id in self.messages else None
         if message.seen_at is not None:
             return None
-        others = [one for one in self.messages.values() if one.message_id != message.message_id]
-        for one in others:
-            if one.type == message.type and message.message_id in _copies(one, message, graph):
-                return one.message_id
-        before = [one for one in others if one.hop == message.hop - 1]
-        fits = [one.message_id for one in before if _may_cause(one, message, graph)]
-        return fits[0] if len(fits) == 1 else None
+        channel = message.passage.channel
+        for route in [one.consumer for one in graph.publishers(message.passage) if one.forwards]:
+            for one in self._by_type[message.type]:
+                if message.message_id == derived_message_id(one.message_id, route, channel):
+                    return one.message_id
+        causes = self._causes_of(message.passage, graph)
+        fits = (one.message_id for one in self._by_hop.get(message.hop - 1, ()) if one.passage in causes)
+        first, second = next(fits, None), next(fits, None)
+        return first if second is None else None
 
-
-def _copies(original: SeenMessage, copy: SeenMessage, graph: Graph) -> list[str]:
-    """Return the ids that routes give to copies of ``original`` on the channel of ``copy``."""
-    routes = [one.consumer for one in graph.publishers(copy.passage) if one.forwards]
-    return [derived_message_id(original.message_id, route, copy.passage.channel) for route in routes]
-
-
-def _may_cause(one: SeenMessage, message: SeenMessage, graph: Graph) -> bool:
-    return any(message.passage in hearer.answers_to(one.passage) for hearer in graph.hearers(one.passage))
+    def _causes_of(self, passage: Passage, graph: Graph) -> frozenset[Passage]:
+        """Return what may lead to ``passage`` at once."""
+        if passage not in self._known_causes:
+            self._known_causes[passage] = graph.causes_of(passage)
+        return self._known_causes[passage]
 
 
 def _order(message: SeenMessage) -> tuple[int, float, str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from itertools import islice
 
 from pillarbox.flow.definition import Flow
 from pillarbox.flow.graph import Graph
@@ -14,6 +15,10 @@ from pillarbox.flow.participant import Passage
 from pillarbox.flow.record import SeenMessage
 
 END = "end"
+MOST_MESSAGES = 1_000
+"""Messages of a process beyond which only its end is waited for; who has not reacted to which is not looked for."""
+MOST_MISSING = 20
+"""How many things that are missing of a process are named."""
 MOST_NAMED = 5
 """How many of several things of one kind a sentence names."""
 
@@ -172,7 +177,9 @@ def judge(
     unmet = list(_unmet(messages, flow, graph, lineage))
     ends_at = instance.started_at + flow.within
     if ends_at <= now:
-        return Judgement(missing=tuple(_at_the_end(unmet, messages, flow, graph, lineage)), next_at=None)
+        return Judgement(
+            missing=tuple(islice(_at_the_end(unmet, messages, flow, graph, lineage), MOST_MISSING)), next_at=None
+        )
     missing: list[Missing] = []
     next_at = ends_at
     for demand in unmet:
@@ -184,7 +191,7 @@ def judge(
             missing.append(_missing(demand))
         else:
             next_at = min(next_at, due_at)
-    return Judgement(missing=tuple(missing), next_at=next_at)
+    return Judgement(missing=tuple(missing[:MOST_MISSING]), next_at=next_at)
 
 
 def looked_at(instance: FlowInstance, judgement: Judgement, now: datetime) -> tuple[FlowInstance, tuple[Missing, ...]]:
@@ -247,21 +254,27 @@ def _unmet(messages: Sequence[SeenMessage], flow: Flow, graph: Graph, lineage: L
     """Return the demands that no message meets.
 
     A message that certainly follows from another one meets its demand. One whose descent is not known meets one demand
-    at most.
+    of a consumer at most.
     """
+    if len(messages) > MOST_MESSAGES:
+        return
     spent = set[tuple[str | None, str]]()
     for trigger in sorted(messages, key=lambda one: (one.hop, one.message_id)):
         if trigger.type in flow.ends:
             continue
+        answers = lineage.answers_to(trigger)
         for demand in demands_of(trigger, flow, graph):
-            fits = [one for one in messages if one.hop > trigger.hop and (not demand.types or one.type in demand.types)]
-            descent = {one.message_id: lineage.follows(one, trigger) for one in fits}
-            if any(descent.values()):
+            if demand.types & answers or (answers and not demand.types):
                 continue
-            doubtful = [name for name, follows in descent.items() if follows is None]
-            free = [name for name in doubtful if (demand.consumer, name) not in spent]
-            if free:
-                spent.add((demand.consumer, free[0]))
+            free = (
+                (demand.consumer, one.message_id)
+                for one in lineage.adrift
+                if (demand.consumer, one.message_id) not in spent
+                and (not demand.types or one.type in demand.types)
+                and lineage.may_follow(one, trigger)
+            )
+            if (found := next(free, None)) is not None:
+                spent.add(found)
             else:
                 yield demand
 

@@ -32,8 +32,10 @@ def test_where_several_may_have_sent_a_command_nobody_knows_who_did() -> None:
     lineage = Lineage([FIRST, PAID, also_paid, STOCKED], WHOLE)
 
     assert set(tree(lineage)) == {"m-1", "stock.reserve-for-m-3"}
-    assert lineage.follows(STOCKED, PAID) is None
-    assert lineage.follows(STOCKED, also_paid) is None
+    assert RESERVED not in lineage.answers_to(PAID) | lineage.answers_to(also_paid)
+    assert lineage.adrift[-1] == STOCKED
+    assert lineage.may_follow(STOCKED, PAID)
+    assert lineage.may_follow(STOCKED, also_paid)
 
 
 def test_what_came_of_a_copy_came_of_the_message_that_was_copied() -> None:
@@ -46,7 +48,7 @@ def test_what_came_of_a_copy_came_of_the_message_that_was_copied() -> None:
     lineage = Lineage([FIRST, paid], graph(route, charge))
 
     assert tree(lineage) == {"m-1": {copy: {"m-2": {}}}}
-    assert lineage.follows(paid, FIRST)
+    assert CHARGED in lineage.answers_to(FIRST)
 
 
 def test_what_was_caused_by_another_message_of_the_type_was_not_caused_by_this_one() -> None:
@@ -55,16 +57,28 @@ def test_what_was_caused_by_another_message_of_the_type_was_not_caused_by_this_o
 
     lineage = Lineage([FIRST, PAID, also_paid, stocked], WHOLE)
 
-    assert lineage.follows(stocked, also_paid) is True
-    assert lineage.follows(stocked, PAID) is False
-    assert lineage.follows(stocked, FIRST) is True
-    assert lineage.follows(FIRST, stocked) is False
+    assert lineage.answers_to(also_paid) == {RESERVED}
+    assert lineage.answers_to(PAID) == frozenset()
+    assert lineage.answers_to(FIRST) == {CHARGED, RESERVED}
+    assert lineage.adrift == []
+
+
+def test_where_a_message_causes_another_of_its_type_the_later_one_has_the_answer() -> None:
+    again = message(CHARGED, "m-5", PAID)
+    stocked = message(RESERVED, "m-6", again)
+
+    lineage = Lineage([FIRST, PAID, again, stocked], WHOLE)
+
+    assert lineage.answers_to(PAID) == {CHARGED}
+    assert lineage.answers_to(again) == {RESERVED}
 
 
 def test_where_a_cause_was_not_seen_the_descent_is_not_known() -> None:
     lineage = Lineage([FIRST, SENT], WHOLE)
 
-    assert lineage.follows(SENT, FIRST) is None
+    assert lineage.adrift == [lineage.messages["m-3"], SENT]
+    assert lineage.may_follow(SENT, FIRST)
+    assert not lineage.may_follow(FIRST, SENT)
     assert set(tree(lineage)) == {"m-1", "m-3"}
 
 
@@ -72,4 +86,7 @@ def test_messages_that_name_each_other_as_causes_are_no_trap() -> None:
     one = replace(PAID, causation_id="m-3")
     other = replace(STOCKED, causation_id="m-2")
 
-    assert Lineage([FIRST, one, other], WHOLE).follows(other, FIRST) is False
+    lineage = Lineage([FIRST, one, other], WHOLE)
+
+    assert lineage.answers_to(FIRST) == frozenset()
+    assert lineage.answers_to(one) == {RESERVED}
