@@ -116,18 +116,25 @@ async def stuck(place: Place, limit: int) -> None:
 
 @flow.command()
 @click.argument("name", metavar="SERVICE/NAME")
-@click.argument("correlation_id", metavar="ID")
+@click.argument("correlation_id", metavar="[ID]", required=False)
+@click.option("--all", "every", is_flag=True, help="Every process of the flow that is stuck, in place of one.")
 @reason_option
 @by_option
 @at_a_place
-async def close(place: Place, *, name: str, correlation_id: str, reason: str, by: str) -> None:
+async def close(place: Place, *, name: str, correlation_id: str | None, every: bool, reason: str, by: str) -> None:
     """Let a process end although its end did not come, since somebody has seen to it."""
+    if every is (correlation_id is not None):
+        raise click.UsageError("give the ID of a process, or --all")
     async with place.open() as control:
-        await _flows(place, control).close(name, correlation_id, reason=reason, by=by)
+        flows, closed = _flows(place, control), 1
+        if correlation_id is None:
+            closed = await flows.close_all(name, reason=reason, by=by)
+        else:
+            await flows.close(name, correlation_id, reason=reason, by=by)
     if wants_json():
-        print_json({"closed": correlation_id, "flow": name, "by": by, "reason": reason})
+        print_json({"flow": name, "closed": closed, "by": by, "reason": reason})
     else:
-        print_line(f"{name}: nothing more is waited for in {correlation_id}")
+        print_line(f"{name}: nothing more is waited for in {closed} processes")
 
 
 def _flows(place: Place, control: Control) -> Flows:

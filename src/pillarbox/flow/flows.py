@@ -12,7 +12,7 @@ from pillarbox.flow.definition import Flow
 from pillarbox.flow.graph import Graph
 from pillarbox.flow.policy import FlowState, ended, judge
 from pillarbox.flow.reasons import Reasons, takers_of_commands
-from pillarbox.flow.record import fitting
+from pillarbox.flow.record import LONGEST, fitting
 from pillarbox.flow.store import FlowPorts, StuckFlow
 from pillarbox.flow.trace import Trace, trace_of
 from pillarbox.transaction import Program, TransactionSource
@@ -153,16 +153,34 @@ class Flows:
             NotFoundError: no such process is open.
         """
         checked(by=by, reason=reason)
-        act = Act(by=by, what="close", kind="flow", subject=f"{flow} {fitting(correlation_id)}", reason=reason)
-        if not await self.source.run(self._close(flow, fitting(correlation_id), act)):
+        if not await self.source.run(self._close(flow, [fitting(correlation_id)], by=by, reason=reason)):
             raise NotFoundError(kind="open flow", identifier=f"{flow} {correlation_id}")
 
-    def _close(self, flow: str, correlation_id: str, act: Act) -> Program[bool]:
-        standing = yield from self.ports.instances.lock((), [(flow, correlation_id)])
-        is_it = [(one.flow, one.correlation_id) == (flow, correlation_id) for one in standing.instances]
-        open_ = [one for one, is_ in zip(standing.instances, is_it, strict=True) if is_]
-        if not open_ or open_[0].state is FlowState.ENDED:
-            return False
-        yield from self.ports.instances.save([ended(open_[0], by=f"closed by {act.by}"[:200], now=standing.now)])
-        yield from self._acts.record(act)
-        return True
+    async def close_all(self, flow: str, /, *, reason: str, by: str) -> int:
+        """Let every process of ``flow`` end that is stuck, or due and not looked at; return how many there were.
+
+        For a flow that no program declares any longer, or an outage that somebody has seen to.
+
+        Raises:
+            ValueError: ``reason`` or ``by`` is blank.
+        """
+        checked(by=by, reason=reason)
+        closed = 0
+        while True:
+            found = await self.source.run(self.ports.instances.overdue([flow], limit=AT_MOST))
+            which = [one.correlation_id for one in found.instances]
+            count = await self.source.run(self._close(flow, which, by=by, reason=reason)) if which else 0
+            closed += count
+            if not count:
+                return closed
+
+    def _close(self, flow: str, processes: Sequence[str], *, by: str, reason: str) -> Program[int]:
+        standing = yield from self.ports.instances.lock((), [(flow, one) for one in processes])
+        open_ = [one for one in standing.instances if one.state is not FlowState.ENDED]
+        yield from self.ports.instances.save(
+            [ended(one, by=f"closed by {by}"[:LONGEST], now=standing.now) for one in open_]
+        )
+        for one in open_:
+            subject = f"{flow} {one.correlation_id}"
+            yield from self._acts.record(Act(by=by, what="close", kind="flow", subject=subject, reason=reason))
+        return len(open_)

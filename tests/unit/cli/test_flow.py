@@ -150,6 +150,7 @@ def test_what_is_stuck_is_listed_with_what_is_missing_until_it_is_closed(pillarb
     assert pillarbox.json("health")["flows"]["stuck"] == 1
     assert "nothing more is waited for" in pillarbox.text(*close)
     assert pillarbox(*close).exit_code == 2
+    assert pillarbox(*close, "--all").exit_code == 2
     assert pillarbox.text("flow", "stuck") == "no process is stuck\n"
 
 
@@ -183,3 +184,12 @@ def test_what_is_included_as_json_is_what_the_command_prints(pillarbox: Shell, p
     facts = json.loads(pillarbox("flow", "graph", "--app", "flow_shipping:box", "--json", store=False).output)
 
     assert facts["consumers"][0]["hears"] == [{"type": "order.paid", "channel": "topic:order"}]
+
+
+@pytest.mark.usefixtures("stuck")
+def test_all_that_is_stuck_of_a_flow_can_be_closed_at_once(pillarbox: Shell) -> None:
+    of = ("--all", "--reason", "the flow is gone", "--by", "ann")
+
+    assert pillarbox.json("flow", "close", "shop/other", *of)["closed"] == 0
+    assert pillarbox.json("flow", "close", "shop/fulfilment", *of)["closed"] == 1
+    assert pillarbox.json("flow", "stuck") == []
