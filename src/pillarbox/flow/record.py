@@ -88,7 +88,9 @@ def seen(message: Message) -> SeenMessage:
     """Return what a flow keeps of ``message``; what others wrote into its headers is taken as far as it can be read."""
     causation_id, cause = message.causation_id, None
     with suppress(DecodeError):
-        cause = next((Passage(one.type, one.destination) for one in message.causes if one.id == causation_id), None)
+        found = next((one for one in message.causes if one.id == causation_id), None)
+        if found is not None and _fits(found.type) and _fits(found.destination):
+            cause = Passage(found.type, found.destination)
     hop, published_at = 0, None
     with suppress(DecodeError):
         hop = message.hop
@@ -98,7 +100,7 @@ def seen(message: Message) -> SeenMessage:
         correlation_id=fitting(message.correlation_id),
         message_id=fitting(message.id),
         passage=Passage(message.type, message.destination),
-        service=(message.source or "")[:LONGEST],
+        service=message.source if message.source is not None and _fits(message.source) else "",
         causation_id=None if causation_id is None else fitting(causation_id),
         cause=cause,
         hop=hop,
@@ -108,7 +110,10 @@ def seen(message: Message) -> SeenMessage:
 
 def fitting(identity: str) -> str:
     """Return ``identity`` as it is stored: itself, or its digest where a column would not take it."""
-    encoded = identity.encode("utf-8", "backslashreplace")
-    if len(encoded) <= LONGEST and identity.isprintable():
+    if _fits(identity):
         return identity
-    return f"sha256:{sha256(encoded).hexdigest()}"
+    return f"sha256:{sha256(identity.encode('utf-8', 'backslashreplace')).hexdigest()}"
+
+
+def _fits(text: str) -> bool:
+    return text.isprintable() and len(text.encode()) <= LONGEST  # a lone surrogate is not printable

@@ -63,3 +63,12 @@ def test_ids_that_no_column_takes_are_kept_by_their_digest(identity: str) -> Non
     assert fitting(identity).startswith("sha256:")
     assert fitting(fitting(identity)) == fitting(identity)
     assert fitting("m-1") == "m-1"
+
+
+@pytest.mark.parametrize("strange", ["x" * (LONGEST + 1), "a\0b"])
+def test_what_no_column_takes_of_the_rest_is_left_out(strange: str) -> None:
+    cause = pack_causes([Cause("c-1", strange, "queue:payments")])
+
+    found = seen(make({names.SOURCE: strange, names.CAUSATION_ID: "c-1", names.CAUSES: cause}))
+
+    assert (found.service, found.cause, found.causation_id) == ("", None, "c-1")
