@@ -41,7 +41,11 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from pillarbox import Pillarbox
 
-ONE_OF_EACH = ["memory", "sqlite", "postgresql+psycopg", "mariadb+asyncmy"]
+ONE_OF_EACH = [
+    "sqlite",
+    pytest.param("postgresql+psycopg", marks=pytest.mark.server),
+    pytest.param("mariadb+asyncmy", marks=pytest.mark.server),
+]
 
 
 def types(message: TracedMessage) -> object:
@@ -59,6 +63,7 @@ async def until_ended(box: Pillarbox, count: int) -> None:
     await wait_until(have, timedelta(seconds=20))
 
 
+@pytest.mark.parametrize("store_url", ONE_OF_EACH, indirect=True)
 async def test_the_end_that_does_not_come_is_told_of_with_who_has_not_reacted(store_url: str) -> None:
     """Its consumer is declared, and dead: the alert comes in time, once, and says what to do."""
     box, happenings = make_service("shop", store_url)
@@ -135,7 +140,7 @@ def _states(trace: Trace) -> list[list[HandlingState]]:
     return [[one.state for one in message.handlings] for message in trace.messages()]
 
 
-@pytest.mark.parametrize("store_url", ["sqlite", "postgresql+psycopg", "mariadb+asyncmy"], indirect=True)
+@pytest.mark.parametrize("store_url", ONE_OF_EACH, indirect=True)
 async def test_of_a_consumer_that_was_removed_it_is_told_what_nobody_hears_once_over_two_processes(
     store_url: str,
 ) -> None:
