@@ -123,7 +123,7 @@ class Flows:
             messages = await self.source.run(self.ports.journal.messages([one.correlation_id])) if known else ()
             if messages:  # else they were removed since; what was found then still stands in the row
                 judgement = judge(one, messages, flows[one.flow], graph, found.now)
-                explained = await self.reasons.explain(judgement.missing, messages, graph)
+                explained = await self.reasons.explain(judgement.missing, messages)
                 missing = tuple(str(each) for each in explained)
                 if not missing:
                     continue

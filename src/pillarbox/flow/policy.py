@@ -94,6 +94,11 @@ class Missing:
     by_way_of: tuple[str, ...] = ()
     because: str = ""
 
+    @property
+    def culprit(self) -> str:
+        """Who is to be looked at first: of those in between the last one, until more is known; empty for the end."""
+        return self.by_way_of[-1] if self.by_way_of else self.consumer or self.after or ""
+
     def __str__(self) -> str:
         """Say it in a sentence."""
         wanted = _one_of(self.types)

@@ -30,14 +30,14 @@ class Reasons:
         self._source = source
 
     async def explain(
-        self, missing: Sequence[Missing], messages: Sequence[SeenMessage], graph: Graph
+        self, missing: Sequence[Missing], messages: Sequence[SeenMessage], *, looks_aside: bool = True
     ) -> tuple[Missing, ...]:
         """Return ``missing`` of one process with what is known of the reasons.
 
         Args:
             missing: what did not come.
             messages: what was seen of the process.
-            graph: who takes commands.
+            looks_aside: also look for commands among all that waits and is dead, which may be much.
         """
         triggers = {one.message_id for one in missing if one.message_id is not None and one.consumer is not None}
         if not triggers:
@@ -45,7 +45,7 @@ class Reasons:
         known = {(one.consumer, one.message_id): one for one in await self._handlings(triggers)}
         ways = {name for one in missing for name in one.by_way_of}
         aside: list[tuple[SeenMessage, Handling]] = []
-        for process in {one.correlation_id for one in messages} if ways else ():
+        for process in {one.correlation_id for one in messages} if ways and looks_aside else ():
             aside += await self.put_aside(process, sorted(ways))
         return tuple(_explained(one, known, _on_its_way(one, aside, triggers)) for one in missing)
 
@@ -81,6 +81,8 @@ def _explained(
         if found is None:
             return one
         handling = found
+        if handling.state is not HandlingState.HANDLED:  # it has sent no command yet
+            one = replace(one, by_way_of=())
     return replace(one, because=WORDS[handling.state].format(consumer=handling.consumer))
 
 

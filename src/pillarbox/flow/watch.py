@@ -20,7 +20,7 @@ SLOWEST, FASTEST = timedelta(seconds=5), timedelta(milliseconds=100)
 """How often it looks, at least and at most: ten times within the shortest of the flows' times."""
 GRACE = timedelta(seconds=10)
 """A process that starts reads first what came meanwhile, for the shortest of the flows' times, or so long at most."""
-PURGE_EVERY = timedelta(minutes=1)
+PURGE_EVERY = LOOK_ASIDE_EVERY = timedelta(minutes=1)
 AT_ONCE = 50
 REMOVED_AT_ONCE = 1000
 
@@ -40,6 +40,7 @@ class FlowWatch:
         self._clock = clock
         self._observer = observer
         self._keep = keep
+        self._looked_aside: dict[frozenset[str], float] = {}
         shortest = min(flow.shortest for flow in flows.declared)
         self._every = max(min(shortest / 10, SLOWEST), FASTEST)
         self._grace = min(shortest, GRACE)
@@ -87,7 +88,8 @@ class FlowWatch:
             for one in due:
                 messages = [message for message in found if message.correlation_id == one.correlation_id]
                 judgement = judge(one, messages, self._flows[one.flow], graph, now)
-                missing = await self._known.reasons.explain(judgement.missing, messages, graph)
+                aside = self._may_look_aside(judgement.missing)
+                missing = await self._known.reasons.explain(judgement.missing, messages, looks_aside=aside)
                 changed, new = looked_at(one, replace(judgement, missing=missing), now)
                 if await self._source.run(self._ports.instances.change(changed)) and new:
                     self._tell(one, new)
@@ -105,13 +107,22 @@ class FlowWatch:
                 if self._stopping:
                     return
 
+    def _may_look_aside(self, missing: Sequence[Missing]) -> bool:
+        """Tell whether to look for commands that wait or are dead: when many processes are stuck, for the first."""
+        ways = frozenset(name for one in missing for name in one.by_way_of)
+        now = self._clock.monotonic()
+        if not ways or now - self._looked_aside.get(ways, float("-inf")) < LOOK_ASIDE_EVERY.total_seconds():
+            return False
+        self._looked_aside[ways] = now
+        return True
+
     def _tell(self, instance: FlowInstance, new: Sequence[Missing]) -> None:
         first = next((one for one in new if one.after is not None), new[0])
         self._observer.notice(
             FlowStuck(
                 flow=instance.flow,
                 correlation_id=instance.correlation_id,
-                culprit=first.consumer or first.after or "",
+                culprit=first.culprit,
                 missing=tuple(str(one) for one in new),
             )
         )

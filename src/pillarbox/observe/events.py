@@ -309,8 +309,8 @@ class FlowStuck:
     """Something of one process of a flow did not come in time; each such thing is told of once, by one process.
 
     Attributes:
-        culprit: the consumer that has not reacted, or the type of the message that nothing followed; empty where only
-            the end is known to be missing.
+        culprit: the consumer that has not reacted, as far as is known, or the type of the message that nothing
+            followed; empty where only the end is known to be missing.
         missing: what did not come, a sentence each.
     """
 
