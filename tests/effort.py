@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from typing import TypeVar
+
+T = TypeVar("T")
 
 THOROUGH = os.environ.get("PILLARBOX_THOROUGH", "").lower() not in {"", "0", "false"}
 
 
-def of(full: int, part: int) -> int:
+def of(full: T, part: T) -> T:
     """Return ``full`` where everything is wanted, else ``part``."""
     return full if THOROUGH else part

@@ -15,6 +15,7 @@ from pillarbox.ordering import ByKey, BySequence, Causal, GapPolicy, SingleConsu
 from pillarbox.relay import RelaySettings
 from pillarbox.retry import CircuitBreaker, Retry, permanent, transient
 from pillarbox.routing import ContentBasedRouter, MessageFilter, RecipientList, WireTap
+from pillarbox.saga import Saga, SagaContext, StepFailed
 
 __all__ = [
     "Alert",
@@ -36,8 +37,11 @@ __all__ = [
     "RecipientList",
     "RelaySettings",
     "Retry",
+    "Saga",
+    "SagaContext",
     "Settings",
     "SingleConsumer",
+    "StepFailed",
     "Unordered",
     "WebhookAlert",
     "WireTap",

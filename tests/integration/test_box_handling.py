@@ -324,7 +324,10 @@ async def test_where_handling_is_idempotent_by_nature_no_inbox_is_kept(store_url
 async def test_quick_calls_that_may_be_repeated_share_their_transactions(
     store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What each of them publishes goes out, what one of them fails at waits, and what follows in its key."""
+    """What each of them publishes goes out, what one of them fails at waits, and what follows in its key.
+
+    At least once: a call whose outcome comes too late for its lease, on a busy machine, is made again.
+    """
     box, happenings = make_box(store_url)
     called: list[str] = []
     clear, closings = box.store.attempts.clear, 0
@@ -354,8 +357,8 @@ async def test_quick_calls_that_may_be_repeated_share_their_transactions(
         expected = [f"o-{number % 5} {number}" for number in range(200) if number % 5 != 2 or number < 7]
         await happenings.until(MessageHandled, len(expected), consumer="note")
 
-        assert sorted(await noted(box)) == sorted(expected)
-        assert sorted(called) == sorted(expected)
+        assert set(await noted(box)) == set(expected)
+        assert set(called) == set(expected)
         assert [letter.message.key for letter in await box.dead_letters.list()] == ["o-2"]
     assert closings <= len(called) / 2
 

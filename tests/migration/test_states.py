@@ -28,6 +28,9 @@ from pillarbox.ordering import Missing
 from pillarbox.relational import metadata
 from pillarbox.relay.reader import Aside, ReadPlan
 from pillarbox.retry import Circuit, CircuitState
+from pillarbox.saga.journal import SagaStatus
+from pillarbox.saga.starting import new_saga
+from pillarbox.saga.store import ChangedSaga, SagaFilter, SagaKey
 from pillarbox.stores.sqlite import sqlite_store
 from pillarbox.testing.contracts.harness import EVERY_SLOT, LONG, SHORT, make_message, make_record
 from pillarbox.testing.waiting import wait_until
@@ -54,6 +57,8 @@ STATES = {
     "pillarbox_breakers": {state.value for state in CircuitState},
     "pillarbox_outside_calls": {"begun", "answered"},
     "pillarbox_flow_instances": {state.value for state in FlowState},
+    "pillarbox_saga_instances": {status.value for status in SagaStatus},
+    "pillarbox_saga_participations": {"asked", "undone"},
 }
 TERMINAL = {
     ("pillarbox_outbox_held", "skipped"),
@@ -65,6 +70,9 @@ TERMINAL = {
     ("pillarbox_breakers", "closed"),
     ("pillarbox_outside_calls", "answered"),
     ("pillarbox_flow_instances", "ended"),
+    ("pillarbox_saga_instances", "completed"),
+    ("pillarbox_saga_instances", "compensated"),
+    *(("pillarbox_saga_participations", state) for state in ("asked", "undone")),  # what was asked, removed by age
 }
 WITHOUT_WORK = {
     "pillarbox_schema_version": "notes the past",
@@ -86,6 +94,8 @@ WITHOUT_WORK = {
     "pillarbox_skipped_numbers": "what consumers went on without",
     "pillarbox_flow_messages": "what was seen of flows, removed by age",
     "pillarbox_flow_participants": "who takes part in flows",
+    "pillarbox_saga_definitions": "the steps of definitions as they were last run",
+    "pillarbox_saga_locks": "who has what of the business; expires",
 }
 """Tables whose rows wait for nothing, and why."""
 
@@ -443,3 +453,44 @@ async def _bury(store: RelationalStore) -> None:
         hold_key="k:1", message=message, reason="permanent", attempts=1, history=(), stack="", fingerprint="cause"
     )
     await store.run(store.dead_letters.bury("shop/one", [dead]))
+
+
+SAGA = SagaKey("shop/fulfilment", "o-1")
+
+
+async def _started(store: RelationalStore) -> None:
+    new = new_saga(SAGA, service="shop", version=1, state="{}", content_type="application/json")
+    await store.run(store.sagas.start([new]))
+
+
+@recovers("pillarbox_saga_instances", "running")
+async def _running_saga(store: RelationalStore) -> None:
+    await _started(store)
+
+    assert [row.key for row in await store.run(store.sagas.due("shop", ["shop/fulfilment@1"], limit=9))] == [SAGA]
+
+
+async def _brought_to(store: RelationalStore, status: SagaStatus, *, is_due: bool) -> None:
+    await _started(store)
+    (row,) = await store.run(store.sagas.lock([SAGA]))
+    changed = ChangedSaga(
+        key=SAGA, version=1, status=status, steps="", state="{}", journal="{}", due_us=row.now_us if is_due else None
+    )
+    await store.run(store.sagas.save([changed]))
+
+
+@recovers("pillarbox_saga_instances", "compensating")
+async def _compensating_saga(store: RelationalStore) -> None:
+    await _brought_to(store, SagaStatus.COMPENSATING, is_due=True)
+
+    assert [row.key for row in await store.run(store.sagas.due("shop", ["shop/fulfilment@1"], limit=9))] == [SAGA]
+
+
+@recovers("pillarbox_saga_instances", "needs_attention")
+async def _saga_that_needs_attention(store: RelationalStore) -> None:
+    """An operator's list finds it; nothing else does."""
+    await _brought_to(store, SagaStatus.NEEDS_ATTENTION, is_due=False)
+
+    found = await store.run(store.saga_archive.find(SagaFilter(status=SagaStatus.NEEDS_ATTENTION), limit=9))
+    assert [one.saga_id for one in found] == ["o-1"]
+    assert await store.run(store.sagas.purge("shop", NOW, limit=9)) == 0

@@ -56,6 +56,7 @@ from pillarbox.relay.log_tailing import LogTailingFeed
 from pillarbox.relay.upkeep import Upkeep
 from pillarbox.relay.watermark import Feed
 from pillarbox.retry import Classification
+from pillarbox.saga.participant import ParticipantGuard
 from pillarbox.serialization import Codec, decode_message
 
 LOOK_FOR_STOP_EVERY = timedelta(seconds=1)
@@ -78,6 +79,7 @@ class Worker(Protocol):
 class Parts:
     """What every worker of a box is made of."""
 
+    service: str
     store: RelationalStore
     broker: Broker
     outbox: Outbox
@@ -354,6 +356,12 @@ class Parts:
             needs=self.dependencies.of(consumer),
             calls=self._calls if consumer.mode == "outside" else None,
             business_row=None if by is None else BusinessKeys(consumer.identity, by, decode).row_of,
+            guard=ParticipantGuard(
+                self.service,
+                store=self.store.participations,
+                outbox=self.outbox,
+                new_id=self.new_id,
+            ),
         )
 
     @property

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from pillarbox.app.assembly import Parts, Worker
 from pillarbox.app.membership import Membership
+from pillarbox.app.settings import Settings
 from pillarbox.deadletter.driver import SCOPE as REPLAYS
 from pillarbox.deadletter.driver import ReplayDriver
-from pillarbox.idempotency import InboxSettings
 from pillarbox.idempotency.upkeep import SCOPE as INBOX
-from pillarbox.idempotency.upkeep import InboxUpkeep
+from pillarbox.idempotency.upkeep import InboxUpkeep, Purge
 from pillarbox.lease import LeaseKeeper, LeaseTerms
 from pillarbox.relational.idempotency import WORKERS
+from pillarbox.transaction import Program
 
 
 def membership_of(parts: Parts) -> Membership:
@@ -24,15 +27,26 @@ def replay_driver(parts: Parts) -> ReplayDriver:
     return ReplayDriver(runs=parts.store.operators.runs, keeper=keeper, observer=parts.observers)
 
 
-def inbox_upkeep(parts: Parts, settings: InboxSettings) -> tuple[Worker, ...]:
-    """Make what removes old ids from the inboxes, in one process at a time; nothing where they are kept for ever."""
-    if settings.keep is None:
+def upkeep_of(parts: Parts, settings: Settings) -> tuple[Worker, ...]:
+    """Make what removes old ids from the inboxes, and sagas that ended, in one process at a time."""
+    store, keep_sagas, keep = parts.store, settings.keep_sagas, settings.inbox.keep
+    others: list[Purge] = []
+    if keep is not None:
+        tables = (store.attempts, store.claims, store.operations, store.calls, store.participations)
+        others += [table.purge for table in tables]
+    if keep_sagas is not None:
+
+        def purge_sagas(older_than: timedelta, *, limit: int) -> Program[int]:
+            """Remove those that ended; how old ids may be says nothing of them."""
+            return store.sagas.purge(parts.service, keep_sagas, limit=limit)
+
+        others.append(purge_sagas)
+    if not others:
         return ()
-    store = parts.store
     upkeep = InboxUpkeep(
-        inbox=store.inbox,
-        others=[part.purge for part in (store.attempts, store.claims, store.operations, store.calls)],
-        keep=settings.keep,
+        inbox=None if keep is None else store.inbox,
+        others=others,
+        keep=keep or timedelta(0),
         keeper=_keeper(parts, INBOX, slots=1),
         observer=parts.observers,
     )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property
 from types import MappingProxyType
 
 from pillarbox.app.assembly import Parts, Worker
 from pillarbox.app.controlling import flows_of
+from pillarbox.app.orchestrating import Included
 from pillarbox.app.settings import Settings
 from pillarbox.consumer import Consumer
 from pillarbox.errors import ConfigurationError, InvalidSetupError
@@ -35,6 +37,7 @@ class Flowing(ABC):
     settings: Settings
     registry: Registry
     store: RelationalStore
+    _sagas: Included
 
     @cached_property
     def _declared_flows(self) -> list[Flow]:
@@ -107,7 +110,13 @@ class Flowing(ABC):
     def _graph_of(self, consumers: Sequence[Consumer]) -> Graph:
         homes = {declared.name: declared.destination for declared in self.registry.types()}
         others = [one for one in consumers if one.options.name != TRACKER]
-        return graph_of(others, homes, self._declared_flows)
+        graph = graph_of(others, homes, self._declared_flows)
+        starters = {f"{self.name}/{one.options.name}" for part in self._sagas.starters for one in part.declarations}
+        participants = [  # what a saga sends and publishes, its steps decide
+            replace(one, is_open=True, may_be_silent=False) if one.consumer in starters else one
+            for one in graph.participants
+        ]
+        return replace(graph, participants=tuple(participants))
 
     def _with_tracker(self, consumers: tuple[Consumer, ...]) -> tuple[Consumer, ...]:
         """Return ``consumers`` and the one that watches the flows, if there are any."""

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Unpack, overload
+from typing import Any, TypeVar, Unpack, overload
 
+from pillarbox.app.orchestrating import Included
 from pillarbox.consumer import Declaration, Declaring, Handlers, Options, RouteOptions, declaration_of
 from pillarbox.errors import ConfigurationError
 from pillarbox.message import Message, Registry
 from pillarbox.routing import Explanation, Reader, Route
+from pillarbox.saga import Saga
+from pillarbox.saga.sagas import Sagas
 from pillarbox.serialization import Codec, decode_message
+
+S = TypeVar("S")
+E = TypeVar("E")
 
 
 class Including(Declaring):
@@ -18,8 +24,10 @@ class Including(Declaring):
     name: str
     registry: Registry
     codec: Codec
+    sagas: Sagas
     _handlers: Handlers
     _included: list[Handlers]
+    _sagas: Included
 
     def _declare(
         self, handler: Callable[..., object], types: tuple[type[Any], ...], batch: int | None, options: Options
@@ -31,17 +39,50 @@ class Including(Declaring):
     def include(self, part: Handlers, /) -> None: ...
     @overload
     def include(self, part: Route, /, **options: Unpack[RouteOptions]) -> None: ...
-    def include(self, part: Handlers | Route, /, **options: Unpack[RouteOptions]) -> None:
-        """Take over the handlers that a module has declared, or a route; twice is as good as once.
+    @overload
+    def include(self, part: Saga[Any], /) -> None: ...
+    @overload
+    def include(
+        self,
+        part: Saga[S],
+        /,
+        *,
+        started_by: type[E],
+        state_from: Callable[[E], S],
+        id_from: Callable[[E], str] | None = None,
+    ) -> None: ...
+    def include(
+        self,
+        part: Handlers | Route | Saga[Any],
+        /,
+        *,
+        started_by: type[Any] | None = None,
+        state_from: Callable[[Any], Any] | None = None,
+        id_from: Callable[[Any], str] | None = None,
+        **options: Unpack[RouteOptions],
+    ) -> None:
+        """Take over the handlers that a module has declared, a route, or a saga; twice is as good as once.
 
         Args:
-            part: handlers, or a router, recipient list, filter or tap.
+            part: handlers; a router, recipient list, filter or tap; a saga.
+            started_by: the message that starts a saga of this kind.
+            state_from: makes the state that it begins with from that message.
+            id_from: makes its id from that message; the message's key unless given.
             options: about the consumer that carries out a route, as in ``when_dead="skip"``.
 
         Raises:
-            ConfigurationError: options were given with handlers, which have their own.
+            ConfigurationError: something was given that this kind of part does not take.
         """
-        if isinstance(part, Route):
+        if isinstance(part, Saga):
+            if options or (started_by is None) is not (state_from is None):
+                raise ConfigurationError("include() takes started_by= and state_from=, both or none, with a saga")
+            starter = None
+            if started_by is not None and state_from is not None:
+                starter = self.sagas.starter(part, started_by, state_from, id_from)
+            self._sagas.add(part, starter)
+        elif started_by is not None or state_from is not None or id_from is not None:
+            raise ConfigurationError("include() takes started_by=, state_from= and id_from= with a saga alone")
+        elif isinstance(part, Route):
             if part not in self.routes:
                 routing = Handlers()
                 routing.declarations.append(declaration_of(part, service=self.name, reader=self._reader, **options))
@@ -54,7 +95,8 @@ class Including(Declaring):
     @property
     def _declarations(self) -> tuple[Declaration, ...]:
         """Everything that was declared."""
-        return tuple(declaration for part in self._included for declaration in part.declarations)
+        parts = (*self._included, *self._sagas.starters)
+        return tuple(declaration for part in parts for declaration in part.declarations)
 
     @property
     def routes(self) -> tuple[Route, ...]:

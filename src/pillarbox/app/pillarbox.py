@@ -14,11 +14,21 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from pillarbox.app.alerting import Alerting, alert_workers
 from pillarbox.app.assembly import Parts, Worker, calls_of
-from pillarbox.app.background import inbox_upkeep, membership_of, replay_driver
+from pillarbox.app.background import membership_of, replay_driver, upkeep_of
 from pillarbox.app.controlling import control_of, dead_letters_of, held_of
 from pillarbox.app.depending import Dependencies, Depending, needed_by
 from pillarbox.app.flowing import Flowing
 from pillarbox.app.including import Including
+from pillarbox.app.orchestrating import (
+    Included,
+    check_stored,
+    is_of_replies,
+    orchestrator_of,
+    reply_handlers,
+    rules_of,
+    sagas_of,
+    waking,
+)
 from pillarbox.app.places import BrokerPlace, StorePlace, broker_at, outbox_of, store_at
 from pillarbox.app.publishing import Publisher
 from pillarbox.app.running import Running
@@ -35,6 +45,7 @@ from pillarbox.message import Registry, Upcaster, check_name, new_message_id
 from pillarbox.observe import Event, MessagesPublished, Observer, Observers
 from pillarbox.outbox import Outbox
 from pillarbox.relational import RelationalStore
+from pillarbox.saga.catalogue import Catalogue
 from pillarbox.serialization import Codec, JsonCodec
 
 T = TypeVar("T")
@@ -99,6 +110,9 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
         self.calls = calls_of(self.store, self.codec, clock=settings.clock, hold=settings.relay.lease)
         self.dead_letters = dead_letters_of(self.store, settings.inbox, self.check_body)
         self.held = held_of(self.store)
+        self.sagas = sagas_of(self.store, service=name, codec=self.codec, limits=settings.limits)
+        self._sagas = Included(name)
+        self._saga_wakeup = Wakeup()
         self._running: Running | None = None
         self._is_open = False
 
@@ -138,7 +152,7 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
         """
         other = Pillarbox(self.name, store=store, broker=broker, codec=self.codec, settings=settings)
         other.registry = self.registry
-        other._handlers, other._included = self._handlers, self._included
+        other._handlers, other._included, other._sagas = self._handlers, self._included, self._sagas
         other._breakers = self._breakers
         other._declared_flows, other._included_graphs = self._declared_flows, self._included_graphs
         other._providers = self._providers.twin()
@@ -153,6 +167,7 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
         async with self.store.begin() as transaction:
             yield transaction.connection
         self._outbox_wakeup.ring()
+        self._saga_wakeup.ring()
 
     @contextmanager
     def transaction_sync(self) -> Generator[Connection]:
@@ -207,20 +222,21 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
         await self.broker.close()
         await self.store.close()
 
-    async def run(self, *, relay: bool = True, consumers: bool = True) -> None:
+    async def run(self, *, relay: bool = True, consumers: bool = True, sagas: bool = True) -> None:
         """Work until ``stop`` is called or this is cancelled; opens the box if it is not open.
 
         Args:
             relay: publish what the outbox holds.
             consumers: handle messages.
+            sagas: drive sagas.
 
         Raises:
             InvalidSetupError: lists everything that is wrong with the declarations; nothing was started.
         """
         if not self._is_open:
             async with self:
-                return await self.run(relay=relay, consumers=consumers)
-        workers = await self._workers(relay=relay, consumers=consumers)
+                return await self.run(relay=relay, consumers=consumers, sagas=sagas)
+        workers = await self._workers(relay=relay, consumers=consumers, sagas=sagas)
         self._running = Running(workers, clock=self.settings.clock, observer=self.observers)
         try:
             await self._running.run()
@@ -239,11 +255,13 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
             self._running.stop()
 
     @asynccontextmanager
-    async def running(self, *, relay: bool = True, consumers: bool = True) -> AsyncGenerator[Pillarbox]:
+    async def running(
+        self, *, relay: bool = True, consumers: bool = True, sagas: bool = True
+    ) -> AsyncGenerator[Pillarbox]:
         """Run the workers for as long as the block lasts, then drain them; for a web framework's lifespan."""
         failed: Exception | None = None
         async with self:
-            workers = await self._workers(relay=relay, consumers=consumers)
+            workers = await self._workers(relay=relay, consumers=consumers, sagas=sagas)
             running = self._running = Running(workers, clock=self.settings.clock, observer=self.observers)
             async with asyncio.TaskGroup() as group:
                 task = group.create_task(running.run())
@@ -265,14 +283,19 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
         Raises:
             InvalidSetupError: lists everything that is wrong with the declarations.
         """
+        return self._resolved(self._sagas.catalogue(self._providers, self.codec))
+
+    def _resolved(self, catalogue: Catalogue) -> tuple[Consumer, ...]:
+        replies = reply_handlers(catalogue, rules_of(self._parts(), self.settings.limits), self.store)
+        declarations = [*self._declarations, *(one for part in replies for one in part.declarations)]
+        self.registry.register(*(kind for one in declarations for kind in one.types))
         consumers = resolve(
-            self._declarations,
+            declarations,
             service=self.name,
             provided=self._providers.by_type,
             names_required=not self.store.traits.single_writer,
             inbox=self.settings.inbox,
         )
-        self._register_declared()
         self._check_codec()
         return self._with_tracker(consumers)
 
@@ -289,18 +312,25 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
         if problems:
             raise InvalidSetupError(problems=problems)
 
-    async def _workers(self, *, relay: bool, consumers: bool) -> list[Worker]:
+    async def _workers(self, *, relay: bool, consumers: bool, sagas: bool) -> list[Worker]:
         parts = self._parts()
         workers: list[Worker] = []
-        if consumers:
-            checked = self.consumers()
+        catalogue = self._sagas.catalogue(self._providers, self.codec)
+        sagas = sagas and bool(catalogue.definitions)
+        if consumers or sagas:
+            checked = self._resolved(catalogue)
             await self._retire_tracker()
             await self._enlist(checked)
             membership = membership_of(parts)
             await membership.join()
-            workers += [membership, replay_driver(parts), *inbox_upkeep(parts, self.settings.inbox)]
-            workers += [worker for consumer in checked for worker in parts.consumer_workers(consumer)]
-            workers += await self._flow_workers(parts, checked)
+            workers += [membership, replay_driver(parts), *upkeep_of(parts, self.settings)]
+            ours = [one for one in checked if (sagas if is_of_replies(one) else consumers)]
+            workers += [worker for consumer in ours for worker in parts.consumer_workers(consumer)]
+            workers += await self._flow_workers(parts, checked) if consumers else ()
+        if sagas:
+            await check_stored(catalogue, self.store)
+            rules = rules_of(parts, self.settings.limits)
+            workers.append(orchestrator_of(catalogue, rules, parts, self._saga_wakeup))
         if relay:
             workers.append(parts.relay_worker())
         return [*workers, *alert_workers(self._alarms, parts, service=self.name)]
@@ -325,7 +355,7 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
 
     def _parts(self) -> Parts:
         identity = new_message_id()
-        observers = _with_wakeup(self.observers, self._queue_wakeup)
+        observers = waking(_with_wakeup(self.observers, self._queue_wakeup), self._saga_wakeup, service=self.name)
         sharing = Sharing(
             circuits=self.store.circuits,
             source=self.store,
@@ -336,6 +366,7 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
             lease=self.settings.relay.lease * 2,
         )
         return Parts(
+            service=self.name,
             store=self.store,
             broker=self.broker,
             outbox=self._outbox,

@@ -32,6 +32,7 @@ class Settings:
         foreign: by channel (``topic:…``, ``queue:…``), how messages of others are read that are no CloudEvents.
         inbox: for how long processed ids are kept, and dead letters may be replayed.
         keep_flows: for how long it is kept what was seen of flows, and which have ended.
+        keep_sagas: for how long sagas that ended are kept; ``None`` for ever. What needs attention stays.
         outbox: where records wait for their relay: in a ``table``, or in the database's ``log`` alone, which only a
             relay of the kind ``log`` can read.
         clock: real time, or a test's.
@@ -47,6 +48,7 @@ class Settings:
     foreign: Mapping[str, ForeignMessages] = field(default_factory=dict[str, ForeignMessages])
     inbox: InboxSettings = field(default_factory=InboxSettings)
     keep_flows: timedelta = timedelta(days=7)
+    keep_sagas: timedelta | None = timedelta(days=30)
     outbox: Literal["table", "log"] = "table"
     clock: Clock = field(default_factory=SystemClock)
     migrate_on_open: bool | None = None

@@ -10,8 +10,9 @@ from typing import TypeAlias
 from pillarbox.errors import ConfigurationError
 from pillarbox.idempotency.outside_calls import OutsideCalls
 from pillarbox.message import Cause, Message, message_type_of
+from pillarbox.message.return_address import return_address_of
 from pillarbox.observe import Event
-from pillarbox.outbox import Origin, Outbox, OutboxRecord, PublishOptions, record_of
+from pillarbox.outbox import DEFAULT_OPTIONS, Origin, Outbox, OutboxRecord, PublishOptions, record_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +157,12 @@ class Context:
         return self._note(command, "command", options)
 
     def note(self, payload: object) -> None:
-        """Publish or send what a handler returned, as its type says."""
-        self._records.append(self._outbox.prepare(payload, origin=self._origin()))
+        """Publish or send what a handler returned, as its type says; the awaited answer goes to who awaits it."""
+        address = return_address_of(self._message)
+        options = DEFAULT_OPTIONS
+        if address is not None and message_type_of(type(payload)).name in address.types:
+            options = PublishOptions(answers=address)
+        self._records.append(self._outbox.prepare(payload, options=options, origin=self._origin()))
 
     def forward(self, copies: Sequence[Message], *, notice: Event) -> None:
         """Publish ``copies`` as they are when this handling commits, and tell of it by ``notice``."""

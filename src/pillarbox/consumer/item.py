@@ -36,6 +36,7 @@ class Item(msgspec.Struct, kw_only=True, eq=False):
         awaits: the messages that must be handled before it and were not, when its gate looked.
         relies_on: messages before it in the same run that must be handled, or it is not.
         notice: what its gate wants told of once the run is durable.
+        is_through: its handler is not called, and it counts as handled: what it asks for was done or must not be.
         line: where the line of its number stands, as the transaction knows that has locked it.
     """
 
@@ -55,6 +56,7 @@ class Item(msgspec.Struct, kw_only=True, eq=False):
     awaits: tuple[str, ...] = ()
     relies_on: frozenset[str] = frozenset()
     notice: Event | None = None
+    is_through: bool = False
     line: Position | None = None
 
     def failed(self, error: Exception, *, at: datetime, redact: Callable[[str], str] = str) -> None:

@@ -155,6 +155,9 @@ class OutsideProcess:
         if not self._run.rules.handles(item.message):
             report.discarded.append(item)
             return frozenset()
+        if item.is_through:
+            report.handled.append(item)
+            return frozenset()
         outcomes.has_called = True
         if (records := await self._attempt(item)) is not None:
             if records:
@@ -229,6 +232,7 @@ class OutsideProcess:
                 entry.busy.append(item)
         entry.ready += yield from rules.gate.admit(new)
         put_aside(without(new, entry.ready), entry.report)
+        yield from rules.guard.look(entry.ready)
         if rules.deduplicates:
             yield from self._tidy(entry.report, needless=claimed, token=token)
         yield from self._close(entry.report, intake)

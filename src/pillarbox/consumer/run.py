@@ -16,6 +16,7 @@ from pillarbox.consumer.context import Context
 from pillarbox.consumer.dependency import NOTHING, Needs
 from pillarbox.consumer.effects import BatchSpoiled, Effect, Invoke, Raised, Returned, RunSpoiled
 from pillarbox.consumer.gate import Gate
+from pillarbox.consumer.guard import UNGUARDED, Guard
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
 from pillarbox.consumer.remembering import Marks, Memory
@@ -57,6 +58,7 @@ class RunRules:
         blocks_key: whether a dead message holds its key.
         stops: whether a dead message stops the consumer.
         gate: which messages must wait for others.
+        guard: which messages are through without their handler.
         business_row: returns the inbox row that stands for a message's business key; ``None`` where there are no such.
         redact: what the text of a failure goes through before it is stored.
         translate: names a driver's error in the library's words.
@@ -84,6 +86,7 @@ class RunRules:
     needs: Needs = NOTHING
     calls: OutsideCalls | None = None
     business_row: Callable[[Message], str] | None = None
+    guard: Guard = UNGUARDED
 
 
 class Run:
@@ -128,6 +131,7 @@ class Run:
                 report.suppressed.append(item)
         ready = yield from self.rules.gate.admit(new)
         put_aside(without(new, ready), report)
+        yield from self.rules.guard.look(ready)
         return ready, memory
 
     def _course(
@@ -149,6 +153,9 @@ class Run:
                 waiting.add(item.hold_key)
             elif not is_handled:
                 report.discarded.append(item)
+            elif item.is_through:
+                memory.keep(item.marks)
+                report.handled.append(item)
             elif self.rules.batch and not is_alone and item.verdict is None and (wish := self.wish(item)) is not None:
                 memory.keep(item.marks)  # if the batch fails, all of this is rolled back
                 batch.append((item, wish))
@@ -337,6 +344,7 @@ class Run:
             yield from intake.put_behind(report.behind)
         if records:
             yield from self.rules.outbox.append(records)
+            yield from self.rules.guard.answered(records)
         report.published = len(records)
         ended = [*report.handled, *report.discarded]
         yield from self.rules.attempts.clear(self.rules.consumer, [item.message.id for item in items])

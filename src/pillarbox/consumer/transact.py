@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -74,7 +74,7 @@ class AsyncShell:
     async def transact(self, program: RunProgram) -> RunReport:
         """Run ``program`` in one transaction and commit it."""
         async with self._source.begin() as transaction:
-            watch = HandlerWatch(_sync_side(transaction.connection), consumer=self._consumer.identity)
+            watch = HandlerWatch(sync_side(transaction.connection), consumer=self._consumer.identity)
             wanted = advance(program, None)
             while not isinstance(wanted, RunReport):
                 if isinstance(wanted, Invoke):
@@ -85,7 +85,7 @@ class AsyncShell:
         return wanted
 
     async def _invoke(self, wish: Invoke, transaction: OpenTransaction, watch: HandlerWatch) -> Returned | Raised:
-        inner = _sync_side(transaction.connection)
+        inner = sync_side(transaction.connection)
         before, began = watch.statements, inner.get_transaction()
         limit = _seconds(self._consumer)
         try:
@@ -97,34 +97,56 @@ class AsyncShell:
             if error is not caught or isinstance(error, TimeoutError):
                 await transaction.connection.invalidate()  # it may have been cut off in mid-statement
                 return Raised(error, touched=True)
-            return Raised(error, touched=watch.statements > before or not _is_active(began))
-        if inner.get_transaction() is not began or not _is_active(began):
+            return Raised(error, touched=watch.statements > before or not is_active(began))
+        if inner.get_transaction() is not began or not is_active(began):
             return Raised(TransactionEndedError(consumer=self._consumer.identity), touched=True)
         return Returned(value)
 
     async def _call(self, wish: Invoke, connection: AsyncConnection) -> object:
-        wants = self._consumer.signature.wants
-        given: dict[str, object] = {}
-        session: AsyncSession | None = None
-        for name, kind in wants.items():
-            if kind is AsyncConnection:
-                given[name] = connection
-            elif kind is AsyncSession:
-                session = session or AsyncSession(
-                    bind=connection, join_transaction_mode="rollback_only", expire_on_commit=False
-                )
-                given[name] = session
-            else:
-                given[name] = wish.asked(kind) or await self._providers.get(kind)
-        try:
-            value: Any = self._consumer.handler(wish.payload, **given)
-            value = await value
-            if session is not None:
-                await session.flush()
-        finally:
-            if session is not None:
-                session.expunge_all()
-        return value
+        consumer = self._consumer
+        return await called(
+            consumer.handler,
+            (wish.payload,),
+            consumer.signature.wants,
+            asked=wish.asked,
+            providers=self._providers,
+            connection=connection,
+        )
+
+
+async def called(
+    function: Callable[..., Any],
+    given: tuple[object, ...],
+    wants: Mapping[str, type[object]],
+    *,
+    asked: Callable[[object], object | None],
+    providers: Providers,
+    connection: AsyncConnection,
+) -> object:
+    """Call an asynchronous ``function`` with ``given`` and what it wants, within the transaction of ``connection``.
+
+    A session is fresh for each call and flushed after it.
+    """
+    others: dict[str, object] = {}
+    session: AsyncSession | None = None
+    for name, kind in wants.items():
+        if kind is AsyncConnection:
+            others[name] = connection
+        elif kind is AsyncSession:
+            session = session or AsyncSession(
+                bind=connection, join_transaction_mode="rollback_only", expire_on_commit=False
+            )
+            others[name] = session
+        else:
+            others[name] = asked(kind) or await providers.get(kind)
+    try:
+        value: object = await function(*given, **others)
+        if session is not None:
+            await session.flush()
+    finally:
+        if session is not None:
+            session.expunge_all()
+    return value
 
 
 class SyncShell:
@@ -172,32 +194,51 @@ class SyncShell:
             with watch.lent():
                 value = self._call(wish, transaction.connection, provided)
         except Exception as error:
-            return Raised(error, touched=watch.statements > before or not _is_active(began))
-        if transaction.connection.get_transaction() is not began or not _is_active(began):
+            return Raised(error, touched=watch.statements > before or not is_active(began))
+        if transaction.connection.get_transaction() is not began or not is_active(began):
             return Raised(TransactionEndedError(consumer=self._consumer.identity), touched=True)
         return Returned(value)
 
-    def _call(self, wish: Invoke, connection: Connection, provided: dict[type[object], object]) -> object:
-        given: dict[str, object] = {}
-        session: Session | None = None
-        for name, kind in self._consumer.signature.wants.items():
-            if kind is Connection:
-                given[name] = connection
-            elif kind is Session:
-                session = session or Session(
-                    bind=connection, join_transaction_mode="rollback_only", expire_on_commit=False
-                )
-                given[name] = session
-            else:
-                given[name] = wish.asked(kind) or provided[kind]
-        try:
-            value = self._consumer.handler(wish.payload, **given)
-            if session is not None:
-                session.flush()
-        finally:
-            if session is not None:
-                session.expunge_all()
-        return value
+    def _call(self, wish: Invoke, connection: Connection, provided: Mapping[type[object], object]) -> object:
+        consumer = self._consumer
+        return called_sync(
+            consumer.handler,
+            (wish.payload,),
+            consumer.signature.wants,
+            asked=wish.asked,
+            provided=provided,
+            connection=connection,
+        )
+
+
+def called_sync(
+    function: Callable[..., object],
+    given: tuple[object, ...],
+    wants: Mapping[str, type[object]],
+    *,
+    asked: Callable[[object], object | None],
+    provided: Mapping[type[object], object],
+    connection: Connection,
+) -> object:
+    """Call a plain ``function`` with ``given`` and what it wants, within the transaction of ``connection``."""
+    others: dict[str, object] = {}
+    session: Session | None = None
+    for name, kind in wants.items():
+        if kind is Connection:
+            others[name] = connection
+        elif kind is Session:
+            session = session or Session(bind=connection, join_transaction_mode="rollback_only", expire_on_commit=False)
+            others[name] = session
+        else:
+            others[name] = asked(kind) or provided[kind]
+    try:
+        value = function(*given, **others)
+        if session is not None:
+            session.flush()
+    finally:
+        if session is not None:
+            session.expunge_all()
+    return value
 
 
 def advance(program: RunProgram, answer: Any) -> Effect | RunReport:
@@ -218,13 +259,15 @@ def single(effect: Execute) -> Program[Rows]:
     return program()
 
 
-def _sync_side(connection: AsyncConnection) -> Connection:
+def sync_side(connection: AsyncConnection) -> Connection:
+    """Return the connection beneath an asynchronous one that was started."""
     inner = connection.sync_connection
     assert inner is not None, "the transaction's connection was never started"
     return inner
 
 
-def _is_active(transaction: Any) -> bool:
+def is_active(transaction: Any) -> bool:
+    """Tell whether ``transaction`` has not ended."""
     return transaction is not None and bool(transaction.is_active)
 
 

@@ -41,14 +41,14 @@ class InboxUpkeep:
     def __init__(
         self,
         *,
-        inbox: InboxStore,
+        inbox: InboxStore | None,
         others: Sequence[Purge],
         keep: timedelta,
         keeper: LeaseKeeper,
         observer: Observer,
         every: timedelta = EVERY,
     ) -> None:
-        """Keep everything for ``keep``, ids and what ``others`` remove.
+        """Keep everything for ``keep``, ids and what ``others`` remove; without ``inbox``, ids for ever.
 
         Look ``every`` so often, whenever nobody else holds the lease of ``keeper``.
         """
@@ -96,8 +96,9 @@ class InboxUpkeep:
         ids = leftovers = 0
         try:
             await self._keeper.keep()
-            async for batch in self._remove(self._inbox.purge):
-                ids += batch
+            if self._inbox is not None:
+                async for batch in self._remove(self._inbox.purge):
+                    ids += batch
             for purge in self._others:
                 async for batch in self._remove(purge):
                     leftovers += batch

@@ -23,6 +23,9 @@ CAUSATION_ID: Final = "causationid"
 HOP: Final = "hop"
 CAUSES: Final = "causes"
 REPLY_TO: Final = "replyto"
+REPLY_KEY: Final = "replykey"
+REPLY_TYPES: Final = "replytypes"
+REPLY_TOKEN: Final = "replytoken"
 TRACEPARENT: Final = "traceparent"
 TRACESTATE: Final = "tracestate"
 ROUTED_BY: Final = "routedby"
@@ -40,6 +43,9 @@ OWN: Final = frozenset(
         CAUSES,
         HOP,
         REPLY_TO,
+        REPLY_KEY,
+        REPLY_TYPES,
+        REPLY_TOKEN,
         TRACEPARENT,
         TRACESTATE,
         ROUTED_BY,

@@ -37,6 +37,10 @@ from pillarbox.observe.events import (
     RecordParked,
     RecordsRepublished,
     RunRolledBack,
+    SagaEnded,
+    SagaNeedsAttention,
+    SagaStepFailed,
+    SagaUnreadable,
     SettlementRefused,
     WorkerFaltered,
 )
@@ -76,6 +80,10 @@ __all__ = [
     "RecordParked",
     "RecordsRepublished",
     "RunRolledBack",
+    "SagaEnded",
+    "SagaNeedsAttention",
+    "SagaStepFailed",
+    "SagaUnreadable",
     "SettlementRefused",
     "WorkerFaltered",
 ]

@@ -277,6 +277,47 @@ class LineBegun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SagaEnded:
+    """A saga has ended: ``completed`` or ``compensated``."""
+
+    saga: str
+    saga_id: str
+    status: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaStepFailed:
+    """An attempt at a step, or at undoing it, has failed; nothing more is tried when it ``is_final``."""
+
+    saga: str
+    saga_id: str
+    step: str
+    direction: str
+    attempt: int
+    error: str
+    is_final: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaNeedsAttention:
+    """A saga can neither go on nor be undone; it waits for an operator's verb."""
+
+    saga: str
+    saga_id: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaUnreadable:
+    """A saga's state does not fit the definition that is to run it; it waits as it is."""
+
+    saga: str
+    saga_id: str
+    version: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InboxPurged:
     """What inboxes need not remember any longer was removed: ids and business keys, and what else is as old.
 
@@ -367,6 +408,10 @@ Event = (
     | GapSkipped
     | GapFetched
     | LineBegun
+    | SagaEnded
+    | SagaStepFailed
+    | SagaNeedsAttention
+    | SagaUnreadable
     | InboxPurged
     | ConsumerStopped
     | RunRolledBack

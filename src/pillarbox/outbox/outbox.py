@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from msgspec.structs import replace
+
 from pillarbox.errors import InvalidMessageError
 from pillarbox.message import Cause, Limits, Message, MessageType, message_type_of
 from pillarbox.message.names import check_message_id
+from pillarbox.message.return_address import ReturnAddress, answering
 from pillarbox.outbox.record import OutboxRecord, record_of
 from pillarbox.outbox.store import OutboxStore
 from pillarbox.serialization import Codec, encode_message
@@ -37,12 +40,16 @@ class PublishOptions:
         delay: how long to hold the message back; its place in the key's order is its due time.
         headers: headers of the caller's own.
         after: messages that come before it, besides the one whose handling publishes it.
+        awaits: where its answer is awaited.
+        answers: what it answers: it goes there, and to nobody else.
     """
 
     key: str | None = None
     delay: timedelta | None = None
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     after: Sequence[Cause] = ()
+    awaits: ReturnAddress | None = None
+    answers: ReturnAddress | None = None
 
 
 DEFAULT_OPTIONS = PublishOptions()
@@ -88,9 +95,10 @@ class Outbox:
         if options.delay is not None and options.delay < timedelta(0):
             raise InvalidMessageError(message_type=kind.name, reason=f"delay={options.delay} is negative")
         message = self._encode(kind, payload, options, origin)
-        if kind.numbered:
+        numbered = kind.numbered and options.answers is None
+        if numbered:
             _check_numbered(message, options)
-        return record_of(message, due_in=options.delay or None, numbered=kind.numbered)
+        return record_of(message, due_in=options.delay or None, numbered=numbered)
 
     def append(self, records: Sequence[OutboxRecord]) -> Program[None]:
         """Write ``records`` in the caller's transaction."""
@@ -99,7 +107,7 @@ class Outbox:
     def _encode(self, kind: MessageType, payload: object, options: PublishOptions, origin: Origin) -> Message:
         for cause in options.after:  # the handled message may come from elsewhere, and have an id of any kind
             check_message_id(cause.id, message_type=kind.name)
-        return encode_message(
+        message = encode_message(
             payload,
             message_type=kind,
             codec=self._codec,
@@ -114,6 +122,11 @@ class Outbox:
             hop=origin.hop,
             limits=self._limits,
         )
+        if options.awaits is not None:
+            message = replace(message, headers={**message.headers, **options.awaits.headers()})
+        if options.answers is not None:
+            message = answering(message, options.answers)
+        return message
 
 
 def _check_numbered(message: Message, options: PublishOptions) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 from sqlalchemy import (
     ARRAY,
     BigInteger,
@@ -112,7 +113,7 @@ class RowList(TypeDecorator[Sequence[Any]]):
 
     def process_bind_param(self, value: Sequence[Any] | None, dialect: Dialect) -> str | None:
         """Spell JSON."""
-        return None if value is None else json.dumps(value)
+        return None if value is None else msgspec.json.encode(value).decode()
 
 
 class characters_in(FunctionElement[int]):  # noqa: N801  # reads as an SQL function

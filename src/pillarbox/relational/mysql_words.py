@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BindParameter, ColumnElement, Integer, String, Table, bindparam, literal_column
+from sqlalchemy import BindParameter, ColumnElement, Integer, String, Table, UnicodeText, bindparam, literal_column
 from sqlalchemy.dialects.mysql.base import MySQLCompiler
 from sqlalchemy.dialects.postgresql.dml import OnConflictDoNothing, OnConflictDoUpdate
 from sqlalchemy.exc import CompileError
@@ -16,6 +16,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from sqlalchemy.sql.elements import KeyedColumnElement
 from sqlalchemy.sql.visitors import replacement_traverse
+from sqlalchemy.types import TypeEngine
 
 from pillarbox.relational.expressions import (
     ListOf,
@@ -64,11 +65,16 @@ def _each(element: each_of, compiler: MySQLCompiler, **options: Any) -> str:
 def _rows(element: each_row, compiler: MySQLCompiler, **options: Any) -> str:
     rows, *columns = element.clauses
     fields = ", ".join(
-        f"{each.name} {'VARCHAR(600)' if isinstance(each.type, String) else 'BIGINT'}"
-        f" PATH '$.{each.name}' NULL ON EMPTY ERROR ON ERROR"
-        for each in columns
+        f"{each.name} {_kind(each.type)} PATH '$.{each.name}' NULL ON EMPTY ERROR ON ERROR" for each in columns
     )
     return f"JSON_TABLE({compiler.process(rows, **options)}, '$[*]' COLUMNS ({fields}))"
+
+
+def _kind(given: TypeEngine[Any]) -> str:
+    """Return what a column is read as: long text only where it is asked for, since that is compared with no index."""
+    if isinstance(given, UnicodeText):
+        return "LONGTEXT"
+    return "VARCHAR(600)" if isinstance(given, String) else "BIGINT"
 
 
 @compiles(OnConflictDoNothing, *BOTH)

@@ -40,8 +40,10 @@ from pillarbox.relational.operations import RelationalOperationStore
 from pillarbox.relational.operators import RelationalOperators
 from pillarbox.relational.outbox import RelationalOutboxStore, RelationalSlotReader
 from pillarbox.relational.outbox_held import RelationalHeldRecords, RelationalParkedRecords
+from pillarbox.relational.participations import RelationalParticipationStore
 from pillarbox.relational.published import RelationalPublishedRecords
 from pillarbox.relational.queue import RelationalQueueStore
+from pillarbox.relational.sagas import RelationalSagaArchive, RelationalSagaStore
 from pillarbox.relational.sequences import RelationalPositions
 from pillarbox.relational.silence import Patience
 from pillarbox.relational.traits import DatabaseTraits, SingleStatements
@@ -131,6 +133,9 @@ class RelationalStore(TransactionSource):
         self.operators = RelationalOperators()
         self.consumers = RelationalConsumerRegistry()
         self.circuits = RelationalCircuitStore()
+        self.participations = RelationalParticipationStore()
+        self.sagas = RelationalSagaStore()
+        self.saga_archive = RelationalSagaArchive()
         self.inspection = RelationalInspection()
         self.flows = relational_flows()
         self._lent_sync_engine = sync_engine if isinstance(sync_engine, Engine) else None

@@ -1,0 +1,148 @@
+"""The sagas of a box: what it includes, what starts them, and what runs them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pillarbox.app.assembly import Parts, Worker, calls_of
+from pillarbox.channel.wakeup import Wakeup
+from pillarbox.consumer import Consumer, Handlers, Providers
+from pillarbox.errors import InvalidSetupError
+from pillarbox.message import Limits, queue_destination
+from pillarbox.observe import Event, MessageHandled, Observer, Observers
+from pillarbox.relational import RelationalStore
+from pillarbox.saga import Saga
+from pillarbox.saga.catalogue import Catalogue
+from pillarbox.saga.invoking import Invoker
+from pillarbox.saga.orchestrator import SagaOrchestrator, Workplace
+from pillarbox.saga.replies import CONSUMER, Replies
+from pillarbox.saga.resolve import resolve_sagas
+from pillarbox.saga.rules import Rules
+from pillarbox.saga.sagas import Sagas, broken
+from pillarbox.saga.state import StateCodec
+from pillarbox.serialization import Codec
+
+
+@dataclass(slots=True)
+class Included:
+    """The sagas that a box includes, and the consumers that start them."""
+
+    service: str
+    sagas: list[Saga[Any]] = field(default_factory=list[Saga[Any]])
+    starters: list[Handlers] = field(default_factory=list[Handlers])
+
+    def add(self, saga: Saga[Any], starter: Handlers | None) -> None:
+        """Include ``saga``, and what starts it; twice is as good as once."""
+        if saga not in self.sagas:
+            self.sagas.append(saga)
+            if starter is not None:
+                self.starters.append(starter)
+
+    def catalogue(self, providers: Providers, codec: Codec) -> Catalogue:
+        """Return the definitions.
+
+        Raises:
+            InvalidSetupError: lists everything that is wrong with them.
+        """
+        catalogue = Catalogue(resolve_sagas(self.sagas, service=self.service, provided=providers.by_type))
+        for definition in catalogue.definitions:
+            codec.prepare(definition.state)
+        return catalogue
+
+
+def sagas_of(store: RelationalStore, *, service: str, codec: Codec, limits: Limits) -> Sagas:
+    """Return the sagas of ``service`` in ``store``; connects to nothing."""
+    return Sagas(
+        service,
+        store=store.sagas,
+        archive=store.saga_archive,
+        acts=store.operators.acts,
+        source=store,
+        states=StateCodec(codec, limits),
+    )
+
+
+def replies_address(service: str) -> str:
+    """Return where the answers to the commands of a service's sagas come to."""
+    return queue_destination(f"{service}.replies")
+
+
+def rules_of(parts: Parts, limits: Limits) -> Rules:
+    """Return what the courses of all sagas of a box have in common."""
+    return Rules(
+        service=parts.service,
+        replies=replies_address(parts.service),
+        invoker=Invoker(parts.providers),
+        states=StateCodec(parts.codec, limits),
+        outbox=parts.outbox,
+        calls=calls_of(parts.store, parts.codec, clock=parts.clock, hold=parts.relay.lease),
+        classification=parts.classification,
+        redact=parts.redact,
+        translate=parts.store.translate,
+        now=parts.clock.now,
+        dice=random.random,
+        new_token=parts.new_id,
+    )
+
+
+def reply_handlers(catalogue: Catalogue, rules: Rules, store: RelationalStore) -> Sequence[Handlers]:
+    """Return the consumer of the replies, where anything is awaited."""
+    awaits = any(
+        act is not None and (act.replies or act.child is not None)
+        for definition in catalogue.definitions
+        for stage in definition.stages
+        for step in stage
+        for act in (step.do, step.undo)
+    )
+    return [Replies(catalogue, rules, store.sagas).handlers()] if awaits else []
+
+
+def is_of_replies(consumer: Consumer) -> bool:
+    """Tell whether ``consumer`` is the one of the replies, which runs where sagas do."""
+    return consumer.identity.endswith(f"/{CONSUMER}")
+
+
+async def check_stored(catalogue: Catalogue, store: RelationalStore) -> None:
+    """Make sure that the definitions can go on with what is under way, and keep their steps for the next time.
+
+    Raises:
+        InvalidSetupError: the steps of a version have changed while instances of it are under way.
+    """
+    stored = await store.run(store.saga_archive.definitions())
+    ours = {key: graph for key, graph in stored.items() if key in catalogue.graphs}
+    if problems := broken(catalogue, ours):
+        raise InvalidSetupError(problems=problems)
+    await store.run(store.saga_archive.note_definitions(catalogue.graphs))
+
+
+def orchestrator_of(catalogue: Catalogue, rules: Rules, parts: Parts, wakeup: Wakeup) -> Worker:
+    """Make what runs the sagas of ``catalogue``."""
+    around = Workplace(store=parts.store.sagas, source=parts.store, clock=parts.clock, observer=parts.observers)
+    return SagaOrchestrator(
+        catalogue,
+        rules,
+        around,
+        wakeup=wakeup,
+        on_published=parts.outbox_wakeup.ring,
+    )
+
+
+def waking(observers: Observers, wakeup: Wakeup, *, service: str) -> Observers:
+    """Return observers that also wake the orchestrator of this process when a reply was written down."""
+    return Observers([observers, _RingOnReply(wakeup, f"{service}/{CONSUMER}", f"{service}/start-")])
+
+
+class _RingOnReply(Observer):
+    def __init__(self, wakeup: Wakeup, replies: str, starters: str) -> None:
+        self._wakeup = wakeup
+        self._replies = replies
+        self._starters = starters
+
+    def notice(self, event: Event, /) -> None:
+        if isinstance(event, MessageHandled) and (
+            event.consumer == self._replies or event.consumer.startswith(self._starters)
+        ):
+            self._wakeup.ring()

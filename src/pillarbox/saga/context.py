@@ -1,0 +1,104 @@
+"""What a step can know about its saga, and how it publishes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+from pillarbox.errors import ConfigurationError
+from pillarbox.idempotency.outside_calls import OutsideCalls
+from pillarbox.message import message_type_of
+from pillarbox.outbox import Origin, Outbox, OutboxRecord, PublishOptions
+from pillarbox.saga.happening import Act
+from pillarbox.saga.store import SagaKey
+
+
+class SagaContext:
+    """One act of one saga, and the outbox of the transaction that its end is part of."""
+
+    __slots__ = ("_calls", "_origin", "_outbox", "_records", "attempt", "direction", "saga", "saga_id", "step")
+
+    def __init__(self, key: SagaKey, act: Act, *, outbox: Outbox, origin: Origin, calls: OutsideCalls | None) -> None:
+        """Publish through ``outbox`` when the act is done; ``calls`` where no transaction is open meanwhile."""
+        self.saga = key.saga
+        """The saga's identity, ``<service>/<name>``."""
+        self.saga_id = key.saga_id
+        """The id that the instance was started with."""
+        self.step = act.step
+        """The step's name."""
+        self.direction = act.direction
+        """Whether the step is done or undone."""
+        self.attempt = act.attempt
+        """Which attempt this is, counted from 1."""
+        self._outbox = outbox
+        self._origin = origin
+        self._calls = calls
+        self._records: list[OutboxRecord] = []
+
+    @property
+    def correlation_id(self) -> str:
+        """The id that every message of the process shares."""
+        return self._origin.correlation_id or self.saga_id
+
+    @property
+    def calls(self) -> OutsideCalls:
+        """The calls to the outside, for ``call_once``.
+
+        Raises:
+            ConfigurationError: the step has a transaction, which would be held open for as long as the call takes.
+        """
+        if self._calls is None:
+            raise ConfigurationError(
+                f"step {self.step!r} of {self.saga}: call_once needs a step that asks for no transaction"
+            )
+        return self._calls
+
+    @property
+    def records(self) -> tuple[OutboxRecord, ...]:
+        """What the act has published so far."""
+        return tuple(self._records)
+
+    def idempotency_key(self, name: str = "") -> str:
+        """Return a key for a call to the outside: the same at every attempt, restart and operator's retry of the act.
+
+        Doing and undoing have keys of their own.
+
+        Args:
+            name: tells several calls of one act apart.
+        """
+        return f"{self.saga}:{self.saga_id}:{self.step}:{self.direction.value}" + (f":{name}" if name else "")
+
+    def publish(
+        self,
+        event: object,
+        /,
+        *,
+        key: str | None = None,
+        delay: timedelta | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Publish an event when the act is done; if it does not come to that, nothing is published.
+
+        Raises:
+            InvalidMessageError: the event cannot be published as it is.
+        """
+        self._note(event, "event", PublishOptions(key=key, delay=delay, headers=headers or {}))
+
+    def send(
+        self,
+        command: object,
+        /,
+        *,
+        key: str | None = None,
+        delay: timedelta | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Send a command when the act is done, whose reply is not awaited; the rest is as with ``publish``."""
+        self._note(command, "command", PublishOptions(key=key, delay=delay, headers=headers or {}))
+
+    def _note(self, payload: object, kind: str, options: PublishOptions) -> None:
+        declared = message_type_of(type(payload)).kind
+        if declared != kind:
+            verb = "publish" if declared == "event" else "send"
+            raise ConfigurationError(f"{type(payload).__qualname__} is declared as a {declared}; use {verb}() for it")
+        self._records.append(self._outbox.prepare(payload, options=options, origin=self._origin))

@@ -1,0 +1,371 @@
+"""The course of one saga through one transaction: what has come for it, what is to be done, what becomes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from msgspec.structs import replace
+
+from pillarbox.consumer.effects import Raised, Returned
+from pillarbox.consumer.injection import Signature
+from pillarbox.errors import ConflictError, InternalError, InvalidReturnError, PillarboxError
+from pillarbox.outbox import OutboxRecord
+from pillarbox.retry import Failure
+from pillarbox.saga.context import SagaContext
+from pillarbox.saga.definition import Kind, StepFailed
+from pillarbox.saga.happening import Act, Failed, Happening, Moment, Refused, Sent, Succeeded
+from pillarbox.saga.journal import (
+    ActState,
+    Arrived,
+    Direction,
+    Entry,
+    Journal,
+    SagaStatus,
+    decode_journal,
+    encode_journal,
+)
+from pillarbox.saga.letters import Letters
+from pillarbox.saga.machine import observe, plan
+from pillarbox.saga.resolve import DefinedAct, Definition
+from pillarbox.saga.rules import Call, Outcome, Rules, Spoiled, Surrounding
+from pillarbox.saga.starting import ChildEnded
+from pillarbox.saga.store import ChangedSaga, NewSaga, SagaRow
+
+FINAL = Failure(kind="permanent")
+
+
+@dataclass(slots=True)
+class Course:
+    """One saga, locked, on its way through a transaction.
+
+    Attributes:
+        journal: as it is by now.
+        state: as text, as it is by now.
+        due_us: when to look again.
+        records: what is to be published.
+        children: sagas to be started.
+        calls: calls to make once the transaction is durable.
+        last: the function that was called last in the transaction.
+    """
+
+    row: SagaRow
+    definition: Definition
+    rules: Rules
+    journal: Journal = field(init=False)
+    state: str = field(init=False)
+    due_us: int | None = None
+    records: list[OutboxRecord] = field(default_factory=list[OutboxRecord])
+    children: list[NewSaga] = field(default_factory=list[NewSaga])
+    calls: list[Call] = field(default_factory=list[Call])
+    last: str = ""
+    _before: Journal = field(init=False)
+    _moment: Moment = field(init=False)
+    _letters: Letters = field(init=False)
+    _used_transaction: bool = False
+
+    def __post_init__(self) -> None:
+        """Read what stands in the row.
+
+        Raises:
+            DecodeError: its state does not fit the definition.
+        """
+        self.journal = self._before = decode_journal(self.row.journal)
+        self.state = self.row.state
+        if self.row.version != self.definition.version:
+            state = self.rules.states.read_state(self.row.state, self.definition, self.row.version)
+            self.state = self.rules.states.text_of(state)
+        self._letters = Letters(self.row, self.rules)
+        self._moment = Moment(now_us=self.row.now_us, dice=self.rules.dice(), token=self.rules.new_token())
+
+    async def run(self, outcomes: Sequence[Outcome], around: Surrounding) -> None:
+        """Note what has come, then do what is to be done, up to one function that asks for the transaction.
+
+        Raises:
+            Spoiled: the transaction must be rolled back and done again.
+        """
+        for outcome in outcomes:
+            self._returned(outcome)
+        arrived, self.journal = self.journal.arrived, replace(self.journal, arrived=())
+        for reply in arrived:
+            await self._answered(reply, around)
+        while True:
+            planned = plan(self.definition, self.journal, self._moment)
+            self.journal, self.due_us = planned.journal, planned.due_us
+            if not planned.acts:
+                break
+            for act in planned.acts:
+                if not await self._carry_out(act, around):
+                    self.due_us = self._moment.now_us
+                    return
+        if self.journal.status.is_ended and not self._before.status.is_ended:
+            self._tell_parent()
+
+    def changed(self) -> ChangedSaga:
+        """Return what is to be written."""
+        return ChangedSaga(
+            key=self.row.key,
+            version=self.definition.version,
+            status=self.journal.status,
+            steps=steps_under_way(self.journal),
+            state=self.state,
+            journal=encode_journal(self.journal).decode(),
+            due_us=self.due_us,
+        )
+
+    def news(self) -> Sequence[Entry]:
+        """Return the lines that were added to the history."""
+        known = self._before.history[-1] if self._before.history else None
+        fresh: list[Entry] = []
+        for entry in reversed(self.journal.history):
+            if entry is known:
+                break
+            fresh.append(entry)
+        return fresh[::-1]
+
+    # --- what has come ---
+
+    def _returned(self, outcome: Outcome) -> None:
+        """Note what came of a call, if it still was this process's to make."""
+        call, act = outcome.call, outcome.call.act
+        progress = self.journal.of(act.step, act.direction)
+        if progress is None or progress.token != call.token:
+            return
+        answer = outcome.answer
+        if isinstance(answer, Returned):
+            answer = self._kept(act, call.given, answer, before=call.state)
+        if isinstance(answer, Raised):
+            self._fail(act, call.defined, answer.error, maybe=True)
+        else:
+            self.records += call.context.records
+
+    async def _answered(self, reply: Arrived, around: Surrounding) -> None:
+        """Note a reply; what it means is said by the reaction to it."""
+        defined = self.definition.act(reply.step, reply.direction)
+        act = Act(step=reply.step, direction=reply.direction, kind=Kind.REQUEST, attempt=reply.attempt)
+        if defined is None:
+            return
+        if defined.kind is Kind.CHILD:
+            self._child_ended(act, self.rules.states.read(reply.body, ChildEnded))
+            return
+        kind, reaction = defined.replies.get(reply.type), defined.reactions.get(reply.type)
+        if kind is None:
+            self._observe(_final(act, f"{reply.type} is no reply that the step awaits"))
+        elif reaction is None or not self._is_awaited(act):
+            self._observe(Succeeded(step=act.step, direction=act.direction, attempt=act.attempt))
+        else:
+            state = self._state()
+            given = (state, self.rules.states.read(reply.body, kind))
+            context = self._context(act)
+            answer = await self._within(
+                reaction.function, reaction.signature, given, context, around=around, timeout=None
+            )
+            if isinstance(answer, Returned):
+                answer = self._kept(act, state, answer, before=self.state)
+            if isinstance(answer, Returned):
+                self.records += context.records
+            elif isinstance(answer.error, StepFailed):
+                self._fail(act, defined, answer.error, maybe=False)
+            else:
+                why = f"the reaction to {reply.type} failed: {self._text(answer.error)}"
+                self._observe(_final(act, why))
+
+    def _is_awaited(self, act: Act) -> bool:
+        """Tell whether a reply is the first that says how ``act`` ended, or may say that a refusal was none."""
+        progress = self.journal.of(act.step, act.direction)
+        return progress is not None and (progress.state.is_open or progress.state is ActState.FAILED)
+
+    def _child_ended(self, act: Act, ended: ChildEnded) -> None:
+        has_done = (ended.status == SagaStatus.COMPLETED) is (act.direction is Direction.DO)
+        if has_done:
+            self._observe(Succeeded(step=act.step, direction=act.direction, attempt=act.attempt))
+        else:
+            error = f"the child was {ended.status}" + (f": {ended.reason}" if ended.reason else "")
+            self._observe(Refused(step=act.step, direction=act.direction, attempt=act.attempt, error=error))
+
+    # --- what is to be done ---
+
+    async def _carry_out(self, act: Act, around: Surrounding) -> bool:
+        """Do ``act``, or prepare it; return whether there was room for it in this transaction."""
+        defined = self.definition.act(act.step, act.direction)
+        if defined is None:
+            raise InternalError(f"{self.definition.name} has no {act.direction} of {act.step!r}")
+        if defined.kind is Kind.CHILD and act.direction is Direction.UNDO:
+            self.records.append(self._letters.undo_child(act, self.definition, self.journal))
+            self._observe(Sent(step=act.step, direction=act.direction, attempt=act.attempt))
+            return True
+        needs_transaction = defined.signature.transaction is not None
+        if needs_transaction and self._used_transaction:
+            return False
+        state, context = self._state(), self._context(act)
+        if defined.kind is Kind.OUTSIDE:
+            call = Call(
+                key=self.row.key,
+                act=act,
+                defined=defined,
+                given=state,
+                state=self.state,
+                context=context,
+                token=self._moment.token,
+            )
+            self.calls.append(call)
+            return True
+        self._used_transaction |= needs_transaction
+        timeout = defined.timeout if defined.kind is Kind.LOCAL else None  # of others it says how long to wait
+        answer = await self._within(
+            defined.function, defined.signature, (state,), context, around=around, timeout=timeout
+        )
+        if isinstance(answer, Returned):
+            answer = self._done(act, defined, state, answer, context)
+        if isinstance(answer, Raised):
+            self._fail(act, defined, answer.error, maybe=False)
+        else:
+            self.records += context.records
+        return True
+
+    def _done(
+        self, act: Act, defined: DefinedAct, state: object, answer: Returned, context: SagaContext
+    ) -> Returned | Raised:
+        """Note what a function has done in the transaction, or asks for."""
+        if defined.kind is Kind.LOCAL:
+            return self._kept(act, state, answer, before=self.state)
+        try:
+            if defined.kind is Kind.CHILD:
+                child = self._letters.child(act, defined.child, answer.value, self.journal)
+                self.state = self.rules.states.text_of(state)
+                self.children.append(child)
+                self._observe(
+                    Sent(step=act.step, direction=act.direction, attempt=act.attempt, token=child.key.saga_id)
+                )
+                return answer
+            record = self._letters.request(act, answer.value, tuple(defined.replies), self.journal)
+            self.state = self.rules.states.text_of(state)
+        except PillarboxError as error:
+            return Raised(error, touched=False)
+        self.records.append(record)
+        self._observe(Sent(step=act.step, direction=act.direction, attempt=act.attempt))
+        return answer
+
+    def _kept(self, act: Act, state: object, answer: Returned, *, before: str) -> Returned | Raised:
+        """Keep the state that a function left behind, and note that the act is done."""
+        if answer.value is not None:
+            if not isinstance(answer.value, self.definition.state):
+                where = f"step {act.step!r} of {self.definition.saga}"
+                error = InvalidReturnError(consumer=where, returned=type(answer.value).__qualname__)
+                return Raised(error, touched=False)
+            state = answer.value
+        step = self.definition.step(act.step)
+        try:
+            after, changed = self.rules.states.text_of(state), tuple[str, ...]()
+            if step is not None and step.is_parallel and act.direction is Direction.DO:
+                after, changed = self.rules.states.merged(
+                    self.state, before, after, kind=self.definition.state, taken=self._changed_beside(act.step)
+                )
+        except PillarboxError as error:
+            return Raised(error, touched=False)
+        self.state = after
+        self._observe(Succeeded(step=act.step, direction=act.direction, attempt=act.attempt, changed=changed))
+        return answer
+
+    def _changed_beside(self, step: str) -> frozenset[str]:
+        stage = next(stage for stage in self.definition.stages if any(one.name == step for one in stage))
+        beside = (self.journal.do.get(one.name) for one in stage if one.name != step)
+        return frozenset(name for progress in beside if progress is not None for name in progress.changed)
+
+    def _tell_parent(self) -> None:
+        if (told := self._letters.to_parent(self.journal)) is not None:
+            self.records.append(told)
+
+    # --- with what ---
+
+    async def _within(
+        self,
+        function: Callable[..., Any],
+        signature: Signature,
+        given: tuple[object, ...],
+        context: SagaContext,
+        *,
+        around: Surrounding,
+        timeout: timedelta | None,
+    ) -> Returned | Raised:
+        """Call a function in the transaction, unless it failed in one that was rolled back.
+
+        Raises:
+            Spoiled: it failed after it had written.
+        """
+        self.last = f"{context.direction}:{context.step}:{context.attempt}:{function.__qualname__}"
+        if (error := around.verdicts.pop((self.row.key, self.last), None)) is not None:
+            return Raised(error, touched=False)
+        answer = await self.rules.invoker.within(
+            function,
+            signature,
+            given,
+            context,
+            connection=around.connection,
+            watch=around.watch,
+            timeout=timeout,
+        )
+        if isinstance(answer, Raised) and answer.touched:
+            raise Spoiled(self.row.key, self.last, answer.error) from answer.error
+        return answer
+
+    def _fail(self, act: Act, defined: DefinedAct, error: Exception, *, maybe: bool) -> None:
+        """Note that an attempt failed.
+
+        Raises:
+            ConflictError: the database asks for the transaction again, which is no attempt.
+        """
+        text = self._text(error)
+        if isinstance(error, StepFailed):
+            self._observe(Refused(step=act.step, direction=act.direction, attempt=act.attempt, error=text))
+            return
+        translated = self.rules.translate(error)
+        failure = self.rules.classification.saying(*defined.failures).classify(translated, now=self.rules.now())
+        if failure.kind == "conflict":
+            if defined.kind is not Kind.OUTSIDE:
+                raise ConflictError(f"{self.definition.saga}: the database asks for step {act.step!r} again") from error
+            failure = Failure(kind="transient")
+        self._observe(
+            Failed(
+                step=act.step,
+                direction=act.direction,
+                attempt=act.attempt,
+                error=text,
+                failure=failure,
+                maybe=maybe and defined.kind is Kind.OUTSIDE,
+            )
+        )
+
+    def _observe(self, what: Happening) -> None:
+        self.journal = observe(self.definition, self.journal, what, self._moment)
+
+    def _state(self) -> object:
+        return self.rules.states.read(self.state, self.definition.state)
+
+    def _text(self, error: Exception) -> str:
+        return self.rules.redact(f"{type(error).__qualname__}: {error}" if str(error) else type(error).__qualname__)
+
+    def _context(self, act: Act) -> SagaContext:
+        defined = self.definition.act(act.step, act.direction)
+        is_outside = defined is not None and defined.kind is Kind.OUTSIDE
+        return SagaContext(
+            self.row.key,
+            act,
+            outbox=self.rules.outbox,
+            origin=self._letters.origin,
+            calls=self.rules.calls if is_outside else None,
+        )
+
+
+def steps_under_way(journal: Journal) -> str:
+    """Return the steps that are under way, those that are being undone with ``undo:`` before them."""
+    doing = [step for step, progress in journal.do.items() if progress.state.is_open]
+    undoing = [f"undo:{step}" for step, progress in journal.undo.items() if progress.state.is_open]
+    return " ".join([*doing, *undoing])
+
+
+def _final(act: Act, error: str) -> Failed:
+    """Return the failure of an act that has happened and whose end is not known."""
+    return Failed(step=act.step, direction=act.direction, attempt=act.attempt, error=error, failure=FINAL, maybe=True)

@@ -1,0 +1,124 @@
+"""What can happen to a saga, what is to be done about it, and when that is decided. Pure data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from pillarbox.retry import Failure
+from pillarbox.saga.definition import Kind
+from pillarbox.saga.journal import Direction, Journal
+
+UNKNOWN_FAILURE = Failure(kind="unknown")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Act:
+    """An act to be carried out now."""
+
+    step: str
+    direction: Direction
+    kind: Kind
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Succeeded:
+    """An act is done.
+
+    Attributes:
+        attempt: which attempt it was, where that can be asked.
+        changed: the fields of the state that it changed, of a parallel step.
+    """
+
+    step: str
+    direction: Direction
+    attempt: int = 0
+    changed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """A command is on its way, or a child was started, whose id is ``token``."""
+
+    step: str
+    direction: Direction
+    attempt: int
+    token: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """An act was refused: ``StepFailed``. It did not happen, and trying again cannot help."""
+
+    step: str
+    direction: Direction
+    error: str
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """An attempt failed.
+
+    Attributes:
+        failure: what kind of failure it was.
+        maybe: it may have happened nevertheless.
+    """
+
+    step: str
+    direction: Direction
+    attempt: int
+    error: str
+    failure: Failure = UNKNOWN_FAILURE
+    maybe: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancelled:
+    """Somebody wants no further step, and what was done undone; ``forced`` even past the pivot."""
+
+    reason: str
+    forced: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retried:
+    """An operator wants what was given up tried again."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    """An operator has seen to a step in another way."""
+
+    step: str
+    reason: str
+
+
+Happening: TypeAlias = Succeeded | Sent | Refused | Failed | Cancelled | Retried | Skipped
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """When something is decided: by the database's clock, with dice, in whose name."""
+
+    now_us: int
+    dice: float = 0.5
+    token: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is to be done now.
+
+    Attributes:
+        journal: with what must be durable before that.
+        acts: what to carry out: local acts, commands and children in this transaction, calls after it.
+        due_us: when to look again if nothing happens; ``None`` if never.
+    """
+
+    journal: Journal
+    acts: tuple[Act, ...]
+    due_us: int | None

@@ -1,0 +1,191 @@
+"""What is known of one saga: which acts were begun, and how each of them ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+import msgspec
+
+MAX_HISTORY = 500
+"""So many entries are kept; of a saga that was tried more often than that, the first ones are left out."""
+MAX_ERROR_CHARS = 500
+
+
+class SagaStatus(StrEnum):
+    """Where a saga stands.
+
+    ::
+
+        running ──▶ completed
+           │  └───▶ needs_attention ──▶ (retry, skip) running
+           ▼                │
+        compensating ◀──────┘ (retry, skip, compensate)
+           │  └───▶ needs_attention
+           ▼
+        compensated ──▶ compensating, when a refused step turns out to have been done
+
+    Two ends, and one stop that only an operator's verb leads out of.
+    """
+
+    RUNNING = "running"
+    COMPENSATING = "compensating"
+    COMPLETED = "completed"
+    COMPENSATED = "compensated"
+    NEEDS_ATTENTION = "needs_attention"
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether nothing more happens by itself or by a verb."""
+        return self in (SagaStatus.COMPLETED, SagaStatus.COMPENSATED)
+
+
+class Direction(StrEnum):
+    """What a step does, or what undoes it."""
+
+    DO = "do"
+    UNDO = "undo"
+
+
+class ActState(StrEnum):
+    """Where an act stands, which is a step in one direction.
+
+    ::
+
+        intent ──▶ done | failed | unknown | retry        (a call: the intent is durable before it is made)
+        sent   ──▶ done | failed | unknown | retry        (a command or a child: something comes back)
+        retry  ──▶ intent | sent | done | failed | unknown
+        failed | unknown | retry ──▶ skipped              (by an operator)
+
+    ``unknown`` may or may not have happened. A local act is written down with its end only.
+    """
+
+    INTENT = "intent"
+    SENT = "sent"
+    RETRY = "retry"
+    DONE = "done"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    SKIPPED = "skipped"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something is still to come of it."""
+        return self in OPEN
+
+
+OPEN = frozenset({ActState.INTENT, ActState.SENT, ActState.RETRY})
+THROUGH = frozenset({ActState.DONE, ActState.SKIPPED})
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How far one act has come.
+
+    Attributes:
+        state: where it stands.
+        attempts: how many attempts have begun.
+        maybe: an earlier attempt may have happened.
+        place: when it came to its end, counted over the saga: undoing goes backwards.
+        due_us: when something is to be done about it: an attempt, or giving it up.
+        token: who is making the call; of a child, its id.
+        error: its last failure.
+        changed: the fields of the state that it changed, of a parallel step.
+    """
+
+    state: ActState
+    attempts: int = 0
+    maybe: bool = False
+    place: int = 0
+    due_us: int | None = None
+    token: str = ""
+    error: str = ""
+    changed: tuple[str, ...] = ()
+
+
+class Arrived(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A reply that has come and was not looked at yet.
+
+    Attributes:
+        attempt: which attempt it answers.
+        type: its logical name.
+        version: of its schema.
+        body: its payload, as text where it is text, else in base64.
+    """
+
+    step: str
+    direction: Direction
+    attempt: int
+    type: str
+    version: int
+    content_type: str
+    body: str
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line of a saga's history."""
+
+    at_us: int
+    what: str
+    step: str = ""
+    direction: Direction = Direction.DO
+    attempt: int = 0
+    error: str = ""
+
+
+class Parent(msgspec.Struct, frozen=True, kw_only=True):
+    """Who waits for the end of a saga: where its answer goes, under which key and token."""
+
+    to: str
+    key: str
+    token: str
+
+
+class Journal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """All that is known of one saga beside its state.
+
+    Attributes:
+        status: where it stands.
+        do: by step, what it does.
+        undo: by step, what undoes it.
+        places: how many acts have come to an end.
+        stopping: why no further step is begun; empty while it goes on.
+        forced: an operator wants it undone, even past the pivot.
+        beyond: the pivot is behind it.
+        arrived: replies that wait to be looked at.
+        history: what happened, in order.
+        secret: what tokens are signed with; known to nobody else.
+        parent: the saga that waits for this one.
+    """
+
+    status: SagaStatus = SagaStatus.RUNNING
+    do: Mapping[str, Progress] = msgspec.field(default_factory=dict[str, Progress])
+    undo: Mapping[str, Progress] = msgspec.field(default_factory=dict[str, Progress])
+    places: int = 0
+    stopping: str = ""
+    forced: bool = False
+    beyond: bool = False
+    arrived: tuple[Arrived, ...] = ()
+    history: tuple[Entry, ...] = ()
+    secret: str = ""
+    parent: Parent | None = None
+
+    def of(self, step: str, direction: Direction) -> Progress | None:
+        """Return how far an act has come; ``None`` before its first attempt."""
+        return (self.do if direction is Direction.DO else self.undo).get(step)
+
+    def with_progress(self, step: str, direction: Direction, progress: Progress | None) -> Journal:
+        """Return the same journal with the act of ``step`` so far; with ``None`` as if it had never begun."""
+        acts = dict(self.do if direction is Direction.DO else self.undo)
+        if progress is None:
+            acts.pop(step, None)
+        else:
+            acts[step] = progress
+        return msgspec.structs.replace(self, **{direction.value: acts})
+
+    def noting(self, entry: Entry) -> Journal:
+        """Return the same journal with one more line of history."""
+        return msgspec.structs.replace(self, history=(*self.history[-MAX_HISTORY + 1 :], entry))
+
+
+encode_journal = msgspec.json.Encoder().encode
+decode_journal = msgspec.json.Decoder(Journal).decode

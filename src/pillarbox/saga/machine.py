@@ -1,0 +1,345 @@
+"""The saga's machine: from a definition, a journal and what happened to the next acts. Pure.
+
+``observe`` notes what has happened; ``plan`` says what is to be done now, and writes down what must be durable before
+it is done. Everything else, the database, the handlers and the clock, stands outside.
+
+Rules (RELIABILITY I14): no step is begun once one has failed; nothing is undone while a step is under way; undoing goes
+in the reverse order of completion, one act at a time; what may have happened is undone as well; nothing is undone past
+the pivot unless an operator says so; of reply, timeout and cancellation the first one moves a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+
+from msgspec.structs import replace
+
+from pillarbox.retry import RetryLater, RetryNow, decide
+from pillarbox.saga.definition import Kind
+from pillarbox.saga.happening import (
+    Act,
+    Cancelled,
+    Failed,
+    Happening,
+    Moment,
+    Plan,
+    Refused,
+    Retried,
+    Sent,
+    Skipped,
+    Succeeded,
+)
+from pillarbox.saga.journal import MAX_ERROR_CHARS, THROUGH, ActState, Direction, Entry, Journal, Progress, SagaStatus
+from pillarbox.saga.shape import ActShape, Shape, StepShape
+
+MICROSECOND = timedelta(microseconds=1)
+MARGIN = timedelta(seconds=5)
+"""For so long after its intent a call may begin; who was paused for longer leaves it to others."""
+GIVEN_UP = frozenset({ActState.FAILED, ActState.UNKNOWN})
+
+
+def observe(shape: Shape, journal: Journal, what: Happening, moment: Moment) -> Journal:
+    """Note ``what`` has happened; what concerns nothing under way only adds to the history."""
+    match what:
+        case Succeeded():
+            return _succeeded(journal, what, moment)
+        case Sent():
+            return _sent(shape, journal, what, moment)
+        case Refused():
+            return _refused(journal, what, moment)
+        case Failed():
+            return _failed(shape, journal, what, moment)
+        case Cancelled():
+            return _cancelled(journal, what, moment)
+        case Retried():
+            return _retried(journal, what, moment)
+        case Skipped():
+            return _skipped(journal, what, moment)
+
+
+def plan(shape: Shape, journal: Journal, moment: Moment) -> Plan:
+    """Say what is to be done now, and write down what must be durable before it is done."""
+    journal = _expired(shape, journal, moment)
+    if not journal.beyond and past_pivot(shape, journal):
+        journal = replace(journal, beyond=True)
+    if journal.status is SagaStatus.RUNNING:
+        journal, acts = _forward(shape, journal, moment)
+        if journal.status is SagaStatus.RUNNING:
+            return _planned(journal, acts, moment)
+    if journal.status is SagaStatus.COMPENSATING:
+        journal, acts = _backward(shape, journal, moment)
+        if journal.status is SagaStatus.COMPENSATING:
+            return _planned(journal, acts, moment)
+    return Plan(journal=journal, acts=(), due_us=None)
+
+
+def past_pivot(shape: Shape, journal: Journal) -> bool:
+    """Tell whether the pivot is done, or may be and cannot be undone."""
+    for step in steps_of(shape):
+        if step.pivot and (progress := journal.do.get(step.name)) is not None:
+            if progress.state in (ActState.DONE, ActState.SKIPPED):
+                return True
+            if progress.state is ActState.UNKNOWN and step.undo is None:
+                return True
+    return False
+
+
+def steps_of(shape: Shape) -> Iterator[StepShape]:
+    """Return the steps in order."""
+    return (step for stage in shape.stages for step in stage)
+
+
+def act_of(shape: Shape, step: str, direction: Direction) -> ActShape | None:
+    """Return a step's act; ``None`` if the definition has none."""
+    for one in steps_of(shape):
+        if one.name == step:
+            return one.do if direction is Direction.DO else one.undo
+    return None
+
+
+# --- what happens ---
+
+
+def _noted(journal: Journal, moment: Moment, what: str, of: object = None, error: str = "") -> Journal:
+    return journal.noting(
+        Entry(
+            at_us=moment.now_us,
+            what=what,
+            step=getattr(of, "step", ""),
+            direction=getattr(of, "direction", Direction.DO),
+            attempt=getattr(of, "attempt", 0),
+            error=error[:MAX_ERROR_CHARS],
+        )
+    )
+
+
+def _succeeded(journal: Journal, what: Succeeded, moment: Moment) -> Journal:
+    progress = journal.of(what.step, what.direction)
+    if progress is not None and not progress.state.is_open:
+        return _late(journal, what, progress, moment)
+    journal = _ended(journal, what, ActState.DONE, moment, changed=what.changed)
+    return _noted(journal, moment, "done", what)
+
+
+def _late(journal: Journal, what: Succeeded, progress: Progress, moment: Moment) -> Journal:
+    """Note that an act was done after all: what counted as refused must now be undone too."""
+    journal = _noted(journal, moment, "done late", what)
+    if progress.state is not ActState.FAILED:
+        return journal
+    if what.direction is Direction.UNDO:
+        return _ended(journal, what, ActState.DONE, moment)
+    journal = _ended(journal, what, ActState.UNKNOWN, moment, error=progress.error)
+    if journal.status is SagaStatus.COMPENSATED:
+        return replace(journal, status=SagaStatus.COMPENSATING)
+    return journal
+
+
+def _sent(shape: Shape, journal: Journal, what: Sent, moment: Moment) -> Journal:
+    act = act_of(shape, what.step, what.direction)
+    before = journal.of(what.step, what.direction)
+    within = None if act is None else act.timeout
+    progress = Progress(
+        state=ActState.SENT,
+        attempts=what.attempt,
+        maybe=before is not None and before.maybe,
+        due_us=None if within is None else moment.now_us + within // MICROSECOND,
+        token=what.token,
+        error="" if before is None else before.error,
+    )
+    return _noted(journal.with_progress(what.step, what.direction, progress), moment, "sent", what)
+
+
+def _refused(journal: Journal, what: Refused, moment: Moment) -> Journal:
+    progress = journal.of(what.step, what.direction)
+    if progress is not None and not progress.state.is_open:
+        return _noted(journal, moment, "refused late", what, what.error)
+    maybe = progress is not None and progress.maybe
+    journal = _ended(journal, what, ActState.UNKNOWN if maybe else ActState.FAILED, moment, error=what.error)
+    return _noted(journal, moment, "refused", what, what.error)
+
+
+def _failed(shape: Shape, journal: Journal, what: Failed, moment: Moment) -> Journal:
+    progress = journal.of(what.step, what.direction)
+    act = act_of(shape, what.step, what.direction)
+    if act is None or (progress is not None and not progress.state.is_open):
+        return _noted(journal, moment, "failed late", what, what.error)
+    maybe = what.maybe or (progress is not None and progress.maybe)
+    verdict = decide(act.retry, what.failure, attempt=what.attempt, dice=moment.dice)
+    if isinstance(verdict, RetryNow | RetryLater):
+        after = verdict.after if isinstance(verdict, RetryLater) else timedelta(0)
+        later = Progress(
+            state=ActState.RETRY,
+            attempts=what.attempt,
+            maybe=maybe,
+            due_us=moment.now_us + after // MICROSECOND,
+            error=what.error[:MAX_ERROR_CHARS],
+        )
+        journal = journal.with_progress(what.step, what.direction, later)
+        return _noted(journal, moment, "failed", what, what.error)
+    state = ActState.UNKNOWN if maybe and what.direction is Direction.DO else ActState.FAILED
+    journal = _ended(journal, what, state, moment, error=what.error)
+    return _noted(journal, moment, "given up", what, what.error)
+
+
+def _cancelled(journal: Journal, what: Cancelled, moment: Moment) -> Journal:
+    journal = _noted(journal, moment, "compensation asked for" if what.forced else "cancelled", error=what.reason)
+    stopping = journal.stopping or what.reason
+    journal = replace(journal, stopping=stopping, forced=journal.forced or what.forced)
+    if journal.status is SagaStatus.NEEDS_ATTENTION or (what.forced and journal.status is SagaStatus.COMPLETED):
+        return replace(journal, status=SagaStatus.COMPENSATING)
+    return journal
+
+
+def _retried(journal: Journal, what: Retried, moment: Moment) -> Journal:
+    journal = _noted(journal, moment, "retried", error=what.reason)
+    if journal.status is not SagaStatus.NEEDS_ATTENTION:
+        return replace(journal, do=_hastened(journal.do, moment), undo=_hastened(journal.undo, moment))
+    if any(progress.state is ActState.FAILED for progress in journal.undo.values()) or journal.forced:
+        again = {step: one for step, one in journal.undo.items() if one.state is not ActState.FAILED}
+        return replace(journal, undo=again, status=SagaStatus.COMPENSATING)
+    waiting = {
+        step: replace(one, state=ActState.RETRY, attempts=0, due_us=moment.now_us, maybe=one.state is ActState.UNKNOWN)
+        if one.state in (ActState.FAILED, ActState.UNKNOWN)
+        else one
+        for step, one in journal.do.items()
+    }
+    return replace(journal, do=waiting, stopping="", status=SagaStatus.RUNNING)
+
+
+def _hastened(acts: Mapping[str, Progress], moment: Moment) -> Mapping[str, Progress]:
+    """Return ``acts`` with those due that wait for their next attempt."""
+    return {
+        step: replace(one, due_us=moment.now_us) if one.state is ActState.RETRY else one for step, one in acts.items()
+    }
+
+
+def _skipped(journal: Journal, what: Skipped, moment: Moment) -> Journal:
+    undo, do = journal.undo.get(what.step), journal.do.get(what.step)
+    journal = _noted(journal, moment, "skipped", what, what.reason)
+    if undo is not None and undo.state in (ActState.FAILED, ActState.RETRY, ActState.SENT):
+        skipped = replace(undo, state=ActState.SKIPPED, due_us=None)
+        journal = journal.with_progress(what.step, Direction.UNDO, skipped)
+        return replace(journal, status=SagaStatus.COMPENSATING)
+    if do is not None and do.state in (ActState.FAILED, ActState.UNKNOWN, ActState.RETRY):
+        skipped = replace(do, state=ActState.SKIPPED, due_us=None)
+        journal = journal.with_progress(what.step, Direction.DO, skipped)
+        return replace(journal, status=SagaStatus.RUNNING, stopping="")
+    return journal
+
+
+def _ended(
+    journal: Journal,
+    what: Succeeded | Refused | Failed,
+    state: ActState,
+    moment: Moment,
+    *,
+    error: str = "",
+    changed: tuple[str, ...] = (),
+) -> Journal:
+    """Return ``journal`` with an act at its end, in its place among the others."""
+    before = journal.of(what.step, what.direction)
+    place = journal.places + 1
+    progress = Progress(
+        state=state,
+        attempts=max(what.attempt, 0 if before is None else before.attempts, 1),
+        maybe=before is not None and before.maybe,
+        place=place,
+        token="" if before is None else before.token,
+        error=error[:MAX_ERROR_CHARS],
+        changed=changed,
+    )
+    return replace(journal.with_progress(what.step, what.direction, progress), places=place)
+
+
+def _expired(shape: Shape, journal: Journal, moment: Moment) -> Journal:
+    """Give up what has not come back in time."""
+    if journal.status not in (SagaStatus.RUNNING, SagaStatus.COMPENSATING):
+        return journal
+    for direction, acts in ((Direction.DO, journal.do), (Direction.UNDO, journal.undo)):
+        for step, progress in acts.items():
+            if progress.due_us is None or progress.due_us > moment.now_us or progress.state is ActState.RETRY:
+                continue
+            was_call = progress.state is ActState.INTENT
+            error = "whoever made the call did not come back" if was_call else "no reply came in time"
+            what = Failed(step=step, direction=direction, attempt=progress.attempts, error=error, maybe=True)
+            journal = _failed(shape, journal, what, moment)
+    return journal
+
+
+# --- what to do ---
+
+
+def _forward(shape: Shape, journal: Journal, moment: Moment) -> tuple[Journal, tuple[Act, ...]]:
+    if journal.stopping or any(one.state in GIVEN_UP for one in journal.do.values()):
+        return _turned(shape, journal, moment), ()
+    for stage in shape.stages:
+        wanted = [
+            (step.name, Direction.DO, step.do)
+            for step in stage
+            if (progress := journal.do.get(step.name)) is None or progress.state not in THROUGH
+        ]
+        if wanted:
+            return _begun(journal, wanted, moment)
+    return _noted(replace(journal, status=SagaStatus.COMPLETED), moment, "completed"), ()
+
+
+def _turned(shape: Shape, journal: Journal, moment: Moment) -> Journal:
+    """Turn round, once nothing is under way any more; what only waits for its next attempt has none."""
+    for step, progress in journal.do.items():
+        if progress.state is ActState.RETRY:
+            what = Refused(step=step, direction=Direction.DO, error=progress.error, attempt=progress.attempts)
+            journal = _refused(journal, what, moment)
+    if any(progress.state.is_open for progress in journal.do.values()):
+        return journal
+    if (journal.beyond or past_pivot(shape, journal)) and not journal.forced:
+        return _noted(replace(journal, status=SagaStatus.NEEDS_ATTENTION), moment, "needs attention")
+    return _noted(replace(journal, status=SagaStatus.COMPENSATING), moment, "compensating")
+
+
+def _backward(shape: Shape, journal: Journal, moment: Moment) -> tuple[Journal, tuple[Act, ...]]:
+    undoable = {step.name: step.undo for step in steps_of(shape) if step.undo is not None}
+    done = [
+        (progress.place, step)
+        for step, progress in journal.do.items()
+        if progress.state in (ActState.DONE, ActState.UNKNOWN) and step in undoable
+    ]
+    for _, step in sorted(done, reverse=True):
+        undo = journal.undo.get(step)
+        if undo is None or undo.state.is_open:
+            return _begun(journal, [(step, Direction.UNDO, undoable[step])], moment)
+    if any(progress.state is ActState.FAILED for progress in journal.undo.values()):
+        return _noted(replace(journal, status=SagaStatus.NEEDS_ATTENTION), moment, "needs attention"), ()
+    return _noted(replace(journal, status=SagaStatus.COMPENSATED), moment, "compensated"), ()
+
+
+def _begun(
+    journal: Journal, wanted: Sequence[tuple[str, Direction, ActShape]], moment: Moment
+) -> tuple[Journal, tuple[Act, ...]]:
+    """Return what of ``wanted`` can be begun now; the intent of a call is written down first."""
+    acts: list[Act] = []
+    for step, direction, act in wanted:
+        progress = journal.of(step, direction)
+        if progress is not None and (progress.state is not ActState.RETRY or (progress.due_us or 0) > moment.now_us):
+            continue
+        attempt = 1 if progress is None else progress.attempts + 1
+        acts.append(Act(step=step, direction=direction, kind=act.kind, attempt=attempt))
+        if act.kind is Kind.OUTSIDE:
+            intent = Progress(
+                state=ActState.INTENT,
+                attempts=attempt,
+                maybe=progress is not None and progress.maybe,
+                due_us=moment.now_us + ((act.timeout or timedelta(0)) + 2 * MARGIN) // MICROSECOND,
+                token=moment.token,
+                error="" if progress is None else progress.error,
+            )
+            journal = journal.with_progress(step, direction, intent)
+    return journal, tuple(acts)
+
+
+def _planned(journal: Journal, acts: tuple[Act, ...], moment: Moment) -> Plan:
+    if any(act.kind is not Kind.OUTSIDE for act in acts):
+        return Plan(journal=journal, acts=acts, due_us=moment.now_us)
+    waiting = (*journal.do.values(), *journal.undo.values())
+    dues = [one.due_us for one in waiting if one.state.is_open and one.due_us is not None]
+    return Plan(journal=journal, acts=acts, due_us=min(dues, default=None))

@@ -1,0 +1,260 @@
+"""The orchestrator: takes sagas that are due through transactions, many at once, and makes their calls in between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from pillarbox.channel.wakeup import Pace, Wakeup
+from pillarbox.clock import Clock
+from pillarbox.consumer.transact import HandlerWatch, sync_side
+from pillarbox.errors import ConflictError, DecodeError, TransientError
+from pillarbox.observe import (
+    Observer,
+    SagaEnded,
+    SagaNeedsAttention,
+    SagaStepFailed,
+    SagaUnreadable,
+    WorkerFaltered,
+)
+from pillarbox.ordering import RunSize
+from pillarbox.saga.catalogue import Catalogue
+from pillarbox.saga.course import Course
+from pillarbox.saga.journal import Entry
+from pillarbox.saga.machine import MARGIN
+from pillarbox.saga.rules import Call, Outcome, Rules, Spoiled, Surrounding
+from pillarbox.saga.store import SagaKey, SagaRow, SagaStore
+from pillarbox.transaction import OpenTransaction, TransactionSource
+
+SAGAS_AT_ONCE = 500
+CALLS_AT_ONCE = 500
+LONGEST_TURN_S = 0.5
+"""When a transaction has been open for so long, no further saga is taken into it."""
+SHORTEST_POLL, LONGEST_POLL = timedelta(milliseconds=10), timedelta(milliseconds=500)
+PAUSE = timedelta(seconds=1)
+NO_TIME = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workplace:
+    """Where sagas are driven."""
+
+    store: SagaStore
+    source: TransactionSource
+    clock: Clock
+    observer: Observer
+
+
+class SagaOrchestrator:
+    """Drives the sagas of one service, beside any number of others of its kind.
+
+    Whoever has a saga's row locked moves it on; a call to the outside belongs to whoever has written its intent, until
+    its time is over. So there is nothing to recover when a process ends: what it leaves behind falls due.
+    EIP: *Process Manager*.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        rules: Rules,
+        around: Workplace,
+        *,
+        wakeup: Wakeup,
+        on_published: Callable[[], None],
+    ) -> None:
+        """Run the definitions in ``catalogue``."""
+        self._catalogue = catalogue
+        self._rules = rules
+        self._store = around.store
+        self._source = around.source
+        self._clock = around.clock
+        self._observer = around.observer
+        self._wakeup = wakeup
+        self._on_published = on_published
+        self._size = RunSize(largest=SAGAS_AT_ONCE)
+        self._verdicts: dict[tuple[SagaKey, str], Exception] = {}
+        self._outcomes: list[Outcome] = []
+        self._calling = 0
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Begin nothing new; ``run`` ends when the calls under way have come back and are written down."""
+        self._stopping = True
+        self._wakeup.ring()
+
+    async def run(self) -> None:
+        """Work until ``stop``."""
+        pace = Pace(shortest=SHORTEST_POLL, longest=LONGEST_POLL)
+        async with asyncio.TaskGroup() as group:
+            while not self._stopping or self._calling or self._outcomes:
+                try:
+                    worked = await self.turn(group)
+                except (TransientError, ConflictError) as error:
+                    worked = False
+                    self._falter(error)
+                if worked:
+                    pace.found_work()
+                    await self._clock.sleep(NO_TIME)  # calls that are quick come back, and into one transaction
+                else:
+                    await self._wakeup.wait(self._clock, await self._pause(pace))
+
+    async def turn(self, group: asyncio.TaskGroup) -> bool:
+        """Take what is due through one transaction; begin its calls in ``group``; return whether there was anything.
+
+        Raises:
+            TransientError: the database is away; nothing was changed.
+            ConflictError: it asks for the transaction again; nothing was changed.
+        """
+        outcomes = list(self._outcomes)
+        asked_at = self._clock.monotonic()
+        met: list[Course] = []
+        try:
+            await self._transact(outcomes, met)
+        except Spoiled as spoiled:
+            self._verdicts[spoiled.key, spoiled.place] = spoiled.error
+            self._size.shrink()
+            return True
+        except Exception as error:
+            self._blame(self._source.translate(error), met)
+            return True
+        self._size.grow()
+        del self._outcomes[: len(outcomes)]
+        for course in met:
+            self._tell(course)
+            for call in course.calls:
+                self._calling += 1
+                group.create_task(self._call(call, asked_at))
+        if any(course.records for course in met):
+            self._on_published()
+        return bool(met) or bool(outcomes)
+
+    async def _transact(self, outcomes: Sequence[Outcome], met: list[Course]) -> None:
+        """Run courses in one transaction and commit it; ``met`` are those that were begun."""
+        by_key: dict[SagaKey, list[Outcome]] = {}
+        for outcome in outcomes:
+            by_key.setdefault(outcome.call.key, []).append(outcome)
+        began = self._clock.monotonic()
+        async with self._source.begin() as transaction:
+            rows = await self._rows(transaction, by_key)
+            watch = HandlerWatch(sync_side(transaction.connection), consumer=self._rules.service)
+            around = Surrounding(connection=transaction.connection, watch=watch, verdicts=self._verdicts)
+            for row in rows:
+                if row.key not in by_key and self._clock.monotonic() - began > LONGEST_TURN_S:
+                    break
+                course = self._course(row)
+                if course is not None:
+                    met.append(course)
+                    await course.run(by_key.get(row.key, ()), around)
+            children = [child for course in met for child in course.children]
+            if children:
+                await transaction.run(self._store.start(children))
+            await transaction.run(self._store.save([course.changed() for course in met]))
+            records = [record for course in met for record in course.records]
+            if records:
+                await transaction.run(self._rules.outbox.append(records))
+
+    async def _rows(self, transaction: OpenTransaction, by_key: dict[SagaKey, list[Outcome]]) -> Sequence[SagaRow]:
+        """Lock what calls have come back for, then what is due: who waits for a row has none locked."""
+        returned = await transaction.run(self._store.lock(by_key)) if by_key else ()
+        room = min(self._size.size, CALLS_AT_ONCE - self._calling)
+        if self._stopping or room <= 0:
+            return returned
+        names = self._catalogue.names
+        due = await transaction.run(self._store.due(self._rules.service, names, limit=room))
+        return [*returned, *(row for row in due if row.key not in by_key)]
+
+    def _course(self, row: SagaRow) -> Course | None:
+        definition = self._catalogue.get(row.key.saga, row.version)
+        if definition is None:
+            return None
+        try:
+            return Course(row, definition, self._rules)
+        except DecodeError as error:
+            self._observer.notice(
+                SagaUnreadable(saga=row.key.saga, saga_id=row.key.saga_id, version=row.version, error=str(error))
+            )
+            return None
+
+    def _blame(self, error: Exception, met: Sequence[Course]) -> None:
+        """Judge an error that no function raised: the commit failed, or a statement of ours.
+
+        Raises:
+            TransientError, ConflictError: it is nobody's fault.
+        """
+        self._size.shrink()
+        if isinstance(error, TransientError | ConflictError):
+            raise error
+        functions = [(course.row.key, course.last) for course in met if course.last]
+        if len(met) == 1 and functions and functions[0] not in self._verdicts:
+            self._verdicts[functions[0]] = error
+        elif len(met) <= 1:
+            raise error
+
+    async def _call(self, call: Call, asked_at: float) -> None:
+        """Make a call, unless this process stood still for too long since its intent was written."""
+        try:
+            if self._clock.monotonic() - asked_at > MARGIN.total_seconds():
+                return
+            answer = await self._rules.invoker.outside(
+                call.defined.function,
+                call.defined.signature,
+                (call.given,),
+                call.context,
+                timeout=call.defined.timeout,
+            )
+            self._outcomes.append(Outcome(call=call, answer=answer))
+        finally:
+            self._calling -= 1
+            self._wakeup.ring()
+
+    async def _pause(self, pace: Pace) -> timedelta:
+        """Return how long nothing is due."""
+        pause = pace.pause()
+        if self._stopping or self._outcomes:
+            return SHORTEST_POLL
+        try:
+            wait = await self._source.run_single(self._store.next_due(self._rules.service, self._catalogue.names))
+        except (TransientError, ConflictError):
+            return PAUSE
+        if wait is None:
+            return pause
+        return max(min(pause, wait), timedelta(0))
+
+    def _tell(self, course: Course) -> None:
+        for entry in course.news():
+            happened = _event_of(course, entry)
+            if happened is not None:
+                self._observer.notice(happened)
+
+    def _falter(self, error: Exception) -> None:
+        self._observer.notice(
+            WorkerFaltered(
+                worker="SagaOrchestrator", error_type=type(error).__name__, error=str(error), retry_after=LONGEST_POLL
+            )
+        )
+
+
+FAILURES = frozenset({"failed", "given up", "refused"})
+
+
+def _event_of(course: Course, entry: Entry) -> SagaEnded | SagaNeedsAttention | SagaStepFailed | None:
+    """Return what is told of a line of history; ``None`` for what is no news to anybody."""
+    saga, saga_id = course.row.key
+    if entry.what in ("completed", "compensated"):
+        return SagaEnded(saga=saga, saga_id=saga_id, status=entry.what)
+    if entry.what == "needs attention":
+        errors = [one.error for one in (*course.journal.undo.values(), *course.journal.do.values()) if one.error]
+        return SagaNeedsAttention(saga=saga, saga_id=saga_id, error="".join(errors[:1]))
+    if entry.what in FAILURES:
+        return SagaStepFailed(
+            saga=saga,
+            saga_id=saga_id,
+            step=entry.step,
+            direction=entry.direction.value,
+            attempt=entry.attempt,
+            error=entry.error,
+            is_final=entry.what != "failed",
+        )
+    return None

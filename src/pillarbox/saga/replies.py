@@ -1,0 +1,140 @@
+"""Replies: a consumer of the service's own queue writes them into the journals of the sagas that wait for them.
+
+It decides nothing: what a reply means is found out by the orchestrator, under the same lock as every timeout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec.structs import replace
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from pillarbox.consumer import Context, Handlers
+from pillarbox.errors import DecodeError, TransientError
+from pillarbox.message import message_type_of
+from pillarbox.message.return_address import ReturnAddress, reply_token_of
+from pillarbox.outbox import OutboxRecord, PublishOptions
+from pillarbox.retry import Retry
+from pillarbox.saga.catalogue import Catalogue
+from pillarbox.saga.course import steps_under_way
+from pillarbox.saga.happening import Cancelled, Moment
+from pillarbox.saga.journal import Arrived, Journal, Parent, SagaStatus, decode_journal, encode_journal
+from pillarbox.saga.machine import observe
+from pillarbox.saga.rules import Rules
+from pillarbox.saga.starting import ChildEnded, UndoChild
+from pillarbox.saga.store import ChangedSaga, SagaKey, SagaRow, SagaStore
+from pillarbox.saga.token import Awaited, is_genuine, read_token
+from pillarbox.transaction import Program, adopt
+
+REPLIES_AT_ONCE = 200
+CONSUMER = "saga-replies"
+
+
+class Replies:
+    """What the queue of replies is handled with."""
+
+    def __init__(self, catalogue: Catalogue, rules: Rules, store: SagaStore) -> None:
+        """Write into the journals in ``store``."""
+        self._catalogue = catalogue
+        self._rules = rules
+        self._store = store
+
+    def handlers(self) -> Handlers:
+        """Return the consumer of the queue, to be included in the box."""
+        kinds: dict[str, type[object]] = {message_type_of(kind).name: kind for kind in (ChildEnded, UndoChild)}
+        for definition in self._catalogue.definitions:
+            for stage in definition.stages:
+                for step in stage:
+                    for act in (step.do, step.undo):
+                        kinds |= {} if act is None else act.replies
+        handlers = Handlers()
+        declare: Any = handlers.on  # of as many types as there are
+        declare(
+            *kinds.values(),
+            name=CONSUMER,
+            channel=self._rules.replies,
+            batch=REPLIES_AT_ONCE,
+            retry=Retry(attempts=8),
+            when_dead="skip",
+        )(self.receive)
+        return handlers
+
+    async def receive(self, replies: list[Any], contexts: list[Context], tx: AsyncConnection) -> None:
+        """Write ``replies`` into the journals of their sagas, and have those looked at.
+
+        Raises:
+            DecodeError: one carries no token, or one that its saga never gave away.
+            TransientError: there is no such saga, or not yet; it becomes a dead letter if that stays so.
+        """
+        await adopt(tx).run(self._receive(list(zip(replies, contexts, strict=True))))
+
+    def _receive(self, replies: Sequence[tuple[object, Context]]) -> Program[None]:
+        tokens = [_token_of(payload, context) for payload, context in replies]
+        rows = yield from self._store.lock({key for key, _, _ in tokens})
+        met: dict[SagaKey, tuple[SagaRow, Journal]] = {row.key: (row, decode_journal(row.journal)) for row in rows}
+        records: list[OutboxRecord] = []
+        for (payload, _), (key, awaited, signature) in zip(replies, tokens, strict=True):
+            if key not in met:
+                raise TransientError(f"a reply has come for saga {key.saga_id!r} of {key.saga}, which is not there")
+            row, journal = met[key]
+            if isinstance(payload, UndoChild):
+                journal, answers = self._undone(row, journal, payload)
+                records += answers
+            elif awaited is None or not is_genuine(awaited, signature, journal.secret):
+                raise DecodeError(reason="its token was not given away by the saga that it names")
+            else:
+                journal = replace(journal, arrived=(*journal.arrived, self._arrived(payload, awaited)))
+            met[key] = row, journal
+        yield from self._store.save([looked_at(row, journal) for row, journal in met.values()])
+        if records:
+            yield from self._rules.outbox.append(records)
+
+    def _arrived(self, payload: object, awaited: Awaited) -> Arrived:
+        kind = message_type_of(type(payload))
+        return Arrived(
+            step=awaited.step,
+            direction=awaited.direction,
+            attempt=awaited.attempt,
+            type=kind.name,
+            version=kind.version,
+            content_type=self._rules.states.content_type,
+            body=self._rules.states.text_of(payload),
+        )
+
+    def _undone(self, row: SagaRow, journal: Journal, wish: UndoChild) -> tuple[Journal, Sequence[OutboxRecord]]:
+        """Have a child undone, and its parent told when it is; one that is undone already says so at once."""
+        journal = replace(journal, parent=Parent(to=wish.to, key=wish.key, token=wish.token))
+        if journal.status is SagaStatus.COMPENSATED:
+            there = ReturnAddress(to=wish.to, key=wish.key, types=(), token=wish.token)
+            ended = ChildEnded(status=journal.status.value)
+            return journal, [self._rules.outbox.prepare(ended, options=PublishOptions(answers=there))]
+        definition = self._catalogue.get(row.key.saga, row.version)
+        if definition is not None:
+            cancelled = Cancelled(reason="its parent is undone", forced=journal.status is SagaStatus.COMPLETED)
+            journal = observe(definition, journal, cancelled, Moment(now_us=row.now_us))
+        return journal, ()
+
+
+def _token_of(payload: object, context: Context) -> tuple[SagaKey, Awaited | None, bytes]:
+    if isinstance(payload, UndoChild):
+        return SagaKey(payload.saga, payload.saga_id), None, b""
+    token = reply_token_of(context.headers)
+    if token is None:
+        raise DecodeError(reason="it carries no token; a reply is what a handler of the command returns")
+    awaited, signature = read_token(token)
+    return awaited.key, awaited, signature
+
+
+def looked_at(row: SagaRow, journal: Journal) -> ChangedSaga:
+    """Return ``row`` with another journal, to be looked at."""
+    return ChangedSaga(
+        key=row.key,
+        version=row.version,
+        status=journal.status,
+        steps=steps_under_way(journal),
+        state=row.state,
+        journal=encode_journal(journal).decode(),
+        due_us=row.now_us,
+    )

@@ -1,0 +1,282 @@
+"""From declared sagas to definitions: everything that can be wrong is found here, before anything starts."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from itertools import groupby
+from typing import Any, get_type_hints
+
+import msgspec
+
+from pillarbox.consumer import Provider
+from pillarbox.consumer.injection import Signature, signature_of
+from pillarbox.errors import ConfigurationError, InvalidSetupError, UnsatisfiedInjectionError
+from pillarbox.message import Upcaster, message_type_of
+from pillarbox.retry import FailureRule, Retry
+from pillarbox.saga.context import SagaContext
+from pillarbox.saga.definition import (
+    ANSWER_WITHIN,
+    CALL_WITHIN,
+    LASTING_RETRY,
+    ONCE,
+    STEP_RETRY,
+    ActDeclaration,
+    Kind,
+    Saga,
+    StepDeclaration,
+)
+from pillarbox.saga.journal import Direction
+
+DEFAULT_TIMEOUTS: Mapping[Kind, timedelta | None] = {
+    Kind.LOCAL: None,
+    Kind.OUTSIDE: CALL_WITHIN,
+    Kind.REQUEST: ANSWER_WITHIN,
+    Kind.CHILD: None,
+}
+_OURS = Provider(factory=object, scope="message")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reaction:
+    """What is called when a certain reply has come."""
+
+    function: Callable[..., object]
+    signature: Signature
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DefinedAct:
+    """One direction of a step, checked and ready.
+
+    Attributes:
+        replies: by logical name, the classes of the messages that answer it.
+        reactions: by logical name, what is called with them.
+        child: the identity of the saga that is started.
+    """
+
+    kind: Kind
+    function: Callable[..., object]
+    signature: Signature
+    retry: Retry
+    timeout: timedelta | None
+    failures: Sequence[FailureRule]
+    replies: Mapping[str, type[object]] = field(default_factory=dict[str, type[object]])
+    reactions: Mapping[str, Reaction] = field(default_factory=dict[str, Reaction])
+    child: Saga[Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DefinedStep:
+    """A step, checked and ready."""
+
+    name: str
+    do: DefinedAct
+    undo: DefinedAct | None
+    pivot: bool
+    is_parallel: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Definition:
+    """A saga of one box, checked and ready.
+
+    Attributes:
+        saga: its identity, ``<service>/<name>``.
+        version: of its steps and state.
+        state: the class of its state.
+        upcasters: what turns states of older versions into the next one's.
+        stages: its steps in order; those of a stage run side by side.
+    """
+
+    saga: str
+    version: int
+    state: type[object]
+    upcasters: Mapping[int, Upcaster]
+    stages: tuple[tuple[DefinedStep, ...], ...]
+    _steps: dict[str, DefinedStep] = field(default_factory=dict[str, DefinedStep], init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Index the steps by name."""
+        self._steps.update({step.name: step for stage in self.stages for step in stage})
+
+    @property
+    def name(self) -> str:
+        """Its identity and version in one."""
+        return f"{self.saga}@{self.version}"
+
+    def act(self, step: str, direction: Direction) -> DefinedAct | None:
+        """Return a step's act, if there is one."""
+        found = self._steps.get(step)
+        return None if found is None else found.do if direction is Direction.DO else found.undo
+
+    def step(self, name: str) -> DefinedStep | None:
+        """Return the step ``name``, if there is one."""
+        return self._steps.get(name)
+
+    def graph(self) -> str:
+        """Return its steps as text: two definitions of the same text can run each other's instances."""
+        return msgspec.json.encode(
+            [
+                [
+                    {
+                        "step": step.name,
+                        "do": step.do.kind.value,
+                        "undo": "" if step.undo is None else step.undo.kind.value,
+                        "pivot": step.pivot,
+                    }
+                    for step in stage
+                ]
+                for stage in self.stages
+            ]
+        ).decode()
+
+
+def resolve_sagas(
+    sagas: Sequence[Saga[Any]], *, service: str, provided: Mapping[type[object], Provider]
+) -> tuple[Definition, ...]:
+    """Check ``sagas`` and return the definitions they mean.
+
+    Raises:
+        InvalidSetupError: lists every problem found.
+    """
+    problems: list[ConfigurationError] = []
+    definitions: list[Definition] = []
+    for saga in sagas:
+        steps: list[DefinedStep] = []
+        for declared in saga.steps:
+            try:
+                steps.append(_step(saga, declared, provided))
+            except ConfigurationError as error:
+                problems.append(error)
+        problems += _misplaced(saga)
+        definitions.append(
+            Definition(
+                saga=f"{service}/{saga.name}",
+                version=saga.version,
+                state=saga.state,
+                upcasters=saga.upcasters,
+                stages=_stages(saga.steps, steps) if len(steps) == len(saga.steps) else (),
+            )
+        )
+    names = [definition.name for definition in definitions]
+    problems += [
+        ConfigurationError(f"two sagas are named {name!r}; give one of them another name or version")
+        for name in sorted({name for name in names if names.count(name) > 1})
+    ]
+    known = {(saga.name, saga.version) for saga in sagas}
+    problems += [
+        ConfigurationError(f"saga {saga.name!r}: its child {child.name!r} is not included in the box; include it too")
+        for saga in sagas
+        for child in (step.do.child for step in saga.steps)
+        if child is not None and (child.name, child.version) not in known
+    ]
+    if problems:
+        raise InvalidSetupError(problems=problems)
+    return tuple(definitions)
+
+
+def _stages(declared: Sequence[StepDeclaration], steps: Sequence[DefinedStep]) -> tuple[tuple[DefinedStep, ...], ...]:
+    pairs = zip(declared, steps, strict=True)
+    grouped = groupby(pairs, key=lambda pair: pair[0].parallel or (pair[0].name,))
+    return tuple(tuple(step for _, step in group) for _, group in grouped)
+
+
+def _misplaced(saga: Saga[Any]) -> list[ConfigurationError]:
+    """Return what is wrong with the order of its steps."""
+    problems: list[ConfigurationError] = []
+    if not saga.steps:
+        problems.append(ConfigurationError(f"saga {saga.name!r} has no step"))
+    pivots = [step.name for step in saga.steps if step.pivot]
+    if len(pivots) > 1:
+        problems.append(ConfigurationError(f"saga {saga.name!r} has two pivots, {pivots[0]!r} and {pivots[1]!r}"))
+    problems += [
+        ConfigurationError(
+            f"saga {saga.name!r}: its pivot {step.name!r} runs beside others, which may fail when it is done; "
+            "leave parallel= out"
+        )
+        for step in saga.steps
+        if step.pivot and step.parallel is not None
+    ]
+    groups = [name for name, _ in groupby(step.parallel for step in saga.steps) if name is not None]
+    problems += [
+        ConfigurationError(f"saga {saga.name!r}: the steps of parallel={name!r} are no neighbours")
+        for name in sorted({name for name in groups if groups.count(name) > 1})
+    ]
+    return problems
+
+
+def _step(saga: Saga[Any], declared: StepDeclaration, provided: Mapping[type[object], Provider]) -> DefinedStep:
+    names = [step.name for step in saga.steps]
+    pivots = [names.index(step.name) for step in saga.steps if step.pivot]
+    place = names.index(declared.name)
+    where = f"step {declared.name!r} of saga {saga.name!r}"
+    lasts = bool(pivots) and place > pivots[0]
+    undo = None
+    if declared.undo is not None:
+        undo = _act(declared.undo, f"the compensation of {where}", provided, lasts=True)
+    elif declared.do.child is not None:  # a child is undone by itself
+        undo = _act(replace(declared.do, timeout=None), where, provided, lasts=True)
+    lasts = lasts or (declared.pivot and undo is None and _kind(declared.do, None) is Kind.OUTSIDE)
+    return DefinedStep(
+        name=declared.name,
+        do=_act(declared.do, where, provided, lasts=lasts),
+        undo=undo,
+        pivot=declared.pivot,
+        is_parallel=declared.parallel is not None,
+    )
+
+
+def _act(declared: ActDeclaration, where: str, provided: Mapping[type[object], Provider], *, lasts: bool) -> DefinedAct:
+    signature = _signature(declared.function, where, provided)
+    kind = _kind(declared, signature)
+    default = LASTING_RETRY if lasts else ONCE if kind in (Kind.REQUEST, Kind.CHILD) else STEP_RETRY
+    retry = declared.retry or default
+    if declared.timeout is not None and declared.timeout <= timedelta(0):
+        raise ConfigurationError(f"{where}: timeout={declared.timeout} must be longer than no time")
+    return DefinedAct(
+        kind=kind,
+        function=declared.function,
+        signature=signature,
+        retry=retry,
+        timeout=DEFAULT_TIMEOUTS[kind] if declared.timeout is None else declared.timeout,
+        failures=declared.failures,
+        replies={message_type_of(reply).name: reply for reply in declared.replies},
+        reactions={
+            message_type_of(reply).name: _reaction(function, reply, f"{where}, on {reply.__qualname__}", provided)
+            for reply, function in declared.reactions.items()
+        },
+        child=declared.child,
+    )
+
+
+def _kind(declared: ActDeclaration, signature: Signature | None) -> Kind:
+    if declared.child is not None:
+        return Kind.CHILD
+    if declared.replies:
+        return Kind.REQUEST
+    signature = signature or signature_of(declared.function, owner="")
+    return Kind.OUTSIDE if signature.transaction is None else Kind.LOCAL
+
+
+def _signature(function: Callable[..., object], where: str, provided: Mapping[type[object], Provider]) -> Signature:
+    signature = signature_of(function, owner=where)
+    if missing := signature.missing({**provided, SagaContext: _OURS}):
+        raise UnsatisfiedInjectionError(
+            problems=[f"{where}: nothing provides {parameter}; use box.provide" for parameter in missing]
+        )
+    return signature
+
+
+def _reaction(
+    function: Callable[..., object], reply: type[object], where: str, provided: Mapping[type[object], Provider]
+) -> Reaction:
+    parameters = list(inspect.signature(function).parameters)
+    if len(parameters) < 2:
+        raise UnsatisfiedInjectionError(problems=[f"{where}: it takes the state and the reply"])
+    second = get_type_hints(function).get(parameters[1], reply)
+    signature = _signature(function, where, {**provided, second: _OURS})
+    wants = {name: kind for name, kind in signature.wants.items() if name != parameters[1]}
+    return Reaction(function=function, signature=replace(signature, wants=wants))

@@ -1,0 +1,100 @@
+"""What the courses of sagas have in common, and what they leave to be done outside of their transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from pillarbox.consumer.effects import Raised, Returned
+from pillarbox.consumer.transact import HandlerWatch
+from pillarbox.idempotency.outside_calls import OutsideCalls
+from pillarbox.outbox import Outbox
+from pillarbox.retry import Classification
+from pillarbox.saga.context import SagaContext
+from pillarbox.saga.happening import Act
+from pillarbox.saga.invoking import Invoker
+from pillarbox.saga.resolve import DefinedAct
+from pillarbox.saga.state import StateCodec
+from pillarbox.saga.store import SagaKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What the courses of all sagas of a box have in common.
+
+    Attributes:
+        replies: the address of the queue that answers come to.
+        redact: what the text of a failure goes through before it is stored.
+        translate: names a driver's error in the library's words.
+    """
+
+    service: str
+    replies: str
+    invoker: Invoker
+    states: StateCodec
+    outbox: Outbox
+    calls: OutsideCalls
+    classification: Classification
+    redact: Callable[[str], str]
+    translate: Callable[[Exception], Exception]
+    now: Callable[[], datetime]
+    dice: Callable[[], float]
+    new_token: Callable[[], str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A call to the outside whose intent is durable.
+
+    Attributes:
+        state: what the saga's state was when it was decided.
+        token: stands in the journal for as long as the call is this process's to make.
+    """
+
+    key: SagaKey
+    act: Act
+    defined: DefinedAct
+    given: object
+    state: str
+    context: SagaContext
+    token: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of a call."""
+
+    call: Call
+    answer: Returned | Raised
+
+
+class Spoiled(Exception):  # noqa: N818  # not an error of anybody's: the transaction must be done again
+    """A function failed after it had written: the transaction must be rolled back.
+
+    Attributes:
+        key: whose function it was.
+        place: which of the saga's functions it was.
+    """
+
+    def __init__(self, key: SagaKey, place: str, error: Exception) -> None:
+        """Name the function."""
+        super().__init__(f"{key.saga} {key.saga_id} spoiled its transaction in {place}")
+        self.key = key
+        self.place = place
+        self.error = error
+
+
+@dataclass(slots=True)
+class Surrounding:
+    """The transaction that courses run in.
+
+    Attributes:
+        verdicts: functions that have failed in a transaction that was rolled back, and how.
+    """
+
+    connection: AsyncConnection
+    watch: HandlerWatch
+    verdicts: dict[tuple[SagaKey, str], Exception]

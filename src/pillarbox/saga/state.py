@@ -1,0 +1,107 @@
+"""The state of a saga as text, and back; older versions are made current."""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from typing import Any, cast
+
+from pillarbox.errors import DecodeError, InvalidMessageError
+from pillarbox.message import Limits
+from pillarbox.saga.resolve import Definition
+from pillarbox.serialization import Codec
+
+
+class StateCodec:
+    """Turns states into texts and back, with the codec of the box."""
+
+    def __init__(self, codec: Codec, limits: Limits) -> None:
+        """Use ``codec``; states may be as large as bodies of messages."""
+        self._codec = codec
+        self._limits = limits
+        self._is_text = codec.content_type().endswith("json")
+
+    @property
+    def content_type(self) -> str:
+        """The media type of the states."""
+        return self._codec.content_type()
+
+    def prepare(self, kind: type[object]) -> None:
+        """Do once what every state of ``kind`` needs.
+
+        Raises:
+            ConfigurationError: a field has a type that cannot be carried.
+        """
+        self._codec.prepare(kind)
+
+    def text_of(self, state: object) -> str:
+        """Return ``state`` as text.
+
+        Raises:
+            InvalidMessageError: a value cannot be carried, or it is too large.
+        """
+        body = self._codec.encode(state)
+        if len(body) > self._limits.max_body_bytes:
+            kind = type(state).__qualname__
+            reason = f"the state is {len(body)} bytes long, at most {self._limits.max_body_bytes} are allowed"
+            raise InvalidMessageError(message_type=kind, reason=reason)
+        return self.body_text(body)
+
+    def body_text(self, body: bytes) -> str:
+        """Return an encoded body as text."""
+        return body.decode() if self._is_text else b64encode(body).decode()
+
+    def read(self, text: str, kind: type[Any]) -> Any:
+        """Return what ``text`` holds as ``kind``.
+
+        Raises:
+            DecodeError: it does not fit.
+        """
+        return self._codec.decode(self._bytes(text), kind)
+
+    def read_state(self, text: str, definition: Definition, version: int) -> object:
+        """Return the state that was written under ``version`` as ``definition`` has it now.
+
+        Raises:
+            DecodeError: it does not fit, or an upcaster failed.
+        """
+        if version == definition.version:
+            return self.read(text, definition.state)
+        builtins = cast("dict[str, Any]", self._codec.decode_untyped(self._bytes(text)))
+        for older in range(version, definition.version):
+            try:
+                builtins = definition.upcasters[older](builtins)
+            except Exception as error:
+                reason = f"the upcaster from version {older} failed: {type(error).__qualname__}: {error}"
+                raise DecodeError(message_type=definition.saga, reason=reason) from error
+        return self._codec.convert(builtins, definition.state)
+
+    def merged(
+        self, now: str, before: str, after: str, *, kind: type[object], taken: frozenset[str]
+    ) -> tuple[str, tuple[str, ...]]:
+        """Return the state ``now`` with what changed from ``before`` to ``after``, and the fields that changed.
+
+        Args:
+            now: the state to change.
+            before: what a parallel step was given.
+            after: what it left.
+            kind: the class of the state.
+            taken: the fields that other steps beside it have changed.
+
+        Raises:
+            InvalidMessageError: it changed one of them too.
+        """
+        old, new = self._fields(before), self._fields(after)
+        changed = {name: value for name, value in new.items() if name not in old or old[name] != value}
+        if both := sorted(taken.intersection(changed)):
+            reason = f"two parallel steps change {', '.join(both)}; let one of them, or run them one after the other"
+            raise InvalidMessageError(message_type="saga state", reason=reason)
+        if not changed:
+            return now, ()
+        both_parts = self._codec.convert({**self._fields(now), **changed}, kind)
+        return self.text_of(both_parts), tuple(sorted(changed))
+
+    def _fields(self, text: str) -> dict[str, Any]:
+        return cast("dict[str, Any]", self._codec.decode_untyped(self._bytes(text)))
+
+    def _bytes(self, text: str) -> bytes:
+        return text.encode() if self._is_text else b64decode(text)
