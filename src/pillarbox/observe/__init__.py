@@ -19,8 +19,6 @@ from pillarbox.observe.events import (
     DuplicateSuppressed,
     EpochBegun,
     Event,
-    FlowDoubtful,
-    FlowStuck,
     GapFetched,
     GapFound,
     GapSkipped,
@@ -40,6 +38,7 @@ from pillarbox.observe.events import (
     SettlementRefused,
     WorkerFaltered,
 )
+from pillarbox.observe.flows import FlowDoubtful, FlowStuck
 from pillarbox.observe.observer import Observer, Observers
 
 __all__ = [
