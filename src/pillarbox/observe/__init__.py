@@ -19,8 +19,6 @@ from pillarbox.observe.events import (
     DuplicateSuppressed,
     EpochBegun,
     Event,
-    FlowDoubtful,
-    FlowStuck,
     GapFetched,
     GapFound,
     GapSkipped,
@@ -44,6 +42,7 @@ from pillarbox.observe.events import (
     SettlementRefused,
     WorkerFaltered,
 )
+from pillarbox.observe.flows import FlowDoubtful, FlowStuck
 from pillarbox.observe.observer import Observer, Observers
 
 __all__ = [
