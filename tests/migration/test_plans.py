@@ -17,7 +17,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from pillarbox.relational import idempotency, outbox, outbox_held, queue, transfer
+from pillarbox.relational import flow_journal, flows, idempotency, outbox, outbox_held, queue, transfer
 from pillarbox.stores.postgresql import postgresql_store
 
 BACKLOG = 20_000
@@ -54,6 +54,17 @@ STATEMENTS: dict[str, tuple[Executable, Mapping[str, str], str]] = {
     ),
     "purge": (idempotency.OLDEST, {"first_instant": "0", "instant": "1000", "up_to": "1000"}, "inbox"),
     "forget": (idempotency.FORGET, {"by": "'one'", "ids": "'{m1,m2,m3}'"}, "inbox"),
+    "flows that are due": (
+        flows.DUE,
+        {"in_state": "'running'", "flows": "'{shop/f,shop/g}'", "up_to": "50"},
+        "flow_instances",
+    ),
+    "flows that are over": (
+        flows.OLDEST,
+        {"age_us": "1000", "in_state": "'ended'", "up_to": "1000"},
+        "flow_instances",
+    ),
+    "old messages of flows": (flow_journal.OLDEST, {"age_us": "1000", "up_to": "1000"}, "flow_messages"),
     "accept": (queue.ACCEPT, {"positions": POSITIONS, **FENCE}, "queue"),
 }
 FILL = (
@@ -64,6 +75,12 @@ FILL = (
     " created_at) SELECT CASE n % 2 WHEN 0 THEN 'one' ELSE 'two' END, 'm' || n, 'order.placed', 'topic:order',"
     f" 'k' || n % 100, 'application/json', '{{}}', '\\x00', n % 64, n FROM generate_series(1, {BACKLOG}) AS n",
     "INSERT INTO pillarbox_inbox (consumer, message_id, processed_at) SELECT 'one', 'm' || n, n"
+    f" FROM generate_series(1, {BACKLOG}) AS n",
+    "INSERT INTO pillarbox_flow_instances (flow, correlation_id, state, due_at, told, missing, version, touched_at)"
+    " SELECT 'shop/f', 'p' || n, CASE n % 10 WHEN 0 THEN 'running' ELSE 'ended' END, n, '[]', '[]', 0, n"
+    f" FROM generate_series(1, {BACKLOG}) AS n",
+    "INSERT INTO pillarbox_flow_messages (correlation_id, message_id, type, channel, service, hop, seen_at)"
+    " SELECT 'p' || n, 'm' || n, 'order.placed', 'topic:order', 'shop', 0, n"
     f" FROM generate_series(1, {BACKLOG}) AS n",
     "INSERT INTO pillarbox_leases (scope, slot, owner, token, expires_at)"
     " SELECT 'relay', n, 'me', n + 1024, 9000000000000000 FROM generate_series(0, 63) AS n",

@@ -332,7 +332,7 @@ class Parts:
                 return message
             if message.type not in consumer.message_types:
                 raise UnknownMessageTypeError(message_type=message.type, version=message.version)
-            return decode_message(message, self.registry, self.codec)
+            return message if consumer.gets_messages else decode_message(message, self.registry, self.codec)
 
         by = consumer.options.dedupe_by
         return RunRules(

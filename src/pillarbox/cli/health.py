@@ -41,7 +41,7 @@ def _show(found: Health) -> None:
         parts = {"outbox": vitals.outbox, "holding": vitals.holding, "gaps": vitals.gaps, "waits": vitals.waits}
         rest = {"oldest_queued_for": vitals.oldest_queued_for, "dead": vitals.dead, "log": vitals.log}
         facts = {"status": found.status.value, "problems": found.problems, "stopped": vitals.stopped}
-        print_json({**facts, **parts, **rest, "down": vitals.down})
+        print_json({**facts, **parts, **rest, "down": vitals.down, "flows": vitals.flows})
         return
     print_line(found.status.value)
     for problem in found.problems:
@@ -63,6 +63,7 @@ def _show(found: Health) -> None:
             "oldest waiting for causes": vitals.waits.oldest_for,
             "dead letters": vitals.dead,
             "down": ", ".join(one.dependency for one in vitals.down) or None,
+            **({"stuck flows": vitals.flows.stuck} if vitals.flows.stuck else {}),
             **({"stopped consumers": ", ".join(vitals.stopped)} if vitals.stopped else {}),
             **({} if vitals.log is None else {"log kept, bytes": vitals.log.retained_bytes}),
         }

@@ -11,6 +11,7 @@ from pillarbox.control.held import HeldControl
 from pillarbox.control.inbox import InboxControl
 from pillarbox.control.outbox import OutboxControl
 from pillarbox.deadletter import DeadLetters
+from pillarbox.flow import Flows
 from pillarbox.idempotency.outside_calls import OutsideCalls
 
 
@@ -29,3 +30,4 @@ class Control:
     gaps: GapsControl
     dead_letters: DeadLetters
     calls: OutsideCalls
+    flows: Flows

@@ -11,6 +11,7 @@ from pillarbox.consumer.circuits import CircuitStore, KnownCircuit
 from pillarbox.consumer.positions import Gaps, GapState
 from pillarbox.control.inspection import Inspection
 from pillarbox.deadletter import DeadLetterFilter, DeadLetterStore
+from pillarbox.flow import FlowInstances, FlowsState
 from pillarbox.holding import HoldingState, HoldingStore, WaitsState, WaitStore
 from pillarbox.outbox import OutboxState, OutboxStore
 from pillarbox.relay.log_reader import LogCheckpoints, LogState
@@ -35,6 +36,7 @@ class HealthLimits:
         oldest_hold: the oldest hold of a key in a consumer.
         oldest_gap: the gap of a consumer that goes by numbers that has stalled longest.
         oldest_wait: the message that has waited longest for its causes.
+        unwatched_flow: the process of a flow that was to be looked at longest ago.
         retained_log: bytes of log that the database keeps for a log tailing relay.
         unread_log: bytes of log behind what that relay confirmed, while it confirms nothing for ``oldest_pending``.
     """
@@ -44,12 +46,14 @@ class HealthLimits:
     oldest_hold: timedelta = timedelta(hours=1)
     oldest_gap: timedelta = timedelta(seconds=30)
     oldest_wait: timedelta = timedelta(minutes=5)
+    unwatched_flow: timedelta = timedelta(minutes=1)
     retained_log: int = 1 << 30
     unread_log: int = 256 << 10
 
 
 NO_GAPS = GapState(lines=0, buffered=0, oldest_for=None)
 NOTHING_WAITS = WaitsState(messages=0, oldest_for=None)
+NO_FLOWS = FlowsState(stuck=0, oldest_for=None, unwatched_for=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +68,7 @@ class Vitals:
         stopped: consumers that a dead letter has stopped.
         log: the log of a log tailing relay; ``None`` where none has worked.
         down: the dependencies whose breakers are not closed.
+        flows: processes of flows of which something did not come.
     """
 
     outbox: OutboxState
@@ -75,6 +80,7 @@ class Vitals:
     gaps: GapState = NO_GAPS
     waits: WaitsState = NOTHING_WAITS
     stopped: tuple[str, ...] = ()
+    flows: FlowsState = NO_FLOWS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +135,19 @@ def _problems(vitals: Vitals, limits: HealthLimits) -> Iterator[Problem]:
         yield Problem(status=HealthStatus.DEGRADED, what=what)
     if vitals.dead:
         yield Problem(status=HealthStatus.DEGRADED, what=f"{vitals.dead} dead letters: pillarbox dead-letters list")
+    yield from _problems_of_flows(vitals.flows, limits)
     yield from _problems_of_order(vitals, limits)
+
+
+def _problems_of_flows(flows: FlowsState, limits: HealthLimits) -> Iterator[Problem]:
+    if flows.stuck:
+        since = _seconds(flows.oldest_for)
+        what = f"{flows.stuck} processes of flows are stuck, the first for {since}: pillarbox flow stuck"
+        yield Problem(status=HealthStatus.DEGRADED, what=what)
+    if _exceeds(flows.unwatched_for, limits.unwatched_flow):
+        waited = _seconds(flows.unwatched_for)
+        what = f"nobody has looked at a flow that was due {waited} ago: does a process of its service run?"
+        yield Problem(status=HealthStatus.DEGRADED, what=what)
 
 
 def _problems_of_order(vitals: Vitals, limits: HealthLimits) -> Iterator[Problem]:
@@ -190,6 +208,7 @@ class VitalPorts:
     gaps: Gaps
     circuits: CircuitStore
     inspection: Inspection
+    flows: FlowInstances
     log: LogCheckpoints | None = None
 
 
@@ -216,5 +235,6 @@ class HealthCheck:
             stopped=tuple(sorted((yield from ports.holding.stopped()))),
             log=None if ports.log is None else (yield from ports.log.state()),
             gaps=(yield from ports.gaps.state()),
+            flows=(yield from ports.flows.state()),
             down=tuple(one for one in (yield from ports.circuits.known()) if not one.circuit.is_closed),
         )
