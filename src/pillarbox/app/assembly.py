@@ -318,8 +318,15 @@ class Parts:
     def _gate(self, consumer: Consumer) -> Gate:
         ordering = consumer.options.ordering
         if isinstance(ordering, Causal):
-            return CausalGate(consumer, ordering, waits=self.store.waits, claims=self.store.claims, now=self.clock.now)
-        return gate_of(consumer, self.store, self.clock)
+            return CausalGate(
+                consumer,
+                ordering,
+                waits=self.store.waits,
+                claims=self.store.claims,
+                now=self.clock.now,
+                redact=self.redact,
+            )
+        return gate_of(consumer, self.store, self.clock, self.redact)
 
     def _accepts(self, receiver: MessageReceiver) -> Accepts | None:
         return receiver if self.broker.capabilities.transactional else None  # type: ignore[return-value]

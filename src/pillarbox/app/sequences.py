@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pillarbox.clock import Clock
 from pillarbox.consumer import Consumer
 from pillarbox.consumer.by_sequence import SequenceGate
@@ -15,8 +17,8 @@ from pillarbox.relational.kept import StoreKept
 from pillarbox.relay import RelaySettings
 
 
-def gate_of(consumer: Consumer, store: RelationalStore, clock: Clock) -> Gate:
-    """Return the gate of ``consumer``: open, unless it goes by numbers."""
+def gate_of(consumer: Consumer, store: RelationalStore, clock: Clock, redact: Callable[[str], str]) -> Gate:
+    """Return the gate of ``consumer``: open, unless it goes by numbers; failures' texts go through ``redact``."""
     rule = consumer.options.ordering
     if not isinstance(rule, BySequence):
         return OPEN
@@ -28,6 +30,7 @@ def gate_of(consumer: Consumer, store: RelationalStore, clock: Clock) -> Gate:
         is_handled=lambda item: consumer.takes(item.message),
         marks_admitted=consumer.mode == "outside",
         now=clock.now,
+        redact=redact,
     )
 
 

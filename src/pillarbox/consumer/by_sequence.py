@@ -38,6 +38,7 @@ class SequenceGate(Gate):
         is_handled: Callable[[Item], bool],
         marks_admitted: bool,
         now: Callable[[], datetime],
+        redact: Callable[[str], str],
     ) -> None:
         """Guard the runs of ``consumer``.
 
@@ -49,6 +50,7 @@ class SequenceGate(Gate):
             is_handled: tells whether there is a handler for an item: what has none only counts.
             marks_admitted: what is admitted is handled after this transaction, which others must be able to see.
             now: the present instant.
+            redact: what the text of a failure goes through before it is stored.
         """
         self._consumer = consumer
         self._positions = positions
@@ -57,6 +59,7 @@ class SequenceGate(Gate):
         self._is_handled = is_handled
         self._marks_admitted = marks_admitted
         self._now = now
+        self._redact = redact
 
     def admit(self, items: Sequence[Item]) -> Program[Sequence[Item]]:
         """Let each line go on from its position, by number; put what is early aside before it is accepted."""
@@ -156,16 +159,19 @@ class SequenceGate(Gate):
                 if any(one.line == line and one.includes(number) for one in skipped):
                     item.blocks = False  # what comes after it was handled long ago
                     why = "it was skipped before it came, and later ones were handled"
-                    item.give_up("late", SequenceError(number=number.number, reason=why), at=self._now())
+                    self._give_up(item, "late", SequenceError(number=number.number, reason=why))
                 else:
                     why = "another message of its key had that number; was the producer restored from a backup?"
-                    item.give_up("reused-number", SequenceError(number=number.number, reason=why), at=self._now())
+                    self._give_up(item, "reused-number", SequenceError(number=number.number, reason=why))
 
     def _refuse_unnumbered(self, item: Item) -> None:
         is_exempt = item.state is HeldState.REPLAYING or item.message.type == UNREADABLE or not self._is_handled(item)
         if item.verdict is None and not is_exempt:
             why = "it bears no number or no key; declare its type with numbered=True, or handle it without BySequence()"
-            item.give_up("unnumbered", SequenceError(number=None, reason=why), at=self._now())
+            self._give_up(item, "unnumbered", SequenceError(number=None, reason=why))
+
+    def _give_up(self, item: Item, reason: str, error: SequenceError) -> None:
+        item.give_up(reason, error, at=self._now(), redact=self._redact)
 
 
 def release_followers(consumer: str, positions: Positions, moved: Mapping[Line, Position]) -> Program[int]:
