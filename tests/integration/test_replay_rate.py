@@ -30,7 +30,10 @@ LETTERS, RATE, CONSUMER = effort.of(10_000, 180), effort.of(200, 60), "shop/hand
 CALM, EVERY_MS = effort.of(1_000, 100), 20
 WITHIN = timedelta(seconds=LETTERS / RATE * 2 + 20)
 OFF, GRACE_MS = (0.1, 50) if effort.THOROUGH else (0.5, 500)
-"""How far from the rate it may be, and how much later than twice as late the others: in a few seconds beside other tests much can happen."""
+"""How far from the rate it may be, and how much later than twice as late the others.
+
+In a few seconds beside other tests much can happen.
+"""
 
 
 def body_of(number: int) -> bytes:
