@@ -326,7 +326,7 @@ class Parts:
                 now=self.clock.now,
                 redact=self.redact,
             )
-        return gate_of(consumer, self.store, self.clock, self.redact)
+        return gate_of(consumer, self.store, self.clock)
 
     def _accepts(self, receiver: MessageReceiver) -> Accepts | None:
         return receiver if self.broker.capabilities.transactional else None  # type: ignore[return-value]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from pillarbox.clock import Clock
 from pillarbox.consumer import Consumer
 from pillarbox.consumer.by_sequence import SequenceGate
@@ -17,8 +15,8 @@ from pillarbox.relational.kept import StoreKept
 from pillarbox.relay import RelaySettings
 
 
-def gate_of(consumer: Consumer, store: RelationalStore, clock: Clock, redact: Callable[[str], str]) -> Gate:
-    """Return the gate of ``consumer``: open, unless it goes by numbers; failures' texts go through ``redact``."""
+def gate_of(consumer: Consumer, store: RelationalStore, clock: Clock) -> Gate:
+    """Return the gate of ``consumer``: open, unless it goes by numbers."""
     rule = consumer.options.ordering
     if not isinstance(rule, BySequence):
         return OPEN
@@ -30,7 +28,6 @@ def gate_of(consumer: Consumer, store: RelationalStore, clock: Clock, redact: Ca
         is_handled=lambda item: consumer.takes(item.message),
         marks_admitted=consumer.mode == "outside",
         now=clock.now,
-        redact=redact,
     )
 
 

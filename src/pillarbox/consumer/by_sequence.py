@@ -9,6 +9,7 @@ from datetime import datetime
 from pillarbox.consumer.gate import Gate
 from pillarbox.consumer.item import Item
 from pillarbox.consumer.positions import EarlyMessage, Positions, SkippedStore, rest_of_epoch
+from pillarbox.deadletter.redaction import nothing_redacted
 from pillarbox.errors import SequenceError
 from pillarbox.holding import HeldState
 from pillarbox.message import Number, number_of
@@ -38,7 +39,6 @@ class SequenceGate(Gate):
         is_handled: Callable[[Item], bool],
         marks_admitted: bool,
         now: Callable[[], datetime],
-        redact: Callable[[str], str],
     ) -> None:
         """Guard the runs of ``consumer``.
 
@@ -50,7 +50,6 @@ class SequenceGate(Gate):
             is_handled: tells whether there is a handler for an item: what has none only counts.
             marks_admitted: what is admitted is handled after this transaction, which others must be able to see.
             now: the present instant.
-            redact: what the text of a failure goes through before it is stored.
         """
         self._consumer = consumer
         self._positions = positions
@@ -59,7 +58,6 @@ class SequenceGate(Gate):
         self._is_handled = is_handled
         self._marks_admitted = marks_admitted
         self._now = now
-        self._redact = redact
 
     def admit(self, items: Sequence[Item]) -> Program[Sequence[Item]]:
         """Let each line go on from its position, by number; put what is early aside before it is accepted."""
@@ -171,7 +169,7 @@ class SequenceGate(Gate):
             self._give_up(item, "unnumbered", SequenceError(number=None, reason=why))
 
     def _give_up(self, item: Item, reason: str, error: SequenceError) -> None:
-        item.give_up(reason, error, at=self._now(), redact=self._redact)
+        item.give_up(reason, error, at=self._now(), redact=nothing_redacted)  # it says numbers and words of ours only
 
 
 def release_followers(consumer: str, positions: Positions, moved: Mapping[Line, Position]) -> Program[int]:
