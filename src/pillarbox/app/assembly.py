@@ -320,7 +320,14 @@ class Parts:
     def _gate(self, consumer: Consumer) -> Gate:
         ordering = consumer.options.ordering
         if isinstance(ordering, Causal):
-            return CausalGate(consumer, ordering, waits=self.store.waits, claims=self.store.claims, now=self.clock.now)
+            return CausalGate(
+                consumer,
+                ordering,
+                waits=self.store.waits,
+                claims=self.store.claims,
+                now=self.clock.now,
+                redact=self.redact,
+            )
         return gate_of(consumer, self.store, self.clock)
 
     def _accepts(self, receiver: MessageReceiver) -> Accepts | None:

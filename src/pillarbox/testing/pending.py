@@ -45,11 +45,12 @@ HOLDS = (
 )
 
 _pending = exists().where(
-    replay_items.c.run == replay_runs.c.run, replay_items.c.state == ItemState.PENDING.value, replay_runs.c.canary == 0
+    replay_items.c.run == replay_runs.c.run, replay_items.c.letter > replay_runs.c.reached, replay_runs.c.canary == 0
 )
 _under_way = exists().where(
     replay_items.c.run == replay_runs.c.run,
-    replay_items.c.state == ItemState.ENQUEUED.value,
+    replay_items.c.letter <= replay_runs.c.reached,
+    replay_items.c.state == ItemState.PENDING.value,
     dead_letters.c.position == replay_items.c.letter,
     dead_letters.c.state == DeadLetterState.REPLAYING.value,
 )
