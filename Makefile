@@ -3,6 +3,9 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help setup check test bench docs services demo
 
+# Hundreds of processes are started by the tests: without bytecode each would compile the libraries anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 BENCH ?=
 VENV := .venv
 STAMP := $(VENV)/.stamp
@@ -19,8 +22,8 @@ setup: $(STAMP) ## create .venv with everything that the lock names
 check: setup ## format, lint, types, import contracts and the tests that need no servers; under 90 s
 	@$(VENV)/bin/python scripts/check.py
 
-test: setup ## every test, with real servers that are installed and started as needed; two at a time, since most wait
-	@$(VENV)/bin/python -m pytest -n 2 --dist worksteal
+test: setup ## every test, with real servers that are installed and started as needed; three at a time, since most wait
+	@$(VENV)/bin/python -m pytest -n 3 --dist worksteal
 
 bench: setup ## the benchmarks: all of them, or one with BENCH=name
 	@$(VENV)/bin/python -m benchmarks $(BENCH)

@@ -77,7 +77,7 @@ class Bench:
         name: as in ``make bench BENCH=name``.
         database: the database that the work is done on; its name's last part unless given.
         count: how many pieces of work one run does.
-        figures: what is compared, the first of them above all.
+        figures: what is compared, the first of them above all; the others are of those who measure them.
     """
 
     name: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.bench import LATENCY, OURS, Bench, Competitor, Goal, rate
+from benchmarks.bench import LATENCY, OURS, Bench, Competitor, Figure, Goal, rate
 from benchmarks.saga_catalogue import SAGA_BENCHES
 
 OURS_SEQUENCE = "pillarbox sequence"
@@ -10,6 +10,7 @@ OURS_LOG = "pillarbox log"
 OURS_BATCH = "pillarbox, batch=500"
 OURS_FAILING = "pillarbox, 10 % fail at once"
 OURS_FAILING_LATE = "pillarbox, 10 % fail after a statement"
+NEW = "pillarbox, new messages"
 OURS_SQLALCHEMY = "pillarbox, SQLAlchemy"
 TXOUTBOX = "txoutbox 0.2.2"
 """With its default order of keys, which is what ours keeps too."""
@@ -291,6 +292,25 @@ BENCHES: tuple[Bench, ...] = (
         goals=(
             Goal(who=OURS_FAILING, against=(OURS,), at_least=0.7),
             Goal(who=OURS_FAILING_LATE, against=(OURS,), at_least=0.35),
+        ),
+    ),
+    Bench(
+        name="failures.replay_all.postgresql",
+        title="Dead letters among ten times as many: made due, then handled like new messages are on one connection",
+        count=100_000,
+        figures=(
+            *rate("messages/s"),
+            Figure(name="enqueue_s", unit="s to enqueue", digits=2, less_is_better=True),
+            Figure(name="groups_ms", unit="ms for groups", digits=1, less_is_better=True),
+        ),
+        competitors=(
+            Competitor(who=OURS, module="pillarbox_replay"),
+            Competitor(who=NEW, module="pillarbox_consumer"),
+        ),
+        goals=(
+            Goal(against=(NEW,), at_least=0.5),
+            Goal(figure="enqueue_s", at_most=10),
+            Goal(figure="groups_ms", at_most=300),
         ),
     ),
     _by_sequence("postgresql"),

@@ -50,6 +50,8 @@ def rows(bench: Bench, scores: Iterable[Score], *, count: int, machine: str) -> 
     date = datetime.now(tz=UTC).date().isoformat()
     for score in scores:
         for figure in bench.figures:
+            if score.missing is None and figure.name not in score.figures:
+                continue
             row: dict[str, Any] = {"bench": bench.name, "who": score.competitor.who, "unit": figure.unit}
             if score.missing is not None:
                 row |= {"runs": [], "missing": score.missing[:200]}
@@ -88,7 +90,9 @@ def _processor() -> str:
 
 
 def _cells(score: Score, figure: Figure, ours: Score | None) -> tuple[str, str, str]:
-    values = score.figures[figure.name]
+    values = score.figures.get(figure.name)
+    if not values:
+        return "", "", ""
     middle, of_ours = score.median(figure.name), None if ours is None else ours.median(figure.name)
     assert middle is not None
     ratio = ""

@@ -71,7 +71,8 @@ def play(
             if score.missing is not None:
                 say(f"!!! {bench.name}: {who} FAILED: {score.missing}")
             else:
-                told = [f"{score.figures[one.name][-1]:,.{one.digits}f} {one.unit}" for one in bench.figures]
+                measured = [one for one in bench.figures if one.name in score.figures]
+                told = [f"{score.figures[one.name][-1]:,.{one.digits}f} {one.unit}" for one in measured]
                 say(f"{bench.name}: round {number} of {rounds}: {who}: {', '.join(told)}")
     return scores
 

@@ -6,7 +6,13 @@ from pillarbox.message import Message
 from pillarbox.relay import PendingRecord
 
 
-def message(identity: str = "m1", *, key: str | None = "k", destination: str = "topic:order") -> Message:
+def message(
+    identity: str = "m1",
+    *,
+    key: str | None = "k",
+    destination: str = "topic:order",
+    body: bytes = b'{"order_id": "o-1"}',
+) -> Message:
     """A small message."""
     return Message(
         id=identity,
@@ -15,7 +21,7 @@ def message(identity: str = "m1", *, key: str | None = "k", destination: str = "
         key=key,
         content_type="application/json",
         headers={"source": "shop"},
-        body=b'{"order_id": "o-1"}',
+        body=body,
     )
 
 

@@ -149,4 +149,5 @@ async def main() -> None:
     await box.store.engine.dispose()
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -78,6 +78,8 @@ def harness(store: RelationalStore) -> StoreHarness:
         operators=ports_of(store),
         inspection=store.inspection,
         circuits=store.circuits,
+        flows=store.flows,
+        consumers=store.consumers,
         numbers=store.numbers,
         positions=store.positions,
         gaps=store.gaps,

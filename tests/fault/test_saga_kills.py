@@ -29,7 +29,7 @@ WITHIN = timedelta(seconds=effort.of(900, 90))
 async def test_killed_orchestrators_end_every_saga_with_the_books_right(
     setting: Setting, box: Pillarbox, workers: Workers, rng: Random, tmp_path: Path
 ) -> None:
-    count, kills = effort.of(300, 60), effort.of(100, 12)
+    count, kills = effort.of(300, 40), effort.of(100, 7)
     saga = declare(box, Mark(tmp_path / "mine"))
     await box.migrate()
     ids = [f"{rng.getrandbits(40):010x}" for _ in range(count)]

@@ -75,8 +75,11 @@ async def until_nothing_is_held(box: Pillarbox) -> None:
     await wait_until(is_empty, what="no hold is left")
 
 
-async def test_a_poison_message_holds_only_its_key_until_it_is_mended_and_replayed(store_url: str) -> None:
-    box, happenings = make_box(store_url)
+@pytest.mark.parametrize("broker", [None, "memory://"], ids=["by the database", "by memory"])
+async def test_a_poison_message_holds_only_its_key_until_it_is_mended_and_replayed(
+    store_url: str, broker: str | None
+) -> None:
+    box, happenings = make_box(store_url, broker=broker)
     mood = Mood(3)
     calls = declare(box, mood, retry=SOON)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pillarbox import Retry
+from pillarbox import DeadLetterFilter, Retry
 from pillarbox.errors import ThrottledError
 from pillarbox.observe import DestinationNotReady, MessageDead
 from tests import effort
@@ -152,6 +152,8 @@ async def test_a_connection_that_is_cut_or_falls_silent_loses_and_reorders_nothi
 
 
 ATTEMPTS, RETRIED_AFTER_MS = 3, 400
+POISON, BESIDE_POISON = 3, range(1, 6)
+"""The number of the order that is poison, and all of its key."""
 ROUNDS, NEIGHBOURS, PER_ROUND, AT_ONCE, EVERY_MS = 3, 40, 3, 4, 20
 
 
@@ -167,17 +169,17 @@ class Latencies:
 
 
 @on_every_broker
-async def test_poison_is_dead_after_its_attempts_and_slows_down_no_other(
+async def test_poison_is_dead_after_its_attempts_slows_down_no_other_and_is_replayed_in_its_place(
     broker_server: Server, broker_url: str, store_url: str, rng: Random
 ) -> None:
     """Rounds with poison and without take turns; a retry that held up its neighbours would show in their p99."""
     shop = Shop(store_url, broker_url, rng)
     tried: list[str] = []
-    latencies, waits_ms = Latencies(), float(RETRIED_AFTER_MS)
+    latencies, waits_ms, is_mended = Latencies(), float(RETRIED_AFTER_MS), False
 
     @shop.box.on(shop.orders, name="note", retry=Retry(attempts=ATTEMPTS, immediate=0))
     async def handle(order: OrderPlaced, tx: AsyncConnection) -> None:
-        if order.order_id.startswith("poison"):
+        if order.order_id.startswith("poison") and order.number == POISON and not is_mended:
             tried.append(order.order_id)
             raise ThrottledError("it is broken", retry_after=timedelta(milliseconds=waits_ms))
         latencies.handled[order.order_id, order.number] = time.monotonic()
@@ -191,33 +193,39 @@ async def test_poison_is_dead_after_its_attempts_and_slows_down_no_other(
             with_poison = number % 2 == 0
             latencies.committed.clear()
             if with_poison:
-                await publish(shop.box, *(shop.orders(f"poison-{number}", one) for one in range(3)))
-            await write_and_wait(shop, latencies, number=number)
+                await publish(shop.box, *(shop.orders(f"poison-{number}", one) for one in BESIDE_POISON))
+            await write_and_wait(shop, latencies, number=number, besides=(POISON - 1) * (number // 2))
             p99[with_poison].append(latencies.p99_ms())
             waits_ms = max(waits_ms, 3 * max(p99[False]))  # what would show also where all is slow
             await shop.happenings.until(MessageDead, number // 2)
         dead = await shop.box.dead_letters.list()
         effects = await noted(shop.box)
+        is_mended = True
+        await shop.box.dead_letters.replay_all(DeadLetterFilter(), by="ann")
+        await wait_until(has_noted(shop.box, len(effects) + ROUNDS * 3), WITHIN, what="the replays and what they held")
+        mended = by_key(await noted(shop.box))
 
     poisons = [f"poison-{number}" for number in range(2, 2 * ROUNDS + 1, 2)]
     print(f"p99 of the others: {p99[True]} ms beside poison, {p99[False]} ms without")
-    assert sorted(tried) == sorted(poisons * ATTEMPTS), "and what is behind them in their keys is held"
+    assert sorted(tried) == sorted(poisons * ATTEMPTS)
     assert sorted(letter.message.key or "" for letter in dead) == poisons
     assert {letter.attempts for letter in dead} == {ATTEMPTS}
     count = (2 * ROUNDS + 1) * PER_ROUND
-    assert by_key(effects) == {f"n-{key}": list(range(count)) for key in range(NEIGHBOURS)}
+    others = {f"n-{key}": list(range(count)) for key in range(NEIGHBOURS)}
+    assert by_key(effects) == others | {key: [1, 2] for key in poisons}, "what is behind poison in its key is held"
+    assert mended == others | {key: list(BESIDE_POISON) for key in poisons}
     assert median(p99[True]) <= 2 * median(p99[False]) + GRACE_MS
 
 
-async def write_and_wait(shop: Shop, latencies: Latencies, *, number: int) -> None:
-    """Publish some orders of each neighbour at a steady pace, and wait until all have their effect."""
+async def write_and_wait(shop: Shop, latencies: Latencies, *, number: int, besides: int = 0) -> None:
+    """Publish some orders of each neighbour at a steady pace; wait for their effects and ``besides`` more."""
     for one in range(number * PER_ROUND, (number + 1) * PER_ROUND):
         for start in range(0, NEIGHBOURS, AT_ONCE):
             orders = [shop.orders(f"n-{key}", one) for key in range(start, start + AT_ONCE)]
             await publish(shop.box, *orders)
             latencies.committed.update({(order.order_id, order.number): time.monotonic() for order in orders})
             await stay_open(EVERY_MS)
-    total = (number + 1) * PER_ROUND * NEIGHBOURS
+    total = (number + 1) * PER_ROUND * NEIGHBOURS + besides
     await wait_until(has_noted(shop.box, total), WITHIN, what="the effects of all others")
 
 

@@ -103,4 +103,4 @@ async def test_a_million_letters_are_looked_through_and_replayed_quickly(store: 
     print(f"statistics {statistics:.2f} s; {enqueued} letters frozen in {frozen:.2f} s, enqueued in {moved:.2f} s")
     assert enqueued == REPLAYED
     assert max(took.values()) < 0.3
-    assert moved < 60  # 25 s on two busy cores
+    assert moved < 30  # 9 s of one core that is not busy with anything else

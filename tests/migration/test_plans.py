@@ -17,7 +17,18 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from pillarbox.relational import idempotency, outbox, outbox_held, queue, saga_archive, saga_locks, sagas, transfer
+from pillarbox.relational import (
+    flow_journal,
+    flows,
+    idempotency,
+    outbox,
+    outbox_held,
+    queue,
+    saga_archive,
+    saga_locks,
+    sagas,
+    transfer,
+)
 from pillarbox.stores.postgresql import postgresql_store
 
 BACKLOG = 20_000
@@ -62,6 +73,17 @@ STATEMENTS: dict[str, tuple[Executable, Mapping[str, str], str]] = {
     "sagas in need": (saga_archive.IN_NEED, {}, "saga_instances"),
     "overdue sagas": (saga_archive.OVERDUE, {}, "saga_instances"),
     "let locks go": (saga_locks.RELEASE, {"owners": "'{o1,o2,o3}'"}, "saga_locks"),
+    "flows that are due": (
+        flows.DUE,
+        {"in_state": "'running'", "flows": "'{shop/f,shop/g}'", "up_to": "50"},
+        "flow_instances",
+    ),
+    "flows that are over": (
+        flows.OLDEST,
+        {"age_us": "1000", "in_state": "'ended'", "up_to": "1000"},
+        "flow_instances",
+    ),
+    "old messages of flows": (flow_journal.OLDEST, {"age_us": "1000", "up_to": "1000"}, "flow_messages"),
     "accept": (queue.ACCEPT, {"positions": POSITIONS, **FENCE}, "queue"),
 }
 FILL = (
@@ -80,6 +102,12 @@ FILL = (
     " 'application/json', '{}', 'o' || n, 1, CASE n % 2 WHEN 0 THEN 9000000000000000 + n END, n, n"
     f" FROM generate_series(1, {BACKLOG}) AS n",
     "INSERT INTO pillarbox_saga_locks (resource, owner, expires_at) SELECT 'r' || n, 'o' || n / 2, n"
+    f" FROM generate_series(1, {BACKLOG}) AS n",
+    "INSERT INTO pillarbox_flow_instances (flow, correlation_id, state, due_at, told, missing, version, touched_at)"
+    " SELECT 'shop/f', 'p' || n, CASE n % 10 WHEN 0 THEN 'running' ELSE 'ended' END, n, '[]', '[]', 0, n"
+    f" FROM generate_series(1, {BACKLOG}) AS n",
+    "INSERT INTO pillarbox_flow_messages (correlation_id, message_id, type, channel, service, hop, seen_at)"
+    " SELECT 'p' || n, 'm' || n, 'order.placed', 'topic:order', 'shop', 0, n"
     f" FROM generate_series(1, {BACKLOG}) AS n",
     "INSERT INTO pillarbox_leases (scope, slot, owner, token, expires_at)"
     " SELECT 'relay', n, 'me', n + 1024, 9000000000000000 FROM generate_series(0, 63) AS n",

@@ -18,6 +18,7 @@ from pillarbox.channel import Subscription
 from pillarbox.consumer.positions import EarlyMessage
 from pillarbox.deadletter import Burial, DeadLetterFilter, DeadLetterState, GroupState, RunState
 from pillarbox.deadletter.runs import ItemState, ReplayTerms
+from pillarbox.flow.policy import FlowState
 from pillarbox.holding import HeldMessage, HeldState, Hold, HoldState
 from pillarbox.idempotency import DoubtfulCall
 from pillarbox.idempotency.calls import Ours
@@ -52,9 +53,10 @@ STATES = {
     "pillarbox_dead_letters": {state.value for state in DeadLetterState},
     "pillarbox_dead_letter_groups": {state.value for state in GroupState},
     "pillarbox_replay_runs": {state.value for state in RunState},
-    "pillarbox_replay_items": {state.value for state in ItemState},
+    "pillarbox_replay_items": {state.value for state in ItemState if state is not ItemState.ENQUEUED},
     "pillarbox_breakers": {state.value for state in CircuitState},
     "pillarbox_outside_calls": {"begun", "answered"},
+    "pillarbox_flow_instances": {state.value for state in FlowState},
     "pillarbox_saga_instances": {status.value for status in SagaStatus},
     "pillarbox_saga_participations": {"asked", "undone"},
 }
@@ -67,6 +69,7 @@ TERMINAL = {
     *(("pillarbox_replay_items", state) for state in ("resolved", "failed", "passed")),
     ("pillarbox_breakers", "closed"),
     ("pillarbox_outside_calls", "answered"),
+    ("pillarbox_flow_instances", "ended"),
     ("pillarbox_saga_instances", "completed"),
     ("pillarbox_saga_instances", "compensated"),
     *(("pillarbox_saga_participations", state) for state in ("asked", "undone")),  # what was asked, removed by age
@@ -89,6 +92,8 @@ WITHOUT_WORK = {
     "pillarbox_key_numbers": "how far producers have counted",
     "pillarbox_key_positions": "how far consumers have come in each line of numbers",
     "pillarbox_skipped_numbers": "what consumers went on without",
+    "pillarbox_flow_messages": "what was seen of flows, removed by age",
+    "pillarbox_flow_participants": "who takes part in flows",
     "pillarbox_saga_definitions": "the steps of definitions as they were last run",
     "pillarbox_saga_locks": "who has what of the business; expires",
 }
@@ -174,6 +179,44 @@ async def _begun(store: RelationalStore) -> None:
 
     assert [one.key for one in await wait_until(in_doubt)] == ["k"]  # a person may decide
     assert await store.run(store.calls.begin("k", token="new", hold=LONG, repeatable_for=LONG)) == Ours()
+
+
+async def _flow(store: RelationalStore, state: FlowState) -> None:
+    standing = await store.run(store.flows.instances.lock([("shop/f", "p-1")], ()))
+    now = standing.now
+    one = replace(standing.instances[0], state=state, started_at=now, due_at=now, stuck_at=now)
+    await store.run(store.flows.instances.save([one]))
+
+
+@recovers("pillarbox_flow_instances", "waiting")
+async def _not_begun(store: RelationalStore) -> None:
+    await store.run(store.flows.instances.lock([("shop/f", "p-1")], ()))
+
+    (found,) = (await store.run(store.flows.instances.lock([("shop/f", "p-1")], ()))).instances  # its start finds it
+
+    assert found.state is FlowState.WAITING
+
+    async def removed() -> int:
+        return await store.run(store.flows.instances.purge(NOW, limit=9))
+
+    assert await wait_until(removed) == 1
+
+
+@recovers("pillarbox_flow_instances", "running")
+async def _under_way(store: RelationalStore) -> None:
+    await _flow(store, FlowState.RUNNING)
+
+    assert len((await store.run(store.flows.instances.due(["shop/f"], limit=9))).instances) == 1
+    assert (await store.run(store.flows.instances.state())).unwatched_for is not None  # health names it until then
+
+
+@recovers("pillarbox_flow_instances", "stuck")
+async def _stuck(store: RelationalStore) -> None:
+    await _flow(store, FlowState.STUCK)
+
+    assert len((await store.run(store.flows.instances.due(["shop/f"], limit=9))).instances) == 1
+    assert len((await store.run(store.flows.instances.overdue(None, limit=9))).instances) == 1
+    assert (await store.run(store.flows.instances.state())).stuck == 1  # health names it until it is closed
 
 
 @recovers("pillarbox_outbox_held", "parked")
@@ -357,11 +400,6 @@ async def _item_pending(store: RelationalStore) -> None:
 
     assert await store.run(store.operators.runs.enqueue("r1", at_most=9)) == 1
     assert await _lease(store) == 1
-
-
-@recovers("pillarbox_replay_items", "enqueued")
-async def _item_enqueued(store: RelationalStore) -> None:
-    await _item_pending(store)
     await store.run(store.dead_letters.resolve("shop/one", ["m1"]))
 
     run = await store.run(store.operators.runs.get("r1"))

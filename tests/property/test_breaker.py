@@ -106,3 +106,16 @@ def test_a_streak_opens_when_so_many_failures_were_within_that_time(steps: list[
 
         expected = len(times) >= 3 and times[-1] - times[-3] <= 30
         assert streak.opens(failures=3, within=within) == expected
+
+
+@given(opened_at=st.floats(0, 59), dice=st.lists(st.floats(0, 0.999), min_size=10, max_size=10))
+def test_what_was_down_for_a_minute_is_tried_within_another_after_its_return(
+    opened_at: float, dice: list[float]
+) -> None:
+    tried_at = opened_at
+    for openings, drawn in enumerate(dice, start=1):
+        tried_at += CircuitBreaker().pause(openings, dice=drawn).total_seconds()
+        if tried_at >= 60:
+            break
+
+    assert 60 <= tried_at < 110

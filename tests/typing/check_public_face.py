@@ -33,6 +33,7 @@ from pillarbox import (
     event,
 )
 from pillarbox.deadletter import DeadLetter
+from pillarbox.flow import Flow, FlowProblem, Graph, StuckFlow, Trace
 from pillarbox.routing import Explanation
 from pillarbox.testing import Handled, Harness
 
@@ -221,3 +222,32 @@ async def testing_a_box() -> None:
         assert_type(harness.published(OrderShipped), list[OrderShipped])
         assert_type(harness.handled, list[Handled])
         assert_type(harness.dead_letters, tuple[DeadLetter, ...])
+
+
+async def flows() -> None:
+    declared = box.flow(
+        "fulfilment", starts=OrderPlaced, ends=(OrderShipped, StockRejected), within=timedelta(minutes=10)
+    )
+    box.flow(
+        "hurried",
+        starts=[OrderPlaced],
+        ends=OrderShipped,
+        within=timedelta(minutes=10),
+        react_within={OrderPlaced: timedelta(seconds=5)},
+        expects={OrderPlaced: (OrderShipped, StockRejected)},
+        rejections=StockRejected,
+    )
+    box.flow("endless", starts=OrderPlaced, ends=OrderShipped)  # type: ignore[call-arg]
+    box.flow("late", starts=OrderPlaced, ends=OrderShipped, within=600)  # type: ignore[arg-type]
+    box.flow("unnamed", starts="order.placed", ends=OrderShipped, within=timedelta(1))  # type: ignore[arg-type]
+    assert_type(declared, Flow)
+    assert_type(box.flows.graph(), Graph)
+    assert_type(box.flows.graph().mermaid(), str)
+    box.flows.include(box.flows.graph())
+    assert_type(await box.flows.trace("0193"), Trace)
+    assert_type(await box.flows.stuck(), tuple[StuckFlow, ...])
+    assert_type(box.flows.check(), tuple[FlowProblem, ...])
+
+
+@box.on(OrderPlaced, name="by-context", publishes=[OrderShipped, ChargePayment])
+async def by_context(order: OrderPlaced, ctx: Context) -> None: ...

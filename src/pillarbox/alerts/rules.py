@@ -14,6 +14,7 @@ from pillarbox.observe import (
     BreakerOpened,
     ConsumerStopped,
     Event,
+    FlowStuck,
     GapFound,
     GapSkipped,
     LogGapFound,
@@ -46,6 +47,7 @@ class AlertRules:
         gap: numbers of a key have not come, or a consumer goes on without them.
         breaker_opened: a dependency is down, and its consumers pause.
         saga_stuck: a saga needs attention (``saga-needs-attention``), or cannot be read (``saga-unreadable``).
+        flow_stuck: something of a flow did not come in time.
         falters: a worker has met so many errors ``within`` that time: it does not get on (``worker-falters``).
         oldest_pending: the oldest record of the outbox waits longer.
         oldest_queued: the oldest message in the database's own queues was published longer ago: consumers have stopped,
@@ -67,6 +69,7 @@ class AlertRules:
     gap: bool = True
     breaker_opened: bool = True
     saga_stuck: bool = True
+    flow_stuck: bool = True
     falters: int | None = 10
     oldest_pending: timedelta | None = timedelta(minutes=1)
     oldest_queued: timedelta | None = timedelta(minutes=10)
@@ -150,6 +153,8 @@ class Judge:
             yield Finding(rule="held-key", subject=event.destination, text=text, facts={"message_id": event.message_id})
         elif isinstance(event, BreakerOpened) and self._rules.breaker_opened:
             yield _opened(event)
+        elif isinstance(event, FlowStuck) and self._rules.flow_stuck:
+            yield _stuck(event)
         elif isinstance(event, WorkerFaltered):
             if self._faltering.reached(event.worker, at):
                 text = f"{event.worker} does not get on: {event.error_type} again and again; see the log"
@@ -236,3 +241,9 @@ def _opened(event: BreakerOpened) -> Finding:
     text = f"{event.dependency} is down ({event.error_type}); what needs it pauses, the next probe is in {wait}"
     facts: dict[str, Fact] = {"error_type": event.error_type, "openings": event.openings}
     return Finding(rule="breaker-opened", subject=event.dependency, text=text, facts=facts)
+
+
+def _stuck(event: FlowStuck) -> Finding:
+    text = f"{event.flow} is stuck: {'; '.join(event.missing)}: pillarbox flow trace {event.correlation_id}"
+    facts: dict[str, Fact] = {"correlation_id": event.correlation_id, "culprit": event.culprit}
+    return Finding(rule="flow-stuck", subject=f"{event.flow} {event.culprit}".rstrip(), text=text, facts=facts)

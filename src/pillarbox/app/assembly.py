@@ -320,7 +320,14 @@ class Parts:
     def _gate(self, consumer: Consumer) -> Gate:
         ordering = consumer.options.ordering
         if isinstance(ordering, Causal):
-            return CausalGate(consumer, ordering, waits=self.store.waits, claims=self.store.claims, now=self.clock.now)
+            return CausalGate(
+                consumer,
+                ordering,
+                waits=self.store.waits,
+                claims=self.store.claims,
+                now=self.clock.now,
+                redact=self.redact,
+            )
         return gate_of(consumer, self.store, self.clock)
 
     def _accepts(self, receiver: MessageReceiver) -> Accepts | None:
@@ -332,7 +339,7 @@ class Parts:
                 return message
             if message.type not in consumer.message_types:
                 raise UnknownMessageTypeError(message_type=message.type, version=message.version)
-            return decode_message(message, self.registry, self.codec)
+            return message if consumer.gets_messages else decode_message(message, self.registry, self.codec)
 
         by = consumer.options.dedupe_by
         return RunRules(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TypeAlias
 
@@ -22,6 +22,7 @@ from pillarbox.control.health import VitalPorts
 from pillarbox.control.held import HeldControl
 from pillarbox.deadletter import DeadLetters, Ports
 from pillarbox.deadletter.driver import SCOPE, ReplayDriver
+from pillarbox.flow import Flow, Flows, Graph
 from pillarbox.idempotency import InboxSettings
 from pillarbox.lease import LeaseKeeper, LeaseTerms
 from pillarbox.message import Message, new_message_id
@@ -79,6 +80,23 @@ def ports_of(store: RelationalStore) -> Ports:
     )
 
 
+def flows_of(
+    store: RelationalStore,
+    declared: Sequence[Flow] = (),
+    own: Callable[[], Graph] = Graph,
+    included: list[Graph] | None = None,
+) -> Flows:
+    """Return the flows of ``store``; connects to nothing.
+
+    Args:
+        store: the database.
+        declared: the flows of a program.
+        own: returns the graph of the program's own consumers.
+        included: the graphs of services in other databases.
+    """
+    return Flows(store.flows, acts=store.operators.acts, source=store, declared=declared, own=own, included=included)
+
+
 def control_of(store: RelationalStore, inbox: InboxSettings = DEFAULT_INBOX, check: Check | None = None) -> Control:
     """Return control over the messages in ``store``; connects to nothing.
 
@@ -98,6 +116,7 @@ def control_of(store: RelationalStore, inbox: InboxSettings = DEFAULT_INBOX, che
                 circuits=store.circuits,
                 inspection=store.inspection,
                 sagas=store.saga_archive,
+                flows=store.flows.instances,
                 log=None if store.traits.log is None else store.traits.log.checkpoints,
             ),
             store,
@@ -118,4 +137,5 @@ def control_of(store: RelationalStore, inbox: InboxSettings = DEFAULT_INBOX, che
         dead_letters=dead_letters_of(store, inbox, check),
         sagas=SagaControl(store=store.sagas, archive=store.saga_archive, acts=store.operators.acts, source=store),
         calls=calls_of(store, JsonCodec(), clock=SystemClock(), hold=RelaySettings().lease),
+        flows=flows_of(store),
     )

@@ -17,6 +17,7 @@ from pillarbox.app.assembly import Parts, Worker, calls_of
 from pillarbox.app.background import membership_of, replay_driver, upkeep_of
 from pillarbox.app.controlling import control_of, dead_letters_of, held_of
 from pillarbox.app.depending import Dependencies, Depending, needed_by
+from pillarbox.app.flowing import Flowing
 from pillarbox.app.including import Including
 from pillarbox.app.orchestrating import (
     Included,
@@ -50,7 +51,7 @@ from pillarbox.serialization import Codec, JsonCodec
 T = TypeVar("T")
 
 
-class Pillarbox(Publisher, Including, Depending, Alerting):
+class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
     """One service's reliability layer: its outbox, its consumers, its dead letters.
 
     Constructing connects to nothing. ``publish`` and its siblings need only the caller's transaction; everything else
@@ -153,6 +154,7 @@ class Pillarbox(Publisher, Including, Depending, Alerting):
         other.registry = self.registry
         other._handlers, other._included, other._sagas = self._handlers, self._included, self._sagas
         other._breakers = self._breakers
+        other._declared_flows, other._included_graphs = self._declared_flows, self._included_graphs
         other._providers = self._providers.twin()
         other.observe(self.observers)
         return other
@@ -295,7 +297,7 @@ class Pillarbox(Publisher, Including, Depending, Alerting):
             inbox=self.settings.inbox,
         )
         self._check_codec()
-        return consumers
+        return self._with_tracker(consumers)
 
     def _check_codec(self) -> None:
         problems: list[ConfigurationError] = []
@@ -317,12 +319,14 @@ class Pillarbox(Publisher, Including, Depending, Alerting):
         sagas = sagas and bool(catalogue.definitions)
         if consumers or sagas:
             checked = self._resolved(catalogue)
+            await self._retire_tracker()
             await self._enlist(checked)
             membership = membership_of(parts)
             await membership.join()
             workers += [membership, replay_driver(parts), *upkeep_of(parts, self.settings)]
             ours = [one for one in checked if (sagas if is_of_replies(one) else consumers)]
             workers += [worker for consumer in ours for worker in parts.consumer_workers(consumer)]
+            workers += await self._flow_workers(parts, checked) if consumers else ()
         if sagas:
             await check_stored(catalogue, self.store)
             rules = rules_of(parts, self.settings.limits)

@@ -31,6 +31,7 @@ class Settings:
         answer_within: how long the database may take over what Pillarbox asks it; then the connection is given up.
         foreign: by channel (``topic:…``, ``queue:…``), how messages of others are read that are no CloudEvents.
         inbox: for how long processed ids are kept, and dead letters may be replayed.
+        keep_flows: for how long it is kept what was seen of flows, and which have ended.
         keep_sagas: for how long sagas that ended are kept; ``None`` for ever. What needs attention stays.
         outbox: where records wait for their relay: in a ``table``, or in the database's ``log`` alone, which only a
             relay of the kind ``log`` can read.
@@ -46,6 +47,7 @@ class Settings:
     answer_within: timedelta = timedelta(seconds=30)
     foreign: Mapping[str, ForeignMessages] = field(default_factory=dict[str, ForeignMessages])
     inbox: InboxSettings = field(default_factory=InboxSettings)
+    keep_flows: timedelta = timedelta(days=7)
     keep_sagas: timedelta | None = timedelta(days=30)
     outbox: Literal["table", "log"] = "table"
     clock: Clock = field(default_factory=SystemClock)

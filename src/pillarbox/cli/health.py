@@ -42,7 +42,7 @@ def _show(found: Health) -> None:
         rest = {"oldest_queued_for": vitals.oldest_queued_for, "dead": vitals.dead, "log": vitals.log}
         facts = {"status": found.status.value, "problems": found.problems, "stopped": vitals.stopped}
         sagas = {"sagas_in_need": vitals.sagas_in_need, "overdue_sagas": vitals.overdue_sagas}
-        print_json({**facts, **parts, **rest, **sagas, "down": vitals.down})
+        print_json({**facts, **parts, **rest, **sagas, "down": vitals.down, "flows": vitals.flows})
         return
     print_line(found.status.value)
     for problem in found.problems:
@@ -67,6 +67,7 @@ def _show(found: Health) -> None:
             "oldest saga in need": vitals.sagas_in_need.oldest_for,
             "oldest due saga": max((one.oldest_for for one in vitals.overdue_sagas), default=None),
             "down": ", ".join(one.dependency for one in vitals.down) or None,
+            **({"stuck flows": vitals.flows.stuck} if vitals.flows.stuck else {}),
             **({"stopped consumers": ", ".join(vitals.stopped)} if vitals.stopped else {}),
             **({} if vitals.log is None else {"log kept, bytes": vitals.log.retained_bytes}),
         }

@@ -13,6 +13,7 @@ from pillarbox.cli.demo import demo
 from pillarbox.cli.doctor import doctor
 from pillarbox.cli.errors import Commands
 from pillarbox.cli.explain import explain
+from pillarbox.cli.flow import flow
 from pillarbox.cli.gaps import gaps
 from pillarbox.cli.health import health
 from pillarbox.cli.held import held
@@ -50,6 +51,8 @@ for command in (
     saga,
     calls,
 ):
+    commands.add_command(command)
+for command in (flow,):
     commands.add_command(command)
 for command in (purge, republish, new_epoch, debezium_config):
     outbox.add_command(command)

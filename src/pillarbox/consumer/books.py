@@ -64,7 +64,8 @@ class Books:
         crashes = await self._source.run(rules.attempts.start_alone(self._name, item.message.id, worker=self._worker))
         if crashes >= rules.retry.attempts:
             item.attempts += crashes
-            item.give_up("crashed", HandlerCrashedError(consumer=self._name, crashes=crashes), at=rules.now())
+            error = HandlerCrashedError(consumer=self._name, crashes=crashes)
+            item.give_up("crashed", error, at=rules.now(), redact=rules.redact)
 
     async def leave(self, items: Sequence[Item]) -> None:
         """Note that ``items`` are not under way any more: they go back to where they came from."""

@@ -9,6 +9,7 @@ from datetime import datetime
 from pillarbox.consumer.gate import Gate
 from pillarbox.consumer.item import Item
 from pillarbox.consumer.positions import EarlyMessage, Positions, SkippedStore, rest_of_epoch
+from pillarbox.deadletter.redaction import nothing_redacted
 from pillarbox.errors import SequenceError
 from pillarbox.holding import HeldState
 from pillarbox.message import Number, number_of
@@ -156,16 +157,19 @@ class SequenceGate(Gate):
                 if any(one.line == line and one.includes(number) for one in skipped):
                     item.blocks = False  # what comes after it was handled long ago
                     why = "it was skipped before it came, and later ones were handled"
-                    item.give_up("late", SequenceError(number=number.number, reason=why), at=self._now())
+                    self._give_up(item, "late", SequenceError(number=number.number, reason=why))
                 else:
                     why = "another message of its key had that number; was the producer restored from a backup?"
-                    item.give_up("reused-number", SequenceError(number=number.number, reason=why), at=self._now())
+                    self._give_up(item, "reused-number", SequenceError(number=number.number, reason=why))
 
     def _refuse_unnumbered(self, item: Item) -> None:
         is_exempt = item.state is HeldState.REPLAYING or item.message.type == UNREADABLE or not self._is_handled(item)
         if item.verdict is None and not is_exempt:
             why = "it bears no number or no key; declare its type with numbered=True, or handle it without BySequence()"
-            item.give_up("unnumbered", SequenceError(number=None, reason=why), at=self._now())
+            self._give_up(item, "unnumbered", SequenceError(number=None, reason=why))
+
+    def _give_up(self, item: Item, reason: str, error: SequenceError) -> None:
+        item.give_up(reason, error, at=self._now(), redact=nothing_redacted)  # it says numbers and words of ours only
 
 
 def release_followers(consumer: str, positions: Positions, moved: Mapping[Line, Position]) -> Program[int]:

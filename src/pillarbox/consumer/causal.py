@@ -59,8 +59,12 @@ class CausalGate(Gate):
         waits: WaitStore,
         claims: ClaimStore,
         now: Callable[[], datetime],
+        redact: Callable[[str], str],
     ) -> None:
-        """Stand before the handlers of ``consumer``; ``claims`` knows what it has processed."""
+        """Stand before the handlers of ``consumer``; ``claims`` knows what it has processed.
+
+        What is given up may name what its producer wrote, so its text goes through ``redact``.
+        """
         self._consumer = consumer
         self._name = consumer.identity
         self._ordering = ordering
@@ -69,6 +73,7 @@ class CausalGate(Gate):
         self._waits = waits
         self._claims = claims
         self._now = now
+        self._redact = redact
 
     def admit(self, items: Sequence[Item]) -> Program[Sequence[Item]]:
         """Put causes before what they caused, and give what lacks one a verdict."""
@@ -106,7 +111,7 @@ class CausalGate(Gate):
                 reason = f"it names {len(causes)} causes, and {self._name} reads at most {self._ordering.max_causes}"
                 raise DecodeError(message_type=item.message.type, reason=reason)
         except DecodeError as error:
-            item.give_up("undecodable", error, at=self._now())
+            item.give_up("undecodable", error, at=self._now(), redact=self._redact)
             return frozenset()
         return frozenset(cause.id for cause in causes if sees(self._consumer, cause))
 
@@ -198,7 +203,7 @@ class CausalGate(Gate):
 
     def _bury(self, item: Item, trouble: Trouble) -> None:
         error = CauseMissingError(consumer=self._name, causes=item.awaits, trouble=trouble)
-        item.give_up("cause-missing", error, at=self._now())
+        item.give_up("cause-missing", error, at=self._now(), redact=self._redact)
 
 
 class CausalIntake(Around):

@@ -60,13 +60,15 @@ class RunSpoiled(Exception):  # noqa: N818  # not an error of anybody's: the tra
     Attributes:
         item: whose handler it was.
         verdict: what follows for the item; ``None`` when the database asked for the transaction again.
+        handled: how many messages were handled before it.
     """
 
-    def __init__(self, item: Item, verdict: Verdict | None) -> None:
+    def __init__(self, item: Item, verdict: Verdict | None, *, handled: int = 0) -> None:
         """Name the item."""
         super().__init__(f"message {item.message.id} spoiled its run")
         self.item = item
         self.verdict = verdict
+        self.handled = handled
 
 
 class BatchSpoiled(Exception):  # noqa: N818  # as above

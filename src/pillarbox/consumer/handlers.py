@@ -37,6 +37,7 @@ class Options(TypedDict, total=False):
     needs: str | None
     failures: Sequence[FailureRule]
     dedupe_by: DedupeBy | None
+    publishes: Sequence[type[Any]]
 
 
 class HandlesMessage(Protocol[M]):

@@ -59,13 +59,13 @@ class Item(msgspec.Struct, kw_only=True, eq=False):
     is_through: bool = False
     line: Position | None = None
 
-    def failed(self, error: Exception, *, at: datetime, redact: Callable[[str], str] = str) -> None:
+    def failed(self, error: Exception, *, at: datetime, redact: Callable[[str], str]) -> None:
         """Add a failure to the history, as of the attempt counted last; ``redact`` goes over text that others wrote."""
         text = storable(redact(str(error)))[:MAX_ERROR_CHARS]
         failed = FailedAttempt(attempt=self.attempts, at=at, error_type=type(error).__qualname__, error=text)
         self.error, self.history = error, (*self.history, failed)
 
-    def give_up(self, reason: str, error: Exception, *, at: datetime, redact: Callable[[str], str] = str) -> None:
+    def give_up(self, reason: str, error: Exception, *, at: datetime, redact: Callable[[str], str]) -> None:
         """Decide that it is dead without an attempt of its handler."""
         self.failed(error, at=at, redact=redact)
         self.verdict = GiveUp(reason)

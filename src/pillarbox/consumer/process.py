@@ -32,8 +32,14 @@ class Shell(Protocol):
     """Executes a run program in one transaction."""
 
     @abstractmethod
-    async def transact(self, program: RunProgram) -> RunReport:
-        """Run ``program`` and commit; whatever it raises has rolled the transaction back."""
+    async def transact(self, program: RunProgram, *, trusted: int | None = None) -> RunReport:
+        """Run ``program`` and commit; whatever it raises has rolled the transaction back.
+
+        Args:
+            program: the run.
+            trusted: how many invocations are made without a savepoint; what a later one writes before it fails is
+                taken back alone, as if it had written nothing. ``None`` for all.
+        """
 
 
 class Process:
@@ -85,16 +91,23 @@ class Process:
         size: RunSize,
         stopped: frozenset[str],
     ) -> RunReport | None:
-        """Run ``batch``; if it is spoiled, put what is left of it in front of ``work``."""
+        """Run ``batch``; if it is spoiled, put what is left of it in front of ``work``.
+
+        After a handler has spoiled it, what is from there on is tried behind savepoints: they cost as much as what
+        handlers write, and the other failures of the batch less than another rerun each.
+        """
         reruns = conflicts = 0
+        trusted: int | None = None
         while conflicts <= CONFLICTS_IN_A_ROW:
             try:
-                report = await self._shell.transact(self._run.program(batch, intake=intake, stopped=stopped))
+                program = self._run.program(batch, intake=intake, stopped=stopped)
+                report = await self._shell.transact(program, trusted=trusted)
             except RunSpoiled as spoiled:
                 self._rolled_back(batch, "handler", size)
-                if spoiled.verdict is not None and self._settle_verdict(spoiled, batch, work):
+                if self._settle_verdict(spoiled, batch, work, is_first=trusted is None):
                     return None
                 conflicts += spoiled.verdict is None
+                trusted = spoiled.handled if len(batch) > 1 else None
             except BatchSpoiled:
                 self._rolled_back(batch, "handler", size)
                 work.extendleft(reversed(_parts(batch, singly=False)))
@@ -132,9 +145,13 @@ class Process:
         size.shrink()
         self._observer.notice(RunRolledBack(consumer=self._name, size=len(batch), cause=cause))
 
-    def _settle_verdict(self, spoiled: RunSpoiled, batch: list[Item], work: deque[list[Item]]) -> bool:
+    def _settle_verdict(
+        self, spoiled: RunSpoiled, batch: list[Item], work: deque[list[Item]], *, is_first: bool
+    ) -> bool:
         """Note what follows for the culprit; return whether the batch was put back into ``work`` in parts."""
         culprit = spoiled.item
+        if spoiled.verdict is None or (isinstance(spoiled.verdict, RetryNow) and is_first):
+            return False  # it is tried at once, where it stands
         if not isinstance(spoiled.verdict, RetryNow):
             culprit.verdict = spoiled.verdict
             if not (self._run.rules.stops and isinstance(spoiled.verdict, GiveUp)):

@@ -18,6 +18,10 @@ class ConsumerRegistry(Protocol):
         """Let the consumer ``new`` take over everything of ``old``: subscriptions, inbox, held and dead messages."""
 
     @abstractmethod
+    def retire(self, consumer: str) -> Program[None]:
+        """Forget ``consumer`` with everything that waits for it, which nobody wants any more; dead letters stay."""
+
+    @abstractmethod
     def enlist(self, service: str, subscriptions: Sequence[Subscription]) -> Program[Mapping[str, int]]:
         """Remember the consumers of ``subscriptions``; forget those of ``service`` that are gone and have no work.
 

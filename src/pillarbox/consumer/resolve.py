@@ -64,6 +64,8 @@ def _consumer(
         )
     name = check_name(options.name or _name_from(handler), what=f"the name of consumer {where}")
     types = [message_type_of(kind) for kind in declaration.types]
+    for kind in options.publishes:
+        message_type_of(kind)
     if not types and declaration.route is None:
         raise ConfigurationError(f"{where}: name the message types that it handles, as in on(OrderPlaced)")
     signature = signature_of(handler, owner=where)

@@ -233,7 +233,7 @@ class Run:
             if report.left or self.is_shut(item):  # nothing of a key may overtake what was left
                 report.left.append(item)
                 return ()
-            context = yield from self._attempt(item)
+            context = yield from self._attempt(item, report)
             if context is not None:
                 memory.keep(item.marks)
                 report.handled.append(item)
@@ -277,7 +277,7 @@ class Run:
         """Note that ``item`` waits for its retry, or is dead."""
         (report.retried if isinstance(item.verdict, RetryLater) else report.dead).append(item)
 
-    def _attempt(self, item: Item) -> Generator[Effect, Any, Context | None]:
+    def _attempt(self, item: Item, report: RunReport) -> Generator[Effect, Any, Context | None]:
         """Invoke the handler until it returns or its immediate attempts are over; ``None`` if the item must wait."""
         while (wish := self.wish(item)) is not None:
             answer: Returned | Raised = yield wish
@@ -288,7 +288,7 @@ class Run:
                 return wish.contexts[0]
             verdict = self.judge(item, answer.error)
             if answer.touched or verdict is None:
-                raise RunSpoiled(item, verdict) from answer.error
+                raise RunSpoiled(item, verdict, handled=len(report.handled)) from answer.error
             match verdict:
                 case RetryNow():
                     continue

@@ -46,6 +46,8 @@ class ConsumerOptions:
         needs: the name of what its handler calls, a payment provider say; while that is down the consumer pauses. See
             ``Pillarbox.dependency``.
         failures: which exceptions are permanent, which transient, before what the box says.
+        publishes: the message types that its handler publishes or sends through its context; those that it returns are
+            read from its annotation. For the graph of a flow; nothing is refused at run time.
     """
 
     name: str | None = None
@@ -62,6 +64,7 @@ class ConsumerOptions:
     needs: str | None = None
     failures: Sequence[FailureRule] = ()
     dedupe_by: DedupeBy | None = None
+    publishes: Sequence[type[object]] = ()
 
     @property
     def is_ordered(self) -> bool:
@@ -144,6 +147,11 @@ class Consumer:
     def lane_key_of(self, message: Message) -> str:
         """Return what keeps ``message`` in a lane with others: its key, of whichever channel."""
         return hold_key_of(message, ordered=self.options.is_ordered)
+
+    @property
+    def gets_messages(self) -> bool:
+        """Whether its handler gets messages as they are: their bodies are not read for it."""
+        return self.route is not None or self.signature.payload == list[Message]
 
     @property
     def mode(self) -> str:

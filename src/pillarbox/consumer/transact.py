@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, event, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
@@ -30,6 +31,10 @@ from pillarbox.transaction import (
 )
 from pillarbox.transaction.threads import in_thread
 
+SAVEPOINT = Execute(text("SAVEPOINT pillarbox_handler"))
+"""Never released: one statement for each message, not two; a later one of the same name stands before it."""
+GO_BACK = Execute(text("ROLLBACK TO SAVEPOINT pillarbox_handler"))
+
 
 class HandlerWatch:
     """Sees whether a handler touches the run's transaction, and does not let it commit.
@@ -40,6 +45,8 @@ class HandlerWatch:
     def __init__(self, connection: Connection, *, consumer: str) -> None:
         """Watch ``connection`` from now on."""
         self.statements = 0
+        self._connection = connection
+        self._began = connection.get_transaction()
         self._consumer = consumer
         self._lent = False
         event.listen(connection, "before_cursor_execute", self._count)
@@ -54,12 +61,38 @@ class HandlerWatch:
         finally:
             self._lent = False
 
+    def can_go_back(self, answer: Raised) -> bool:
+        """Tell whether what a handler wrote before it failed can be taken back alone.
+
+        A transaction that it ended, a savepoint that it left open and a connection that was given up are for the whole
+        run to be rolled back.
+        """
+        if not answer.touched or self._connection.invalidated:
+            return False
+        is_same = self._connection.get_transaction() is self._began and is_active(self._began)
+        return is_same and not self._connection.in_nested_transaction()
+
     def _count(self, *_: object) -> None:
         self.statements += 1
 
     def _refuse(self, *_: object) -> None:
         if self._lent:
             raise TransactionEndedError(consumer=self._consumer)
+
+
+class Caution:
+    """Which invocations of a run stand behind a savepoint: those after the first ``trusted`` ones."""
+
+    def __init__(self, trusted: int | None) -> None:
+        """Trust all for ``None``."""
+        self._trusted = trusted
+
+    def guards(self, wish: Invoke) -> bool:
+        """Count an invocation, and tell whether it stands behind a savepoint."""
+        if self._trusted is None or len(wish.contexts) > 1:
+            return False
+        self._trusted -= 1
+        return self._trusted < 0
 
 
 class AsyncShell:
@@ -71,18 +104,31 @@ class AsyncShell:
         self._source = source
         self._providers = providers
 
-    async def transact(self, program: RunProgram) -> RunReport:
+    async def transact(self, program: RunProgram, *, trusted: int | None = None) -> RunReport:
         """Run ``program`` in one transaction and commit it."""
         async with self._source.begin() as transaction:
             watch = HandlerWatch(sync_side(transaction.connection), consumer=self._consumer.identity)
+            caution = Caution(trusted)
             wanted = advance(program, None)
             while not isinstance(wanted, RunReport):
                 if isinstance(wanted, Invoke):
-                    answer: Any = await self._invoke(wanted, transaction, watch)
+                    invoke = self._invoke_guarded if caution.guards(wanted) else self._invoke
+                    answer: Any = await invoke(wanted, transaction, watch)
                 else:
                     answer = await transaction.run(single(wanted))
                 wanted = advance(program, answer)
         return wanted
+
+    async def _invoke_guarded(
+        self, wish: Invoke, transaction: OpenTransaction, watch: HandlerWatch
+    ) -> Returned | Raised:
+        await transaction.run(single(SAVEPOINT))
+        answer = await self._invoke(wish, transaction, watch)
+        if isinstance(answer, Raised) and watch.can_go_back(answer):
+            with suppress(DBAPIError):  # some databases end the transaction themselves, as at a deadlock
+                await transaction.run(single(GO_BACK))
+                return Raised(answer.error, touched=False)
+        return answer
 
     async def _invoke(self, wish: Invoke, transaction: OpenTransaction, watch: HandlerWatch) -> Returned | Raised:
         inner = sync_side(transaction.connection)
@@ -158,7 +204,7 @@ class SyncShell:
         self._source = source
         self._providers = providers
 
-    async def transact(self, program: RunProgram) -> RunReport:
+    async def transact(self, program: RunProgram, *, trusted: int | None = None) -> RunReport:
         """Run ``program`` in one transaction of a thread and commit it.
 
         A thread cannot be stopped: when this is cancelled, the thread ends its run first.
@@ -168,19 +214,35 @@ class SyncShell:
             for kind in self._consumer.signature.wants.values()
             if kind not in (Connection, Session, Context, CONTEXTS)
         }
-        return await in_thread(partial(self._in_thread, program, provided))
+        return await in_thread(partial(self._in_thread, program, provided, Caution(trusted)))
 
-    def _in_thread(self, program: RunProgram, provided: dict[type[object], object]) -> RunReport:
+    def _in_thread(self, program: RunProgram, provided: dict[type[object], object], caution: Caution) -> RunReport:
         with self._source.begin_sync() as transaction:
             watch = HandlerWatch(transaction.connection, consumer=self._consumer.identity)
             wanted = advance(program, None)
             while not isinstance(wanted, RunReport):
                 if isinstance(wanted, Invoke):
-                    answer: Any = self._invoke(wanted, transaction, watch, provided)
+                    invoke = self._invoke_guarded if caution.guards(wanted) else self._invoke
+                    answer: Any = invoke(wanted, transaction, watch, provided)
                 else:
                     answer = transaction.run(single(wanted))
                 wanted = advance(program, answer)
         return wanted
+
+    def _invoke_guarded(
+        self,
+        wish: Invoke,
+        transaction: OpenSyncTransaction,
+        watch: HandlerWatch,
+        provided: dict[type[object], object],
+    ) -> Returned | Raised:
+        transaction.run(single(SAVEPOINT))
+        answer = self._invoke(wish, transaction, watch, provided)
+        if isinstance(answer, Raised) and watch.can_go_back(answer):
+            with suppress(DBAPIError):  # as above
+                transaction.run(single(GO_BACK))
+                return Raised(answer.error, touched=False)
+        return answer
 
     def _invoke(
         self,

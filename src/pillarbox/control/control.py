@@ -11,6 +11,7 @@ from pillarbox.control.held import HeldControl
 from pillarbox.control.inbox import InboxControl
 from pillarbox.control.outbox import OutboxControl
 from pillarbox.deadletter import DeadLetters
+from pillarbox.flow import Flows
 from pillarbox.idempotency.outside_calls import OutsideCalls
 from pillarbox.saga.control import SagaControl
 
@@ -31,3 +32,4 @@ class Control:
     dead_letters: DeadLetters
     sagas: SagaControl
     calls: OutsideCalls
+    flows: Flows

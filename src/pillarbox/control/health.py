@@ -11,6 +11,7 @@ from pillarbox.consumer.circuits import CircuitStore, KnownCircuit
 from pillarbox.consumer.positions import Gaps, GapState
 from pillarbox.control.inspection import Inspection
 from pillarbox.deadletter import DeadLetterFilter, DeadLetterStore
+from pillarbox.flow import FlowInstances, FlowsState
 from pillarbox.holding import HoldingState, HoldingStore, WaitsState, WaitStore
 from pillarbox.outbox import OutboxState, OutboxStore
 from pillarbox.relay.log_reader import LogCheckpoints, LogState
@@ -37,6 +38,7 @@ class HealthLimits:
         oldest_gap: the gap of a consumer that goes by numbers that has stalled longest.
         oldest_wait: the message that has waited longest for its causes.
         oldest_due: the saga that has been due for longest; beyond it nobody runs its definition, or it cannot be read.
+        unwatched_flow: the process of a flow that was to be looked at longest ago.
         retained_log: bytes of log that the database keeps for a log tailing relay.
         unread_log: bytes of log behind what that relay confirmed, while it confirms nothing for ``oldest_pending``.
     """
@@ -47,6 +49,7 @@ class HealthLimits:
     oldest_gap: timedelta = timedelta(seconds=30)
     oldest_wait: timedelta = timedelta(minutes=5)
     oldest_due: timedelta = timedelta(seconds=30)
+    unwatched_flow: timedelta = timedelta(minutes=1)
     retained_log: int = 1 << 30
     unread_log: int = 256 << 10
 
@@ -54,6 +57,7 @@ class HealthLimits:
 NO_GAPS = GapState(lines=0, buffered=0, oldest_for=None)
 NOTHING_WAITS = WaitsState(messages=0, oldest_for=None)
 NO_SAGAS = SagasInNeed(count=0, oldest_for=None)
+NO_FLOWS = FlowsState(stuck=0, oldest_for=None, unwatched_for=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +74,7 @@ class Vitals:
         down: the dependencies whose breakers are not closed.
         sagas_in_need: sagas that wait for an operator's verb.
         overdue_sagas: by service, for how long a saga has been due that nobody has looked at.
+        flows: processes of flows of which something did not come.
     """
 
     outbox: OutboxState
@@ -83,6 +88,7 @@ class Vitals:
     stopped: tuple[str, ...] = ()
     sagas_in_need: SagasInNeed = NO_SAGAS
     overdue_sagas: tuple[OverdueSagas, ...] = ()
+    flows: FlowsState = NO_FLOWS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +143,7 @@ def _problems(vitals: Vitals, limits: HealthLimits) -> Iterator[Problem]:
         yield Problem(status=HealthStatus.DEGRADED, what=what)
     if vitals.dead:
         yield Problem(status=HealthStatus.DEGRADED, what=f"{vitals.dead} dead letters: pillarbox dead-letters list")
+    yield from _problems_of_flows(vitals.flows, limits)
     yield from _problems_of_order(vitals, limits)
     yield from _problems_of_sagas(vitals, limits)
 
@@ -152,6 +159,17 @@ def _problems_of_sagas(vitals: Vitals, limits: HealthLimits) -> Iterator[Problem
                 f"a saga of {one.service} has been due for {_seconds(one.oldest_for)}: does a process run its version?"
             )
             yield Problem(status=HealthStatus.DEGRADED, what=what)
+
+
+def _problems_of_flows(flows: FlowsState, limits: HealthLimits) -> Iterator[Problem]:
+    if flows.stuck:
+        since = _seconds(flows.oldest_for)
+        what = f"{flows.stuck} processes of flows are stuck, the first for {since}: pillarbox flow stuck"
+        yield Problem(status=HealthStatus.DEGRADED, what=what)
+    if _exceeds(flows.unwatched_for, limits.unwatched_flow):
+        waited = _seconds(flows.unwatched_for)
+        what = f"nobody has looked at a flow that was due {waited} ago: does a process of its service run?"
+        yield Problem(status=HealthStatus.DEGRADED, what=what)
 
 
 def _problems_of_order(vitals: Vitals, limits: HealthLimits) -> Iterator[Problem]:
@@ -213,6 +231,7 @@ class VitalPorts:
     circuits: CircuitStore
     inspection: Inspection
     sagas: SagaArchive
+    flows: FlowInstances
     log: LogCheckpoints | None = None
 
 
@@ -241,5 +260,6 @@ class HealthCheck:
             gaps=(yield from ports.gaps.state()),
             sagas_in_need=(yield from ports.sagas.in_need()),
             overdue_sagas=tuple((yield from ports.sagas.overdue())),
+            flows=(yield from ports.flows.state()),
             down=tuple(one for one in (yield from ports.circuits.known()) if not one.circuit.is_closed),
         )

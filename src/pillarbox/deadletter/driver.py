@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import assert_never
 
 from pillarbox.channel.wakeup import Wakeup
-from pillarbox.deadletter.runs import AwaitOutcomes, EndRun, EnqueueMore, ReplayRun, ReplayRunStore, RunState, next_step
+from pillarbox.deadletter.runs import (
+    AwaitOutcomes,
+    EndRun,
+    EnqueueMore,
+    NextStep,
+    ReplayRun,
+    ReplayRunStore,
+    RunState,
+    next_step,
+)
 from pillarbox.errors import ConflictError, TransientError
 from pillarbox.lease import LeaseKeeper
 from pillarbox.observe import Observer, WorkerFaltered
@@ -20,11 +30,10 @@ BATCH = 1000
 RUNS_AT_ONCE = 20
 WHILE_OPEN = timedelta(milliseconds=100)
 WHILE_NOTHING_IS_OPEN = timedelta(seconds=1)
-RESTS_FOR = 2
-"""A round is followed by a rest of so many times its length, up to a second."""
-
-LOOK_EVERY_S = 1.0
-"""How often a run that is enqueued at full speed is looked at for its failures."""
+LOOK_EVERY_S, LOOK_AT_LEAST_EVERY_S = 1.0, 5.0
+"""How often a run with a rule to stop is looked at while it is enqueued, and any other one."""
+LOOKS_SHARE = 20
+"""A look at what has become of many letters takes long; the next one comes after so many times as long."""
 
 
 class Allowance:
@@ -47,6 +56,15 @@ class Allowance:
         self._saved -= count
 
 
+@dataclass(slots=True)
+class Look:
+    """What was decided when a run was looked at, and until when that stands."""
+
+    run: ReplayRun
+    step: NextStep
+    until: float
+
+
 class ReplayDriver:
     """Enqueues the letters of open runs under a lease; every step is a transaction, so that anyone may go on."""
 
@@ -58,10 +76,11 @@ class ReplayDriver:
         self._clock = keeper.clock
         self._observer = observer
         self._allowances: dict[str, Allowance] = {}
+        self._looks: dict[str, Look] = {}
         self._wakeup = Wakeup()
         self._stopping = False
         self.rest = WHILE_OPEN
-        """How long to rest after the last round: the longer it took, the longer."""
+        """How long to rest after the last round: not at all in the midst of a run at full speed."""
 
     def stop(self) -> None:
         """End ``run`` after the batch under way."""
@@ -97,49 +116,62 @@ class ReplayDriver:
         Raises:
             TransientError, ConflictError: the step under way was not taken; take it again.
         """
-        began = self._clock.monotonic()
-        try:
-            return await self._steps()
-        finally:
-            took = timedelta(seconds=self._clock.monotonic() - began)
-            self.rest = max(WHILE_OPEN, min(took * RESTS_FOR, WHILE_NOTHING_IS_OPEN))
-
-    async def _steps(self) -> bool:
+        self.rest = WHILE_OPEN
         await self._keeper.keep()
         if not self._keeper.tokens:
             return False
         open_runs = await self._source.run(self._runs.find(RunState.OPEN, limit=RUNS_AT_ONCE))
         self._allowances = {one: self._allowances[one] for one in open_runs if one in self._allowances}
+        self._looks = {one: self._looks[one] for one in open_runs if one in self._looks}
         for run_id in reversed(open_runs):
             await self._step(run_id)
         return bool(open_runs)
 
     async def _step(self, run_id: str) -> None:
-        run = await self._source.run(self._runs.get(run_id))
-        if run is None or run.state is not RunState.OPEN:
+        look = self._looks.get(run_id)
+        if look is None or self._clock.monotonic() >= look.until:
+            look = await self._look(run_id)
+        if look is None:
             return
-        step = next_step(run)
-        match step:
+        match look.step:
             case EnqueueMore(at_most=at_most):
-                await self._enqueue(run, at_most)
+                at_most -= await self._enqueue(look.run, at_most)
+                look.step = EnqueueMore(at_most) if at_most > 0 else AwaitOutcomes()
             case AwaitOutcomes():
                 pass
             case EndRun(state=state, because=because):
                 await self._source.run(self._runs.end(run_id, state=state, because=because))
             case _:
-                assert_never(step)
+                assert_never(look.step)
 
-    async def _enqueue(self, run: ReplayRun, at_most: int) -> None:
-        """Enqueue batch after batch for a while, or as many as the rate allows."""
+    async def _look(self, run_id: str) -> Look | None:
+        """Look at what has become of a run's letters, and decide."""
         began = self._clock.monotonic()
+        run = await self._source.run(self._runs.get(run_id))
+        if run is None or run.state is not RunState.OPEN:
+            return None
+        now, step = self._clock.monotonic(), next_step(run)
+        may_stop = run.terms.stop_at is not None and isinstance(step, EnqueueMore)
+        longest = LOOK_EVERY_S if may_stop else LOOK_AT_LEAST_EVERY_S
+        look = Look(run, step, until=now + min((now - began) * LOOKS_SHARE, longest))
+        self._looks[run_id] = look
+        return look
+
+    async def _enqueue(self, run: ReplayRun, at_most: int) -> int:
+        """Enqueue batch after batch for a while, or as many as the rate allows; return how many had their turn."""
+        began, turned = self._clock.monotonic(), 0
         if run.terms.rate is not None:
             allowance = self._allowances.setdefault(run.id, Allowance(run.terms.rate, began))
             if due := min(allowance.at(began), at_most, BATCH):
-                allowance.spend(await self._source.run(self._runs.enqueue(run.id, at_most=due)))
-            return
-        while at_most > 0 and not self._stopping and self._clock.monotonic() - began < LOOK_EVERY_S:
+                turned = await self._source.run(self._runs.enqueue(run.id, at_most=due))
+                allowance.spend(turned)
+            return turned
+        while turned < at_most and not self._stopping and self._clock.monotonic() - began < LOOK_EVERY_S:
             await self._keeper.keep()
-            done = await self._source.run(self._runs.enqueue(run.id, at_most=min(at_most, BATCH)))
-            at_most -= done
+            done = await self._source.run(self._runs.enqueue(run.id, at_most=min(at_most - turned, BATCH)))
             if not done:
-                return
+                return at_most  # it was cancelled, or another process drives it
+            turned += done
+        if turned < at_most:
+            self.rest = timedelta(0)
+        return turned

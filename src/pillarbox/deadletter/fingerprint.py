@@ -9,11 +9,14 @@ import traceback
 from types import FrameType
 
 from pillarbox.deadletter.redaction import Redact, nothing_redacted
+from pillarbox.errors import DecodeError
 from pillarbox.holding import storable
 
 MAX_STACK_CHARS = 8_000
 FRAMES = 8
 """How many of the innermost frames tell causes apart: recursion must not."""
+
+UNTOLD = "(its text may quote the body)"
 
 _UUID = r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}"
 _IDENTIFIERS = re.compile(rf"\b{_UUID}\b|0x[0-9a-f]+|\b(?=[0-9a-f]*\d)[0-9a-f]{{8,}}\b|\d+", re.IGNORECASE)
@@ -23,8 +26,12 @@ _OURS = __name__.partition(".")[0]
 
 
 def stack_of(error: BaseException, redact: Redact = nothing_redacted) -> str:
-    """Return the stack of ``error``, its end kept where it is too long; ``redact`` is given the whole of it."""
-    return storable(redact("".join(traceback.format_exception(error))))[-MAX_STACK_CHARS:]
+    """Return the stack of ``error``, its end kept where it is too long; ``redact`` is given the whole of it.
+
+    Of what made a body unreadable it has the frames without the text: validators quote what they were given.
+    """
+    lines = [*_frames_of_cause(error), *traceback.format_exception(error, chain=not isinstance(error, DecodeError))]
+    return storable(redact("".join(lines)))[-MAX_STACK_CHARS:]
 
 
 def fingerprint_of(error: BaseException, message_type: str) -> str:
@@ -37,6 +44,13 @@ def fingerprint_of(error: BaseException, message_type: str) -> str:
     where = frames[-FRAMES:] or [str(error)[:200]]
     cause = "\0".join([message_type, type(error).__qualname__, *map(stripped, where)])
     return hashlib.sha256(cause.encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def _frames_of_cause(error: BaseException) -> list[str]:
+    cause = error.__cause__
+    if cause is None or not isinstance(error, DecodeError):
+        return []
+    return [*traceback.format_tb(cause.__traceback__), f"{type(cause).__qualname__}: {UNTOLD}\n\n"]
 
 
 def stripped(text: str) -> str:

@@ -42,6 +42,7 @@ from pillarbox.observe.events import (
     SettlementRefused,
     WorkerFaltered,
 )
+from pillarbox.observe.flows import FlowDoubtful, FlowStuck
 from pillarbox.observe.observer import Observer, Observers
 
 __all__ = [
@@ -58,6 +59,8 @@ __all__ = [
     "DuplicateSuppressed",
     "EpochBegun",
     "Event",
+    "FlowDoubtful",
+    "FlowStuck",
     "GapFetched",
     "GapFound",
     "GapSkipped",

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
+from pillarbox.observe.flows import FlowDoubtful, FlowStuck
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessagesPublished:
@@ -389,5 +391,7 @@ Event = (
     | InboxPurged
     | ConsumerStopped
     | RunRolledBack
+    | FlowStuck
+    | FlowDoubtful
     | WorkerFaltered
 )

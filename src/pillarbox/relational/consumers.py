@@ -56,6 +56,10 @@ _enlist = insert_into(consumers).values(
 ENLIST = _enlist.on_conflict_do_update(index_elements=["consumer"], set_={"channels": _enlist.excluded.channels})
 FORGET = delete(consumers).where(consumers.c.consumer == OLD)
 UNSUBSCRIBE = delete(subscriptions).where(subscriptions.c.consumer == OLD)
+GIVE_UP = tuple(
+    delete(table).where(table.c.consumer == OLD)
+    for table in (subscriptions, queue, attempts, claims, holds, held, waits)
+)
 PENDING = select(
     select(func.count()).select_from(queue).where(queue.c.consumer == OLD).scalar_subquery()
     + select(func.count()).select_from(held).where(held.c.consumer == OLD).scalar_subquery()
@@ -76,6 +80,13 @@ class RelationalConsumerRegistry(ConsumerRegistry):
             yield Execute(FORGET, {"old": new})
             for statement in RENAMES:
                 yield Execute(statement, {"old": old, "new": new})
+
+    def retire(self, consumer: str) -> Program[None]:
+        """Delete what waits for it, if it is known."""
+        known = yield Execute(KNOWN, {"prefix": consumer})
+        if any(row[0] == consumer for row in known):
+            for statement in (*GIVE_UP, FORGET):
+                yield Execute(statement, {"old": consumer})
 
     def enlist(self, service: str, subscriptions: Sequence[Subscription]) -> Program[Mapping[str, int]]:
         """Look at those that are not here; if none is stranded, upsert those that are."""

@@ -27,6 +27,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from pillarbox.errors import SchemaVersionError
 from pillarbox.relational.expressions import insert_into, now_us
+from pillarbox.relational.flow_tables import FLOW_TABLES
 from pillarbox.relational.operator_tables import LETTER_INDEXES, OPERATOR_TABLES
 from pillarbox.relational.saga_tables import SAGA_TABLES
 from pillarbox.relational.tables import (
@@ -88,13 +89,15 @@ SECOND = (
 THIRD = (breakers,)
 FOURTH = OPERATOR_TABLES
 FIFTH = SAGA_TABLES
-FIRST = tuple(table for table in metadata.sorted_tables if table not in (*SECOND, *THIRD, *FOURTH, *FIFTH))
+SIXTH = FLOW_TABLES
+FIRST = tuple(table for table in metadata.sorted_tables if table not in (*SECOND, *THIRD, *FOURTH, *FIFTH, *SIXTH))
 MIGRATIONS = (
     Migration(version=1, title="first tables", tables=FIRST),
     Migration(version=2, title="order by numbers and causes, operations and outside calls", tables=SECOND),
     Migration(version=3, title="breakers of dependencies", tables=THIRD),
     Migration(version=4, title="work with dead letters", tables=FOURTH, indexes=LETTER_INDEXES),
     Migration(version=5, title="sagas", tables=FIFTH),
+    Migration(version=6, title="flows", tables=SIXTH),
 )
 CURRENT_VERSION = MIGRATIONS[-1].version
 

@@ -53,6 +53,7 @@ replay_runs = _table(
     Column("stop_at_permille", Integer),
     Column("forced", SmallInteger, nullable=False),
     Column("within_us", BigInteger),
+    Column("reached", BigInteger, nullable=False),  # of its letters, in their order, those up to here had their turn
     Column("created_at", BigInteger, nullable=False),
     Column("ended_at", BigInteger),
     Column("ended_because", Text, nullable=False),
@@ -60,15 +61,13 @@ replay_runs = _table(
     Index("pillarbox_replay_runs_state_created", "state", "created_at"),
 )
 replay_items = _table(  # the frozen set of a run; ``replays`` as it was then, so that each is replayed once
+    # what is pending and not beyond what the run has reached is enqueued: nothing is written for each letter
     "replay_items",
     Column("run", Name, primary_key=True),
     Column("letter", BigInteger, primary_key=True, autoincrement=False),
     Column("replays", Integer, nullable=False),
     Column("state", String(10), nullable=False),
-    CheckConstraint(
-        "state IN ('pending', 'enqueued', 'resolved', 'failed', 'passed')", name="pillarbox_replay_items_state"
-    ),
-    Index("pillarbox_replay_items_state_letter", "run", "state", "letter"),
+    CheckConstraint("state IN ('pending', 'resolved', 'failed', 'passed')", name="pillarbox_replay_items_state"),
 )
 operator_acts = _table(
     "operator_acts",

@@ -37,7 +37,7 @@ LOOK = (  # primary key
 )
 BURY = update(saga_participations).where(*_is_meant).values(state=UNDONE, changed_at=now_us())
 _given = rows_of("answers", request=Text(), reply=UnicodeText())
-_is_answered = (_row.service == SERVICE, _row.request == _given.c.request)
+_is_answered = (*_is_meant, _row.request == _given.c.request)  # the names first: else all rows of the service are read
 ANSWERED = {
     Direction.DO: update(saga_participations)
     .where(*_is_answered)
@@ -83,7 +83,8 @@ class RelationalParticipationStore(ParticipationStore):
     def answered(self, service: str, direction: Direction, answers: Mapping[str, str]) -> Program[None]:
         """Write the answers."""
         rows = [{"request": request, "reply": reply} for request, reply in answers.items()]
-        yield Execute(ANSWERED[direction], {"of_service": service, "answers": rows})
+        given = {"of_service": service, "requests": list(answers), "answers": rows}
+        yield Execute(ANSWERED[direction], given)
 
     def purge(self, older_than: timedelta, *, limit: int) -> Program[int]:
         """Lock the oldest that nobody else is at, then delete them."""

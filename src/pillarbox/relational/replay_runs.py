@@ -17,7 +17,8 @@ from sqlalchemy import (
     Text,
     and_,
     bindparam,
-    exists,
+    case,
+    delete,
     func,
     literal,
     or_,
@@ -32,7 +33,7 @@ from pillarbox.holding import HeldState, HoldState
 from pillarbox.relational.dead_letter_groups import left
 from pillarbox.relational.dead_letters import conditions, matching, values_of
 from pillarbox.relational.expressions import any_of, insert_into, micros, now_us, numbers
-from pillarbox.relational.holding import MAKE_WAY, RANKS
+from pillarbox.relational.holding import RANKS
 from pillarbox.relational.operator_tables import replay_items, replay_runs
 from pillarbox.relational.rows import MESSAGE_COLUMNS, columns
 from pillarbox.relational.tables import dead_letters, held, holds
@@ -55,6 +56,7 @@ CREATE = insert_into(replay_runs).values(
     stop_at_permille=bindparam("stop_at", type_=Integer),
     forced=bindparam("force", type_=SmallInteger),
     within_us=bindparam("within_us", type_=BigInteger),
+    reached=0,
     created_at=now_us(),
     ended_because="",
 )
@@ -73,7 +75,16 @@ _FACTS = (
     "ended_because",
 )
 GET = select(*(_run[name] for name in _FACTS)).where(_run.run == RUN)
-PROGRESS = select(_item.state, func.count()).where(_item.run == RUN).group_by(_item.state)  # index on (run, state)
+_has_had_its_turn = _item.letter <= _run.reached
+_standing = case(
+    (and_(_item.state == ItemState.PENDING.value, _has_had_its_turn), ItemState.ENQUEUED.value), else_=_item.state
+).label("standing")
+PROGRESS = (  # primary key
+    select(_standing, func.count())
+    .select_from(replay_items.join(replay_runs, _item.run == _run.run))
+    .where(_item.run == RUN)
+    .group_by(text("standing"))
+)
 FIND = select(_run.run).order_by(_run.created_at.desc(), _run.run.desc()).limit(bindparam("up_to", type_=BigInteger))
 FIND_IN_STATE = FIND.where(_run.state == bindparam("in_state", type_=String))
 END = (
@@ -84,40 +95,41 @@ END = (
     )
     .returning(_run.run)
 )
-IS_OPEN = (  # so that a run which is cancelled meanwhile goes no further
-    select(_run.forced, _run.within_us)
+_earliest = case((or_(_run.forced == 1, _run.within_us.is_(None)), 0), else_=now_us() - _run.within_us)
+LOCK = (  # one batch of a run at a time, and one that is cancelled meanwhile goes no further
+    select(_run.forced, _earliest, _run.reached)
     .where(_run.run == RUN, _run.state == RunState.OPEN.value)
-    .with_for_update(read=True)
+    .with_for_update()
 )
-NEXT = (  # index on (run, state, letter)
-    select(_item.letter)
-    .where(_item.run == RUN, _item.state == ItemState.PENDING.value)
+NEXT = (  # primary key; between, since PostgreSQL walks a small range in order also where it knows no values yet
+    select(_item.letter, _item.replays)
+    .where(_item.run == RUN, _item.letter.between(bindparam("after", type_=BigInteger) + 1, 2**63 - 1))
     .order_by(_item.letter)
     .limit(bindparam("up_to", type_=BigInteger))
-    .with_for_update(skip_locked=True)
 )
-_within_us = bindparam("within_us", type_=BigInteger)
-_frozen = select(_item.replays).where(_item.run == RUN, _item.letter == _letter.position).scalar_subquery()
+REACH = update(replay_runs).where(_run.run == RUN).values(reached=bindparam("last", type_=BigInteger))
 TAKE = (
     update(dead_letters)
     .where(
         any_of(_letter.position, LETTERS),
         _letter.state == DeadLetterState.DEAD.value,
-        _letter.replays == _frozen,
-        or_(
-            bindparam("force", type_=SmallInteger) == literal(1),
-            and_(
-                _letter.replays < MAX_REPLAYS,
-                or_(_within_us.is_(None), _letter.last_failed_at >= now_us() - _within_us),
-            ),
-        ),
+        _letter.replays == bindparam("frozen", type_=Integer),
+        _letter.last_failed_at >= bindparam("earliest", type_=BigInteger),
     )
     .values(state=DeadLetterState.REPLAYING.value, replays=_letter.replays + 1)
-    .returning(_letter.position, _letter.consumer, _letter.fingerprint, _letter.message_id)
+    .returning(_letter.position, _letter.consumer, _letter.fingerprint)
 )
+_copy = select(held.c.position).where(
+    held.c.consumer == _letter.consumer,
+    held.c.message_id == _letter.message_id,
+    held.c.state == HeldState.HELD.value,
+)
+COPIES = select(_copy.scalar_subquery()).where(any_of(_letter.position, LETTERS))  # looked up for each: they are rare
+MAKE_WAY = delete(held).where(any_of(held.c.position, numbers("copies")))
+_now = select(now_us()).scalar_subquery()  # once for all rows: the clock costs more than an index entry
 _hold = insert_into(holds).from_select(
     ["consumer", "hold_key", "state", "due_at", "lease_until", "since"],
-    select(_letter.consumer, _letter.hold_key, literal(HoldState.WAITING.value), now_us(), literal(0), now_us())
+    select(_letter.consumer, _letter.hold_key, literal(HoldState.WAITING.value), _now, literal(0), _now)
     .where(any_of(_letter.position, LETTERS))
     .group_by(_letter.consumer, _letter.hold_key)
     .order_by(_letter.consumer, _letter.hold_key),
@@ -135,7 +147,7 @@ ENQUEUE = (
             literal(HeldState.REPLAYING.value),
             literal(RANKS[HeldState.REPLAYING]),
             literal(0),
-            now_us(),
+            _now,
             literal("[]"),
         )
         .where(any_of(_letter.position, LETTERS))
@@ -143,26 +155,29 @@ ENQUEUE = (
     )
     .on_conflict_do_nothing(index_elements=["consumer", "message_id"])
 )
-MARK = (
+PASS = update(replay_items).where(_item.run == RUN, any_of(_item.letter, LETTERS)).values(state=ItemState.PASSED.value)
+_same = _letter.position == _item.letter
+_is_ours = _letter.replays == _item.replays + 1  # else somebody has replayed it again since
+_came_through = case(
+    (and_(_is_ours, _letter.state == DeadLetterState.RESOLVED.value), ItemState.RESOLVED.value),
+    else_=ItemState.FAILED.value,
+)
+_is_under_way = (  # looked up for each: a join would be planned by how many were being replayed a while ago
+    select(case((and_(_is_ours, _letter.state == DeadLetterState.REPLAYING.value), 1), else_=0))
+    .where(_same)
+    .scalar_subquery()
+)
+_outcome = select(_came_through).where(_same).scalar_subquery()
+SETTLE = (  # what is gone was purged since, which only a letter is that was decided about
     update(replay_items)
-    .where(_item.run == RUN, any_of(_item.letter, LETTERS))
-    .values(state=bindparam("new_state", type_=String))
+    .where(
+        _item.run == RUN,
+        _item.state == ItemState.PENDING.value,
+        _item.letter <= select(_run.reached).where(_run.run == RUN).scalar_subquery(),
+        func.coalesce(_is_under_way, 0) == 0,
+    )
+    .values(state=func.coalesce(_outcome, ItemState.RESOLVED.value))
 )
-_same = and_(_letter.position == _item.letter)
-_came_through = or_(
-    exists().where(_same, _letter.replays == _item.replays + 1, _letter.state == DeadLetterState.RESOLVED.value),
-    ~exists().where(_same),  # purged since, which only a letter is that was decided about
-)
-_fell_through = exists().where(
-    _same,
-    or_(
-        _letter.state.in_([DeadLetterState.DEAD.value, DeadLetterState.DISCARDED.value]),
-        _letter.replays > _item.replays + 1,  # somebody has replayed it again since
-    ),
-)
-_enqueued = and_(_item.run == RUN, _item.state == ItemState.ENQUEUED.value)
-RESOLVED = update(replay_items).where(_enqueued, _came_through).values(state=ItemState.RESOLVED.value)
-FAILED = update(replay_items).where(_enqueued, _fell_through).values(state=ItemState.FAILED.value)
 
 
 @lru_cache(maxsize=128)
@@ -202,8 +217,7 @@ class RelationalReplayRuns(ReplayRunStore):
         found = yield Execute(GET, which)
         if not found:
             return None
-        yield Execute(RESOLVED, which)
-        yield Execute(FAILED, which)
+        yield Execute(SETTLE, which)
         counts = {ItemState(state): count for state, count in (yield Execute(PROGRESS, which))}
         return _read(found[0], counts)
 
@@ -218,21 +232,25 @@ class RelationalReplayRuns(ReplayRunStore):
     def enqueue(self, run_id: str, *, at_most: int) -> Program[int]:
         """Take letters by compare and set, then copy them into holding."""
         which = {"of_run": run_id}
-        terms = yield Execute(IS_OPEN, which)
-        chosen = [row[0] for row in (yield Execute(NEXT, {**which, "up_to": at_most}))] if terms else []
+        found = yield Execute(LOCK, which)
+        if not found:
+            return 0
+        forced, earliest, reached = found[0]
+        chosen = yield Execute(NEXT, {**which, "after": reached, "up_to": at_most})
         if not chosen:
             return 0
-        forced, within_us = terms[0]
-        taken = yield Execute(TAKE, {**which, "letters": chosen, "force": forced, "within_us": within_us})
+        taken = yield from _take(chosen, earliest=earliest, at_most=None if forced else MAX_REPLAYS)
         positions = sorted(row[0] for row in taken)
         if positions:
             yield Execute(HOLD, {"letters": positions})
-            yield from _make_way(taken)
+            copies = [row[0] for row in (yield Execute(COPIES, {"letters": positions})) if row[0] is not None]
+            if copies:  # late duplicates that are held behind their own keys
+                yield Execute(MAKE_WAY, {"copies": copies})
             yield Execute(ENQUEUE, {"letters": positions})
             yield from left([(row[1], row[2]) for row in taken])
-            yield Execute(MARK, {**which, "letters": positions, "new_state": ItemState.ENQUEUED.value})
-        if passed := sorted(set(chosen) - set(positions)):
-            yield Execute(MARK, {**which, "letters": passed, "new_state": ItemState.PASSED.value})
+        if passed := sorted({row[0] for row in chosen}.difference(positions)):
+            yield Execute(PASS, {**which, "letters": passed})
+        yield Execute(REACH, {**which, "last": chosen[-1][0]})
         return len(chosen)
 
     def end(self, run_id: str, *, state: RunState, because: str) -> Program[bool]:
@@ -240,13 +258,16 @@ class RelationalReplayRuns(ReplayRunStore):
         return bool((yield Execute(END, {"of_run": run_id, "new_state": state.value, "because": because})))
 
 
-def _make_way(taken: Sequence[Row]) -> Program[None]:
-    """Remove late duplicates of replayed messages that are held behind their own keys."""
-    by_consumer: dict[str, list[str]] = {}
-    for _, consumer, _, message_id in taken:
-        by_consumer.setdefault(consumer, []).append(message_id)
-    for consumer, ids in sorted(by_consumer.items()):
-        yield Execute(MAKE_WAY, {"by": consumer, "ids": ids})
+def _take(chosen: Sequence[Row], *, earliest: int, at_most: int | None) -> Program[list[Row]]:
+    """Take what is still as it was frozen; most letters were replayed equally often."""
+    by_replays: dict[int, list[int]] = {}
+    for letter, replays in chosen:
+        by_replays.setdefault(replays, []).append(letter)
+    taken: list[Row] = []
+    for replays, letters in sorted(by_replays.items()):
+        if at_most is None or replays < at_most:
+            taken += yield Execute(TAKE, {"letters": letters, "frozen": replays, "earliest": earliest})
+    return taken
 
 
 def _read(row: Row, counts: dict[ItemState, int]) -> ReplayRun:

@@ -14,7 +14,6 @@ from sqlalchemy import (
     and_,
     bindparam,
     delete,
-    func,
     literal,
     or_,
     select,
@@ -117,9 +116,10 @@ SAVE = (  # primary key
     )
 )
 NEXT_DUE = (  # index on (service, due_at)
-    select(func.min(_saga.due_at) - now_us()).where(
-        _saga.service == SERVICE, any_of(_saga.definition, texts("definitions"))
-    )
+    select(_saga.due_at - now_us())
+    .where(_saga.service == SERVICE, _saga.due_at.is_not(None), any_of(_saga.definition, texts("definitions")))
+    .order_by(_saga.due_at)
+    .limit(1)
 )
 _ended_since = select(now_us() - bindparam("age_us", type_=BigInteger)).scalar_subquery()
 OLDEST_ENDED = (  # index on (state, changed_at)
@@ -186,10 +186,9 @@ class RelationalSagaStore(SagaStore):
             yield Execute(SAVE, {"sagas": rows})
 
     def next_due(self, service: str, definitions: Sequence[str]) -> Program[timedelta | None]:
-        """Select the smallest."""
+        """Select the first."""
         found = yield Execute(NEXT_DUE, {"of_service": service, "definitions": list(definitions)})
-        wait_us = found[0][0]
-        return None if wait_us is None else timedelta(seconds=wait_us / MICROSECONDS)
+        return timedelta(seconds=found[0][0] / MICROSECONDS) if found else None
 
     def purge(self, service: str, older_than: timedelta, *, limit: int) -> Program[int]:
         """Lock the oldest that nobody else is at, then delete them."""

@@ -28,6 +28,7 @@ from pillarbox.relational.calls import RelationalCallStore
 from pillarbox.relational.consumers import RelationalConsumerRegistry
 from pillarbox.relational.cursor import RelationalRelayMarks
 from pillarbox.relational.dead_letters import RelationalDeadLetterStore
+from pillarbox.relational.flows import relational_flows
 from pillarbox.relational.gaps import RelationalGaps, RelationalSkippedStore
 from pillarbox.relational.holding import RelationalHoldingStore
 from pillarbox.relational.idempotency import RelationalAttemptStore, RelationalClaimStore, RelationalInboxStore
@@ -139,6 +140,7 @@ class RelationalStore(TransactionSource):
         self.saga_archive = RelationalSagaArchive()
         self.saga_locks = RelationalSagaLockStore()
         self.inspection = RelationalInspection()
+        self.flows = relational_flows()
         self._lent_sync_engine = sync_engine if isinstance(sync_engine, Engine) else None
         self._make_sync_engine = None if isinstance(sync_engine, Engine) else sync_engine
         self._sync_engine: Engine | None = self._lent_sync_engine

@@ -102,10 +102,25 @@ class Course:
                 if not await self._carry_out(act, around):
                     self.due_us = self._moment.now_us
                     return
+            if self._used_transaction and self._goes_on_alike(planned.acts):
+                self.due_us = self._moment.now_us
+                return
         if self.journal.status.is_ended and not self._before.status.is_ended:
             self._tell_parent()
         if self.journal.status.is_ended and self.journal.locked:
             self.journal, self.unlocks = replace(self.journal, locked=False), True
+
+    def _goes_on_alike(self, acts: Sequence[Act]) -> bool:
+        """Tell whether what follows needs a transaction of its own, so that a plan of it would be made in vain."""
+        step = acts[0].step
+        progress = self.journal.do.get(step)
+        return (
+            self.definition.is_followed_by_local(step)
+            and progress is not None
+            and progress.state is ActState.DONE
+            and self.journal.status is SagaStatus.RUNNING
+            and not self.journal.stopping
+        )
 
     def changed(self) -> ChangedSaga:
         """Return what is to be written."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, cast
 
@@ -22,6 +23,9 @@ T = TypeVar("T")
 
 _DEFAULT_LIMITS = Limits()
 _MAX_REASONS = 5
+_VALUE = re.compile(r"\A(Invalid (?:enum )?value) .*?( - at `[^`]*`)?\Z", re.DOTALL)
+_WITHOUT_IT = r"\1\2"
+"""What msgspec says of values that are none of those allowed."""
 
 
 class _PydanticSerializer(Protocol):
@@ -179,7 +183,7 @@ def _clean_reason(error: Exception) -> str:
     if callable(details) and type(error).__name__ == "ValidationError":
         rows = cast("list[dict[str, object]]", details(include_url=False, include_context=False, include_input=False))
         return "; ".join(_pydantic_reason(row) for row in rows[:_MAX_REASONS])
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {_VALUE.sub(_WITHOUT_IT, str(error))}"
 
 
 def _pydantic_reason(row: dict[str, object]) -> str:

@@ -19,6 +19,8 @@ from pillarbox.observe import (
     ConsumerStopped,
     DestinationNotReady,
     Event,
+    FlowDoubtful,
+    FlowStuck,
     GapFetched,
     GapFound,
     GapSkipped,
@@ -45,6 +47,7 @@ WARNINGS = (
     BreakerOpened,
     BrokerAway,
     DestinationNotReady,
+    FlowDoubtful,
     GapFetched,
     RunRolledBack,
     SagaStepFailed,
@@ -53,6 +56,7 @@ WARNINGS = (
 ERRORS = (
     CauseMissing,
     ConsumerStopped,
+    FlowStuck,
     GapFound,
     GapSkipped,
     LogGapFound,
@@ -101,7 +105,8 @@ def facts_of(event: Event) -> dict[str, Fact]:
         if isinstance(value, timedelta):
             facts[f"{field.name}_s"] = value.total_seconds()
         elif isinstance(value, tuple):
-            facts[field.name] = " ".join(cast("tuple[str, ...]", value))
+            parts = cast("tuple[str, ...]", value)
+            facts[field.name] = ("; " if any(" " in part for part in parts) else " ").join(parts)
         else:
             facts[field.name] = masked(value) if isinstance(value, str) else value
     return facts

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox.app import Pillarbox
 from pillarbox.deadletter import DeadLetter
+from pillarbox.flow.record import TRACKER
 from pillarbox.message import Message, Registry, message_type_of
 from pillarbox.observe import Event, MessageHandled, Observer, WorkerFaltered
 from pillarbox.serialization import decode_message
@@ -177,12 +178,12 @@ class Harness:
 
     @property
     def handled(self) -> list[Handled]:
-        """What was handled, in order, once for each consumer; duplicates that were suppressed are left out."""
+        """What was handled, in order, once for each consumer; duplicates, and what watches flows, are left out."""
         by_id = {message.id: message for message in self._messages}
         return [
             Handled(consumer=one.consumer, payload=self._payload(by_id[one.message_id]), attempts=one.attempts)
             for one in self._observer.handled
-            if one.message_id in by_id
+            if one.message_id in by_id and not one.consumer.endswith(f"/{TRACKER}")
         ]
 
     @property

@@ -11,10 +11,12 @@ from sqlalchemy import exists, func, or_, select, text
 from pillarbox.channel import is_queue
 from pillarbox.deadletter import DeadLetterState, RunState
 from pillarbox.deadletter.runs import ItemState
+from pillarbox.flow.policy import FlowState
 from pillarbox.holding import HoldState
 from pillarbox.message import Message
 from pillarbox.relational.breakers import RelationalCircuitStore
 from pillarbox.relational.expressions import micros, now_us
+from pillarbox.relational.flow_tables import flow_instances
 from pillarbox.relational.operator_tables import replay_items, replay_runs
 from pillarbox.relational.rows import message_of
 from pillarbox.relational.tables import dead_letters, holds, outbox, outbox_scheduled, queue, subscriptions
@@ -43,11 +45,12 @@ HOLDS = (
 )
 
 _pending = exists().where(
-    replay_items.c.run == replay_runs.c.run, replay_items.c.state == ItemState.PENDING.value, replay_runs.c.canary == 0
+    replay_items.c.run == replay_runs.c.run, replay_items.c.letter > replay_runs.c.reached, replay_runs.c.canary == 0
 )
 _under_way = exists().where(
     replay_items.c.run == replay_runs.c.run,
-    replay_items.c.state == ItemState.ENQUEUED.value,
+    replay_items.c.letter <= replay_runs.c.reached,
+    replay_items.c.state == ItemState.PENDING.value,
     dead_letters.c.position == replay_items.c.letter,
     dead_letters.c.state == DeadLetterState.REPLAYING.value,
 )
@@ -55,6 +58,15 @@ REPLAY_RUNS = (  # those that can be taken a step further: the others wait for l
     select(func.count())
     .select_from(replay_runs)
     .where(replay_runs.c.state == RunState.OPEN.value, or_(_pending, ~_under_way))
+)
+DUE_FLOWS = (
+    select(func.count())
+    .select_from(flow_instances)
+    .where(flow_instances.c.state.in_([FlowState.RUNNING, FlowState.STUCK]), flow_instances.c.due_at <= now_us())
+)
+COUNTED = (
+    (REPLAY_RUNS, "replay runs that can go on"),
+    (DUE_FLOWS, "processes of flows that are to be looked at"),
 )
 
 
@@ -95,6 +107,15 @@ def _paused() -> Program[Mapping[str, int]]:
     return {consumer: micros(one.circuit.wait) for one in known for consumer in one.needed_by}
 
 
+def _counted() -> Program[list[str]]:
+    """Return what can be done now and is only counted, in words."""
+    words: list[str] = []
+    for statement, what in COUNTED:
+        if number := (yield Execute(statement))[0][0]:
+            words.append(f"{number} {what}")
+    return words
+
+
 def look_for_pending(consumers: Collection[str], channels: Collection[str]) -> Program[Pending]:
     """Return what ``consumers``, who listen to ``channels``, and the relay have to do.
 
@@ -112,8 +133,7 @@ def look_for_pending(consumers: Collection[str], channels: Collection[str]) -> P
             later.append((paused[mailbox], f"{number} of {channel}, whose consumer's dependency is down"))
         elif mailbox in consumers or mailbox in channels:
             now.append(f"{number} of {channel} waiting for their consumer")
-    if number := (yield Execute(REPLAY_RUNS))[0][0]:
-        now.append(f"{number} replay runs that can go on")
+    now += yield from _counted()
     number, due_in_us = (yield Execute(SCHEDULED))[0]
     if number:
         later.append((due_in_us, f"{number} delayed messages"))

@@ -19,6 +19,7 @@ from pillarbox.observe import (
     BreakerOpened,
     ConsumerStopped,
     Event,
+    FlowStuck,
     GapFound,
     GapSkipped,
     LogGapFound,
@@ -108,6 +109,23 @@ def test_many_dead_letters_in_a_short_time_are_told_once() -> None:
     at.clock.advance(2 * MINUTE)
     assert at.told(dead("3"), dead("4")) == [], "the first two are too long ago"
     assert at.told(dead("5")) == [("dead-letter-rate", "shop/a", 1)]
+
+
+def test_what_does_not_come_in_a_flow_is_told_by_who_has_not_reacted_and_many_at_once_are_one_alert() -> None:
+    def stuck(process: str, culprit: str = "stock/reserve") -> FlowStuck:
+        return FlowStuck(flow="shop/fulfilment", correlation_id=process, culprit=culprit, missing=("a", "b"))
+
+    at = scene()
+    at.alarm.notice(stuck("p-1"))
+
+    (alert,) = at.alarm.waiting
+    assert alert.text == "shop/fulfilment is stuck: a; b: pillarbox flow trace p-1"
+    assert alert.facts == {"correlation_id": "p-1", "culprit": "stock/reserve"}
+    assert at.told(stuck("p-2"), stuck("p-3"), stuck("p-4", "")) == [
+        ("flow-stuck", "shop/fulfilment stock/reserve", 1),
+        ("flow-stuck", "shop/fulfilment", 1),
+    ]
+    assert scene(flow_stuck=False).told(stuck("p-1")) == []
 
 
 def test_a_held_key_a_parked_record_and_an_open_breaker_are_told() -> None:

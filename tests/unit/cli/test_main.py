@@ -17,6 +17,7 @@ COMMANDS = {
     "demo",
     "doctor",
     "explain",
+    "flow",
     "gaps",
     "health",
     "held",

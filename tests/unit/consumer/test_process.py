@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
+from pillarbox.consumer.effects import Raised, Returned
 from pillarbox.consumer.item import Item
 from pillarbox.consumer.process import CONFLICTS_IN_A_ROW, Process
 from pillarbox.consumer.report import RunReport
@@ -54,20 +56,39 @@ class Steps(TransactionSource):
 
 
 class Batches(Observer):
-    """A shell that notes which messages each transaction was about, and can fail at the commit."""
+    """A shell that notes which messages each transaction was about, and can fail at the commit.
 
-    def __init__(self, scene: Stage, script: Script, *, commit: Callable[[list[str]], None] = lambda _: None) -> None:
+    What fails behind a savepoint has written nothing, unless the savepoint is gone with the transaction.
+    """
+
+    def __init__(
+        self,
+        scene: Stage,
+        script: Script,
+        *,
+        commit: Callable[[list[str]], None] = lambda _: None,
+        savepoints_hold: bool = True,
+    ) -> None:
         self._scene = scene
         self._script = script
         self._commit = commit
+        self._savepoints_hold = savepoints_hold
         self.invoked: list[list[str]] = []
         self.committed: list[RunReport] = []
         self.rolled_back: list[RunRolledBack] = []
 
-    async def transact(self, program: RunProgram) -> RunReport:
+    async def transact(self, program: RunProgram, *, trusted: int | None = None) -> RunReport:
         before, start = set(self._scene.inbox.ids), len(self._scene.invoked)
+
+        def guarded(identity: str, attempt: int) -> Returned | Raised:
+            answer = self._script(identity, attempt)
+            is_trusted = trusted is None or len(self._scene.invoked) - start <= trusted
+            if isinstance(answer, Returned) or is_trusted or not self._savepoints_hold:
+                return answer
+            return Raised(answer.error, touched=False)
+
         try:
-            report = self._scene.step(program, self._script)
+            report = self._scene.step(program, guarded)
             self._commit([identity for identity, _ in self._scene.invoked[start:]])
         except Exception:
             self._scene.inbox.ids = before
@@ -135,20 +156,61 @@ async def test_the_run_is_done_again_without_the_one_that_spoiled_it() -> None:
     assert [one.attempts for one in items] == [0, 1, 0]
 
 
-async def test_a_message_that_must_be_tried_at_once_is_tried_alone() -> None:
-    scene = stage(retry=Retry(attempts=3, immediate=2))
-    items = [item("m0", key="a"), item("m1", key="b"), item("m2", key="c"), item("m3", key="b"), item("m4", key="b")]
-    batches = Batches(scene, fails("m3", touched=True, times=1))
+async def test_after_the_first_failure_the_others_of_its_run_are_taken_back_alone() -> None:
+    scene = stage(retry=LATER)
+    items = items_of(6)
+    batches = Batches(scene, fails("m1", "m3", "m4", touched=True))
 
     await handle(scene, batches, items)
 
-    assert batches.invoked == [["m0", "m1", "m2", "m3"], ["m0", "m1", "m2"], ["m3"], ["m4"]]
-    assert [one.attempts for one in items] == [0, 0, 0, 1, 0]
+    assert batches.invoked == [["m0", "m1"], ["m0", "m2", "m3", "m4", "m5"]]
+    assert (batches.handled, scene.intake.retried) == (["m0", "m2", "m5"], ["m1", "m3", "m4"])
+    assert [one.attempts for one in items] == [0, 1, 0, 1, 1, 0]
 
 
-async def test_after_two_reruns_messages_are_handled_singly() -> None:
+async def test_what_went_well_before_the_first_failure_is_not_guarded_when_it_is_done_again() -> None:
     scene = stage(retry=LATER)
-    batches = Batches(scene, fails("m0", "m1", "m2", touched=True))
+    tries: Counter[str] = Counter()
+
+    def script(identity: str, attempt: int) -> Returned | Raised:
+        tries[identity] += 1
+        fails_now = identity == "m2" or (identity == "m0" and tries["m0"] == 2)
+        return Raised(ValueError(identity), touched=True) if fails_now else Returned(None)
+
+    batches = Batches(scene, script)
+
+    await handle(scene, batches, items_of(4))
+
+    assert batches.invoked == [["m0", "m1", "m2"], ["m0"], ["m1", "m3"]]
+    assert scene.intake.retried == ["m0", "m2"]
+
+
+async def test_a_message_that_must_be_tried_at_once_is_tried_where_it_stands() -> None:
+    scene = stage(retry=Retry(attempts=3, immediate=2))
+    items = [item("m0", key="a"), item("m1", key="b"), item("m2", key="c"), item("m3", key="b"), item("m4", key="b")]
+    batches = Batches(scene, fails("m1", "m3", touched=True, times=1))
+
+    await handle(scene, batches, items)
+
+    assert batches.invoked == [["m0", "m1"], ["m0", "m1", "m2", "m3", "m3", "m4"]]
+    assert [one.attempts for one in items] == [0, 1, 0, 1, 0]
+
+
+async def test_where_no_savepoint_holds_it_is_tried_alone() -> None:
+    scene = stage(retry=Retry(attempts=3, immediate=2))
+    items = [item("m0", key="a"), item("m1", key="b"), item("m2", key="c"), item("m3", key="b"), item("m4", key="b")]
+    batches = Batches(scene, fails("m3", touched=True, times=2), savepoints_hold=False)
+
+    await handle(scene, batches, items)
+
+    first = ["m0", "m1", "m2", "m3"]
+    assert batches.invoked == [first, first, ["m0", "m1", "m2"], ["m3"], ["m4"]]
+    assert [one.attempts for one in items] == [0, 0, 0, 2, 0]
+
+
+async def test_after_two_reruns_messages_are_handled_singly_where_no_savepoint_holds() -> None:
+    scene = stage(retry=LATER)
+    batches = Batches(scene, fails("m0", "m1", "m2", touched=True), savepoints_hold=False)
 
     await handle(scene, batches, items_of(5))
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from pillarbox.control import HealthLimits, HealthStatus, Vitals, judge
+from pillarbox.flow import FlowsState
 from pillarbox.holding import HoldingState
 from pillarbox.outbox import OutboxState
 from pillarbox.relay.log_reader import LogState
@@ -43,6 +44,16 @@ def test_the_limit_can_be_chosen() -> None:
     waiting = replace(QUIET, outbox=replace(QUIET.outbox, pending=1, oldest_for=timedelta(seconds=2)))
 
     assert judge(waiting, HealthLimits(oldest_pending=timedelta(seconds=1))).status is HealthStatus.UNHEALTHY
+
+
+def test_a_flow_that_is_stuck_or_that_nobody_looks_at_is_degraded() -> None:
+    long_ago = LIMITS.unwatched_flow + timedelta(seconds=1)
+    stuck = FlowsState(stuck=2, oldest_for=long_ago, unwatched_for=None)
+    unwatched = FlowsState(stuck=0, oldest_for=None, unwatched_for=long_ago)
+
+    assert [status(replace(QUIET, flows=flows)) for flows in (stuck, unwatched)] == [HealthStatus.DEGRADED] * 2
+    assert "2 processes of flows are stuck, the first for 61 s" in judge(replace(QUIET, flows=stuck)).problems[0].what
+    assert status(replace(QUIET, flows=replace(unwatched, unwatched_for=LIMITS.unwatched_flow))) is HealthStatus.OK
 
 
 def test_whatever_waits_for_an_operator_is_degraded() -> None:

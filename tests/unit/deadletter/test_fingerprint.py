@@ -5,9 +5,14 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
+from pydantic import BaseModel
 
 from pillarbox.deadletter import fingerprint_of, stack_of
-from pillarbox.deadletter.fingerprint import MAX_STACK_CHARS
+from pillarbox.deadletter.fingerprint import MAX_STACK_CHARS, UNTOLD
+from pillarbox.errors import DecodeError
+from pillarbox.serialization import JsonCodec
+
+SECRET = "hunter2"
 
 
 def _charge(text: str) -> None:
@@ -107,3 +112,17 @@ def test_of_a_stack_that_is_too_long_the_end_is_kept() -> None:
 
     assert len(stack) == MAX_STACK_CHARS
     assert stack.rstrip().endswith("the end")
+
+
+def test_the_stack_of_an_unreadable_body_has_the_frames_of_its_cause_without_what_that_quotes() -> None:
+    class Checked(BaseModel):
+        token: int
+
+    with pytest.raises(DecodeError) as caught:
+        JsonCodec().decode(json.dumps({"token": SECRET}).encode(), Checked)
+
+    stack = stack_of(caught.value)
+    assert SECRET in str(caught.value.__cause__)
+    assert SECRET not in stack
+    assert "in decode" in stack.partition(f"ValidationError: {UNTOLD}")[0]
+    assert stack.rstrip().endswith(str(caught.value))

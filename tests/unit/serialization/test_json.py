@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Enum, StrEnum
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import msgspec
@@ -195,6 +195,19 @@ def test_a_decode_error_of_a_pydantic_model_does_not_repeat_the_body() -> None:
 
     assert "hunter2" not in caught.value.reason
     assert "$.lines[0].x" in caught.value.reason
+
+
+@pytest.mark.parametrize("value", ['"hunter2"', '"hunter2\\n - at `$.pay` "', "4711"])
+@pytest.mark.parametrize("kind", [Colour, Literal["red"], Literal[1, "red"]])
+def test_nor_does_one_of_a_value_that_is_none_of_those_allowed(value: str, kind: Any) -> None:
+    painted = msgspec.defstruct("Painted", [("colour", kind)])
+
+    with pytest.raises(DecodeError) as caught:
+        JsonCodec().decode(f'{{"colour": {value}}}'.encode(), painted)
+
+    assert "hunter2" not in caught.value.reason
+    assert "4711" not in caught.value.reason
+    assert "$.colour" in caught.value.reason
 
 
 def test_an_exception_of_a_validator_is_a_decode_error() -> None:

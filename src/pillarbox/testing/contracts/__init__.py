@@ -12,6 +12,8 @@ from pillarbox.testing.contracts.circuits import CircuitStoreContract
 from pillarbox.testing.contracts.claims import ClaimStoreContract
 from pillarbox.testing.contracts.dead_letter_groups import DeadLetterEditsContract, DeadLetterReviewContract
 from pillarbox.testing.contracts.dead_letters import DeadLetterStoreContract
+from pillarbox.testing.contracts.flow_instances import FlowInstancesContract
+from pillarbox.testing.contracts.flow_journal import FlowJournalContract, FlowParticipantsContract
 from pillarbox.testing.contracts.harness import StoreHarness
 from pillarbox.testing.contracts.hold_decisions import HoldDecisionsContract
 from pillarbox.testing.contracts.holding import HoldingStoreContract
@@ -50,6 +52,9 @@ __all__ = [
     "DeadLetterEditsContract",
     "DeadLetterReviewContract",
     "DeadLetterStoreContract",
+    "FlowInstancesContract",
+    "FlowJournalContract",
+    "FlowParticipantsContract",
     "HeldRecordsContract",
     "HoldDecisionsContract",
     "HoldingStoreContract",

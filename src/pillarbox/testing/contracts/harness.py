@@ -13,8 +13,10 @@ import pytest
 from pillarbox.channel import QueueStore
 from pillarbox.consumer.circuits import CircuitStore
 from pillarbox.consumer.positions import Gaps, Positions, SkippedStore
+from pillarbox.consumer.registry import ConsumerRegistry
 from pillarbox.control import Inspection
 from pillarbox.deadletter import DeadLetterStore, Ports
+from pillarbox.flow import FlowPorts
 from pillarbox.holding import HeldQueue, HoldingStore, WaitStore
 from pillarbox.idempotency import AttemptStore, CallStore, ClaimStore, InboxStore
 from pillarbox.lease import LeaseStore, LeaseTerms
@@ -79,6 +81,8 @@ class StoreHarness:
     operators: Ports
     inspection: Inspection
     circuits: CircuitStore
+    flows: FlowPorts
+    consumers: ConsumerRegistry
     numbers: KeyNumbers
     positions: Positions
     gaps: Gaps

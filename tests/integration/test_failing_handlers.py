@@ -1,0 +1,133 @@
+"""Handlers of one run that write and then fail: what they wrote is taken back, that of their neighbours stands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import Connection, insert
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.orm import Session
+
+from pillarbox import Retry
+from pillarbox.consumer.item import Item
+from pillarbox.consumer.worker import ConsumerWorker
+from pillarbox.holding import hold_key_of
+from pillarbox.observe import RunRolledBack
+from pillarbox.ordering import RunSize
+from pillarbox.serialization import JsonCodec
+from tests.integration.boxes import OrderPlaced, create_tables, effects, make_box, noted
+from tests.messages import message
+
+if TYPE_CHECKING:
+    from pillarbox import Pillarbox
+
+ONCE = Retry(attempts=1)
+COUNT = 12
+TWICE = 1_000_000
+"""The number of an effect that is there already."""
+MENDED = {2: "raises", 5: "breaks a constraint", 6: "raises", 9: "breaks a constraint"}
+"""What a savepoint mends, by the number of the order."""
+SPOILT = {1: "raises", 3: "ends the transaction", 4: "raises", 8: "leaves a savepoint open", 10: "raises"}
+
+
+class Harms:
+    """Does to its connection what a handler should not."""
+
+    def __init__(self, harms: dict[int, str]) -> None:
+        self._harms = harms
+
+    async def befall(self, tx: AsyncConnection, number: int) -> None:
+        match self._harms.get(number):
+            case None:
+                return
+            case "breaks a constraint":
+                await tx.execute(insert(effects).values(number=TWICE, what="twice"))
+            case "ends the transaction":
+                await tx.rollback()
+            case "leaves a savepoint open":
+                await tx.begin_nested()
+            case _:
+                pass
+        raise ValueError(f"not {number}")
+
+    def befall_sync(self, tx: Connection, number: int) -> None:
+        match self._harms.get(number):
+            case None:
+                return
+            case "breaks a constraint":
+                tx.execute(insert(effects).values(number=TWICE, what="twice"))
+            case "ends the transaction":
+                tx.rollback()
+            case "leaves a savepoint open":
+                tx.begin_nested()
+            case _:
+                pass
+        raise ValueError(f"not {number}")
+
+
+def declare(box: Pillarbox, harms: Harms, shape: str) -> None:
+    """Declare a handler of that shape that writes before it comes to harm."""
+    match shape:
+        case "connection":
+
+            @box.on(OrderPlaced, name="handle", retry=ONCE)
+            async def connection(order: OrderPlaced, tx: AsyncConnection) -> None:
+                await tx.execute(insert(effects).values(what=str(order.number)))
+                await harms.befall(tx, order.number)
+
+        case "session":
+
+            @box.on(OrderPlaced, name="handle", retry=ONCE)
+            async def session(order: OrderPlaced, tx: AsyncSession) -> None:
+                await tx.execute(insert(effects).values(what=str(order.number)))
+                await harms.befall(await tx.connection(), order.number)
+
+        case "connection in a thread":
+
+            @box.on(OrderPlaced, name="handle", retry=ONCE)
+            def connection_sync(order: OrderPlaced, tx: Connection) -> None:
+                tx.execute(insert(effects).values(what=str(order.number)))
+                harms.befall_sync(tx, order.number)
+
+        case _:
+
+            @box.on(OrderPlaced, name="handle", retry=ONCE)
+            def session_sync(order: OrderPlaced, tx: Session) -> None:
+                tx.execute(insert(effects).values(what=str(order.number)))
+                harms.befall_sync(tx.connection(), order.number)
+
+
+async def arrive(box: Pillarbox) -> None:
+    """Handle some orders, each of its own key, in one batch as a lane does."""
+    (consumer,) = box.consumers()
+    worker, *_ = box._parts().consumer_workers(consumer)
+    assert isinstance(worker, ConsumerWorker)
+    codec, items = JsonCodec(), list[Item]()
+    for number in range(COUNT):
+        carried = message(f"m{number}", key=f"k{number}", body=codec.encode(OrderPlaced(f"k{number}", number)))
+        items.append(Item(message=carried, hold_key=hold_key_of(carried, ordered=True)))
+    await worker._process.handle(items, intake=worker._intake, size=RunSize(largest=COUNT))
+
+
+@pytest.mark.parametrize("shape", ["connection", "session", "connection in a thread", "session in a thread"])
+@pytest.mark.parametrize("harms", [MENDED, SPOILT], ids=["mended", "spoilt"])
+async def test_what_failed_handlers_wrote_is_taken_back_and_the_others_have_their_effect_once(
+    store_url: str, shape: str, harms: dict[int, str]
+) -> None:
+    box, happenings = make_box(store_url, broker="memory://")
+    declare(box, Harms(harms), shape)
+
+    async with box.running(relay=False, consumers=False):
+        await create_tables(box)
+        async with box.transaction() as tx:
+            await tx.execute(insert(effects).values(number=TWICE, what="before"))
+        await arrive(box)
+        came, letters = await noted(box), await box.dead_letters.list()
+
+    good = [str(number) for number in range(COUNT) if number not in harms]
+    assert sorted(came) == sorted([*good, "before"])
+    assert sorted(int(letter.message.id[1:]) for letter in letters) == sorted(harms)
+    assert {letter.attempts for letter in letters} == {1}
+    rolled_back = happenings.of(RunRolledBack)
+    assert (len(rolled_back) == 1) == (harms is MENDED)
