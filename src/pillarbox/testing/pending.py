@@ -124,6 +124,12 @@ def _counted() -> Program[list[str]]:
     return words
 
 
+def _sagas() -> Program[Sequence[tuple[int, str]]]:
+    """Return how many sagas are to be looked at again, and in how many microseconds."""
+    counts = yield Execute(SAGAS)
+    return [(wait_us, f"{number} sagas{' that are due' * (wait_us <= 0)}") for number, wait_us in counts]
+
+
 def look_for_pending(consumers: Collection[str], channels: Collection[str]) -> Program[Pending]:
     """Return what ``consumers``, who listen to ``channels``, and the relay have to do.
 
@@ -149,8 +155,7 @@ def look_for_pending(consumers: Collection[str], channels: Collection[str]) -> P
         if consumer in consumers:
             wait_us = paused.get(consumer, 0) if is_due else due_in_us
             later.append((wait_us, f"{number} held keys of {consumer}{' that are due' * (not wait_us)}"))
-    for number, due_in_us in (yield Execute(SAGAS)):
-        later.append((due_in_us, f"{number} sagas{' that are due' * (due_in_us <= 0)}"))
+    later += yield from _sagas()
     due = [what for micros, what in later if micros <= 0]
     waiting = [
         (micros, f"{what}, the first in {timedelta(microseconds=micros)}") for micros, what in later if micros > 0
