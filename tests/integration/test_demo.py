@@ -114,6 +114,37 @@ def test_chaos_loses_nothing_and_applies_nothing_twice(
     assert_suffered(result)
 
 
+@pytest.mark.parametrize("saga", ["orchestrated", "choreographed"])
+def test_every_saga_is_completed_or_compensated(
+    orders_150: Path, capsys: pytest.CaptureFixture[str], saga: str
+) -> None:
+    """The other one is choreographed as the demo always is, and suffers above."""
+    code, result = run(capsys, orders=first_lines(orders_150, 40), saga=saga, chaos=saga == "orchestrated")
+
+    assert_adds_up(code, result)
+    ends = result["sagas"]
+    assert (ends["completed"] + ends["compensated"], ends["unfinished"]) == (result["committed"], 0)
+    assert ends["compensated"] > 2
+    assert (result["dead_lettered"], result["held"], result["saga"]) == (0, 0, saga)
+    if saga == "orchestrated":
+        assert (result["crashes"], result["kills"]) == (3, 2)
+        assert result["retried"] > 0
+
+
+@pytest.mark.skipif(not effort.THOROUGH, reason="minutes; PILLARBOX_THOROUGH=1 runs it")
+@pytest.mark.fault
+@pytest.mark.parametrize("saga", ["orchestrated", "choreographed"])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_chaos_leaves_no_saga_half_done_on_postgresql(
+    capsys: pytest.CaptureFixture[str], postgresql_url: str, saga: str, seed: int
+) -> None:
+    code, result = run(capsys, store=postgresql_url, saga=saga, chaos=True, seed=seed)
+
+    assert_adds_up(code, result)
+    assert result["sagas"]["unfinished"] == 0
+    assert (result["crashes"], result["kills"]) == (3, 2)
+
+
 def test_a_rolled_back_order_leaves_no_trace_in_the_store(
     orders_150: Path, capsys: pytest.CaptureFixture[str], sqlite_url: str
 ) -> None:
@@ -290,4 +321,5 @@ async def test_the_books_show_what_is_lost_applied_twice_or_kept(orders_150: Pat
         after = await reconcile(tx, box.consumers(), mails=[*mails[1:], mails[1]], notifier=NOTIFIER)
 
     assert (before.lost, before.applied_twice, before.money.adds_up, before.stock_consistent) == (0, 0, True, True)
+    assert (before.endings["unfinished"], after.endings["unfinished"]) == (0, 1)
     assert (after.lost, after.applied_twice, after.money.adds_up, after.stock_consistent) == (2, 2, False, False)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox.demo.instrumented import BOX_NAME
@@ -31,21 +31,19 @@ class Ending(StrEnum):
 _of_demo = saga_instances.c.saga == f"{BOX_NAME}/{fulfilment.name}"
 
 
-async def endings(tx: AsyncConnection) -> Counter[str]:
+async def endings(tx: AsyncConnection) -> Mapping[Ending, int]:
     """Count the orders by how they ended; where sagas were kept, each must say the same of itself."""
     amounts: dict[str, list[int]] = {}
     for order_id, cents in await tx.execute(select(payments.c.order_id, payments.c.amount_cents)):
         amounts.setdefault(order_id, []).append(cents)
-    reserved = await _counts(tx, select(reservations.c.order_id, func.count()).group_by(reservations.c.order_id))
-    sent = await _counts(tx, select(shipments.c.order_id, func.count()).group_by(shipments.c.order_id))
+    reserved = Counter((await tx.execute(select(reservations.c.order_id))).scalars())
+    sent = Counter((await tx.execute(select(shipments.c.order_id))).scalars())
     sagas = {row[0]: row[1] for row in await tx.execute(select(saga_instances.c.saga_id, saga_instances.c.state))}
-    counts = Counter[str]({ending.value: 0 for ending in Ending})
-    for order_id, status, total_cents in await tx.execute(
-        select(orders.c.order_id, orders.c.status, orders.c.total_cents)
-    ):
-        goods = (reserved.get(order_id, 0), sent.get(order_id, 0))
-        ending = _ending(status, amounts.get(order_id, []), goods, total_cents)
-        counts[Ending.UNFINISHED if sagas.get(order_id, ending) != ending else ending] += 1
+    counts = dict.fromkeys(Ending, 0)
+    placed = select(orders.c.order_id, orders.c.status, orders.c.total_cents)
+    for order_id, status, total_cents in await tx.execute(placed):
+        ending = _ending(status, amounts.get(order_id, []), (reserved[order_id], sent[order_id]), total_cents)
+        counts[ending if sagas.get(order_id, ending) == ending else Ending.UNFINISHED] += 1
     return counts
 
 
@@ -55,10 +53,6 @@ def _ending(status: str, cents: Sequence[int], goods: tuple[int, int], total_cen
     if status == "cancelled" and len(cents) in (0, 2) and sum(cents) == 0 and goods == (0, 0):
         return Ending.COMPENSATED
     return Ending.UNFINISHED
-
-
-async def _counts(tx: AsyncConnection, counting: Select[tuple[str, int]]) -> dict[str, int]:
-    return {row[0]: row[1] for row in await tx.execute(counting)}
 
 
 async def published_by_sagas(tx: AsyncConnection) -> list[tuple[str, str]]:

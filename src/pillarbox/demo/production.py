@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, get_args
+from typing import Literal, Protocol, TypeAlias
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -14,7 +14,6 @@ from pillarbox.demo.mischief import PLACES, SAGA_PLACES, Fault
 from pillarbox.demo.services import fulfilment, inventory, notification, orders, payment, shipping
 
 SagaKind: TypeAlias = Literal["choreographed", "orchestrated"]
-SAGA_KINDS: Sequence[SagaKind] = get_args(SagaKind)
 
 
 class Begin(Protocol):
@@ -54,7 +53,7 @@ REACTING = (
     notification.handlers,
 )
 FULFILMENT = Production(services=REACTING, begin=orders.place, places=PLACES)
-PRODUCTIONS: Mapping[SagaKind, Production] = {
+PRODUCTIONS: Mapping[str, Production] = {
     "choreographed": Production(
         services=REACTING,
         begin=orders.place,
@@ -72,6 +71,6 @@ PRODUCTIONS: Mapping[SagaKind, Production] = {
 }
 
 
-def production_of(saga: SagaKind | None) -> Production:
+def production_of(saga: str | None) -> Production:
     """Return how the demo goes with ``--saga``, or without it."""
     return FULFILMENT if saga is None else PRODUCTIONS[saga]

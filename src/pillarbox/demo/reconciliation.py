@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox.consumer import Consumer
-from pillarbox.demo.endings import endings, published_by_sagas
+from pillarbox.demo.endings import Ending, endings, published_by_sagas
 from pillarbox.demo.ledger import committed, effects
 from pillarbox.demo.services.inventory import reservations, stock
 from pillarbox.demo.services.orders import orders
@@ -84,7 +84,7 @@ class Books:
     money: Money
     stock_consistent: bool
     garbled: int
-    endings: Mapping[str, int]
+    endings: Mapping[Ending, int]
 
 
 async def reconcile(

@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 
 from pillarbox.demo.mischief import Mischief
-from pillarbox.demo.production import SAGA_KINDS, SagaKind, production_of
+from pillarbox.demo.production import production_of
 from pillarbox.demo.shop import open_shop
 
 
-async def work(folder: Path, saga: SagaKind | None) -> None:
+async def work(folder: Path, saga: str | None) -> None:
     """Relay and handle until standard input ends."""
     mischief = Mischief.from_json((folder / "mischief.json").read_text(encoding="utf-8"))
     store, broker = os.environ["PILLARBOX_STORE"], os.environ.get("PILLARBOX_BROKER")
@@ -41,8 +41,7 @@ async def _input_ended() -> None:
 def main() -> None:
     """Run; Ctrl-C is for the process that started this one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    saga = next((kind for kind in SAGA_KINDS if kind in sys.argv[2:]), None)
-    asyncio.run(work(Path(sys.argv[1]), saga))
+    asyncio.run(work(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None))
 
 
 if __name__ == "__main__":

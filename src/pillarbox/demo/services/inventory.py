@@ -38,12 +38,30 @@ asked = Handlers(retry=RETRY)
 
 
 @handlers.on(PaymentCompleted, name="reserve-stock", concurrency=1)
-async def reserve_stock(wish: PaymentCompleted | ReserveStock, tx: AsyncConnection) -> StockReserved | StockRejected:
+async def reserve_stock(payment: PaymentCompleted, tx: AsyncConnection) -> StockReserved | StockRejected:
     """Take the goods off the shelf if there are enough.
 
     Orders share the rows of the shelves, which a run of many orders locks in no particular order: in one lane, runs do
     not wait for each other in a circle.
     """
+    return await _reserved(payment, tx)
+
+
+@handlers.on(ShippingFailed, name="release-stock", concurrency=1)
+async def release_stock(setback: ShippingFailed, tx: AsyncConnection) -> StockReleased:
+    """Put back what is set aside for the order."""
+    return await _released(setback.order_id, tx)
+
+
+@asked.on(ReserveStock, ReleaseStock, name="keep-stock", concurrency=1)
+async def keep_stock(
+    wish: ReserveStock | ReleaseStock, tx: AsyncConnection
+) -> StockReserved | StockRejected | StockReleased:
+    """Reserve or release: in one consumer, since both come through one queue, in the order in which they were sent."""
+    return await (_reserved(wish, tx) if isinstance(wish, ReserveStock) else _released(wish.order_id, tx))
+
+
+async def _reserved(wish: PaymentCompleted | ReserveStock, tx: AsyncConnection) -> StockReserved | StockRejected:
     taken = await tx.execute(
         update(stock)
         .where(stock.c.sku == wish.sku, stock.c.on_hand >= wish.quantity)
@@ -59,21 +77,11 @@ async def reserve_stock(wish: PaymentCompleted | ReserveStock, tx: AsyncConnecti
     return StockReserved(wish.order_id, wish.sku, wish.quantity)
 
 
-@handlers.on(ShippingFailed, name="release-stock", concurrency=1)
-async def release_stock(wish: ShippingFailed | ReleaseStock, tx: AsyncConnection) -> StockReleased:
+async def _released(order_id: str, tx: AsyncConnection) -> StockReleased:
     """Put back what is set aside for an order, which may be nothing."""
-    of_order = reservations.c.order_id == wish.order_id
+    of_order = reservations.c.order_id == order_id
     reserved = (await tx.execute(select(reservations.c.sku, reservations.c.quantity).where(of_order))).all()
     await tx.execute(delete(reservations).where(of_order))
     for sku, quantity in reserved:
-        back = stock.c.on_hand + quantity
-        await tx.execute(update(stock).where(stock.c.sku == sku).values(on_hand=back))
-    return StockReleased(wish.order_id, sum(quantity for _, quantity in reserved))
-
-
-@asked.on(ReserveStock, ReleaseStock, name="keep-stock", concurrency=1)
-async def keep_stock(
-    wish: ReserveStock | ReleaseStock, tx: AsyncConnection
-) -> StockReserved | StockRejected | StockReleased:
-    """Reserve or release: in one consumer, since both come through one queue, in the order in which they were sent."""
-    return await (reserve_stock(wish, tx) if isinstance(wish, ReserveStock) else release_stock(wish, tx))
+        await tx.execute(update(stock).where(stock.c.sku == sku).values(on_hand=stock.c.on_hand + quantity))
+    return StockReleased(order_id, sum(quantity for _, quantity in reserved))

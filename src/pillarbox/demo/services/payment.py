@@ -33,12 +33,19 @@ asked = Handlers(retry=RETRY)
 
 
 @handlers.on(OrderPlaced, name="charge-payment")
-@asked.on(ChargePayment, name="charge-payment")
-async def charge_payment(order: OrderPlaced | ChargePayment, tx: AsyncConnection) -> PaymentCompleted | PaymentFailed:
-    """Charge the order's total, unless the card is not good for it.
+async def charge_payment(order: OrderPlaced, tx: AsyncConnection) -> PaymentCompleted | PaymentFailed:
+    """Charge the order's total, unless the card is not good for it."""
+    return await _charged(order, tx)
 
-    What is said depends on the charge alone: both commit together, and no other failure is a ``PaymentFailed``.
-    """
+
+@asked.on(ChargePayment, name="charge-payment")
+async def take_payment(order: ChargePayment, tx: AsyncConnection) -> PaymentCompleted | PaymentFailed:
+    """Do the same for a saga, and answer it."""
+    return await _charged(order, tx)
+
+
+async def _charged(order: OrderPlaced | ChargePayment, tx: AsyncConnection) -> PaymentCompleted | PaymentFailed:
+    """What is said depends on the charge alone: both commit together, and no failure of ours is a refusal."""
     if order.total_cents > CARD_LIMIT_CENTS:
         return PaymentFailed(order.order_id, "your card was declined")
     await _book(tx, order.order_id, "charge", order.total_cents, order.customer)
