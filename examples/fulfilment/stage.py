@@ -30,8 +30,11 @@ NEEDS_A_BROKER = (
     "the services have databases of their own, so something must carry their messages: set PILLARBOX_BROKER to "
     "redis://…, nats://…, kafka://… or amqp://…, or to memory:// for this one process"
 )
-SETTINGS = Settings(relay=RelaySettings(lease=timedelta(seconds=2)))  # short: whoever was killed is soon replaced
-PATIENCE_S = 60
+SETTINGS = Settings(
+    relay=RelaySettings(lease=timedelta(seconds=2)),  # short: whoever was killed is soon replaced
+    migrate_on_open=True,
+)
+PATIENCE_S, LOOK_EVERY_S = 60, 0.2
 ON_SHELF, CARD_LIMIT_CENTS, NOWHERE = 10_000, 100_000, "Atlantis"
 
 metadata = MetaData()
@@ -151,7 +154,7 @@ class Stage:
                 books = await self._books(wanted, tombstones)
                 if not any(book.problems for book in books) or time.monotonic() > deadline:
                     return books
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(LOOK_EVERY_S)
 
     async def _books(self, wanted: Sequence[Order], tombstones: frozenset[str]) -> list[Book]:
         """Read what each service has written down, each from its own database."""

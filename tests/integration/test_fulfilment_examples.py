@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sqlite3
@@ -14,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import insert, select
 
+from pillarbox.testing import Harness
 from tests.architecture.tree import ROOT
 from tests.servers import RedisServer
 from tests.servers.processes import Process
 from tests.waiting import wait_blocking
 
 EXAMPLES = ROOT / "examples" / "fulfilment"
-ORDERS, ENDED_BEFORE_THE_KILL = 30, 4
+ORDERS, ENDED_BEFORE_THE_KILL = 20, 3
 WITHIN = timedelta(seconds=60)
 
 
@@ -71,6 +74,48 @@ def test_each_order_is_shipped_or_undone_once_though_all_services_are_killed(
     happened = Counter(what for book in books for what, _ in book["lines"])
     assert happened["refund"] >= ORDERS // 5 * 2
     assert happened["release"] >= ORDERS // 5
+
+
+@pytest.fixture
+def choreographed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module, as if it were run."""
+    monkeypatch.setattr(sys, "argv", ["choreographed.py", "--folder", str(tmp_path)])
+    monkeypatch.setenv("PILLARBOX_BROKER", "memory://")
+    monkeypatch.syspath_prepend(EXAMPLES)
+    yield importlib.import_module("choreographed")
+    for name in ("choreographed", "stage"):
+        sys.modules.pop(name, None)
+
+
+async def test_a_payment_that_comes_after_its_cancellation_is_not_taken(choreographed: Any) -> None:
+    stage = importlib.import_module("stage")
+    async with Harness(choreographed.payment_service, tables=stage.metadata) as harness:
+        await harness.publish(choreographed.OrderCancelled("o-1", "changed their mind"))
+        await harness.until_quiet()
+        await harness.publish(choreographed.OrderPlaced("o-1", 2_500, 1, "12 Mill Lane"))
+        await harness.publish(choreographed.OrderPlaced("o-2", 2_500, 1, "12 Mill Lane"))
+        await harness.publish(choreographed.OrderCancelled("o-2", "changed their mind"))
+        await harness.until_quiet()
+
+        async with harness.transaction() as tx:
+            written = (await tx.execute(select(stage.entries.c.order_id, stage.entries.c.amount))).all()
+        assert written == [("o-2", 2_500), ("o-2", -2_500)]
+        assert [charged.order_id for charged in harness.published(choreographed.CardCharged)] == ["o-2"]
+
+
+async def test_goods_are_not_reserved_for_an_order_that_was_cancelled_before(choreographed: Any) -> None:
+    stage = importlib.import_module("stage")
+    async with Harness(choreographed.stock_service, tables=stage.metadata) as harness:
+        async with harness.transaction() as tx:
+            await tx.execute(insert(stage.shelf), {"sku": "kettle", "pieces": 5})
+        await harness.publish(choreographed.OrderCancelled("o-1", "changed their mind"))
+        await harness.until_quiet()
+        await harness.publish(choreographed.CardCharged("o-1", 3, "12 Mill Lane"))
+        await harness.until_quiet()
+
+        async with harness.transaction() as tx:
+            assert await tx.scalar(select(stage.shelf.c.pieces)) == 5
+        assert harness.published(choreographed.StockReserved) == []
 
 
 @pytest.mark.parametrize("way", ["orchestrated", "choreographed"])
