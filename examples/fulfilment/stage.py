@@ -173,6 +173,10 @@ class Stage:
                 for order_id in undone.scalars():
                     if order_id in found:
                         found[order_id].missing.discard(service)
+            for saga in await box.sagas.list(status="compensated", limit=100_000):
+                book = found.get(saga.saga_id)
+                if book is not None and book.status == "unknown":  # cancelled before the step that writes the order
+                    book.status = "cancelled"
         return list(found.values())
 
 
