@@ -9,6 +9,7 @@ and cancelling, so that never both happen.
 """
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -97,6 +98,14 @@ class OrderCancelled:
 # --- the order service ---
 
 order_service = stage.service("orders")
+order_service.flow(
+    "fulfilment",
+    starts=OrderPlaced,
+    ends=(OrderShipped, OrderCancelled),
+    within=timedelta(minutes=10),
+    rejections=(CardDeclined, StockRejected, ShippingRefused),
+)
+"""Nobody is in charge, so this is who notices when a reaction does not come."""
 
 
 async def place(order: Order) -> None:
@@ -212,6 +221,10 @@ async def ship(ready: OrderReady, tx: AsyncConnection) -> OrderShipped | Shippin
         return ShippingRefused(ready.order_id, f"no carrier goes to {NOWHERE}")
     await note(tx, ready.order_id, "ship", 1)
     return OrderShipped(ready.order_id, f"PB-{ready.order_id}")
+
+
+for service in (payment_service, stock_service, shipping_service):  # whose databases the order service cannot see
+    order_service.flows.include(service.flows.graph())
 
 
 if __name__ == "__main__":

@@ -103,6 +103,10 @@ async def test_a_payment_that_comes_after_its_cancellation_is_not_taken(choreogr
         assert [charged.order_id for charged in harness.published(choreographed.CardCharged)] == ["o-2"]
 
 
+def test_the_choreography_s_flow_has_nothing_to_complain_of(choreographed: Any) -> None:
+    assert choreographed.order_service.flows.check() == ()
+
+
 async def test_goods_are_not_reserved_for_an_order_that_was_cancelled_before(choreographed: Any) -> None:
     stage = importlib.import_module("stage")
     async with Harness(choreographed.stock_service, tables=stage.metadata) as harness:
