@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,8 @@ from pillarbox.demo.mischief import NONE, Mischief, plan_mischief
 from pillarbox.demo.reconciliation import reconcile
 from pillarbox.demo.run import NOTIFIER, Orders, load_orders, play
 from pillarbox.demo.services.gateway import mails_in
+from pillarbox.demo.services.payment import CARD_LIMIT_CENTS
+from pillarbox.demo.services.shipping import HEAVY, MOST_IN_A_PARCEL
 from pillarbox.demo.shop import open_shop
 from pillarbox.demo.supervisor import WorkerFailedError
 from pillarbox.relational import tables
@@ -59,6 +62,18 @@ def first_lines(path: Path, count: int) -> Path:
     with path.open(encoding="utf-8") as lines:
         few.write_text("".join(islice(lines, count)), encoding="utf-8")
     return few
+
+
+def of_every_kind(folder: Path) -> Path:
+    """Return a file of few orders, many of them declined, sold out or too heavy to be shipped."""
+    valid = load_orders(None).valid
+    declined = [order for order in valid if order.total_cents > CARD_LIMIT_CENTS][:4]
+    too_heavy = [order for order in valid if order.sku.startswith(HEAVY) and order.quantity > MOST_IN_A_PARCEL][:5]
+    limited = [order for order in valid if order.sku == "LIMITED-PENNY"][:9]
+    chosen = {order.order_id: order for order in (*valid[:14], *declined, *too_heavy, *limited)}
+    path = folder / "of-every-kind.jsonl"
+    path.write_text("".join(json.dumps(asdict(order)) + "\n" for order in chosen.values()), encoding="utf-8")
+    return path
 
 
 def run(capsys: pytest.CaptureFixture[str], **options: Any) -> tuple[int, dict[str, Any]]:
@@ -112,6 +127,36 @@ def test_chaos_loses_nothing_and_applies_nothing_twice(
 
     assert_adds_up(code, result)
     assert_suffered(result)
+
+
+@pytest.mark.parametrize("saga", ["orchestrated", "choreographed"])
+def test_every_saga_is_completed_or_compensated(tmp_path: Path, capsys: pytest.CaptureFixture[str], saga: str) -> None:
+    """The other one is choreographed as the demo always is, and suffers above."""
+    code, result = run(capsys, orders=of_every_kind(tmp_path), saga=saga, chaos=saga == "orchestrated")
+
+    assert_adds_up(code, result)
+    ends = result["sagas"]
+    assert (ends["completed"] + ends["compensated"], ends["unfinished"]) == (result["committed"], 0)
+    assert ends["completed"] >= 10
+    assert ends["compensated"] >= 8
+    assert (result["dead_lettered"], result["held"], result["saga"]) == (0, 0, saga)
+    if saga == "orchestrated":
+        assert (result["crashes"], result["kills"]) == (3, 2)
+        assert result["retried"] > 0
+
+
+@pytest.mark.skipif(not effort.THOROUGH, reason="minutes; PILLARBOX_THOROUGH=1 runs it")
+@pytest.mark.fault
+@pytest.mark.parametrize("saga", ["orchestrated", "choreographed"])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_chaos_leaves_no_saga_half_done_on_postgresql(
+    capsys: pytest.CaptureFixture[str], postgresql_url: str, saga: str, seed: int
+) -> None:
+    code, result = run(capsys, store=postgresql_url, saga=saga, chaos=True, seed=seed)
+
+    assert_adds_up(code, result)
+    assert result["sagas"]["unfinished"] == 0
+    assert (result["crashes"], result["kills"]) == (3, 2)
 
 
 def test_a_rolled_back_order_leaves_no_trace_in_the_store(
@@ -290,4 +335,5 @@ async def test_the_books_show_what_is_lost_applied_twice_or_kept(orders_150: Pat
         after = await reconcile(tx, box.consumers(), mails=[*mails[1:], mails[1]], notifier=NOTIFIER)
 
     assert (before.lost, before.applied_twice, before.money.adds_up, before.stock_consistent) == (0, 0, True, True)
+    assert (before.endings["unfinished"], after.endings["unfinished"]) == (0, 1)
     assert (after.lost, after.applied_twice, after.money.adds_up, after.stock_consistent) == (2, 2, False, False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pillarbox import Context, Pillarbox, Retry
+from pillarbox import Context, Pillarbox, Retry, Saga, SagaContext
 from pillarbox.errors import InvalidSetupError, PermanentError
 from pillarbox.observe import MessageHandled
 from pillarbox.testing import Handled, Harness
@@ -32,6 +33,13 @@ class Payments:
     """Something that a box provides."""
 
     name: str
+
+
+@dataclass
+class Fulfilment:
+    """The state of a saga."""
+
+    order_id: str
 
 
 def _box() -> Pillarbox:
@@ -148,6 +156,39 @@ async def test_a_dead_letter_can_be_replayed() -> None:
 
         assert [one.payload for one in harness.handled] == [OrderPlaced("o-1", 1), OrderPlaced("o-1", 2)]
         assert harness.dead_letters == ()
+
+
+async def test_sagas_come_to_their_ends_at_once_with_their_calls_retries_and_timeouts() -> None:
+    box = _box()
+    fulfilment = Saga("fulfilment", state=Fulfilment)
+    seen: list[str] = []
+
+    @fulfilment.step(retry=Retry(attempts=3, immediate=0, first=timedelta(hours=1)))
+    async def charge(state: Fulfilment, ctx: SagaContext) -> None:
+        await asyncio.to_thread(time.sleep, 0.05)  # under way, while nothing else is pending
+        seen.append(f"charge {ctx.attempt}")
+        if ctx.attempt < 3:
+            raise ConnectionError("the gateway is away")
+
+    @charge.compensate
+    async def refund(state: Fulfilment, ctx: SagaContext) -> None:
+        seen.append("refund")
+
+    @fulfilment.request(replies=(StockReserved,), timeout=timedelta(minutes=5))
+    def reserve(state: Fulfilment) -> ChargePayment:  # a command that nobody handles
+        return ChargePayment(state.order_id)
+
+    box.include(fulfilment)
+
+    async with Harness(box, tables=tables) as harness:
+        async with harness.transaction() as tx:
+            await harness.box.sagas.start(fulfilment, Fulfilment("o-1"), saga_id="o-1", tx=tx)
+        await harness.until_quiet()
+
+        (saga,) = await harness.box.sagas.list()
+        assert seen == ["charge 1", "charge 2", "charge 3", "refund"]
+        assert saga.status == "compensated"
+        assert harness.published(ChargePayment) == [ChargePayment("o-1")]
 
 
 async def test_overrides_of_the_box_are_respected_before_and_during() -> None:

@@ -11,7 +11,9 @@ from pillarbox.clock import Clock
 from pillarbox.consumer.intermittent import Intermittent
 from pillarbox.consumer.worker import ConsumerWorker
 from pillarbox.observe import Observer, WorkerFaltered
+from pillarbox.saga.orchestrator import SagaOrchestrator
 
+HANDLING = (ConsumerWorker, Intermittent, SagaOrchestrator)
 PAUSE_BEFORE_RESTART = timedelta(seconds=1)
 
 
@@ -27,8 +29,8 @@ class Running:
 
     @property
     def in_hand(self) -> int:
-        """How many messages the workers have received and not yet settled."""
-        return sum(worker.in_hand for worker in self._workers if isinstance(worker, (ConsumerWorker, Intermittent)))
+        """How many messages the workers have received and not yet settled, and sagas' calls not yet written down."""
+        return sum(worker.in_hand for worker in self._workers if isinstance(worker, HANDLING))
 
     def stop(self) -> None:
         """Tell every worker to finish what it has in hand."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -20,13 +21,28 @@ from pillarbox.cli.places import json_option
 )
 @click.option("--chaos", is_flag=True, help="With duplicates, failures, poison messages and crashes.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the chaos.")
+@click.option(
+    "--saga",
+    type=click.Choice(["choreographed", "orchestrated"]),
+    help="Fulfil 300 of the orders, or those given, as sagas: each is completed or compensated.",
+)
 @json_option
-def demo(store: str | None, broker: str | None, orders: Path | None, chaos: bool, seed: int) -> None:  # noqa: FBT001  # click's signature
+def demo(
+    *,
+    store: str | None,
+    broker: str | None,
+    orders: Path | None,
+    chaos: bool,
+    seed: int,
+    saga: Literal["choreographed", "orchestrated"] | None,
+) -> None:
     """Run an order fulfilment and reconcile it.
 
     Five services, a thousand orders; at the end it is counted that none was lost or handled twice.
     """
     from pillarbox.demo import DemoOptions, run_demo
 
-    options = DemoOptions(store=store, broker=broker, orders=orders, chaos=chaos, seed=seed, as_json=wants_json())
+    options = DemoOptions(
+        store=store, broker=broker, orders=orders, chaos=chaos, seed=seed, as_json=wants_json(), saga=saga
+    )
     raise click.exceptions.Exit(run_demo(options))

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from pillarbox.demo.order_file import OrderFileError
 from pillarbox.demo.report import as_json, print_table
-from pillarbox.demo.run import DemoOptions, load_orders, play
+from pillarbox.demo.run import SAGAS, DemoOptions, load_orders, play
 from pillarbox.demo.supervisor import WorkerFailedError
 from pillarbox.errors import PillarboxError
 
@@ -29,7 +29,7 @@ def run_demo(options: DemoOptions) -> int:
     folder = Path(tempfile.mkdtemp(prefix="pillarbox-demo-"))
     store = options.store or f"sqlite:///{folder / 'demo.db'}"
     try:
-        found = load_orders(options.orders)
+        found = load_orders(options.orders, at_most=None if options.saga is None else SAGAS)
         outcome = asyncio.run(play(options, found, store=store, folder=folder))
     except KeyboardInterrupt:
         return _failed(f"interrupted; what was done so far is in {folder}", INTERRUPTED)

@@ -1,4 +1,4 @@
-"""What the five services say to each other: facts as events, one intent as a command."""
+"""What the five services say to each other: facts as events, and intents as commands."""
 
 from dataclasses import dataclass
 
@@ -66,6 +66,24 @@ class StockRejected:
     reason: str
 
 
+@event("stock.released", key="order_id")
+@dataclass(frozen=True)
+class StockReleased:
+    """What was set aside is on its shelf again."""
+
+    order_id: str
+    quantity: int
+
+
+@event("shipping.failed", key="order_id")
+@dataclass(frozen=True)
+class ShippingFailed:
+    """No carrier takes the parcel; what was done for the order must be undone."""
+
+    order_id: str
+    reason: str
+
+
 @event("order.shipped", key="order_id", topic="order-outcome")
 @dataclass(frozen=True)
 class OrderShipped:
@@ -91,3 +109,52 @@ class RefundPayment:
 
     order_id: str
     reason: str
+
+
+@command("payment.charge", queue="payments", key="order_id")
+@dataclass(frozen=True)
+class ChargePayment:
+    """Charge the customer's card; asked for by the orchestrating saga, as all that follow."""
+
+    order_id: str
+    customer: str
+    sku: str
+    quantity: int
+    total_cents: int
+
+
+@command("stock.reserve", queue="stock", key="order_id")
+@dataclass(frozen=True)
+class ReserveStock:
+    """Set goods aside."""
+
+    order_id: str
+    sku: str
+    quantity: int
+
+
+@command("stock.release", queue="stock", key="order_id")
+@dataclass(frozen=True)
+class ReleaseStock:
+    """Put back what was set aside."""
+
+    order_id: str
+
+
+@command("parcel.send", queue="parcels", key="order_id")
+@dataclass(frozen=True)
+class SendParcel:
+    """Hand the goods to a carrier."""
+
+    order_id: str
+    sku: str
+    quantity: int
+
+
+@event("parcel.sent", key="order_id")
+@dataclass(frozen=True)
+class ParcelSent:
+    """The answer to ``SendParcel``."""
+
+    order_id: str
+    tracking: str

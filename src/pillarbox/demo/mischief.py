@@ -34,6 +34,12 @@ PLACES: Final[Mapping[Fault, Sequence[str]]] = {
     Fault.FLAKY_LATE: ("charge-payment", "reserve-stock", "ship-order", "track-order", "compensate-order"),
     Fault.CRASH: ("charge-payment", "ship-order", "notify-customer"),
 }
+SAGA_PLACES: Final[Mapping[Fault, Sequence[str]]] = {
+    Fault.FLAKY_EARLY: ("charge-payment", "keep-stock", "send-parcel", "notify-customer"),
+    Fault.FLAKY_LATE: ("charge-payment", "keep-stock", "send-parcel", "refund-payment"),
+    Fault.CRASH: ("charge-payment", "keep-stock", "send-parcel"),
+}
+"""Where the services are asked by a saga; nothing is poisoned there, since every saga is to come to an end."""
 ROLLED_BACK_SHARE, DUPLICATED_SHARE, FLAKY_SHARE, POISON_SHARE = 0.02, 0.05, 0.05, 0.01
 CRASHES, KILLS, LEAST = 3, 2, 3
 MAX_FAILURES = 3
@@ -102,8 +108,14 @@ class Mischief:
 NONE: Final = Mischief()
 
 
-def plan_mischief(order_ids: Iterable[str], *, seed: int) -> Mischief:
-    """Choose the victims among ``order_ids``; small numbers of orders suffer at least once from each fault."""
+def plan_mischief(order_ids: Iterable[str], *, seed: int, places: Mapping[Fault, Sequence[str]] = PLACES) -> Mischief:
+    """Choose the victims among ``order_ids``; small numbers of orders suffer at least once from each fault.
+
+    Args:
+        order_ids: of all orders.
+        seed: decides who suffers.
+        places: by fault, the consumers that it strikes in turn.
+    """
     orders = sorted(order_ids)
     faults: dict[str, Fault] = {}
     wanted = {
@@ -115,8 +127,9 @@ def plan_mischief(order_ids: Iterable[str], *, seed: int) -> Mischief:
     rolled_back = frozenset(_drawn(orders, _share(len(orders), ROLLED_BACK_SHARE), seed, "rolled back"))
     left = [order for order in orders if order not in rolled_back]
     for fault, count in wanted.items():
-        for number, order in enumerate(_drawn(left, count, seed, fault)):
-            faults.setdefault(f"{PLACES[fault][number % len(PLACES[fault])]}/{order}", fault)
+        struck = places.get(fault, ())
+        for number, order in enumerate(_drawn(left, count, seed, fault) if struck else ()):
+            faults.setdefault(f"{struck[number % len(struck)]}/{order}", fault)
     kills = tuple(sorted(0.2 + 0.7 * _dice(seed, "kill", str(number)) for number in range(KILLS)))
     return Mischief(seed=seed, rolled_back=rolled_back, faults=faults, kills=kills, duplicates=True)
 

@@ -14,6 +14,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox.consumer import Consumer
+from pillarbox.demo.endings import Ending, endings, published_by_sagas
 from pillarbox.demo.ledger import committed, effects
 from pillarbox.demo.services.inventory import reservations, stock
 from pillarbox.demo.services.orders import orders
@@ -67,6 +68,7 @@ class Books:
         statuses: orders by status.
         stock_consistent: whether shelves and reservations add up to what was delivered.
         garbled: names of customers that did not arrive as they were written.
+        endings: orders by how they ended, as sagas do.
     """
 
     committed: int
@@ -82,6 +84,7 @@ class Books:
     money: Money
     stock_consistent: bool
     garbled: int
+    endings: Mapping[Ending, int]
 
 
 async def reconcile(
@@ -91,11 +94,12 @@ async def reconcile(
 
     Args:
         tx: the transaction to read in.
-        consumers: all of the demo's.
+        consumers: those of the demo that keep books.
         mails: what the mail gateway has sent.
         notifier: the consumer that has sent them.
     """
     published = [(row[0], row[1]) for row in await tx.execute(select(committed.c.message_type, committed.c.order_id))]
+    published += await published_by_sagas(tx)
     expected = _expected(published, consumers)
     done = await _done(tx)
     outcomes = {one.order_id: one for one in expected if one.consumer == notifier}
@@ -119,6 +123,7 @@ async def reconcile(
         money=await _money(tx, {one.order_id for one in waiting}),
         stock_consistent=await _stock_is_consistent(tx),
         garbled=await _garbled(tx),
+        endings=await endings(tx),
     )
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy.engine import make_url
 
+from pillarbox.demo.endings import Ending
 from pillarbox.demo.run import Outcome
 
 Row = tuple[str, object, str]
@@ -42,6 +43,8 @@ def as_json(outcome: Outcome, *, store: str, folder: Path) -> str:
             "applied_twice": books.applied_twice,
             "garbled": books.garbled,
             "orders": dict(books.statuses),
+            "saga": outcome.saga,
+            "sagas": dict(books.endings),
             "charged_cents": books.money.charged,
             "refunded_cents": books.money.refunded,
             "shipped_cents": books.money.shipped,
@@ -68,7 +71,7 @@ def print_table(outcome: Outcome, *, store: str, folder: Path) -> None:
     table.add_column("")
     table.add_column("", justify="right")
     table.add_column("", style="dim", overflow="fold")
-    for section in (_orders(outcome), _messages(outcome), _money(outcome), _verdict(outcome)):
+    for section in (_orders(outcome), _sagas(outcome), _messages(outcome), _money(outcome), _verdict(outcome)):
         for name, value, remark in section:
             table.add_row(name, str(value), remark)
         table.add_section()
@@ -94,7 +97,7 @@ def next_steps(outcome: Outcome, *, store: str) -> Iterator[str]:
         yield f"pillarbox held list {place}"
     yield f"pillarbox consumers {place}"
     if not outcome.mischief.duplicates:
-        yield "pillarbox demo --chaos"
+        yield "pillarbox demo --chaos" + (f" --saga {outcome.saga}" if outcome.saga else "")
 
 
 def safe_url(store: str) -> str:
@@ -107,6 +110,16 @@ def _orders(outcome: Outcome) -> Iterator[Row]:
     yield "refused", len(outcome.refused), ", ".join(f"{kind} {count}" for kind, count in _refusals(outcome).items())
     yield "rolled back", outcome.rolled_back, "on purpose, after everything was written"
     yield "committed", outcome.books.committed, ", ".join(f"{n} {s}" for s, n in sorted(outcome.books.statuses.items()))
+
+
+def _sagas(outcome: Outcome) -> Iterator[Row]:
+    if outcome.saga is None:
+        return
+    ends = outcome.books.endings
+    yield f"sagas, {outcome.saga}", sum(ends.values()), "one for each order"
+    yield "completed", ends[Ending.COMPLETED], "paid, reserved and shipped, each once"
+    yield "compensated", ends[Ending.COMPENSATED], "every cent and piece is back"
+    yield "unfinished", ends[Ending.UNFINISHED], ""
 
 
 def _messages(outcome: Outcome) -> Iterator[Row]:
@@ -124,7 +137,7 @@ def _messages(outcome: Outcome) -> Iterator[Row]:
 def _money(outcome: Outcome) -> Iterator[Row]:
     money = outcome.books.money
     yield "charged", _euros(money.charged), ""
-    yield "refunded", _euros(money.refunded), "sold out after the payment"
+    yield "refunded", _euros(money.refunded), "sold out, or too heavy to ship, after the payment"
     yield "shipped", _euros(money.shipped), "what the shipped orders cost"
     yield "unsettled", _euros(money.unsettled), "orders that stand behind a dead letter"
     verdict = "charged - refunded = shipped + unsettled" if money.adds_up else "does NOT add up"

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -14,14 +14,16 @@ from pathlib import Path
 from sqlalchemy.engine import make_url
 
 from pillarbox import Pillarbox
+from pillarbox.app.orchestrating import is_of_replies
 from pillarbox.brokers.database import DatabaseBroker
+from pillarbox.demo.endings import Ending
 from pillarbox.demo.ledger import note_published
 from pillarbox.demo.messages import OrderCancelled, OrderPlaced, OrderShipped, PaymentCompleted, StockReserved
 from pillarbox.demo.mischief import NONE, Mischief, plan_mischief
 from pillarbox.demo.order_file import OrderFileError, Refusal, read_orders
+from pillarbox.demo.production import Production, SagaKind, production_of
 from pillarbox.demo.progress import Progress
 from pillarbox.demo.reconciliation import Books, reconcile
-from pillarbox.demo.services import orders
 from pillarbox.demo.services.gateway import mails_in
 from pillarbox.demo.shop import open_shop
 from pillarbox.demo.stage import Scene, clear_tap, look, set_stage
@@ -35,6 +37,8 @@ TAPPED = (OrderPlaced, PaymentCompleted, StockReserved, OrderShipped, OrderCance
 LOOK_EVERY = timedelta(milliseconds=200)
 STALLED_AFTER = timedelta(seconds=60)
 """How long nothing may move before the run is given up."""
+SAGAS = 300
+"""So many of the orders that come with the library are fulfilled as sagas."""
 UNEXPLAINED_FOR = timedelta(seconds=5)
 """How long nothing may be pending while something is missing: a broker may still have it."""
 
@@ -50,6 +54,7 @@ class DemoOptions:
         chaos: duplicates, transient failures, poison messages, crashes.
         seed: decides who suffers.
         as_json: print one JSON object instead of a table.
+        saga: fulfil orders as sagas of that kind, each of which is to come to an end.
     """
 
     store: str | None = None
@@ -58,6 +63,7 @@ class DemoOptions:
     chaos: bool = False
     seed: int = 1
     as_json: bool = False
+    saga: SagaKind | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +82,7 @@ class Outcome:
         placed: orders that were attempted.
         rolled_back: orders whose transaction was rolled back on purpose.
         stalled: the run was given up with messages pending.
+        saga: of which kind the sagas were, if any.
     """
 
     placed: int
@@ -89,6 +96,7 @@ class Outcome:
     kills: int
     seconds: float
     stalled: bool
+    saga: SagaKind | None = None
 
     @property
     def unexpectedly_dead(self) -> int:
@@ -102,22 +110,24 @@ class Outcome:
         books = self.books
         faults = (books.lost, books.applied_twice, books.ghosts, books.garbled, self.stalled)
         all_there = books.committed == self.placed - self.rolled_back
-        return not any(faults) and all_there and books.money.adds_up and books.stock_consistent
+        all_ended = not production_of(self.saga).all_end or not (books.endings[Ending.UNFINISHED] or books.dead)
+        return not any(faults) and all_there and all_ended and books.money.adds_up and books.stock_consistent
 
 
 class RolledBackOnPurposeError(Exception):
     """Ends an order's transaction after everything in it was written."""
 
 
-def load_orders(path: Path | None) -> Orders:
-    """Read a file of orders, or the one that ships with the library.
+def load_orders(path: Path | None, *, at_most: int | None = None) -> Orders:
+    """Read a file of orders, or ``at_most`` so many of the one that ships with the library.
 
     Raises:
         OrderFileError: it cannot be read, or holds no valid order.
     """
     if path is None:
         with as_file(files("pillarbox.demo") / "orders.jsonl") as shipped:
-            return load_orders(shipped)
+            found = load_orders(shipped)
+            return found if at_most is None else Orders(valid=found.valid[:at_most], refused=())
     lines = list(read_orders(path))
     found = Orders(
         valid=[line for line in lines if isinstance(line, OrderPlaced)],
@@ -154,23 +164,33 @@ async def play(options: DemoOptions, found: Orders, *, store: str, folder: Path)
     broker = options.broker or "database://"
     check_places(store, broker, chaos=options.chaos)
     ids = [order.order_id for order in found.valid]
-    mischief = plan_mischief(ids, seed=options.seed) if options.chaos else NONE
+    production = production_of(options.saga)
+    mischief = plan_mischief(ids, seed=options.seed, places=production.places) if options.chaos else NONE
     (folder / "mischief.json").write_text(mischief.to_json(), encoding="utf-8")
-    box = open_shop(store, broker, folder=folder, mischief=mischief)
+    box = open_shop(store, broker, folder=folder, mischief=mischief, production=production)
     async with box:
         await set_stage(box, found.valid)
-        supervisor = Supervisor(folder, store=store, broker=broker, clock=box.settings.clock)
-        return await Run(box, found, mischief=mischief, folder=folder, supervisor=supervisor).play()
+        supervisor = Supervisor(folder, store=store, broker=broker, clock=box.settings.clock, saga=options.saga)
+        run = Run(box, found, production=production, mischief=mischief, folder=folder, supervisor=supervisor)
+        return replace(await run.play(), saga=options.saga)
 
 
 class Run:
     """One run on a stage that is set."""
 
     def __init__(
-        self, box: Pillarbox, found: Orders, *, mischief: Mischief, folder: Path, supervisor: Supervisor
+        self,
+        box: Pillarbox,
+        found: Orders,
+        *,
+        production: Production,
+        mischief: Mischief,
+        folder: Path,
+        supervisor: Supervisor,
     ) -> None:
         """Place the orders in ``found``."""
         self._box = box
+        self._production = production
         self._found = found
         self._mischief = mischief
         self._folder = folder
@@ -220,8 +240,8 @@ class Run:
 
     async def _place(self, order: OrderPlaced) -> None:
         async with self._box.transaction() as tx:
-            await orders.place(self._box, order, tx=tx)
-            await note_published(tx, [order], order_id=order.order_id)
+            await self._production.begin(self._box, order, tx=tx)
+            await note_published(tx, [order] if self._production.publishes_placed else [], order_id=order.order_id)
             if order.order_id in self._mischief.rolled_back:
                 raise RolledBackOnPurposeError
 
@@ -250,5 +270,6 @@ class Run:
 
     async def _books(self) -> Books:
         mails = mails_in(self._folder / "mails.jsonl")
+        consumers = [one for one in self._box.consumers() if not is_of_replies(one)]
         async with self._box.transaction() as tx:
-            return await reconcile(tx, self._box.consumers(), mails=mails, notifier=NOTIFIER)
+            return await reconcile(tx, consumers, mails=mails, notifier=NOTIFIER)

@@ -5,26 +5,21 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
-from pillarbox import Handlers, Pillarbox, RelaySettings, Settings
+from pillarbox import Pillarbox, RelaySettings, Settings
 from pillarbox.demo.instrumented import BOX_NAME, instrumented
 from pillarbox.demo.mischief import Mischief, OnceOnly
-from pillarbox.demo.services import inventory, notification, orders, payment, shipping
+from pillarbox.demo.production import FULFILMENT, Production
 from pillarbox.demo.services.gateway import FileMailGateway
 from pillarbox.demo.services.notification import MailGateway
 from pillarbox.demo.tally import Tally
 
-SERVICES: tuple[Handlers, ...] = (
-    orders.handlers,
-    payment.handlers,
-    inventory.handlers,
-    shipping.handlers,
-    notification.handlers,
-)
 LEASE = timedelta(seconds=2)
 """Short, so that a worker that was killed is replaced while somebody watches."""
 
 
-def open_shop(store: str, broker: str | None, *, folder: Path, mischief: Mischief) -> Pillarbox:
+def open_shop(
+    store: str, broker: str | None, *, folder: Path, mischief: Mischief, production: Production = FULFILMENT
+) -> Pillarbox:
     """Put the box together; connects to nothing.
 
     Args:
@@ -32,6 +27,7 @@ def open_shop(store: str, broker: str | None, *, folder: Path, mischief: Mischie
         broker: a URL; ``None`` lets the store carry the messages.
         folder: where the mails, the tally and the marks of what happens once are kept.
         mischief: what is to go wrong.
+        production: who takes part.
     """
     box = Pillarbox(
         BOX_NAME,
@@ -40,8 +36,10 @@ def open_shop(store: str, broker: str | None, *, folder: Path, mischief: Mischie
         settings=Settings(relay=RelaySettings(lease=LEASE), migrate_on_open=True, drain_within=timedelta(seconds=10)),
     )
     once = OnceOnly(folder)
-    for service in SERVICES:
+    for service in production.services:
         box.include(instrumented(service, mischief=mischief, once=once))
+    if production.saga is not None:
+        box.include(production.saga)
     box.provide(MailGateway, lambda: FileMailGateway(folder / "mails.jsonl"))
     box.observe(Tally(folder / "tally.jsonl"))
     return box

@@ -18,6 +18,7 @@ from pillarbox.demo.services.orders import orders
 from pillarbox.errors import ConfigurationError
 from pillarbox.relational import tables
 from pillarbox.relational.operator_tables import dead_letter_groups
+from pillarbox.relational.saga_tables import SAGA_TABLES, saga_instances
 from pillarbox.transaction import Execute, Program
 
 DELIVERED, DELIVERED_LIMITED = 1_000_000, 8
@@ -33,6 +34,7 @@ OWNED = (
     tables.held,
     tables.dead_letters,
     dead_letter_groups,
+    *SAGA_TABLES,
 )
 OUTBOXES = (tables.outbox, tables.outbox_scheduled, tables.outbox_held, tables.outbox_holds)
 
@@ -41,6 +43,7 @@ _count = {
     "scheduled": select(func.count()).select_from(tables.outbox_scheduled),
     "queued": select(func.count()).select_from(tables.queue),
     "waiting": select(func.count()).select_from(tables.holds).where(tables.holds.c.state == "waiting"),
+    "sagas": select(func.count()).select_from(saga_instances).where(saga_instances.c.due_at.is_not(None)),
     "settled": select(func.count()).select_from(orders).where(orders.c.status.in_(["shipped", "cancelled"])),
     "effects": select(func.count()).select_from(ledger.effects),
 }
@@ -52,7 +55,7 @@ class Scene:
     """What the store shows at one instant.
 
     Attributes:
-        pending: messages that somebody is going to do something about.
+        pending: messages and sagas that somebody is going to do something about.
         settled: orders that have come to an end.
         effects: handlings so far.
     """
@@ -64,8 +67,8 @@ class Scene:
 
 def look() -> Program[Scene]:
     """Count, in one statement."""
-    outbox, scheduled, queued, waiting, settled, effects = (yield Execute(LOOK))[0]
-    return Scene(pending=outbox + scheduled + queued + waiting, settled=settled, effects=effects)
+    outbox, scheduled, queued, waiting, sagas, settled, effects = (yield Execute(LOOK))[0]
+    return Scene(pending=outbox + scheduled + queued + waiting + sagas, settled=settled, effects=effects)
 
 
 async def set_stage(box: Pillarbox, placed: Iterable[OrderPlaced]) -> None:

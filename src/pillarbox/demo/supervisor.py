@@ -26,9 +26,10 @@ class WorkerFailedError(Exception):
 class Supervisor:
     """One worker process at a time."""
 
-    def __init__(self, folder: Path, *, store: str, broker: str | None, clock: Clock) -> None:
+    def __init__(self, folder: Path, *, store: str, broker: str | None, clock: Clock, saga: str | None = None) -> None:
         """Start workers for ``store`` and ``broker``; their output goes to ``worker.log`` in ``folder``."""
         self._folder = folder
+        self._arguments = (str(folder),) if saga is None else (str(folder), saga)
         self._environment = {**os.environ, "PILLARBOX_STORE": store}
         self._environment.pop("PILLARBOX_BROKER", None)
         if broker is not None:
@@ -87,7 +88,7 @@ class Supervisor:
         """Run one worker process to its end and return its exit code."""
         with (self._folder / "worker.log").open("ab") as log:
             self._process = process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "pillarbox.demo.worker", str(self._folder)),
+                *(sys.executable, "-m", "pillarbox.demo.worker", *self._arguments),
                 env=self._environment,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=log,

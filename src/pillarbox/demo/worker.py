@@ -1,4 +1,4 @@
-"""The worker process of the demo: ``python -m pillarbox.demo.worker FOLDER``.
+"""The worker process of the demo: ``python -m pillarbox.demo.worker FOLDER [SAGA]``.
 
 It reads its places from ``PILLARBOX_STORE`` and ``PILLARBOX_BROKER`` (a URL may hold a password, which an argument
 would show to everyone) and works until its standard input ends, so it does not outlive the process that started it.
@@ -13,14 +13,16 @@ import sys
 from pathlib import Path
 
 from pillarbox.demo.mischief import Mischief
+from pillarbox.demo.production import production_of
 from pillarbox.demo.shop import open_shop
 
 
-async def work(folder: Path) -> None:
+async def work(folder: Path, saga: str | None) -> None:
     """Relay and handle until standard input ends."""
     mischief = Mischief.from_json((folder / "mischief.json").read_text(encoding="utf-8"))
     store, broker = os.environ["PILLARBOX_STORE"], os.environ.get("PILLARBOX_BROKER")
-    async with open_shop(store, broker, folder=folder, mischief=mischief).running():
+    production = production_of(saga)
+    async with open_shop(store, broker, folder=folder, mischief=mischief, production=production).running():
         await _input_ended()
 
 
@@ -39,7 +41,7 @@ async def _input_ended() -> None:
 def main() -> None:
     """Run; Ctrl-C is for the process that started this one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    asyncio.run(work(Path(sys.argv[1])))
+    asyncio.run(work(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None))
 
 
 if __name__ == "__main__":

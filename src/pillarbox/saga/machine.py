@@ -5,7 +5,8 @@ it is done. Everything else, the database, the handlers and the clock, stands ou
 
 Rules (RELIABILITY I14): no step is begun once one has failed; nothing is undone while a step is under way; undoing goes
 in the reverse order of completion, one act at a time; what may have happened is undone as well; nothing is undone past
-the pivot unless an operator says so; of reply, timeout and cancellation the first one moves a step.
+the pivot unless an operator says so, and a cancellation that the pivot has overtaken is void; of reply, timeout and
+cancellation the first one moves a step.
 """
 
 from __future__ import annotations
@@ -271,7 +272,10 @@ def _expired(shape: Shape, journal: Journal, moment: Moment) -> Journal:
 
 
 def _forward(shape: Shape, journal: Journal, moment: Moment) -> tuple[Journal, tuple[Act, ...]]:
-    if journal.stopping or any(one.state in GIVEN_UP for one in journal.do.values()):
+    over = any(one.state in GIVEN_UP for one in journal.do.values())
+    if journal.stopping and journal.beyond and not (over or journal.forced):
+        journal = _noted(replace(journal, stopping=""), moment, "too late to cancel")
+    if over or journal.stopping:
         return _turned(shape, journal, moment), ()
     for stage in shape.stages:
         wanted = [

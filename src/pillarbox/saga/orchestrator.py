@@ -85,6 +85,11 @@ class SagaOrchestrator:
         self._calling = 0
         self._stopping = False
 
+    @property
+    def in_hand(self) -> int:
+        """How many calls are under way, or have come back and are not written down yet."""
+        return self._calling + len(self._outcomes)
+
     def stop(self) -> None:
         """Begin nothing new; ``run`` ends when the calls under way have come back and are written down."""
         self._stopping = True

@@ -50,8 +50,8 @@ class Handled:
 class Harness:
     """A box under test: the same handlers, providers and overrides, whatever store and broker the box names.
 
-    Nothing waits: when only delayed messages and retries remain, time jumps to the first of them. Time moves on by
-    fractions of a second while work is done, so do not test for single milliseconds.
+    Nothing waits: when only delayed messages, retries and timeouts of sagas remain, time jumps to the first of them.
+    Time moves on by fractions of a second while work is done, so do not test for single milliseconds.
     """
 
     def __init__(self, box: Pillarbox, *, tables: MetaData | None = None) -> None:
@@ -133,7 +133,7 @@ class Harness:
             await self.box.send(command, tx=tx, key=key, delay=delay, headers=headers)
 
     async def until_quiet(self, *, horizon: timedelta = HORIZON, patience: timedelta = PATIENCE) -> None:
-        """Return when everything is handled or dead; time jumps over delays and retries.
+        """Return when everything is handled or dead and no saga is under way; time jumps over what waits.
 
         Args:
             horizon: how far time may jump in all.

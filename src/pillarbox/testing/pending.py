@@ -19,6 +19,7 @@ from pillarbox.relational.expressions import micros, now_us
 from pillarbox.relational.flow_tables import flow_instances
 from pillarbox.relational.operator_tables import replay_items, replay_runs
 from pillarbox.relational.rows import message_of
+from pillarbox.relational.saga_tables import saga_instances
 from pillarbox.relational.tables import dead_letters, holds, outbox, outbox_scheduled, queue, subscriptions
 from pillarbox.transaction import Execute, Program
 
@@ -69,6 +70,13 @@ COUNTED = (
     (DUE_FLOWS, "processes of flows that are to be looked at"),
 )
 
+_saga_is_due = saga_instances.c.due_at <= now_us()
+SAGAS = (
+    select(func.count(), func.min(saga_instances.c.due_at) - now_us())
+    .where(saga_instances.c.due_at.is_not(None))
+    .group_by(_saga_is_due)
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pending:
@@ -116,6 +124,12 @@ def _counted() -> Program[list[str]]:
     return words
 
 
+def _sagas() -> Program[Sequence[tuple[int, str]]]:
+    """Return how many sagas are to be looked at again, and in how many microseconds."""
+    counts = yield Execute(SAGAS)
+    return [(wait_us, f"{number} sagas{' that are due' * (wait_us <= 0)}") for number, wait_us in counts]
+
+
 def look_for_pending(consumers: Collection[str], channels: Collection[str]) -> Program[Pending]:
     """Return what ``consumers``, who listen to ``channels``, and the relay have to do.
 
@@ -141,6 +155,7 @@ def look_for_pending(consumers: Collection[str], channels: Collection[str]) -> P
         if consumer in consumers:
             wait_us = paused.get(consumer, 0) if is_due else due_in_us
             later.append((wait_us, f"{number} held keys of {consumer}{' that are due' * (not wait_us)}"))
+    later += yield from _sagas()
     due = [what for micros, what in later if micros <= 0]
     waiting = [
         (micros, f"{what}, the first in {timedelta(microseconds=micros)}") for micros, what in later if micros > 0

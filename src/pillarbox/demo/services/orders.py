@@ -14,6 +14,7 @@ from pillarbox.demo.messages import (
     PaymentFailed,
     PaymentRefunded,
     RefundPayment,
+    ShippingFailed,
     StockRejected,
 )
 from pillarbox.demo.services.defaults import RETRY, metadata
@@ -38,12 +39,20 @@ PRECEDING: dict[str, tuple[str, ...]] = {
 }
 """Which status may come before which: events of different services can overtake each other."""
 
+UNFULFILLED = "it cannot be fulfilled, and nothing is charged"
+
 handlers = Handlers(retry=RETRY)
 
 
 async def place(box: Pillarbox, order: OrderPlaced, *, tx: AsyncConnection) -> None:
     """Write the order and say so: both happen when ``tx`` commits, or neither."""
-    row: dict[str, Any] = {
+    await tx.execute(orders.insert(), row_of(order))
+    await box.publish(order, tx=tx)
+
+
+def row_of(order: OrderPlaced) -> dict[str, Any]:
+    """Return a new order's row."""
+    return {
         "order_id": order.order_id,
         "customer": order.customer,
         "priority": order.priority,
@@ -52,8 +61,6 @@ async def place(box: Pillarbox, order: OrderPlaced, *, tx: AsyncConnection) -> N
         "total_cents": order.total_cents,
         "status": "placed",
     }
-    await tx.execute(orders.insert(), row)
-    await box.publish(order, tx=tx)
 
 
 @handlers.on(PaymentCompleted, OrderShipped, name="track-order")
@@ -62,16 +69,16 @@ async def track_order(progress: PaymentCompleted | OrderShipped, tx: AsyncConnec
     await tx.execute(moved(progress.order_id, "paid" if isinstance(progress, PaymentCompleted) else "shipped"))
 
 
-@handlers.on(PaymentFailed, StockRejected, PaymentRefunded, name="compensate-order")
+@handlers.on(PaymentFailed, StockRejected, ShippingFailed, PaymentRefunded, name="compensate-order")
 async def compensate_order(
-    setback: PaymentFailed | StockRejected | PaymentRefunded, tx: AsyncConnection
+    setback: PaymentFailed | StockRejected | ShippingFailed | PaymentRefunded, tx: AsyncConnection
 ) -> RefundPayment | OrderCancelled:
     """Undo what was done for an order that cannot be fulfilled, then cancel it."""
-    if isinstance(setback, StockRejected):
+    if isinstance(setback, (StockRejected, ShippingFailed)):
         await tx.execute(moved(setback.order_id, "refunding"))
         return RefundPayment(setback.order_id, setback.reason)
     await tx.execute(moved(setback.order_id, "cancelled"))
-    reason = setback.reason if isinstance(setback, PaymentFailed) else "the goods are sold out, you have been refunded"
+    reason = setback.reason if isinstance(setback, PaymentFailed) else UNFULFILLED
     return OrderCancelled(setback.order_id, reason)
 
 
