@@ -202,7 +202,7 @@ def check_order(world: World) -> None:
 
 def worlds(rng: Random) -> Iterator[World]:
     """Return worlds; what is printed of the last one makes it anew."""
-    for _ in range(effort.of(50_000, 1_000)):
+    for _ in range(effort.of(50_000, 500)):
         seed = rng.getrandbits(64)
         print("world", seed)
         dice = Random(seed)

@@ -333,6 +333,12 @@ class Saga(Generic[S]):
         pivot: bool,
         parallel: str | None,
     ) -> Any:
+        if isinstance(function, Step):
+            declared: StepDeclaration = function.declaration
+            raise ConfigurationError(
+                f"saga {self.name!r}: the function of step {declared.name!r} is declared as a step already; "
+                "declare the plain function for each saga, as in first.step(name=…)(function)"
+            )
         named = check_name(name or function.__name__, what=f"the name of a step of saga {self.name!r}")
         if any(step.name == named for step in self.steps):
             raise ConfigurationError(f"saga {self.name!r} has two steps named {named!r}; give one another name=")

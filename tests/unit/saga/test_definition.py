@@ -34,8 +34,10 @@ def test_what_is_wrong_with_a_definition_is_all_reported() -> None:
     @saga.step(parallel="x")
     async def four(state: Order) -> None: ...
 
+    async def again(state: Order) -> None: ...
+
     with pytest.raises(ConfigurationError, match="two steps named 'one'"):
-        saga.step(name="one")(four)
+        saga.step(name="one")(again)
     with pytest.raises(ConfigurationError, match="replies="):
         saga.request(replies=())
     with pytest.raises(ConfigurationError, match="dataclass"):
@@ -46,3 +48,13 @@ def test_what_is_wrong_with_a_definition_is_all_reported() -> None:
     text = str(caught.value)
     for part in ("two pivots", "runs beside others", "no neighbours", "nothing provides missing"):
         assert part in text
+
+
+def test_a_step_is_no_function_of_another_step() -> None:
+    first, second = Saga("first", state=Order), Saga("second", state=Order)
+
+    @first.step
+    async def one(state: Order) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="'one' is declared as a step already"):
+        second.step(one)
