@@ -164,10 +164,10 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[AsyncConnection]:
         """Begin a transaction of the store; leaving the block commits, an exception rolls back."""
+        before = self._prepared
         async with self.store.begin() as transaction:
             yield transaction.connection
-        self._outbox_wakeup.ring()
-        self._saga_wakeup.ring()
+        self._committed(since=before)
 
     @contextmanager
     def transaction_sync(self) -> Generator[Connection]:

@@ -18,6 +18,9 @@ class Publisher:
 
     _outbox: Outbox
     _outbox_wakeup: Wakeup
+    _saga_wakeup: Wakeup
+    _prepared: int = 0
+    """How many messages were prepared so far: where it has not grown, a transaction leaves nothing to be relayed."""
 
     async def publish(
         self,
@@ -120,6 +123,12 @@ class Publisher:
         """Do what ``publish_all`` does, for a synchronous transaction."""
         adopt_sync(tx).run(self._outbox.append(self._prepare_all(messages)))
 
+    def _committed(self, *, since: int) -> None:
+        """Wake whoever has work from a transaction that began when ``since`` messages were prepared."""
+        if self._prepared != since:
+            self._outbox_wakeup.ring()
+        self._saga_wakeup.ring()
+
     def _prepare(self, payload: object, wanted: str, options: PublishOptions) -> OutboxRecord:
         declared: MessageType = message_type_of(type(payload))
         if declared.kind != wanted:
@@ -127,7 +136,9 @@ class Publisher:
             raise ConfigurationError(
                 f"{type(payload).__qualname__} is declared as {declared.kind} {declared.name!r}; use {verb}() for it"
             )
+        self._prepared += 1
         return self._outbox.prepare(payload, options=options)
 
     def _prepare_all(self, messages: Sequence[object]) -> list[OutboxRecord]:
+        self._prepared += len(messages)
         return [self._outbox.prepare(message) for message in messages]
