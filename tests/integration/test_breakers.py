@@ -170,7 +170,9 @@ async def test_two_processes_share_a_breaker_and_probe_one_at_a_time(store_url: 
         calls, openings = gateway.calls.total() + gateway.at_once, _openings(boxes)  # those under way are none of them
         await _until_opened(boxes, openings + 2)
         assert gateway.most_at_once <= 1
-        assert gateway.calls.total() - calls <= _openings(boxes) - openings + 2, "each probe that fails opens it again"
+        # each probe that fails opens it again; a process that has not looked yet calls until its own streak is full
+        few = _openings(boxes) - openings + QUICK.failures
+        assert gateway.calls.total() - calls <= 2 * few + 2
 
         gateway.is_down = False
         await wait_until(lambda: len(gateway.served) >= 40, timedelta(seconds=20))
