@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import product
@@ -18,6 +19,7 @@ from pillarbox.app.orchestrating import replies_address
 from pillarbox.app.system_clock import SystemClock
 from pillarbox.channel.wakeup import Wakeup
 from pillarbox.consumer import Providers
+from pillarbox.errors import StoreUnavailableError, TransientError
 from pillarbox.idempotency.outside_calls import OutsideCalls
 from pillarbox.message import Limits, Message, new_message_id
 from pillarbox.message.return_address import answering, return_address_of
@@ -40,7 +42,7 @@ from pillarbox.serialization import JsonCodec
 from pillarbox.testing.waiting import wait_until
 from tests import effort
 from tests.simulation.fuse import Fuse
-from tests.simulation.stepped import SteppedStore
+from tests.simulation.stepped import COMMITTED, SteppedStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -263,11 +265,13 @@ class Process:
 
         async def stands() -> bool:
             nonlocal status
-            await self.orchestrator.turn(group)
+            with suppress(TransientError):
+                await self.orchestrator.turn(group)
             await asyncio.sleep(0)
-            await self._participate()
-            status = await self.status()
-            return status not in (SagaStatus.RUNNING, SagaStatus.COMPENSATING)
+            with suppress(TransientError):
+                await self._participate()
+                status = await self.status()
+            return status not in (None, SagaStatus.RUNNING, SagaStatus.COMPENSATING)
 
         async with asyncio.TaskGroup() as group:
             await wait_until(stands, within=within)
@@ -386,6 +390,36 @@ async def test_whatever_the_crash_a_saga_ends_and_its_books_are_right(
         if fuse.steps <= at:
             return
         at += stride
+
+
+@pytest.mark.usefixtures("short_claims")
+@pytest.mark.parametrize("store", ["sqlite", "asyncpg"], indirect=True)
+@pytest.mark.parametrize("which", range(4))
+async def test_what_a_call_brought_is_written_once_though_the_commit_s_answer_is_lost(
+    store: RelationalStore, which: int
+) -> None:
+    """The process lives on and has it still in hand; by then the saga may be further."""
+    async with store.begin() as tx:
+        await tx.connection.run_sync(books.create_all)
+    saves, is_save = 0, False
+
+    async def lose(what: str) -> None:
+        nonlocal saves, is_save
+        if what != COMMITTED:
+            is_save = what.startswith("COMMIT") and "UPDATE pillarbox_saga_instances" in what
+        elif is_save:
+            saves += 1
+            if saves == which + 1:
+                raise StoreUnavailableError(store="the store", reason="the answer was lost")
+
+    world = World(Trouble(), _no_step)
+    await Process(store, world).start()
+    await Process(SteppedStore(store, lose), world).work(timedelta(seconds=20))
+
+    async with store.begin() as tx:
+        journal = decode_journal((await tx.connection.execute(select(saga_instances.c.journal))).scalar_one())
+    assert saves > which
+    assert [entry.step for entry in journal.history if entry.what == "done late"] == []
 
 
 async def _no_step(what: str) -> None:

@@ -150,8 +150,8 @@ class Course:
         """Note what came of a call, if it still was this process's to make."""
         call, act = outcome.call, outcome.call.act
         progress = self.journal.of(act.step, act.direction)
-        if progress is None or progress.token != call.token:
-            return
+        if progress is None or progress.state is not ActState.INTENT or progress.token != call.token:
+            return  # somebody else's by now, or written already: the answer of that commit was lost
         answer = outcome.answer
         if isinstance(answer, Returned):
             answer = self._kept(act, call.given, answer, before=call.state)
