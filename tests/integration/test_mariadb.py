@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 from msgspec.structs import replace
-from sqlalchemy import create_engine, func, make_url, select, text
+from sqlalchemy import create_engine, event, func, make_url, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -15,7 +18,7 @@ from pillarbox import Pillarbox, Settings
 from pillarbox.errors import ConfigurationError, ConflictError
 from pillarbox.lease import LeaseTerms
 from pillarbox.outbox import record_of
-from pillarbox.relational.tables import inbox, outbox
+from pillarbox.relational.tables import inbox, outbox, outbox_scheduled
 from pillarbox.relay.reader import ReadPlan
 from pillarbox.stores.mysql import mysql_store
 from pillarbox.testing.contracts.harness import EVERY_SLOT, LONG, make_message, make_record
@@ -23,7 +26,9 @@ from pillarbox.transaction import adopt, adopt_sync
 from tests.integration.boxes import OrderPlaced, create_tables, make_box, note, noted, publish
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Generator
+
+    from sqlalchemy import Engine
 
     from pillarbox.relational import RelationalStore
 
@@ -39,6 +44,22 @@ async def store(mariadb_url: str) -> AsyncIterator[RelationalStore]:
     await store.migrate()
     yield store
     await store.close()
+
+
+@contextmanager
+def inserts_on(engine: Engine) -> Generator[list[str]]:
+    """Collect the INSERT statements that are sent through ``engine`` meanwhile."""
+    sent: list[str] = []
+
+    def note_insert(*sending: object) -> None:
+        if str(sending[2]).startswith("INSERT"):
+            sent.append(str(sending[2]))
+
+    event.listen(engine, "before_cursor_execute", note_insert)
+    try:
+        yield sent
+    finally:
+        event.remove(engine, "before_cursor_execute", note_insert)
 
 
 # --- B13 -------------------------------------------------------------------------------------------------------------
@@ -70,6 +91,59 @@ async def test_a_producer_at_repeatable_read_does_not_wait_for_a_relay_either(st
     await engine.dispose()
 
     assert "later" in await _ids(store)
+
+
+# --- many rows -------------------------------------------------------------------------------------------------------
+
+
+async def test_many_records_are_one_statement_and_lie_in_their_order(store: RelationalStore) -> None:
+    names = [f"m{number}" for number in range(300)]
+    later = [f"later{number}" for number in range(40)]
+    delay = timedelta(hours=1)
+
+    with inserts_on(store.engine.sync_engine) as sent:
+        scheduled = [dataclasses.replace(make_record(name), due_in=delay) for name in later]
+        await store.run(store.outbox.append([*(make_record(name, name) for name in names), *scheduled]))
+
+    assert [one.split()[2] for one in sent] == ["pillarbox_outbox", "pillarbox_outbox_scheduled"]
+    assert await _ids(store) == names
+    async with store.begin() as tx:
+        due = (await tx.connection.scalars(select(outbox_scheduled.c.due_at))).all()
+        assert (len(due), len(set(due))) == (len(later), 1), "one statement has one clock"
+
+
+async def test_records_too_large_for_one_packet_are_several_statements(store: RelationalStore) -> None:
+    bodies = [bytes([number]) * 3_000_000 for number in range(8)]
+    records = [make_record(f"m{number}") for number in range(8)]
+
+    with inserts_on(store.engine.sync_engine) as sent:
+        await store.run(
+            store.outbox.append(
+                [
+                    dataclasses.replace(record, message=replace(record.message, body=body))
+                    for record, body in zip(records, bodies, strict=True)
+                ]
+            )
+        )
+
+    assert len(sent) == len(bodies)
+    async with store.begin() as tx:
+        stored = await tx.connection.scalars(select(outbox.c.payload).order_by(outbox.c.position))
+        assert [bytes(body) for body in stored] == bodies
+
+
+async def test_the_caller_s_own_statements_go_as_they_did(mariadb_url: str, store: RelationalStore) -> None:
+    """Also when ours failed: what a session sends is for its owner to say."""
+    engine = create_async_engine(make_url(mariadb_url).set(drivername="mysql+asyncmy"))
+    async with engine.begin() as theirs:
+        dialect = theirs.sync_connection.dialect if theirs.sync_connection else None
+        await adopt(theirs).run(store.outbox.append([make_record("m1"), make_record("m2")]))
+        with pytest.raises(DBAPIError):
+            await adopt(theirs).run(store.outbox.append([make_record("x" * 300), make_record("m3")]))
+        assert theirs.sync_connection is not None
+        assert theirs.sync_connection.dialect is dialect is engine.dialect
+        assert not engine.dialect.use_insertmanyvalues_wo_returning
+    await engine.dispose()
 
 
 # --- B14 -------------------------------------------------------------------------------------------------------------

@@ -51,8 +51,8 @@ from pillarbox.relational.silence import Patience
 from pillarbox.relational.traits import DatabaseTraits, SingleStatements
 from pillarbox.relational.transfer import RelationalTransfer
 from pillarbox.relational.waits import RelationalWaitStore
-from pillarbox.transaction import Execute, Program, Rows, TransactionSource, drive, drive_sync, step
-from pillarbox.transaction.sqlalchemy_ import AsyncConnectionTransaction, ConnectionTransaction
+from pillarbox.transaction import Execute, Program, TransactionSource, drive, drive_sync, step
+from pillarbox.transaction.sqlalchemy_ import AsyncConnectionTransaction, ConnectionTransaction, execute_on
 from pillarbox.transaction.threads import in_thread
 
 T = TypeVar("T")
@@ -347,7 +347,7 @@ class RelationalStore(TransactionSource):
 
 def _run_unbegun(connection: Connection, program: Program[T]) -> T:
     """Run a program of one statement where each statement commits by itself."""
-    return drive_sync(single(program), partial(_rows, connection))
+    return drive_sync(single(program), partial(execute_on, connection))
 
 
 def single(program: Program[T]) -> Program[T]:
@@ -358,8 +358,3 @@ def single(program: Program[T]) -> Program[T]:
     if isinstance(stepped, Execute):
         raise RuntimeError("a program of a single statement wanted a second one")
     return stepped.result
-
-
-def _rows(connection: Connection, wanted: Execute) -> Rows:
-    result = connection.execute(wanted.statement, wanted.parameters)
-    return result.all() if result.returns_rows else ()

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from pillarbox.errors import ConfigurationError, InternalError, NoTransactionError
 from pillarbox.transaction.compiled import many_sets
+from pillarbox.transaction.many_rows import in_parts, many_rows_a_statement, sends_one_a_row
 from pillarbox.transaction.program import Execute, Program, Rows, drive_sync
 from pillarbox.transaction.transaction import SyncTransaction, Transaction
 
@@ -122,15 +123,25 @@ def run_on(connection: Connection, program: Program[T]) -> T:
         _begin_sqlite(connection)
     elif _driver_commits_by_itself(connection):
         raise _autocommit(connection)
-    return drive_sync(program, partial(_execute, connection))
+    return drive_sync(program, partial(execute_on, connection))
 
 
 def _run_on_session(session: Session, program: Program[T]) -> T:
     return run_on(session.connection(), program)
 
 
-def _execute(connection: Connection, wanted: Execute) -> Rows:
+def execute_on(connection: Connection, wanted: Execute) -> Rows:
+    """Execute one statement of a program on ``connection``.
+
+    Raises:
+        InternalError: it is to be executed many times and returns rows.
+    """
     many = many_sets(wanted.parameters)
+    if many is not None and len(many) > 1 and sends_one_a_row(connection, wanted.statement):
+        with many_rows_a_statement(connection):
+            for part in in_parts(many):
+                connection.execute(wanted.statement, part)
+        return ()
     result = connection.execute(wanted.statement, wanted.parameters)
     if not result.returns_rows:
         return ()

@@ -28,6 +28,8 @@ from pillarbox.testing.contracts.harness import (
 )
 from pillarbox.testing.waiting import assert_blocked, wait_until
 
+FAR_APART = timedelta(milliseconds=400)
+
 
 def delayed(record: OutboxRecord, due_in: timedelta = timedelta(microseconds=1)) -> OutboxRecord:
     """Return ``record`` with a delay, by default one that is over at once."""
@@ -97,7 +99,7 @@ class ScheduledRecordsContract:
     async def test_due_records_enter_in_the_order_of_their_due_times(self, harness: StoreHarness) -> None:
         """Not in that of their publishing."""
         tenant = await take_all(harness)
-        delays = {"third": SHORT * 3, "first": SHORT, "second": SHORT * 2}
+        delays = {"third": FAR_APART * 2, "first": SHORT, "second": FAR_APART}  # each from the writing of its own row
         await append(harness, *(delayed(make_record(name), delay) for name, delay in delays.items()))
 
         await release_all(harness, tenant, 3)
