@@ -243,6 +243,38 @@ async def test_a_failing_neighbour_costs_nobody_its_step(store_url: str) -> None
         assert history == ["failed", "given up", "compensating", "compensated"]
 
 
+async def test_a_step_whose_transaction_a_later_one_spoiled_is_called_again_and_has_one_effect(store_url: str) -> None:
+    box, _ = make_box(store_url)
+    saga: Saga[Order] = Saga("fulfilment", state=Order)
+    calls: list[str] = []
+
+    @saga.step
+    async def first(state: Order, tx: AsyncConnection) -> None:
+        calls.append("first")
+        state.notes.append("first")
+        await note(tx, "first")
+
+    @first.compensate
+    async def undo_first(state: Order, tx: AsyncConnection) -> None:
+        await note(tx, f"undo {state.notes}")
+
+    @saga.step(retry=SOON)
+    async def second(state: Order, tx: AsyncConnection, ctx: SagaContext) -> None:
+        calls.append(f"second {ctx.attempt}")
+        await note(tx, "second")
+        raise ValueError(ctx.attempt)
+
+    box.include(saga)
+    async with box.running():
+        await create_tables(box)
+        await start(box, saga, "o-1")
+        await until(box, "o-1", "compensated")
+
+        assert await noted(box) == ["first", "undo ['first']"]
+        assert [one for one in calls if one != "first"] == ["second 1", "second 2"], "an attempt is a call"
+        assert calls.count("first") == 2
+
+
 async def test_ten_starts_at_once_of_one_id_are_one_saga(store_url: str) -> None:
     box, _ = make_box(store_url)
     saga: Saga[Order] = Saga("fulfilment", state=Order)

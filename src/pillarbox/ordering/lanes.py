@@ -18,6 +18,11 @@ class RunSize:
         self._largest = largest
         self.size = largest
 
+    @property
+    def is_largest(self) -> bool:
+        """Whether there was no trouble lately."""
+        return self.size == self._largest
+
     def shrink(self) -> None:
         """Halve."""
         self.size = max(1, self.size // 2)

@@ -30,7 +30,7 @@ from pillarbox.saga.journal import (
 from pillarbox.saga.letters import Letters
 from pillarbox.saga.machine import observe, plan
 from pillarbox.saga.resolve import DefinedAct, Definition
-from pillarbox.saga.rules import Call, Outcome, Rules, Spoiled, Surrounding
+from pillarbox.saga.rules import Call, Outcome, Rules, Spoiled, Surrounding, Verdict
 from pillarbox.saga.starting import ChildEnded
 from pillarbox.saga.store import ChangedSaga, NewSaga, SagaRow
 
@@ -48,7 +48,9 @@ class Course:
         records: what is to be published.
         children: sagas to be started.
         calls: calls to make once the transaction is durable.
-        last: the function that was called last in the transaction.
+        called: the functions called so far within the transaction.
+        steps: how many of them are steps, or undo one; the others react to replies.
+        heeded: verdicts that are over once the transaction is durable.
         unlocks: it has ended, and what it has locked is to be let go.
     """
 
@@ -61,12 +63,13 @@ class Course:
     records: list[OutboxRecord] = field(default_factory=list[OutboxRecord])
     children: list[NewSaga] = field(default_factory=list[NewSaga])
     calls: list[Call] = field(default_factory=list[Call])
-    last: str = ""
+    called: list[str] = field(default_factory=list[str])
+    steps: int = 0
+    heeded: list[Verdict] = field(default_factory=list[Verdict])
     unlocks: bool = False
     _before: Journal = field(init=False)
     _moment: Moment = field(init=False)
     _letters: Letters = field(init=False)
-    _used_transaction: bool = False
 
     def __post_init__(self) -> None:
         """Read what stands in the row.
@@ -83,7 +86,7 @@ class Course:
         self._moment = Moment(now_us=self.row.now_us, dice=self.rules.dice(), token=self.rules.new_token())
 
     async def run(self, outcomes: Sequence[Outcome], around: Surrounding) -> None:
-        """Note what has come, then do what is to be done, up to one function that asks for the transaction.
+        """Note what has come, then do what is to be done, for as long as there is room in the transaction.
 
         Raises:
             Spoiled: the transaction must be rolled back and done again.
@@ -102,25 +105,10 @@ class Course:
                 if not await self._carry_out(act, around):
                     self.due_us = self._moment.now_us
                     return
-            if self._used_transaction and self._goes_on_alike(planned.acts):
-                self.due_us = self._moment.now_us
-                return
         if self.journal.status.is_ended and not self._before.status.is_ended:
             self._tell_parent()
         if self.journal.status.is_ended and self.journal.locked:
             self.journal, self.unlocks = replace(self.journal, locked=False), True
-
-    def _goes_on_alike(self, acts: Sequence[Act]) -> bool:
-        """Tell whether what follows needs a transaction of its own, so that a plan of it would be made in vain."""
-        step = acts[0].step
-        progress = self.journal.do.get(step)
-        return (
-            self.definition.is_followed_by_local(step)
-            and progress is not None
-            and progress.state is ActState.DONE
-            and self.journal.status is SagaStatus.RUNNING
-            and not self.journal.stopping
-        )
 
     def changed(self) -> ChangedSaga:
         """Return what is to be written."""
@@ -184,7 +172,7 @@ class Course:
             if isinstance(answer, Returned):
                 answer = self._kept(act, state, answer, before=self.state)
                 if isinstance(answer, Raised) and reaction.signature.transaction is not None:
-                    raise Spoiled(self.row.key, self.last, answer.error)
+                    raise Spoiled(self.row.key, self.called[-1], answer.error)
             if isinstance(answer, Returned):
                 self.records += context.records
             elif isinstance(answer.error, StepFailed):
@@ -218,7 +206,7 @@ class Course:
             self._observe(Sent(step=act.step, direction=act.direction, attempt=act.attempt))
             return True
         needs_transaction = defined.signature.transaction is not None
-        if needs_transaction and self._used_transaction:
+        if needs_transaction and self.steps and not around.has_room():
             return False
         state, context = self._state(), self._context(act)
         if defined.kind is Kind.OUTSIDE:
@@ -233,7 +221,7 @@ class Course:
             )
             self.calls.append(call)
             return True
-        self._used_transaction |= needs_transaction
+        self.steps += needs_transaction
         timeout = defined.timeout if defined.kind is Kind.LOCAL else None  # of others it says how long to wait
         answer = await self._within(
             defined.function, defined.signature, (state,), context, around=around, timeout=timeout
@@ -241,7 +229,7 @@ class Course:
         if isinstance(answer, Returned):
             answer = self._done(act, defined, state, answer, context)
             if isinstance(answer, Raised) and needs_transaction:  # what it has written must not stay
-                raise Spoiled(self.row.key, self.last, answer.error)
+                raise Spoiled(self.row.key, self.called[-1], answer.error)
         if isinstance(answer, Raised):
             self._fail(act, defined, answer.error, maybe=False)
         else:
@@ -318,8 +306,10 @@ class Course:
         Raises:
             Spoiled: it failed after it had written.
         """
-        self.last = f"{context.direction}:{context.step}:{context.attempt}:{function.__qualname__}"
-        if (error := around.verdicts.pop((self.row.key, self.last), None)) is not None:
+        self.called.append(f"{context.direction}:{context.step}:{context.attempt}:{function.__qualname__}")
+        verdict = (self.row.key, self.called[-1])
+        if (error := around.verdicts.get(verdict)) is not None:
+            self.heeded.append(verdict)
             return Raised(error, touched=False)
         answer = await self.rules.invoker.within(
             function,
@@ -331,7 +321,7 @@ class Course:
             timeout=timeout,
         )
         if isinstance(answer, Raised) and answer.touched:
-            raise Spoiled(self.row.key, self.last, answer.error) from answer.error
+            raise Spoiled(self.row.key, self.called[-1], answer.error) from answer.error
         if context.locks.has_taken:
             self.journal = replace(self.journal, locked=True)
         return answer

@@ -311,7 +311,8 @@ class Saga(Generic[S]):
     ) -> Callable[[Callable[Concatenate[S, P], C]], Step[S, P, C]]:
         """Declare the next step: another saga, started with the state that the decorated function makes.
 
-        The step is done when that saga has completed, and refused when it was compensated.
+        The step is done when that saga has completed, and refused when it was compensated. It is undone as a whole; one
+        that is past its pivot stays, and this one needs attention.
 
         Args:
             saga: of the same service; the instance's id is this one's with the step's name behind it.

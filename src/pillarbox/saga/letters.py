@@ -70,6 +70,7 @@ class Letters:
             to=address.to,
             key=address.key,
             token=address.token,
+            forced=journal.forced,
         )
         return self._told(wish, ReturnAddress(to=self._rules.replies, key=done.token, types=(), token=""))
 

@@ -27,14 +27,14 @@ from pillarbox.saga.course import Course
 from pillarbox.saga.journal import Entry, decode_journal
 from pillarbox.saga.machine import MARGIN, MICROSECOND
 from pillarbox.saga.replies import looked_at
-from pillarbox.saga.rules import Call, Outcome, Rules, Spoiled, Surrounding
+from pillarbox.saga.rules import Call, Outcome, Rules, Spoiled, Surrounding, Verdict
 from pillarbox.saga.store import ChangedSaga, SagaKey, SagaRow, SagaStore
 from pillarbox.transaction import OpenTransaction, TransactionSource
 
 SAGAS_AT_ONCE = 500
 CALLS_AT_ONCE = 500
 LONGEST_TURN_S = 0.5
-"""When a transaction has been open for so long, no further saga is taken into it."""
+"""When a transaction has been open for so long, no further saga is taken into it, and no further step of one."""
 SHORTEST_POLL, LONGEST_POLL = timedelta(milliseconds=10), timedelta(milliseconds=500)
 PAUSE = timedelta(seconds=1)
 UNREADABLE = "what is kept of the saga"
@@ -80,7 +80,7 @@ class SagaOrchestrator:
         self._wakeup = wakeup
         self._on_published = on_published
         self._size = RunSize(largest=SAGAS_AT_ONCE)
-        self._verdicts: dict[tuple[SagaKey, str], Exception] = {}
+        self._verdicts: dict[Verdict, Exception] = {}
         self._outcomes: list[Outcome] = []
         self._calling = 0
         self._stopping = False
@@ -118,7 +118,7 @@ class SagaOrchestrator:
             TransientError: the database is away; nothing was changed.
             ConflictError: it asks for the transaction again; nothing was changed.
         """
-        outcomes = list(self._outcomes)
+        outcomes = self._outcomes[: self._size.size]
         asked_at = self._clock.monotonic()
         met: list[Course] = []
         unreadable: list[SagaUnreadable] = []
@@ -137,6 +137,8 @@ class SagaOrchestrator:
             self._verdicts.pop((SagaKey(event.saga, event.saga_id), UNREADABLE), None)
             self._observer.notice(event)
         for course in met:
+            for verdict in course.heeded:
+                self._verdicts.pop(verdict, None)
             self._tell(course)
             for call in course.calls:
                 self._calling += 1
@@ -151,13 +153,22 @@ class SagaOrchestrator:
         for outcome in outcomes:
             by_key.setdefault(outcome.call.key, []).append(outcome)
         began = self._clock.monotonic()
+
+        def is_long() -> bool:
+            return self._clock.monotonic() - began > LONGEST_TURN_S
+
         async with self._source.begin() as transaction:
             rows = await self._rows(transaction, by_key)
             watch = HandlerWatch(sync_side(transaction.connection), consumer=self._rules.service)
-            around = Surrounding(connection=transaction.connection, watch=watch, verdicts=self._verdicts)
+            around = Surrounding(
+                connection=transaction.connection,
+                watch=watch,
+                verdicts=self._verdicts,
+                has_room=lambda: self._size.is_largest and not is_long(),
+            )
             postponed: list[ChangedSaga] = []
             for row in rows:
-                if row.key not in by_key and self._clock.monotonic() - began > LONGEST_TURN_S:
+                if row.key not in by_key and is_long():
                     break
                 try:
                     course = self._course(row)
@@ -183,6 +194,8 @@ class SagaOrchestrator:
         """Lock what calls have come back for, then what is due: who waits for a row has none locked."""
         returned = await transaction.run(self._store.lock(by_key)) if by_key else ()
         room = min(self._size.size, CALLS_AT_ONCE - self._calling)
+        if not self._size.is_largest:
+            room = min(room, self._size.size - len(by_key))  # at last one alone, so that it is known whose fault it is
         if self._stopping or room <= 0:
             return returned
         names = self._catalogue.names
@@ -209,11 +222,13 @@ class SagaOrchestrator:
         self._size.shrink()
         if isinstance(error, TransientError | ConflictError):
             raise error
-        functions = [(course.row.key, course.last) for course in met if course.last]
-        if len(met) == 1 and functions and functions[0] not in self._verdicts:
-            self._verdicts[functions[0]] = error
-        elif len(met) <= 1:
+        if len(met) > 1 or any(course.steps > 1 for course in met):
+            return  # whose fault it is comes to light when each has a transaction of its own
+        called = [(course.row.key, function) for course in met for function in course.called]
+        suspects = [one for one in called if one not in self._verdicts]
+        if not suspects:
             raise error
+        self._verdicts[suspects[-1]] = error
 
     async def _call(self, call: Call, asked_at: float) -> None:
         """Make a call, unless this process stood still for too long since its intent was written."""

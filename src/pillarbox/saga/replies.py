@@ -104,15 +104,17 @@ class Replies:
         )
 
     def _undone(self, row: SagaRow, journal: Journal, wish: UndoChild) -> tuple[Journal, Sequence[OutboxRecord]]:
-        """Have a child undone, and its parent told when it is; one that is undone already says so at once."""
+        """Have a child undone, and its parent told when it is; one that is so, or stays as it is, says so now."""
         journal = replace(journal, parent=Parent(to=wish.to, key=wish.key, token=wish.token))
-        if journal.status is SagaStatus.COMPENSATED:
+        has_completed = journal.status is SagaStatus.COMPLETED
+        stays = has_completed and journal.beyond and not wish.forced
+        if stays or journal.status is SagaStatus.COMPENSATED:
             there = ReturnAddress(to=wish.to, key=wish.key, types=(), token=wish.token)
-            ended = ChildEnded(status=journal.status.value)
+            ended = ChildEnded(status=journal.status.value, reason="it is past its pivot" if stays else "")
             return journal, [self._rules.outbox.prepare(ended, options=PublishOptions(answers=there))]
         definition = self._catalogue.get(row.key.saga, row.version)
         if definition is not None:
-            cancelled = Cancelled(reason="its parent is undone", forced=journal.status is SagaStatus.COMPLETED)
+            cancelled = Cancelled(reason="its parent is undone", forced=wish.forced or has_completed)
             journal = observe(definition, journal, cancelled, Moment(now_us=row.now_us))
         return journal, ()
 

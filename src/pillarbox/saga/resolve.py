@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from itertools import groupby, pairwise
+from itertools import groupby
 from typing import Any, get_type_hints
 
 import msgspec
@@ -97,14 +97,10 @@ class Definition:
     upcasters: Mapping[int, Upcaster]
     stages: tuple[tuple[DefinedStep, ...], ...]
     _steps: dict[str, DefinedStep] = field(default_factory=dict[str, DefinedStep], init=False, repr=False)
-    _before_local: set[str] = field(default_factory=set[str], init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Index the steps by name, and those before which nothing but local ones follows."""
+        """Index the steps by name."""
         self._steps.update({step.name: step for stage in self.stages for step in stage})
-        for stage, following in pairwise(self.stages):
-            if len(stage) == 1 and not stage[0].pivot and all(step.do.kind is Kind.LOCAL for step in following):
-                self._before_local.add(stage[0].name)
 
     @property
     def name(self) -> str:
@@ -119,10 +115,6 @@ class Definition:
     def step(self, name: str) -> DefinedStep | None:
         """Return the step ``name``, if there is one."""
         return self._steps.get(name)
-
-    def is_followed_by_local(self, step: str) -> bool:
-        """Tell whether ``step`` runs alone, and only local steps come right after it."""
-        return step in self._before_local
 
     def graph(self) -> str:
         """Return its steps as text: two definitions of the same text can run each other's instances."""

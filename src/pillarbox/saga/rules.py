@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeAlias
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -89,14 +90,20 @@ class Spoiled(Exception):  # noqa: N818  # not an error of anybody's: the transa
         self.error = error
 
 
+Verdict: TypeAlias = tuple[SagaKey, str]
+"""Which call of a saga's function failed in a transaction that was rolled back."""
+
+
 @dataclass(slots=True)
 class Surrounding:
     """The transaction that courses run in.
 
     Attributes:
-        verdicts: functions that have failed in a transaction that was rolled back, and how.
+        verdicts: calls that failed in a transaction that was rolled back, and how; they are not made once more.
+        has_room: tells whether a saga that has called a function within the transaction may call another one.
     """
 
     connection: AsyncConnection
     watch: HandlerWatch
-    verdicts: dict[tuple[SagaKey, str], Exception]
+    verdicts: Mapping[Verdict, Exception]
+    has_room: Callable[[], bool]

@@ -21,13 +21,14 @@ class ChildEnded(msgspec.Struct, frozen=True, kw_only=True):
 
 @event("pillarbox.saga-undo", topic="pillarbox-sagas")
 class UndoChild(msgspec.Struct, frozen=True, kw_only=True):
-    """Asks for a child to be undone, and for word of it."""
+    """Asks for a child to be undone, and for word of it; ``forced`` even past its pivot."""
 
     saga: str
     saga_id: str
     to: str
     key: str
     token: str
+    forced: bool = False
 
 
 def new_saga(

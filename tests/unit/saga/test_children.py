@@ -1,0 +1,108 @@
+"""A child that is past its pivot when its parent is undone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from pillarbox import Pillarbox, Saga, StepFailed
+from pillarbox.saga.journal import decode_journal
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from pillarbox.saga.store import SagaDetails
+
+SOON = timedelta(seconds=20)
+
+
+@dataclass
+class Order:
+    order_id: str
+
+
+async def stands(box: Pillarbox, saga: str, saga_id: str, *statuses: str) -> SagaDetails:
+    async def does() -> SagaDetails | None:
+        found = await box.sagas.get(saga_id, saga=saga)
+        return found if found.summary.status in statuses else None
+
+    found = await wait_until(does, SOON)
+    assert found is not None
+    return found
+
+
+def delivering(*, thanks: bool) -> tuple[Pillarbox, Saga[Order], list[str]]:
+    """A saga whose child has a pivot, and what happens to them."""
+    box = Pillarbox("shop", store="memory://")
+    child, saga = Saga("delivery", state=Order), Saga("fulfil", state=Order)
+    happened: list[str] = []
+
+    @child.step
+    async def pack(state: Order, tx: AsyncConnection) -> None:
+        happened.append("pack")
+
+    @pack.compensate
+    async def unpack(state: Order, tx: AsyncConnection) -> None:
+        happened.append("unpack")
+
+    @child.step(pivot=True)
+    async def send_off(state: Order, tx: AsyncConnection) -> None:
+        happened.append("send off")
+
+    @saga.step
+    async def charge(state: Order, tx: AsyncConnection) -> None:
+        happened.append("charge")
+
+    @charge.compensate
+    async def give_back(state: Order, tx: AsyncConnection) -> None:
+        happened.append("give back")
+
+    @saga.child(child)
+    def deliver(state: Order) -> Order:
+        return Order(state.order_id)
+
+    @saga.step
+    async def thank(state: Order) -> None:
+        if not thanks:
+            raise StepFailed("nobody there")
+
+    box.include(saga)
+    box.include(child)
+    return box, saga, happened
+
+
+async def test_a_child_past_its_pivot_is_not_undone_and_its_parent_says_so() -> None:
+    box, saga, happened = delivering(thanks=False)
+
+    async with box, box.running():
+        async with box.transaction() as tx:
+            await box.sagas.start(saga, Order("o-1"), saga_id="o-1", tx=tx)
+        parent = await stands(box, "fulfil", "o-1", "needs_attention", "compensated")
+        delivered = await box.sagas.get("o-1.deliver", saga="delivery")
+
+        at_rest = list(happened)
+        await box.sagas.compensate("o-1.deliver", saga="delivery", reason="it came back by post", by="ops")
+        await stands(box, "delivery", "o-1.deliver", "compensated")
+        await box.sagas.retry("o-1", saga="fulfil", reason="it came back by post", by="ops")
+        await stands(box, "fulfil", "o-1", "compensated")
+
+    assert delivered.summary.status == "completed", "past its pivot nothing is undone"
+    assert parent.summary.status == "needs_attention", "what could not be undone is for people to see"
+    assert decode_journal(parent.journal).undo["deliver"].error == "the child was completed: it is past its pivot"
+    assert at_rest == ["charge", "pack", "send off", "give back"]
+    assert happened == [*at_rest, "unpack"]
+
+
+async def test_an_operator_who_has_a_completed_saga_undone_has_its_child_undone_past_the_pivot() -> None:
+    box, saga, happened = delivering(thanks=True)
+
+    async with box, box.running():
+        async with box.transaction() as tx:
+            await box.sagas.start(saga, Order("o-1"), saga_id="o-1", tx=tx)
+        await stands(box, "fulfil", "o-1", "completed")
+        await box.sagas.compensate("o-1", saga="fulfil", reason="it came back by post", by="ops")
+        await stands(box, "fulfil", "o-1", "compensated")
+
+    assert happened == ["charge", "pack", "send off", "unpack", "give back"]

@@ -1,0 +1,124 @@
+"""What a saga is about may be a dataclass, a struct or a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pydantic
+import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from pillarbox import Pillarbox, Retry, Saga, SagaContext, StepFailed
+from pillarbox.saga.journal import decode_journal
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from pillarbox.saga.store import SagaDetails
+
+SOON = timedelta(seconds=20)
+TWICE = Retry(attempts=2, immediate=1)
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+
+
+@dataclass
+class AsDataclass:
+    order_id: str
+    total: Decimal
+    notes: list[str] = field(default_factory=list)
+    paid_at: datetime | None = None
+    shipped: bool = False
+
+
+class AsStruct(msgspec.Struct):
+    order_id: str
+    total: Decimal
+    notes: list[str] = msgspec.field(default_factory=list)
+    paid_at: datetime | None = None
+    shipped: bool = False
+
+
+class AsModel(pydantic.BaseModel):
+    order_id: str
+    total: Decimal = pydantic.Field(ge=0)
+    notes: list[str] = []
+    paid_at: datetime | None = None
+    shipped: bool = False
+
+
+async def stands(box: Pillarbox, saga: str, saga_id: str, *statuses: str) -> SagaDetails:
+    async def does() -> SagaDetails | None:
+        found = await box.sagas.get(saga_id, saga=saga)
+        return found if found.summary.status in statuses else None
+
+    found = await wait_until(does, SOON)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("kind", [AsDataclass, AsStruct, AsModel])
+async def test_a_state_of_any_kind_goes_through_steps_of_every_kind(kind: Any) -> None:
+    box, saga = Pillarbox("shop", store="memory://"), Saga("fulfil", state=kind)
+    undone: list[object] = []
+
+    @saga.step(parallel="both")
+    async def pay(state: Any, tx: AsyncConnection) -> None:
+        state.paid_at = NOON
+
+    @saga.step(parallel="both")
+    async def ship(state: Any) -> None:
+        state.shipped = True
+
+    @pay.compensate
+    async def give_back(state: Any, tx: AsyncConnection) -> None:
+        undone.append(state)
+
+    @saga.step
+    async def note(state: Any, tx: AsyncConnection) -> object:
+        return kind(
+            order_id=state.order_id,
+            total=state.total * 2,
+            notes=[*state.notes, "noted"],
+            paid_at=state.paid_at,
+            shipped=state.shipped,
+        )
+
+    @saga.step
+    async def refuse(state: Any) -> None:
+        raise StepFailed("that was all")
+
+    box.include(saga)
+    async with box, box.running():
+        async with box.transaction() as tx:
+            await box.sagas.start(saga, kind(order_id="o-1", total=Decimal("12.50")), saga_id="o-1", tx=tx)
+        await stands(box, "fulfil", "o-1", "compensated")
+
+    assert [type(one) for one in undone] == [kind]
+    assert undone == [
+        kind(order_id="o-1", total=Decimal("25.00"), notes=["noted"], paid_at=NOON, shipped=True),
+    ]
+
+
+async def test_a_model_that_a_step_left_invalid_is_that_step_s_failure() -> None:
+    box, saga = Pillarbox("shop", store="memory://"), Saga("fulfil", state=AsModel)
+
+    @saga.step(retry=TWICE)
+    async def spend(state: AsModel, tx: AsyncConnection, ctx: SagaContext) -> None:
+        state.total = Decimal(-1)
+
+    @saga.step
+    async def after(state: AsModel, tx: AsyncConnection) -> None:
+        raise AssertionError("never reached")
+
+    box.include(saga)
+    async with box, box.running():
+        async with box.transaction() as tx:
+            await box.sagas.start(saga, AsModel(order_id="o-1", total=Decimal(1)), saga_id="o-1", tx=tx)
+        found = await stands(box, "fulfil", "o-1", "compensated", "completed", "needs_attention")
+
+    failed = decode_journal(found.journal).do["spend"].error
+    assert found.summary.status == "compensated"
+    assert "total" in failed
