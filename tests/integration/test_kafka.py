@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,7 +21,7 @@ from pillarbox.app.system_clock import SystemClock
 from pillarbox.brokers.kafka import KafkaBroker, kafka_broker
 from pillarbox.brokers.kafka.layout import topic_of
 from pillarbox.brokers.kafka.share import receipt_of
-from pillarbox.channel import Confirmed, NotSent, Outcome, Refused, Subscription, Unavailable, Unknown
+from pillarbox.channel import Confirmed, NotSent, Outcome, Refused, SendResult, Subscription, Unavailable, Unknown
 from pillarbox.control.diagnosis import DiagnosisLimits, Severity
 from pillarbox.errors import BrokerUnavailableError, ConfigurationError
 from pillarbox.observe import MessageDead, RecordParked
@@ -96,12 +96,24 @@ def at(server: KafkaServer) -> str:
     return f"{server.url}?{OPTIONS}"
 
 
-async def receive_all(receiver: MessageReceiver, *, quiet: timedelta = timedelta(milliseconds=500)) -> list[Message]:
-    """Receive until nothing came for a while."""
+async def receive_all(
+    receiver: MessageReceiver, confirmed: Collection[str], *, quiet: timedelta = timedelta(milliseconds=500)
+) -> list[Message]:
+    """Receive until everything ``confirmed`` is there, and then nothing more comes for a while."""
     came: list[Message] = []
-    while more := await receiver.receive(500, within=quiet):
-        came += [one.message for one in more]
+
+    async def has_all() -> bool:
+        more = await receiver.receive(500, within=quiet)
+        came.extend(one.message for one in more)
+        return not more and {one.id for one in came}.issuperset(confirmed)
+
+    await wait_until(has_all, WITHIN, works=True)
     return came
+
+
+def confirmed_of(sent: Sequence[Message], results: Sequence[SendResult]) -> set[str]:
+    """Return the ids of what was confirmed."""
+    return {one.id for one, result in zip(sent, results, strict=True) if result == Confirmed()}
 
 
 @asynccontextmanager
@@ -182,12 +194,12 @@ async def test_nothing_of_a_key_overtakes_a_message_that_its_topic_refuses(
             assert isinstance(results[too_large], Refused)
             behind = [result for one, result in zip(sent, results, strict=True) if one.key == sent[too_large].key]
             assert set(behind[behind.index(results[too_large]) + 1 :]) <= {NotSent()}
-            came = await receive_all(receiver)
+            confirmed = confirmed_of(sent, results)
+            came = await receive_all(receiver, confirmed)
             for key in "abcd":
                 of_key = [one.id for one in sent if one.key == key]
                 arrived = list(dict.fromkeys(one.id for one in came if one.key == key))
                 assert arrived == of_key[: len(arrived)]
-            confirmed = {one.id for one, result in zip(sent, results, strict=True) if result == Confirmed()}
             assert confirmed == {one.id for one in came}
     await broker.close()
 
@@ -206,7 +218,8 @@ async def test_nothing_of_a_key_overtakes_a_message_that_was_not_confirmed_in_ti
         private_kafka_server.pause()
         results = await sending
         private_kafka_server.resume()
-        came = [one for one in await receive_all(receiver, quiet=LEASE) if one.id in {one.id for one in sent}]
+        confirmed = confirmed_of(sent, results)
+        came = await receive_all(receiver, confirmed, quiet=LEASE)
 
     assert not all(isinstance(one, Confirmed) for one in results), "it was paused in the middle"
     for key in "abcd":
