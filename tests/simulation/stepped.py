@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
 from pillarbox.relational import RelationalStore
+from pillarbox.relational.silence import Patience
 from pillarbox.relational.store import OwnTransaction
 from pillarbox.transaction import Execute, Program, Rows
 from pillarbox.transaction.program import drive
-
-if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection
 
 T = TypeVar("T")
 
@@ -32,8 +30,9 @@ def _text_of(statement: object) -> str:
 class SteppedTransaction(OwnTransaction):
     """A transaction that asks before each statement of a program."""
 
-    def __init__(self, connection: AsyncConnection, step: Step) -> None:
-        super().__init__(connection)
+    def __init__(self, inner: OwnTransaction, step: Step) -> None:
+        super().__init__(inner.connection, Patience("stepped", None))
+        self._inner = inner
         self._step = step
         self.statements: list[str] = []
 
@@ -44,7 +43,7 @@ class SteppedTransaction(OwnTransaction):
         text = _text_of(wanted.statement)
         self.statements.append(text)
         await self._step(text)
-        return await super().run(_of_one(wanted))
+        return await self._inner.run(_of_one(wanted))
 
 
 class SteppedStore(RelationalStore):
@@ -52,13 +51,14 @@ class SteppedStore(RelationalStore):
 
     def __init__(self, store: RelationalStore, step: Step) -> None:
         """Reach the database of ``store``, asking ``step`` before each statement and on both sides of each commit."""
-        super().__init__(store.engine, sync_engine=lambda: store.sync_engine, traits=store.traits, owns_engine=False)
+        vars(self).update(vars(store), _owns_engine=False)  # its ports, those that its kind of database needs
+        self._store = store
         self._step = step
 
     @asynccontextmanager
     async def begin(self) -> AsyncGenerator[OwnTransaction]:
-        async with super().begin() as transaction:
-            stepped = SteppedTransaction(transaction.connection, self._step)
+        async with self._store.begin() as transaction:
+            stepped = SteppedTransaction(transaction, self._step)
             yield stepped
             await self._step("; ".join([COMMIT, *stepped.statements]))
         await self._step(COMMITTED)

@@ -51,7 +51,7 @@ _new = rows_of(
     correlation_id=Text(),
 )
 _given_by_caller = ("saga", "saga_id", "service", "definition", "version", "data", "content_type", "journal")
-START = (  # primary key; a concurrent start of the same id is waited for
+BEGIN = (  # primary key; a concurrent start of the same id is waited for
     insert_into(saga_instances)
     .from_select(
         [*_given_by_caller, "correlation_id", "state", "steps", "serial", "due_at", "started_at", "changed_at"],
@@ -69,6 +69,7 @@ START = (  # primary key; a concurrent start of the same id is waited for
     )
     .on_conflict_do_nothing()
 )
+START = BEGIN.returning(_saga.saga, _saga.saga_id)
 _row = (
     _saga.saga,
     _saga.saga_id,
@@ -85,7 +86,7 @@ _one_of = and_(any_of(_saga.saga, texts("sagas")), any_of(_saga.saga_id, texts("
 LOCK = (  # primary key
     select(*_row, now_us()).where(_one_of).order_by(_saga.saga, _saga.saga_id).with_for_update()
 )
-PRESENT = select(_saga.saga, _saga.saga_id).where(_one_of)  # primary key
+PRESENT = select(_saga.saga, _saga.saga_id).where(_one_of)  # primary key; where an INSERT tells nothing
 _is_due = (_saga.service == SERVICE, _saga.due_at <= select(now_us()).scalar_subquery())
 DUE = (  # index on (service, due_at)
     select(*_row, now_us())
@@ -141,24 +142,16 @@ class RelationalSagaStore(SagaStore):
     """Instances as rows: state and journal as texts, and the instant at which to look again."""
 
     def start(self, sagas: Sequence[NewSaga]) -> Program[frozenset[SagaKey]]:
-        """Insert what is not there; whatever was there before is told by looking first, under its key's lock."""
-        keys = [one.key for one in sagas]
-        before = yield Execute(PRESENT, _named_by(keys))
-        known = {SagaKey(*row) for row in before}
-        fresh = [one for one in sagas if one.key not in known]
-        if not fresh:
-            return frozenset()
-        yield Execute(START, {"sagas": [_as_row(one) for one in fresh]})
-        found = yield Execute(LOCK, _named_by([one.key for one in fresh]))
-        mine = {one.key: one.journal for one in fresh}  # its secret tells ours from that of another who was faster
-        return frozenset(key for row in found if mine.get(key := SagaKey(row[0], row[1])) == row[5])
+        """Insert what is not there."""
+        rows = yield Execute(START, {"sagas": [row_of_new(one) for one in sagas]})
+        return frozenset(SagaKey(*row) for row in rows)
 
     def lock(self, keys: Collection[SagaKey]) -> Program[Sequence[SagaRow]]:
         """Select for update, in the order of the key."""
         if not keys:
             return ()
         wanted = set(keys)
-        found = yield Execute(LOCK, _named_by(wanted))
+        found = yield Execute(LOCK, named_by(wanted))
         return [row for row in map(_row_of, found) if row.key in wanted]
 
     def due(self, service: str, definitions: Sequence[str], *, limit: int) -> Program[Sequence[SagaRow]]:
@@ -197,12 +190,13 @@ class RelationalSagaStore(SagaStore):
         return len(found)
 
 
-def _named_by(keys: Collection[SagaKey]) -> dict[str, Any]:
+def named_by(keys: Collection[SagaKey]) -> dict[str, Any]:
     """Return parameters that select at least ``keys``: their parts, each for itself, so that the key's index serves."""
     return {"sagas": sorted({key.saga for key in keys}), "ids": sorted({key.saga_id for key in keys})}
 
 
-def _as_row(one: NewSaga) -> dict[str, Any]:
+def row_of_new(one: NewSaga) -> dict[str, Any]:
+    """Return the columns of ``one`` that its caller gives."""
     return {
         "saga": one.key.saga,
         "saga_id": one.key.saga_id,

@@ -63,7 +63,7 @@ TURN_WITHIN_S = 30
 class OwnTransaction(AsyncConnectionTransaction):
     """A transaction begun here."""
 
-    def __init__(self, connection: AsyncConnection, patience: Patience | None = None) -> None:
+    def __init__(self, connection: AsyncConnection, patience: Patience) -> None:
         """Run programs on ``connection``, each with ``patience``."""
         super().__init__(connection)
         self.connection = connection
@@ -71,8 +71,6 @@ class OwnTransaction(AsyncConnectionTransaction):
 
     async def run(self, program: Program[T]) -> T:
         """Run ``program`` on the connection."""
-        if self._patience is None:
-            return await super().run(program)
         async with self._patience.for_answer(self.connection):
             return await super().run(program)
 
@@ -107,6 +105,7 @@ class RelationalStore(TransactionSource):
         self.engine = engine
         self.traits = traits
         self._patience = Patience(traits.name, traits.sever)
+        self._limits = None if traits.begins_bounded else traits.lock_wait
         self._brief_limits: Executable | None = None
         self.wait_within(self._patience.within)
         self.numbers = self.numbers_type()
@@ -172,11 +171,11 @@ class RelationalStore(TransactionSource):
         """Give up a connection whose database has not answered within ``limit``: not a program, nor a commit."""
         self._patience = replace(self._patience, within=limit)
         idle_limit = self.traits.idle_limit
-        self._brief_limits = self.traits.lock_wait if idle_limit is None else idle_limit(limit)
+        self._brief_limits = self._limits if idle_limit is None else idle_limit(limit)
 
     def begin(self) -> AbstractAsyncContextManager[OwnTransaction]:
         """Begin a transaction; a cancellation inside it discards the connection, whose state is then unknown."""
-        return self._begin(self._patience, self.traits.lock_wait)
+        return self._begin(self._patience, self._limits)
 
     def _begin_briefly(self) -> AbstractAsyncContextManager[OwnTransaction]:
         """Begin a transaction in which nobody else's code runs."""
@@ -221,7 +220,7 @@ class RelationalStore(TransactionSource):
     async def _run_patiently(self, program: Program[T]) -> T:
         """Run ``program`` in a transaction of its own, however long it takes."""
         patience = replace(self._patience, sever=None)
-        return await self._run(program, partial(self._begin, patience, self.traits.lock_wait))
+        return await self._run(program, partial(self._begin, patience, self._limits))
 
     async def _run(self, program: Program[T], begin: Callable[[], AbstractAsyncContextManager[OwnTransaction]]) -> T:
         try:

@@ -29,8 +29,9 @@ class DatabaseTraits:
         key_locks: how it locks message keys; ``None`` where there is one writer at a time anyway.
         migration_lock: what excludes a second migration; ``None`` where a transaction does.
         lock_wait: bounds how long a statement of the transaction waits for a lock; ``None`` where connecting says it.
-        idle_limit: the same, and ends the transaction if the database hears nothing of it for so long: a connection
-            that was forgotten on the way would keep its locks. Only for transactions without anybody else's code.
+        begins_bounded: asynchronous connections bring ``lock_wait`` along as they begin a transaction.
+        idle_limit: like ``lock_wait``, and ends the transaction if the database hears nothing of it for so long: a
+            connection that was forgotten on the way would keep its locks. Only where nobody else's code runs.
         single_writer: transactions of this process queue up for the database in order, instead of polling for it.
         writes_in_with: a WITH clause may write.
         conflicts: tells whether a driver's error means that the transaction should be tried again.
@@ -48,6 +49,7 @@ class DatabaseTraits:
     key_locks: KeyLocks | None = None
     migration_lock: Executable | None = None
     lock_wait: Executable | None = None
+    begins_bounded: bool = False
     idle_limit: Callable[[timedelta], Executable] | None = None
     single_writer: bool = False
     writes_in_with: bool = False

@@ -85,6 +85,11 @@ class Course:
         self._letters = Letters(self.row, self.rules)
         self._moment = Moment(now_us=self.row.now_us, dice=self.rules.dice(), token=self.rules.new_token())
 
+    @property
+    def is_due(self) -> bool:
+        """Whether it goes on at once."""
+        return self.due_us is not None and self.due_us <= self._moment.now_us
+
     async def run(self, outcomes: Sequence[Outcome], around: Surrounding) -> None:
         """Note what has come, then do what is to be done, for as long as there is room in the transaction.
 

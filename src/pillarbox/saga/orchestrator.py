@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import Enum, auto
 
 from msgspec.structs import replace
 
 from pillarbox.channel.wakeup import Pace, Wakeup
 from pillarbox.clock import Clock
-from pillarbox.consumer.transact import HandlerWatch, sync_side
 from pillarbox.errors import ConflictError, DecodeError, TransientError
 from pillarbox.observe import (
     Observer,
@@ -41,6 +41,14 @@ UNREADABLE = "what is kept of the saga"
 UNREADABLE_AGAIN = timedelta(minutes=1)
 """After so long a saga that could not be read is looked at again: a release may have mended it."""
 NO_TIME = timedelta(0)
+
+
+class Found(Enum):
+    """What a turn has found."""
+
+    NOTHING = auto()
+    SOME = auto()
+    MORE = auto()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +91,7 @@ class SagaOrchestrator:
         self._verdicts: dict[Verdict, Exception] = {}
         self._outcomes: list[Outcome] = []
         self._calling = 0
+        self._nothing_until = 0.0  # due, by our clock, but for what comes back or is rung for
         self._stopping = False
 
     @property
@@ -101,18 +110,19 @@ class SagaOrchestrator:
         async with asyncio.TaskGroup() as group:
             while not self._stopping or self._calling or self._outcomes:
                 try:
-                    worked = await self.turn(group)
+                    found = await self.turn(group)
                 except (TransientError, ConflictError) as error:
-                    worked = False
+                    found = Found.NOTHING
                     self._falter(error)
-                if worked:
+                if found is not Found.NOTHING:
                     pace.found_work()
                     await self._clock.sleep(NO_TIME)  # calls that are quick come back, and into one transaction
-                else:
-                    await self._wakeup.wait(self._clock, await self._pause(pace))
+                if found is not Found.MORE and not self._outcomes:
+                    least = SHORTEST_POLL if found is Found.NOTHING else NO_TIME  # what is due may be in other hands
+                    await self._wakeup.wait(self._clock, max(await self._pause(pace), least))
 
-    async def turn(self, group: asyncio.TaskGroup) -> bool:
-        """Take what is due through one transaction; begin its calls in ``group``; return whether there was anything.
+    async def turn(self, group: asyncio.TaskGroup) -> Found:
+        """Take what is due through one transaction; begin its calls in ``group``; return what there was.
 
         Raises:
             TransientError: the database is away; nothing was changed.
@@ -123,14 +133,14 @@ class SagaOrchestrator:
         met: list[Course] = []
         unreadable: list[SagaUnreadable] = []
         try:
-            await self._transact(outcomes, met, unreadable)
+            has_more = await self._transact(outcomes, met, unreadable)
         except Spoiled as spoiled:
             self._verdicts[spoiled.key, spoiled.place] = spoiled.error
             self._size.shrink()
-            return True
+            return Found.MORE
         except Exception as error:
             self._blame(self._source.translate(error), met)
-            return True
+            return Found.MORE
         self._size.grow()
         del self._outcomes[: len(outcomes)]
         for event in unreadable:
@@ -145,10 +155,16 @@ class SagaOrchestrator:
                 group.create_task(self._call(call, asked_at))
         if any(course.records for course in met):
             self._on_published()
-        return bool(met) or bool(outcomes)
+        if has_more:
+            return Found.MORE
+        return Found.SOME if met or outcomes else Found.NOTHING
 
-    async def _transact(self, outcomes: Sequence[Outcome], met: list[Course], unreadable: list[SagaUnreadable]) -> None:
-        """Run courses in one transaction and commit it; ``met`` are those that were begun, others are unreadable."""
+    async def _transact(self, outcomes: Sequence[Outcome], met: list[Course], unreadable: list[SagaUnreadable]) -> bool:
+        """Run courses in one transaction and commit it; ``met`` are those that were begun, others are unreadable.
+
+        Returns:
+            Whether there may be more that is due.
+        """
         by_key: dict[SagaKey, list[Outcome]] = {}
         for outcome in outcomes:
             by_key.setdefault(outcome.call.key, []).append(outcome)
@@ -158,26 +174,21 @@ class SagaOrchestrator:
             return self._clock.monotonic() - began > LONGEST_TURN_S
 
         async with self._source.begin() as transaction:
-            rows = await self._rows(transaction, by_key)
-            watch = HandlerWatch(sync_side(transaction.connection), consumer=self._rules.service)
+            rows, has_more = await self._rows(transaction, by_key)
             around = Surrounding(
                 connection=transaction.connection,
-                watch=watch,
+                service=self._rules.service,
                 verdicts=self._verdicts,
                 has_room=lambda: self._size.is_largest and not is_long(),
             )
             postponed: list[ChangedSaga] = []
             for row in rows:
                 if row.key not in by_key and is_long():
+                    has_more = True
                     break
-                try:
-                    course = self._course(row)
-                except DecodeError as error:
-                    saga, saga_id = row.key
-                    unreadable.append(SagaUnreadable(saga=saga, saga_id=saga_id, version=row.version, error=str(error)))
+                if (course := self._course(row, unreadable)) is None:
                     postponed.append(_postponed(row))
-                    continue
-                if course is not None:
+                else:
                     met.append(course)
                     await _run(course, by_key.get(row.key, ()), around)
             children = [child for course in met for child in course.children]
@@ -189,29 +200,47 @@ class SagaOrchestrator:
             records = [record for course in met for record in course.records]
             if records:
                 await transaction.run(self._rules.outbox.append(records))
+        has_more = has_more or bool(children) or any(course.is_due for course in met)
+        if has_more:
+            self._nothing_until = began
+        return has_more
 
-    async def _rows(self, transaction: OpenTransaction, by_key: dict[SagaKey, list[Outcome]]) -> Sequence[SagaRow]:
-        """Lock what calls have come back for, then what is due: who waits for a row has none locked."""
+    async def _rows(
+        self, transaction: OpenTransaction, by_key: dict[SagaKey, list[Outcome]]
+    ) -> tuple[Sequence[SagaRow], bool]:
+        """Lock what calls have come back for, then what is due: who waits for a row has none locked.
+
+        Returns:
+            The rows, and whether there may be more that is due.
+        """
         returned = await transaction.run(self._store.lock(by_key)) if by_key else ()
         room = min(self._size.size, CALLS_AT_ONCE - self._calling)
         if not self._size.is_largest:
             room = min(room, self._size.size - len(by_key))  # at last one alone, so that it is known whose fault it is
         if self._stopping or room <= 0:
-            return returned
+            return returned, not self._stopping and self._calling < CALLS_AT_ONCE
+        now = self._clock.monotonic()
+        if by_key and now < self._nothing_until:
+            return returned, False
         names = self._catalogue.names
         due = await transaction.run(self._store.due(self._rules.service, names, limit=room))
-        return [*returned, *(row for row in due if row.key not in by_key)]
+        has_more = len(due) == room
+        self._nothing_until = now if has_more else now + SHORTEST_POLL.total_seconds()
+        return [*returned, *(row for row in due if row.key not in by_key)], has_more
 
-    def _course(self, row: SagaRow) -> Course | None:
-        """Return the course of a saga, if anything here runs it.
-
-        Raises:
-            DecodeError: it cannot be read.
-        """
-        if (found_out := self._verdicts.get((row.key, UNREADABLE))) is not None:
-            raise found_out
-        definition = self._catalogue.get(row.key.saga, row.version)
-        return None if definition is None else Course(row, definition, self._rules)
+    def _course(self, row: SagaRow, unreadable: list[SagaUnreadable]) -> Course | None:
+        """Return the course of a saga; ``None`` if it cannot be read, which is then among ``unreadable``."""
+        saga, saga_id = row.key
+        try:
+            if (found_out := self._verdicts.get((row.key, UNREADABLE))) is not None:
+                raise found_out
+            definition = self._catalogue.get(saga, row.version)
+            if definition is None:
+                raise DecodeError(message_type=saga, reason=f"its version {row.version} is not run here")
+            return Course(row, definition, self._rules)
+        except DecodeError as error:
+            unreadable.append(SagaUnreadable(saga=saga, saga_id=saga_id, version=row.version, error=str(error)))
+            return None
 
     def _blame(self, error: Exception, met: Sequence[Course]) -> None:
         """Judge an error that no function raised: the commit failed, or a statement of ours.
@@ -258,7 +287,7 @@ class SagaOrchestrator:
             return PAUSE
         if wait is None:
             return pause
-        return max(min(pause, wait), timedelta(0))
+        return max(min(pause, wait), NO_TIME)
 
     def _tell(self, course: Course) -> None:
         for entry in course.news():

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox.consumer.effects import Raised, Returned
-from pillarbox.consumer.transact import HandlerWatch
+from pillarbox.consumer.transact import HandlerWatch, sync_side
 from pillarbox.idempotency.outside_calls import OutsideCalls
 from pillarbox.outbox import Outbox
 from pillarbox.retry import Classification
@@ -104,6 +104,14 @@ class Surrounding:
     """
 
     connection: AsyncConnection
-    watch: HandlerWatch
+    service: str
     verdicts: Mapping[Verdict, Exception]
     has_room: Callable[[], bool]
+    _watch: HandlerWatch | None = None
+
+    @property
+    def watch(self) -> HandlerWatch:
+        """What sees to it that functions do not end the transaction; from the first one on."""
+        if self._watch is None:
+            self._watch = HandlerWatch(sync_side(self.connection), consumer=self.service)
+        return self._watch

@@ -84,23 +84,34 @@ class StatementCompiler:
     def __init__(self, dialect: Dialect) -> None:
         """Compile for ``dialect``, whose driver need not be installed."""
         self._dialect = dialect
-        self._known: WeakKeyDictionary[Executable, dict[_Variant, CompiledStatement]] = WeakKeyDictionary()
+        self._known: WeakKeyDictionary[Executable, dict[_Variant, CompiledStatement | None]] = WeakKeyDictionary()
 
     def compile(self, execute: Execute) -> CompiledStatement:
         """Return the compiled statement, from memory when the same object came before with the same names.
 
         Raises:
-            InternalError: The statement cannot be prepared (an expanding ``IN``, a literal parameter), or returns
-                rows but is executed many times.
+            InternalError: The statement cannot be prepared, or returns rows but is executed many times.
+        """
+        compiled = self.find(execute)
+        if compiled is None:
+            raise InternalError(
+                f"a statement with an expanding IN or a literal parameter cannot be prepared: {execute.statement}"
+            )
+        return compiled
+
+    def find(self, execute: Execute) -> CompiledStatement | None:
+        """Do what ``compile`` does; ``None`` if its text depends on the values: an expanding ``IN``, a literal.
+
+        Raises:
+            InternalError: The statement returns rows but is executed many times.
         """
         names, many = _shape(execute.parameters)
         variants = self._known.get(execute.statement)
         if variants is None:
             variants = self._known[execute.statement] = {}
-        compiled = variants.get((names, many))
-        if compiled is None:
-            compiled = variants[names, many] = _compile(execute.statement, self._dialect, names, many=many)
-        return compiled
+        if (names, many) not in variants:
+            variants[names, many] = _compile(execute.statement, self._dialect, names, many=many)
+        return variants[names, many]
 
 
 @cache
@@ -142,7 +153,7 @@ def _shape(parameters: Parameters) -> _Variant:
     return frozenset(names or ()), many is not None
 
 
-def _compile(statement: Executable, dialect: Dialect, names: frozenset[str], *, many: bool) -> CompiledStatement:
+def _compile(statement: Executable, dialect: Dialect, names: frozenset[str], *, many: bool) -> CompiledStatement | None:
     if isinstance(statement, ExecutableDDLElement):
         return CompiledStatement(str(statement.compile(dialect=dialect)), returns_rows=False, _binds=(), _columns=())
     if not isinstance(statement, ClauseElement):
@@ -152,7 +163,7 @@ def _compile(statement: Executable, dialect: Dialect, names: frozenset[str], *, 
     if not isinstance(compiled, SQLCompiler):
         raise InternalError(f"{type(statement).__qualname__} is no statement: {sql}")
     if compiled.post_compile_params or compiled.literal_execute_params:
-        raise InternalError(f"a statement with an expanding IN or a literal parameter cannot be prepared: {sql}")
+        return None
     # an implicit RETURNING serves SQLAlchemy's own bookkeeping; the program did not ask for its row
     implicit = bool(compiled.implicit_returning)
     if many and compiled.effective_returning and not implicit:

@@ -14,7 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from pillarbox.errors import ConfigurationError, MissingExtraError
 from pillarbox.relational import DatabaseTraits, KeyLocks, RelationalStore, numbers
-from pillarbox.stores.postgresql.direct import DirectStatements
+from pillarbox.stores.postgresql.bounded import bounded_connection
+from pillarbox.stores.postgresql.direct import DirectStatements, DirectStore
 from pillarbox.stores.postgresql.horizon import PostgresHorizon
 from pillarbox.stores.postgresql.log_access import PostgresLogAccess
 from pillarbox.stores.postgresql.partitions import DEFAULT, PostgresOutboxPartitions
@@ -23,7 +24,7 @@ from pillarbox.stores.postgresql.sequence import PostgresSequenceReader
 LOCK_SPACE = 0x50_42_4F_58
 """The first half of the advisory locks that keys take; the second half is the key's bucket."""
 MIGRATION_LOCK = text(f"SELECT pg_advisory_xact_lock({LOCK_SPACE}, -1)")
-LOCK_WAIT = text("SET LOCAL lock_timeout = '10s'")
+LOCK_WAIT = "SET LOCAL lock_timeout = '10s'"
 IDLE_LIMIT = (
     "SELECT set_config('lock_timeout', '10s', true), set_config('idle_in_transaction_session_timeout', '{}', true)"
 )
@@ -71,7 +72,7 @@ TRAITS = DatabaseTraits(
     name="PostgreSQL",
     key_locks=KEY_LOCKS,
     migration_lock=MIGRATION_LOCK,
-    lock_wait=LOCK_WAIT,
+    lock_wait=text(LOCK_WAIT),
     idle_limit=idle_limit,
     writes_in_with=True,
     conflicts=is_conflict,
@@ -98,13 +99,18 @@ def postgresql_store(database: URL | AsyncEngine | Engine, *, pool_size: int = 1
     url = _with_driver(url, is_engines=not isinstance(database, URL))
     options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": pool_size}
     sync_url = url.set(drivername="postgresql+psycopg")
-    engine = database if isinstance(database, AsyncEngine) else create_async_engine(url, **options)
-    return RelationalStore(
+    is_direct = url.get_driver_name() == "asyncpg"
+    is_lent = isinstance(database, AsyncEngine)
+    bounds: dict[str, Any] = {}
+    if is_direct and not is_lent:
+        bounds["connect_args"] = {"connection_class": bounded_connection(LOCK_WAIT)}
+    engine = database if isinstance(database, AsyncEngine) else create_async_engine(url, **options, **bounds)
+    return (DirectStore if is_direct else RelationalStore)(
         engine,
         sync_engine=database if isinstance(database, Engine) else lambda: create_engine(sync_url, **options),
-        traits=replace(TRAITS, log=PostgresLogAccess(sync_url, KEY_LOCKS)),
-        owns_engine=not isinstance(database, AsyncEngine),
-        singles=DirectStatements(engine) if engine.dialect.driver == "asyncpg" else None,
+        traits=replace(TRAITS, log=PostgresLogAccess(sync_url, KEY_LOCKS), begins_bounded=bool(bounds)),
+        owns_engine=not is_lent,
+        singles=DirectStatements(engine) if is_direct else None,
     )
 
 

@@ -1,0 +1,22 @@
+"""Connections of asyncpg that bound something as they begin a transaction: one message to the server, not two."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from typing import Any, Final
+
+BEGIN: Final = "BEGIN;"
+"""What asyncpg sends for a transaction without options."""
+
+
+@cache
+def bounded_connection(bound: str) -> type[Any]:
+    """Return asyncpg's class of connections whose transactions begin with the statement ``bound``."""
+    base: Any = import_module("asyncpg").Connection
+
+    async def execute(self: Any, query: str, *values: object, **options: Any) -> str:
+        status: str = await base.execute(self, f"{BEGIN} {bound}" if query == BEGIN else query, *values, **options)
+        return status
+
+    return type("BoundedConnection", (base,), {"execute": execute, "__slots__": ()})

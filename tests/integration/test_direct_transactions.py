@@ -1,0 +1,144 @@
+"""Transactions of PostgreSQL by asyncpg: begun by SQLAlchemy, with programs that go past it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import bindparam, make_url, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from pillarbox.errors import ConflictError, StoreUnavailableError
+from pillarbox.stores.postgresql import postgresql_store
+from pillarbox.testing.contracts.harness import make_record
+from pillarbox.transaction import Execute, Program, Rows
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from pillarbox.relational import RelationalStore
+
+HOW_LONG = text("SHOW lock_timeout")
+AMONG = text("SELECT count(*) FROM pillarbox_outbox WHERE id IN :ids").bindparams(bindparam("ids", expanding=True))
+COUNT = text("SELECT count(*) FROM pillarbox_outbox")
+WHO = text("SELECT pg_backend_pid()")
+END = text("SELECT pg_terminate_backend(:pid)")
+FAIL = text("SELECT 1 / (SELECT 0)")
+
+
+def ask(statement: object, **values: object) -> Program[Rows]:
+    return (yield Execute(statement, values or None))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def store(postgresql_url: str) -> AsyncIterator[RelationalStore]:
+    store = postgresql_store(make_url(postgresql_url).set(drivername="postgresql+asyncpg"))
+    await store.migrate()
+    yield store
+    await store.close()
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+@pytest.mark.parametrize("is_lent", [False, True])
+async def test_a_wait_for_a_lock_is_bounded_in_every_kind_of_transaction(
+    postgresql_url: str, driver: str, is_lent: bool
+) -> None:
+    url = make_url(postgresql_url).set(drivername=f"postgresql+{driver}")
+    lent = create_async_engine(url)
+    store = postgresql_store(lent if is_lent else url)
+
+    async with store.begin() as tx:
+        assert await tx.run(ask(HOW_LONG)) == [("10s",)]
+    assert await store.run(ask(HOW_LONG)) == [("10s",)]
+
+    def in_thread() -> None:
+        with store.begin_sync() as tx:
+            assert tx.run(ask(HOW_LONG)) == [("10s",)]
+
+    await asyncio.to_thread(in_thread)
+    async with store.engine.connect() as theirs:
+        await theirs.execution_options(isolation_level="AUTOCOMMIT")
+        assert (await theirs.execute(HOW_LONG)).scalar_one() == "0", "nothing outlives its transaction"
+    await store.close()
+    await lent.dispose()
+
+
+async def test_programs_and_statements_of_handlers_are_one_transaction(store: RelationalStore) -> None:
+    async def write_and_fail() -> None:
+        async with store.begin() as tx:
+            await tx.run(store.outbox.append([make_record("m1")]))
+            assert (await tx.connection.execute(COUNT)).scalar_one() == 1
+            await tx.connection.execute(text("CREATE TABLE theirs (id INTEGER)"))
+            assert await tx.run(ask(text("SELECT count(*) FROM theirs"))) == [(0,)]
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await write_and_fail()
+
+    assert await store.run(ask(COUNT)) == [(0,)]
+
+
+async def test_a_program_after_the_transaction_was_ended_is_part_of_the_next_one(store: RelationalStore) -> None:
+    async with store.begin() as tx:
+        await tx.run(store.outbox.append([make_record("undone")]))
+        await tx.connection.rollback()
+        await tx.run(store.outbox.append([make_record("m1"), make_record("m2")]))
+        await tx.connection.rollback()
+        await tx.run(store.outbox.append([make_record("m3")]))
+
+    assert await store.run(ask(COUNT)) == [(1,)]
+
+
+async def test_a_statement_that_cannot_be_prepared_goes_by_sqlalchemy(store: RelationalStore) -> None:
+    async with store.begin() as tx:
+        await tx.run(store.outbox.append([make_record("m1"), make_record("m2")]))
+
+        assert await tx.run(ask(AMONG, ids=["m1", "m3"])) == [(1,)]
+        assert await tx.run(ask(AMONG, ids=["m1", "m2", "m3"])) == [(2,)]
+
+
+async def test_errors_are_those_of_sqlalchemy_and_name_the_statement(store: RelationalStore) -> None:
+    async def fail() -> None:
+        async with store.begin() as tx:
+            await tx.run(ask(COUNT))
+            await tx.run(ask(FAIL))
+
+    with pytest.raises(DBAPIError, match="division by zero") as raised:
+        await fail()
+
+    assert raised.value.statement == str(FAIL)
+    assert not raised.value.connection_invalidated
+    assert await store.run(ask(COUNT)) == [(0,)]
+
+
+async def test_a_lock_that_is_not_to_be_had_is_a_conflict(store: RelationalStore) -> None:
+    lock = text("SELECT pg_advisory_xact_lock(7)")
+    hurry = text("SET LOCAL lock_timeout = '20ms'")
+
+    def wait() -> Program[None]:
+        yield Execute(COUNT)
+        yield Execute(hurry)
+        yield Execute(lock)
+
+    async with store.begin() as holder:
+        await holder.run(ask(lock))
+        with pytest.raises(ConflictError):
+            await store.run(wait())
+
+
+async def test_a_connection_that_is_ended_within_a_transaction_is_an_absent_server(store: RelationalStore) -> None:
+    async def be_ended() -> None:
+        async with store.begin() as other, store.begin() as tx:
+            ((pid,),) = await tx.run(ask(WHO))
+            await other.run(ask(END, pid=pid))
+            async with asyncio.timeout(20):
+                while True:
+                    await tx.run(ask(COUNT))
+
+    with pytest.raises(DBAPIError) as raised:
+        await be_ended()
+
+    assert isinstance(store.translate(raised.value), StoreUnavailableError)
+    assert await store.run(ask(COUNT)) == [(0,)], "the pool has lent no broken connection on"
