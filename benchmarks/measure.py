@@ -49,6 +49,7 @@ class Stopwatch:
 
     def __init__(self, task: Task) -> None:
         self._task = task
+        self._end: tuple[float, float, float] | None = None
 
     def start(self) -> None:
         """Begin."""
@@ -56,11 +57,17 @@ class Stopwatch:
         self._cpu = time.process_time()
         self._wall = time.perf_counter()
 
+    def lap(self) -> None:
+        """End what is measured; what follows until the report is not."""
+        self._end = (time.perf_counter(), time.process_time(), _server_seconds(self._task.server_pid))
+
     def report(self, count: int, **more: float) -> None:
         """End, and print the figures and ``more`` as one line of JSON; ``count`` is what was really done."""
-        seconds = time.perf_counter() - self._wall
-        cpu = time.process_time() - self._cpu
-        server = _server_seconds(self._task.server_pid) - self._server
+        if self._end is None:
+            self.lap()
+        assert self._end is not None
+        wall, cpu_end, server_end = self._end
+        seconds, cpu, server = wall - self._wall, cpu_end - self._cpu, server_end - self._server
         if count < self._task.count:
             sys.exit(f"{count} of {self._task.count} were done")
         figures = {

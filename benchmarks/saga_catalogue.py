@@ -133,6 +133,17 @@ SAGA_BENCHES: tuple[Bench, ...] = (
         goals=(Goal(who=OURS_REQUEST, against=(DBOS, EDDA, ORCHESTRATOR), at_least=10),),
     ),
     Bench(
+        name="saga.open.postgresql",
+        title="Sagas that wait for a reply on PostgreSQL, and a process that begins anew beside them",
+        count=100_000,
+        figures=(*rate("sagas/s"), Figure(name="restart_s", unit="s to go on", digits=2, less_is_better=True)),
+        competitors=(Competitor(who=OURS_REQUEST, module="pillarbox_open_sagas"),),
+        goals=(
+            Goal(who=OURS_REQUEST, figure="peak_mib", at_most=300),
+            Goal(who=OURS_REQUEST, figure="restart_s", at_most=5),
+        ),
+    ),
+    Bench(
         name="saga.local4.sqlite",
         title="Sagas of four steps with empty bodies on SQLite with synchronous = FULL",
         count=4_000,

@@ -117,7 +117,7 @@ class SagaOrchestrator:
                 if found is not Found.NOTHING:
                     pace.found_work()
                     await self._clock.sleep(NO_TIME)  # calls that are quick come back, and into one transaction
-                if found is not Found.MORE and not self._outcomes:
+                if found is Found.NOTHING or (found is Found.SOME and not self._outcomes):
                     least = SHORTEST_POLL if found is Found.NOTHING else NO_TIME  # what is due may be in other hands
                     await self._wakeup.wait(self._clock, max(await self._pause(pace), least))
 
