@@ -200,8 +200,7 @@ async def test_a_reaction_that_is_late_is_told_of_long_before_the_end_is() -> No
     async with box.running():
         (process,) = await place(box, "o-1")
         (stuck,) = await happenings.until(FlowStuck)
-        async with box.transaction() as tx:
-            await box.store.transaction_type(tx).run(note([late(process)], box.flows.declared, box.store.flows))
+        await box.store.run(note([late(process)], box.flows.declared, box.store.flows))
 
         async def goes_on() -> bool:
             return not await box.flows.stuck() and (await box.health()).vitals.flows.stuck == 0

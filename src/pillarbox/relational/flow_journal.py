@@ -114,7 +114,7 @@ class RelationalFlowJournal(FlowJournal):
         """Insert what is not there."""
         rows = [_values(one) for one in messages]
         if rows:
-            yield Execute(NOTE, rows if len(rows) > 1 else rows[0])
+            yield Execute(NOTE, rows)
 
     def messages(self, correlation_ids: Collection[str]) -> Program[Sequence[SeenMessage]]:
         """Select by correlation id."""

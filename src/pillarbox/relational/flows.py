@@ -140,7 +140,7 @@ class RelationalFlowInstances(FlowInstances):
         """Insert what is to be there, then lock in the order of the primary key."""
         rows = [{"of_flow": flow, "of_process": process} for flow, process in sorted(opened)]
         if rows:
-            yield Execute(OPEN, rows if len(rows) > 1 else rows[0])
+            yield Execute(OPEN, rows)
         wanted = {*opened, *met}
         flows, processes = sorted({flow for flow, _ in wanted}), sorted({process for _, process in wanted})
         found = (yield Execute(LOCK, {"flows": flows, "processes": processes})) if wanted else ()
@@ -150,7 +150,7 @@ class RelationalFlowInstances(FlowInstances):
         """Update each."""
         rows = [_values(one) for one in instances]
         if rows:
-            yield Execute(SAVE, rows if len(rows) > 1 else rows[0])
+            yield Execute(SAVE, rows)
 
     def due(self, flows: Collection[str], *, limit: int) -> Program[Standing]:
         """Select by state and instant."""

@@ -208,9 +208,16 @@ class RelationalHoldingStore(HoldingStore, HeldQueue):
 
     def hold(self, consumer: str, holds: Sequence[Hold]) -> Program[None]:
         """Insert or update in sorted order."""
-        for one in sorted(holds, key=lambda hold: hold.hold_key):
-            due = {"new_state": one.state.value, "due_in_us": micros(one.due_in)}
-            yield Execute(HOLD, {"by": consumer, "held_key": one.hold_key, **due})
+        rows = [
+            {
+                "by": consumer,
+                "held_key": one.hold_key,
+                "new_state": one.state.value,
+                "due_in_us": micros(one.due_in),
+            }
+            for one in sorted(holds, key=lambda hold: hold.hold_key)
+        ]
+        yield Execute(HOLD, rows)
 
     def append(self, consumer: str, messages: Sequence[HeldMessage]) -> Program[None]:
         """Insert behind what is there, by rank; a late duplicate that is held makes way for the replay of it."""
@@ -230,8 +237,7 @@ class RelationalHoldingStore(HoldingStore, HeldQueue):
             }
             for one in messages
         ]
-        if rows:
-            yield Execute(APPEND, rows if len(rows) > 1 else rows[0])
+        yield Execute(APPEND, rows)
 
     def stopped(self, consumer: str | None = None) -> Program[Collection[str]]:
         """Look for holds whose key says that they stop their consumer."""
@@ -291,9 +297,17 @@ class RelationalHoldingStore(HoldingStore, HeldQueue):
 
     def reschedule(self, consumer: str, messages: Sequence[HeldMessage]) -> Program[None]:
         """Update the rows in place."""
-        for one in messages:
-            tried = {"tried": one.attempts, "failures": history_json(one.history), "due_in_us": micros(one.due_in)}
-            yield Execute(RESCHEDULE, {"by": consumer, "of_message": one.message.id, **tried})
+        rows = [
+            {
+                "by": consumer,
+                "of_message": one.message.id,
+                "tried": one.attempts,
+                "failures": history_json(one.history),
+                "due_in_us": micros(one.due_in),
+            }
+            for one in messages
+        ]
+        yield Execute(RESCHEDULE, rows)
 
     def finish(self, consumer: str, *, token: str) -> Program[int]:
         """Lock our holds, then look again: only what is empty under the lock ends."""

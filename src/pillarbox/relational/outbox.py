@@ -191,11 +191,11 @@ class RelationalOutboxStore(OutboxStore):
             if self._key_locks is not None and buckets:
                 yield Execute(self._key_locks.lock, {"buckets": sorted(buckets)})
             now = [record_values(record) for record in (yield from give_numbers(due, self._numbers))]
-            yield Execute(APPEND, now if len(now) > 1 else now[0])
+            yield Execute(APPEND, now)
         if later := [
             {**record_values(record), "delay_us": micros(record.due_in)} for record in records if record.due_in
         ]:
-            yield Execute(SCHEDULE, later if len(later) > 1 else later[0])
+            yield Execute(SCHEDULE, later)
 
     def state(self) -> Program[OutboxState]:
         """Count what waits."""

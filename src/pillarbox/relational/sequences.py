@@ -198,7 +198,7 @@ class RelationalPositions(Positions):
             for one in messages
         ]
         if rows:
-            yield Execute(PUT_EARLY, rows if len(rows) > 1 else rows[0])
+            yield Execute(PUT_EARLY, rows)
             yield Execute(RECOUNT, _named(consumer, {_line_of(one) for one in messages}))
 
     def first_early(self, consumer: str, lines: Collection[Line]) -> Program[Mapping[Line, Number]]:

@@ -100,7 +100,7 @@ class RelationalWaitStore(WaitStore):
         ]
         if not rows:
             return {}
-        yield Execute(WAIT, rows if len(rows) > 1 else rows[0])
+        yield Execute(WAIT, rows)
         found = yield Execute(AGES, {"by": consumer, "ids": sorted({one.message_id for one in waiting})})
         return {message_id: timedelta(microseconds=max(int(age), 0)) for message_id, age in found}
 

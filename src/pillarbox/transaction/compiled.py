@@ -139,12 +139,14 @@ def sqlite_compiler() -> StatementCompiler:
 
 def many_sets(parameters: Parameters) -> Sequence[Mapping[str, object]] | None:
     """Return the sets of values of a statement executed many times; ``None`` for a statement executed once."""
-    return None if parameters is None or isinstance(parameters, Mapping) else parameters
+    return None if parameters is None or isinstance(parameters, Mapping) or len(parameters) == 1 else parameters
 
 
 def one_set(parameters: Parameters) -> Mapping[str, object] | None:
-    """Return the values of a statement executed once."""
-    return parameters if isinstance(parameters, Mapping) else None
+    """Return the values of a statement executed once; drivers need fewer messages for that than for many of one."""
+    if parameters is None or isinstance(parameters, Mapping):
+        return parameters
+    return parameters[0] if len(parameters) == 1 else None
 
 
 def _shape(parameters: Parameters) -> _Variant:

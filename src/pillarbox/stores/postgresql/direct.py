@@ -6,7 +6,6 @@ one that commits by itself neither checkout nor transaction.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -77,9 +76,8 @@ class DirectStatements(SingleStatements):
         """Execute one statement, which commits by itself; a connection that failed is not used again."""
         compiled = asyncpg_compiler().compile(wanted)
         lent, driver = self._idle.pop() if self._idle else await self._borrow()
-        parameters = wanted.parameters if isinstance(wanted.parameters, Mapping) else None
         try:
-            rows = await driver.fetch(compiled.sql, *compiled.positional(parameters))
+            rows = await driver.fetch(compiled.sql, *compiled.positional(one_set(wanted.parameters)))
         except BaseException as error:
             await lent.invalidate()
             if not isinstance(error, Exception):
