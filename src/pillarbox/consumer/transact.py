@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -36,6 +36,18 @@ SAVEPOINT = Execute(text("SAVEPOINT pillarbox_handler"))
 GO_BACK = Execute(text("ROLLBACK TO SAVEPOINT pillarbox_handler"))
 
 
+class _Lending(AbstractContextManager[None]):
+    """A block that a handler runs in; a class, since there is one for every message."""
+
+    is_under_way = False
+
+    def __enter__(self) -> None:
+        self.is_under_way = True
+
+    def __exit__(self, *_: object) -> None:
+        self.is_under_way = False
+
+
 class HandlerWatch:
     """Sees whether a handler touches the run's transaction, and does not let it commit.
 
@@ -48,18 +60,13 @@ class HandlerWatch:
         self._connection = connection
         self._began = connection.get_transaction()
         self._consumer = consumer
-        self._lent = False
+        self._lending = _Lending()
         event.listen(connection, "before_cursor_execute", self._count)
         event.listen(connection, "commit", self._refuse)
 
-    @contextmanager
-    def lent(self) -> Generator[None]:
+    def lent(self) -> AbstractContextManager[None]:
         """Refuse to commit within the block."""
-        self._lent = True
-        try:
-            yield
-        finally:
-            self._lent = False
+        return self._lending
 
     def can_go_back(self, answer: Raised) -> bool:
         """Tell whether what a handler wrote before it failed can be taken back alone.
@@ -76,7 +83,7 @@ class HandlerWatch:
         self.statements += 1
 
     def _refuse(self, *_: object) -> None:
-        if self._lent:
+        if self._lending.is_under_way:
             raise TransactionEndedError(consumer=self._consumer)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias
+
+import msgspec
 
 from pillarbox.retry import Failure
 from pillarbox.saga.definition import Kind
@@ -12,8 +13,7 @@ from pillarbox.saga.journal import Direction, Journal
 UNKNOWN_FAILURE = Failure(kind="unknown")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Act:
+class Act(msgspec.Struct, frozen=True, kw_only=True):
     """An act to be carried out now."""
 
     step: str
@@ -22,8 +22,7 @@ class Act:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Succeeded:
+class Succeeded(msgspec.Struct, frozen=True, kw_only=True):
     """An act is done.
 
     Attributes:
@@ -37,8 +36,7 @@ class Succeeded:
     changed: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sent:
+class Sent(msgspec.Struct, frozen=True, kw_only=True):
     """A command is on its way, or a child was started, whose id is ``token``."""
 
     step: str
@@ -47,8 +45,7 @@ class Sent:
     token: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True, kw_only=True):
     """An act was refused: ``StepFailed``. It did not happen, and trying again cannot help."""
 
     step: str
@@ -57,8 +54,7 @@ class Refused:
     attempt: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failed:
+class Failed(msgspec.Struct, frozen=True, kw_only=True):
     """An attempt failed.
 
     Attributes:
@@ -74,23 +70,20 @@ class Failed:
     maybe: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cancelled:
+class Cancelled(msgspec.Struct, frozen=True, kw_only=True):
     """Somebody wants no further step, and what was done undone; ``forced`` even past the pivot."""
 
     reason: str
     forced: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retried:
+class Retried(msgspec.Struct, frozen=True, kw_only=True):
     """An operator wants what was given up tried again."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Skipped:
+class Skipped(msgspec.Struct, frozen=True, kw_only=True):
     """An operator has seen to a step in another way."""
 
     step: str
@@ -100,8 +93,7 @@ class Skipped:
 Happening: TypeAlias = Succeeded | Sent | Refused | Failed | Cancelled | Retried | Skipped
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Moment:
+class Moment(msgspec.Struct, frozen=True, kw_only=True):
     """When something is decided: by the database's clock, with dice, in whose name."""
 
     now_us: int
@@ -109,8 +101,7 @@ class Moment:
     token: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be done now.
 
     Attributes:
