@@ -8,42 +8,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 
 from sqlalchemy import text
 
+from benchmarks.competitors.pillarbox_saga import Act, Acted, Order
 from benchmarks.measure import Stopwatch, task
 from benchmarks.sagas import IDLE_S, chunks, state_of
-from pillarbox import Pillarbox, Saga, command, event
+from pillarbox import Pillarbox, Saga
 
 BATCH, LEFT = 500, 100
 WITHIN = timedelta(days=1)
 WAITING = text("SELECT count(*) FROM pillarbox_saga_instances WHERE steps = 'ask'")
-
-
-@dataclass
-class Order:
-    """What a saga is about."""
-
-    order_id: str
-    total_cents: int
-
-
-@command("participant.act", queue="participants", key="order_id")
-@dataclass(frozen=True)
-class Act:
-    """What is asked for; nobody consumes it."""
-
-    order_id: str
-
-
-@event("participant.acted", key="order_id")
-@dataclass(frozen=True)
-class Acted:
-    """The reply that does not come."""
-
-    order_id: str
 
 
 def waiting_saga() -> Saga[Order]:

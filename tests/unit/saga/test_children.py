@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import TYPE_CHECKING
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox import Pillarbox, Saga, StepFailed
 from pillarbox.saga.journal import decode_journal
-from tests.waiting import wait_until
-
-if TYPE_CHECKING:
-    from pillarbox.saga.store import SagaDetails
-
-SOON = timedelta(seconds=20)
+from tests.unit.saga.standing import stands
 
 
 @dataclass
 class Order:
     order_id: str
-
-
-async def stands(box: Pillarbox, saga: str, saga_id: str, *statuses: str) -> SagaDetails:
-    async def does() -> SagaDetails | None:
-        found = await box.sagas.get(saga_id, saga=saga)
-        return found if found.summary.status in statuses else None
-
-    found = await wait_until(does, SOON)
-    assert found is not None
-    return found
 
 
 def delivering(*, thanks: bool) -> tuple[Pillarbox, Saga[Order], list[str]]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import pydantic
@@ -14,12 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox import Pillarbox, Retry, Saga, SagaContext, StepFailed
 from pillarbox.saga.journal import decode_journal
-from tests.waiting import wait_until
+from tests.unit.saga.standing import stands
 
-if TYPE_CHECKING:
-    from pillarbox.saga.store import SagaDetails
-
-SOON = timedelta(seconds=20)
 TWICE = Retry(attempts=2, immediate=1)
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
@@ -47,16 +43,6 @@ class AsModel(pydantic.BaseModel):
     notes: list[str] = []
     paid_at: datetime | None = None
     shipped: bool = False
-
-
-async def stands(box: Pillarbox, saga: str, saga_id: str, *statuses: str) -> SagaDetails:
-    async def does() -> SagaDetails | None:
-        found = await box.sagas.get(saga_id, saga=saga)
-        return found if found.summary.status in statuses else None
-
-    found = await wait_until(does, SOON)
-    assert found is not None
-    return found
 
 
 @pytest.mark.parametrize("kind", [AsDataclass, AsStruct, AsModel])
