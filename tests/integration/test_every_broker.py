@@ -37,6 +37,8 @@ AWAY = timedelta(seconds=effort.of(60, 3))
 OLD_ENOUGH_MS = 5_000
 """The age at which a queue survives a kill: RabbitMQ does not find a quorum queue again that it made a second ago."""
 CALM, MOST_MIB, FACTOR, GRACE_MS = 450, 64, 3, 50
+HICCUP_MS = 250
+"""A busy machine's, in the slowest hundredth of few messages."""
 OPTIONS = {"kafka": "?partitions=4&heartbeat.interval.ms=100&session.timeout.ms=6000&drain=2"}
 """Few partitions, and members that soon hear of each other."""
 NOTICING = {"kafka": f"{OPTIONS['kafka']}&socket.timeout.ms=3000", "rabbitmq": "?heartbeat=1"}
@@ -214,7 +216,7 @@ async def test_poison_is_dead_after_its_attempts_slows_down_no_other_and_is_repl
     others = {f"n-{key}": list(range(count)) for key in range(NEIGHBOURS)}
     assert by_key(effects) == others | {key: [1, 2] for key in poisons}, "what is behind poison in its key is held"
     assert mended == others | {key: list(BESIDE_POISON) for key in poisons}
-    assert median(p99[True]) <= 2 * median(p99[False]) + GRACE_MS
+    assert median(p99[True]) <= 2 * median(p99[False]) + HICCUP_MS
 
 
 async def write_and_wait(shop: Shop, latencies: Latencies, *, number: int, besides: int = 0) -> None:

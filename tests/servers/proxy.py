@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 CHUNK_BYTES = 1 << 16
+TURNS_OF_A_CONNECTION = 8
 
 
 class Proxy:
@@ -112,6 +113,8 @@ class Proxy:
     async def _end(self) -> None:
         if self._server is not None:
             self._server.close()
+        for _ in range(TURNS_OF_A_CONNECTION):  # what was accepted just now becomes a connection, which can be ended
+            await asyncio.sleep(0)  # gives its tasks a turn
         await self._forward()
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
