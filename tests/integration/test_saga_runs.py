@@ -16,6 +16,8 @@ from tests.integration.boxes import create_tables, make_box, note, noted
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
+    import pytest
+
     from pillarbox import Pillarbox
     from pillarbox.saga.store import SagaDetails
 
@@ -74,6 +76,28 @@ async def test_local_steps_in_a_row_share_one_transaction(postgresql_url: str) -
 
     assert [len(set(ids)) for ids in seen.values()] == [1] * 5
     assert [len(ids) for ids in seen.values()] == [4] * 5
+
+
+async def test_in_a_transaction_that_is_open_for_long_no_further_step_begins_and_all_get_on(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pillarbox.saga.orchestrator.LONGEST_TURN_S", 0.0)  # longer than that it always is
+    box, _ = make_box(postgresql_url)
+    saga: Saga[Order] = Saga("fulfilment", state=Order)
+    seen: dict[str, list[int]] = {}
+
+    async def look(state: Order, tx: AsyncConnection) -> None:
+        seen.setdefault(state.order_id, []).append((await tx.execute(TRANSACTION)).scalar_one())
+
+    for number in range(3):
+        saga.step(name=f"step-{number}")(look)
+    box.include(saga)
+    async with box.running():
+        await start(box, saga, Order("o-1"), Order("o-2"))
+        for saga_id in ("o-1", "o-2"):
+            assert (await end_of(box, saga_id)).summary.status == "completed"
+
+    assert [len(set(ids)) for ids in seen.values()] == [3, 3]
 
 
 async def test_a_commit_that_fails_is_the_failure_of_the_step_whose_fault_it_is(postgresql_url: str) -> None:

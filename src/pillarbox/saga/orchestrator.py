@@ -183,7 +183,7 @@ class SagaOrchestrator:
             )
             postponed: list[ChangedSaga] = []
             for row in rows:
-                if row.key not in by_key and is_long():
+                if met and row.key not in by_key and is_long():
                     has_more = True
                     break
                 if (course := self._course(row, unreadable)) is None:

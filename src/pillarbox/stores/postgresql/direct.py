@@ -1,4 +1,4 @@
-"""Statements straight through asyncpg: what relays and consumers do hundreds of times a second, at a third of the cost.
+"""Statements straight through asyncpg: what relays and consumers do hundreds of times a second.
 
 Of what SQLAlchemy does around a statement nothing is needed: no result object, no bridge between the colours, and for
 one that commits by itself neither checkout nor transaction.
