@@ -170,7 +170,7 @@ class Course:
         else:
             state = self._state()
             given = (state, self.rules.states.read(reply.body, kind))
-            context = self._context(act)
+            context = self._context(act, defined)
             answer = await self._within(
                 reaction.function, reaction.signature, given, context, around=around, timeout=None
             )
@@ -213,7 +213,7 @@ class Course:
         needs_transaction = defined.signature.transaction is not None
         if needs_transaction and self.steps and not around.has_room():
             return False
-        state, context = self._state(), self._context(act)
+        state, context = self._state(), self._context(act, defined)
         if defined.kind is Kind.OUTSIDE:
             call = Call(
                 key=self.row.key,
@@ -367,15 +367,13 @@ class Course:
     def _text(self, error: Exception) -> str:
         return self.rules.redact(f"{type(error).__qualname__}: {error}" if str(error) else type(error).__qualname__)
 
-    def _context(self, act: Act) -> SagaContext:
-        defined = self.definition.act(act.step, act.direction)
-        is_outside = defined is not None and defined.kind is Kind.OUTSIDE
+    def _context(self, act: Act, defined: DefinedAct) -> SagaContext:
         return SagaContext(
             self.row.key,
             act,
             outbox=self.rules.outbox,
             origin=self._letters.origin,
-            calls=self.rules.calls if is_outside else None,
+            calls=self.rules.calls if defined.kind is Kind.OUTSIDE else None,
             locks=self.rules.locks,
         )
 

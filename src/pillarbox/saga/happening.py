@@ -13,7 +13,7 @@ from pillarbox.saga.journal import Direction, Journal
 UNKNOWN_FAILURE = Failure(kind="unknown")
 
 
-class Act(msgspec.Struct, frozen=True, kw_only=True):
+class Act(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An act to be carried out now."""
 
     step: str
@@ -22,7 +22,7 @@ class Act(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
 
 
-class Succeeded(msgspec.Struct, frozen=True, kw_only=True):
+class Succeeded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An act is done.
 
     Attributes:
@@ -36,7 +36,7 @@ class Succeeded(msgspec.Struct, frozen=True, kw_only=True):
     changed: tuple[str, ...] = ()
 
 
-class Sent(msgspec.Struct, frozen=True, kw_only=True):
+class Sent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A command is on its way, or a child was started, whose id is ``token``."""
 
     step: str
@@ -45,7 +45,7 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
     token: str = ""
 
 
-class Refused(msgspec.Struct, frozen=True, kw_only=True):
+class Refused(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An act was refused: ``StepFailed``. It did not happen, and trying again cannot help."""
 
     step: str
@@ -54,7 +54,7 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int = 0
 
 
-class Failed(msgspec.Struct, frozen=True, kw_only=True):
+class Failed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An attempt failed.
 
     Attributes:
@@ -70,20 +70,20 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
     maybe: bool = False
 
 
-class Cancelled(msgspec.Struct, frozen=True, kw_only=True):
+class Cancelled(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Somebody wants no further step, and what was done undone; ``forced`` even past the pivot."""
 
     reason: str
     forced: bool = False
 
 
-class Retried(msgspec.Struct, frozen=True, kw_only=True):
+class Retried(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An operator wants what was given up tried again."""
 
     reason: str
 
 
-class Skipped(msgspec.Struct, frozen=True, kw_only=True):
+class Skipped(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An operator has seen to a step in another way."""
 
     step: str
@@ -93,7 +93,7 @@ class Skipped(msgspec.Struct, frozen=True, kw_only=True):
 Happening: TypeAlias = Succeeded | Sent | Refused | Failed | Cancelled | Retried | Skipped
 
 
-class Moment(msgspec.Struct, frozen=True, kw_only=True):
+class Moment(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """When something is decided: by the database's clock, with dice, in whose name."""
 
     now_us: int
@@ -101,7 +101,7 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
     token: str = ""
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class Plan(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What is to be done now.
 
     Attributes:

@@ -78,7 +78,7 @@ OPEN = frozenset({ActState.INTENT, ActState.SENT, ActState.RETRY})
 THROUGH = frozenset({ActState.DONE, ActState.SKIPPED})
 
 
-class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """How far one act has come.
 
     Attributes:
@@ -102,7 +102,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     changed: tuple[str, ...] = ()
 
 
-class Arrived(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Arrived(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A reply that has come and was not looked at yet.
 
     Attributes:
@@ -121,7 +121,7 @@ class Arrived(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     body: str
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One line of a saga's history."""
 
     at_us: int
@@ -132,7 +132,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: str = ""
 
 
-class Parent(msgspec.Struct, frozen=True, kw_only=True):
+class Parent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Who waits for the end of a saga: where its answer goes, under which key and token."""
 
     to: str
@@ -140,7 +140,7 @@ class Parent(msgspec.Struct, frozen=True, kw_only=True):
     token: str
 
 
-class Journal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Journal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """All that is known of one saga beside its state.
 
     Attributes:
@@ -175,14 +175,12 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Return how far an act has come; ``None`` before its first attempt."""
         return (self.do if direction is Direction.DO else self.undo).get(step)
 
-    def with_progress(self, step: str, direction: Direction, progress: Progress | None) -> Journal:
-        """Return the same journal with the act of ``step`` so far; with ``None`` as if it had never begun."""
-        acts = dict(self.do if direction is Direction.DO else self.undo)
-        if progress is None:
-            acts.pop(step, None)
-        else:
-            acts[step] = progress
-        return msgspec.structs.replace(self, **{direction.value: acts})
+    def with_progress(self, step: str, direction: Direction, progress: Progress) -> Journal:
+        """Return the same journal with the act of ``step`` so far, at its end if it has a place."""
+        places = max(self.places, progress.place)
+        if direction is Direction.DO:
+            return msgspec.structs.replace(self, do={**self.do, step: progress}, places=places)
+        return msgspec.structs.replace(self, undo={**self.undo, step: progress}, places=places)
 
     def noting(self, entry: Entry) -> Journal:
         """Return the same journal with one more line of history."""

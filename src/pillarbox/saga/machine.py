@@ -240,17 +240,16 @@ def _ended(
 ) -> Journal:
     """Return ``journal`` with an act at its end, in its place among the others."""
     before = journal.of(what.step, what.direction)
-    place = journal.places + 1
     progress = Progress(
         state=state,
         attempts=max(what.attempt, 0 if before is None else before.attempts, 1),
         maybe=before is not None and before.maybe,
-        place=place,
+        place=journal.places + 1,
         token="" if before is None else before.token,
         error=error[:MAX_ERROR_CHARS],
         changed=changed,
     )
-    return replace(journal.with_progress(what.step, what.direction, progress), places=place)
+    return journal.with_progress(what.step, what.direction, progress)
 
 
 def _expired(shape: Shape, journal: Journal, moment: Moment) -> Journal:

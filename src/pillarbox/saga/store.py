@@ -28,7 +28,7 @@ def identity_of(key: SagaKey) -> str:
     return whole if stored == whole else f"{key.saga}:{stored}"
 
 
-class NewSaga(msgspec.Struct, frozen=True, kw_only=True):
+class NewSaga(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A saga to be started.
 
     Attributes:
@@ -47,7 +47,7 @@ class NewSaga(msgspec.Struct, frozen=True, kw_only=True):
     correlation_id: str
 
 
-class SagaRow(msgspec.Struct, kw_only=True):
+class SagaRow(msgspec.Struct, kw_only=True, gc=False):
     """A saga as it stands in the database, locked.
 
     Attributes:
@@ -65,7 +65,7 @@ class SagaRow(msgspec.Struct, kw_only=True):
     now_us: int
 
 
-class ChangedSaga(msgspec.Struct, frozen=True, kw_only=True):
+class ChangedSaga(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What becomes of a locked saga.
 
     Attributes:
