@@ -18,6 +18,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
+    delete,
     func,
     literal,
     or_,
@@ -32,7 +33,7 @@ from pillarbox.holding import HeldState, HoldState
 from pillarbox.relational.dead_letter_groups import left
 from pillarbox.relational.dead_letters import conditions, matching, values_of
 from pillarbox.relational.expressions import any_of, insert_into, micros, now_us, numbers
-from pillarbox.relational.holding import MAKE_WAY, RANKS
+from pillarbox.relational.holding import RANKS
 from pillarbox.relational.operator_tables import replay_items, replay_runs
 from pillarbox.relational.rows import MESSAGE_COLUMNS, columns
 from pillarbox.relational.tables import dead_letters, held, holds
@@ -116,8 +117,15 @@ TAKE = (
         _letter.last_failed_at >= bindparam("earliest", type_=BigInteger),
     )
     .values(state=DeadLetterState.REPLAYING.value, replays=_letter.replays + 1)
-    .returning(_letter.position, _letter.consumer, _letter.fingerprint, _letter.message_id)
+    .returning(_letter.position, _letter.consumer, _letter.fingerprint)
 )
+_copy = select(held.c.position).where(
+    held.c.consumer == _letter.consumer,
+    held.c.message_id == _letter.message_id,
+    held.c.state == HeldState.HELD.value,
+)
+COPIES = select(_copy.scalar_subquery()).where(any_of(_letter.position, LETTERS))  # looked up for each: they are rare
+MAKE_WAY = delete(held).where(any_of(held.c.position, numbers("copies")))
 _now = select(now_us()).scalar_subquery()  # once for all rows: the clock costs more than an index entry
 _hold = insert_into(holds).from_select(
     ["consumer", "hold_key", "state", "due_at", "lease_until", "since"],
@@ -235,7 +243,9 @@ class RelationalReplayRuns(ReplayRunStore):
         positions = sorted(row[0] for row in taken)
         if positions:
             yield Execute(HOLD, {"letters": positions})
-            yield from _make_way(taken)
+            copies = [row[0] for row in (yield Execute(COPIES, {"letters": positions})) if row[0] is not None]
+            if copies:  # late duplicates that are held behind their own keys
+                yield Execute(MAKE_WAY, {"copies": copies})
             yield Execute(ENQUEUE, {"letters": positions})
             yield from left([(row[1], row[2]) for row in taken])
         if passed := sorted({row[0] for row in chosen}.difference(positions)):
@@ -258,15 +268,6 @@ def _take(chosen: Sequence[Row], *, earliest: int, at_most: int | None) -> Progr
         if at_most is None or replays < at_most:
             taken += yield Execute(TAKE, {"letters": letters, "frozen": replays, "earliest": earliest})
     return taken
-
-
-def _make_way(taken: Sequence[Row]) -> Program[None]:
-    """Delete the late duplicates that are held behind their own keys."""
-    ids: dict[str, list[str]] = {}
-    for _, consumer, _, message_id in taken:
-        ids.setdefault(consumer, []).append(message_id)
-    for consumer in sorted(ids):
-        yield Execute(MAKE_WAY, {"by": consumer, "ids": sorted(ids[consumer])})
 
 
 def _read(row: Row, counts: dict[ItemState, int]) -> ReplayRun:
