@@ -58,16 +58,22 @@ def failures(found: SagaDetails) -> list[tuple[str, str]]:
     ]
 
 
-async def test_local_steps_in_a_row_share_one_transaction(postgresql_url: str) -> None:
-    box, _ = make_box(postgresql_url)
-    saga: Saga[Order] = Saga("fulfilment", state=Order)
+def looking(saga: Saga[Order], *, steps: int) -> dict[str, list[int]]:
+    """Give ``saga`` so many local steps; return the transactions that they saw, of each order."""
     seen: dict[str, list[int]] = {}
 
     async def look(state: Order, tx: AsyncConnection) -> None:
         seen.setdefault(state.order_id, []).append((await tx.execute(TRANSACTION)).scalar_one())
 
-    for number in range(4):
+    for number in range(steps):
         saga.step(name=f"step-{number}")(look)
+    return seen
+
+
+async def test_local_steps_in_a_row_share_one_transaction(postgresql_url: str) -> None:
+    box, _ = make_box(postgresql_url)
+    saga: Saga[Order] = Saga("fulfilment", state=Order)
+    seen = looking(saga, steps=4)
     box.include(saga)
     async with box.running():
         await start(box, saga, *(Order(f"o-{number}") for number in range(5)))
@@ -84,13 +90,7 @@ async def test_in_a_transaction_that_is_open_for_long_no_further_step_begins_and
     monkeypatch.setattr("pillarbox.saga.orchestrator.LONGEST_TURN_S", 0.0)  # longer than that it always is
     box, _ = make_box(postgresql_url)
     saga: Saga[Order] = Saga("fulfilment", state=Order)
-    seen: dict[str, list[int]] = {}
-
-    async def look(state: Order, tx: AsyncConnection) -> None:
-        seen.setdefault(state.order_id, []).append((await tx.execute(TRANSACTION)).scalar_one())
-
-    for number in range(3):
-        saga.step(name=f"step-{number}")(look)
+    seen = looking(saga, steps=3)
     box.include(saga)
     async with box.running():
         await start(box, saga, Order("o-1"), Order("o-2"))

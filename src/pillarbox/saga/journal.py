@@ -1,4 +1,8 @@
-"""What is known of one saga: which acts were begun, and how each of them ended."""
+"""What is known of one saga: which acts were begun, and how each of them ended.
+
+Thousands of these live at once, and none can be part of a cycle, so the garbage collector does not look at them:
+``gc=False``.
+"""
 
 from __future__ import annotations
 
