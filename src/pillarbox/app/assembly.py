@@ -334,12 +334,14 @@ class Parts:
         return receiver if self.broker.capabilities.transactional else None  # type: ignore[return-value]
 
     def _rules(self, consumer: Consumer) -> RunRules:
+        is_routed, gets_messages, types = consumer.route is not None, consumer.gets_messages, consumer.message_types
+
         def decode(message: Message) -> object:
-            if consumer.route is not None:
+            if is_routed:
                 return message
-            if message.type not in consumer.message_types:
+            if message.type not in types:
                 raise UnknownMessageTypeError(message_type=message.type, version=message.version)
-            return message if consumer.gets_messages else decode_message(message, self.registry, self.codec)
+            return message if gets_messages else decode_message(message, self.registry, self.codec)
 
         by = consumer.options.dedupe_by
         return RunRules(

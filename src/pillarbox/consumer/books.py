@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from pillarbox.consumer.item import Item
 from pillarbox.consumer.report import RunReport
@@ -22,6 +22,7 @@ from pillarbox.observe import (
     MessageHeld,
 )
 from pillarbox.retry import GiveUp, RetryLater
+from pillarbox.transaction import Program
 
 
 class Books:
@@ -36,26 +37,28 @@ class Books:
         self._solitude = around.solitude
         self._name = run.rules.consumer
 
-    async def suspects(self, items: Sequence[Item]) -> Mapping[str, Suspect]:
+    def start(self, items: Sequence[Item]) -> Program[Mapping[str, Suspect]]:
         """Note that all are about to be handled; return those that a dead process left behind."""
         ids = sorted({item.message.id for item in items})
-        program = self._run.rules.attempts.start(self._name, ids, worker=self._worker)
-        return await self._source.run(program)
+        return self._run.rules.attempts.start(self._name, ids, worker=self._worker)
 
-    @asynccontextmanager
-    async def trying(self, batch: Sequence[Item], suspects: Mapping[str, Suspect]) -> AsyncGenerator[None]:
+    def trying(self, batch: Sequence[Item], suspects: Mapping[str, Suspect]) -> AbstractAsyncContextManager[None]:
         """Handle ``batch`` in the block: who was among few before has the process to itself, all else shares it."""
         suspected = [item for item in batch if item.message.id in suspects]
-        if len(batch) == 1 and suspected and suspects[batch[0].message.id].trial is not Trial.RUN:
+        return self._suspecting(batch, suspected, suspects) if suspected else self._solitude.shared()
+
+    @asynccontextmanager
+    async def _suspecting(
+        self, batch: Sequence[Item], suspected: Sequence[Item], suspects: Mapping[str, Suspect]
+    ) -> AsyncGenerator[None]:
+        if len(batch) == 1 and suspects[batch[0].message.id].trial is not Trial.RUN:
             async with self._solitude.alone():
                 await self._count_crashes(batch[0])
                 yield
             return
         async with self._solitude.shared():
-            if suspected:
-                ids = [item.message.id for item in suspected]
-                few = self._run.rules.attempts.start_among_few(self._name, ids, worker=self._worker)
-                await self._source.run(few)
+            ids = [item.message.id for item in suspected]
+            await self._source.run(self._run.rules.attempts.start_among_few(self._name, ids, worker=self._worker))
             yield
 
     async def _count_crashes(self, item: Item) -> None:

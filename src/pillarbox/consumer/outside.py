@@ -7,7 +7,7 @@ idempotency key. Where running again does no harm nothing is claimed, and outcom
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -31,7 +31,7 @@ from pillarbox.retry import RetryNow
 from pillarbox.transaction import Program
 
 if TYPE_CHECKING:
-    from pillarbox.idempotency import ClaimStore
+    from pillarbox.idempotency import ClaimStore, Suspect
     from pillarbox.ordering import RunSize
 
 LOOK_AGAIN = timedelta(milliseconds=50)
@@ -48,11 +48,13 @@ class Entry:
     """What one transaction found out about messages before their handlers are called.
 
     Attributes:
+        suspects: those that a dead process left behind.
         report: those that need no handler.
         ready: those whose handlers may be called now, and those of other types among them, in order.
         busy: those that somebody else has claimed, or that wait behind such a one.
     """
 
+    suspects: Mapping[str, Suspect]
     report: RunReport = field(default_factory=RunReport)
     ready: list[Item] = field(default_factory=list[Item])
     busy: list[Item] = field(default_factory=list[Item])
@@ -112,7 +114,6 @@ class OutsideProcess:
         published = 0
         stopped = frozenset[str]()
         token = self._new_token()
-        suspects = await self._books.suspects(items)
         waiting = list(items)
         left: list[Item] = []
         while waiting:
@@ -121,8 +122,8 @@ class OutsideProcess:
             self._books.tell(entry.report)
             outcomes = Outcomes(since=self._clock.monotonic())
             async with self._kept(entry.ready, token):
-                for group in _groups(entry.ready, at_most=1 if suspects else FEW):
-                    async with self._books.trying(group, suspects):
+                for group in _groups(entry.ready, at_most=1 if entry.suspects else FEW):
+                    async with self._books.trying(group, entry.suspects):
                         for item in group:
                             if left or self._run.is_shut(item):
                                 left.append(item)
@@ -204,9 +205,9 @@ class OutsideProcess:
             await self._source.run(self._claims.release(self._name, self._marks_of(items), token=token))
 
     def _enter(self, items: Sequence[Item], intake: Intake, token: str) -> Program[Entry]:
-        """Claim what can be claimed, and close what needs no handler."""
+        """Note that all are about to be handled, claim what can be claimed, and close what needs no handler."""
         rules = self._run.rules
-        entry = Entry()
+        entry = Entry(suspects=(yield from self._books.start(items)))
         admitted = yield from intake.admit(items)
         entry.report.held = without(items, admitted)
         marks = self._marks_of(admitted)

@@ -63,7 +63,7 @@ class Process:
         """
         published = 0
         stopped = frozenset[str]()
-        suspects = await self._books.suspects(items)
+        suspects = await self._source.run(self._books.start(items))
         work = deque(_divide(items, suspects))
         while work:
             batch = work.popleft()

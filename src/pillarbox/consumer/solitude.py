@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 
 class Solitude:
@@ -20,17 +20,22 @@ class Solitude:
         self._alone = False
         self._wanted = 0
         self._change = asyncio.Event()
+        self._sharing = _Sharing(self)
 
-    @asynccontextmanager
-    async def shared(self) -> AsyncGenerator[None]:
+    def shared(self) -> AbstractAsyncContextManager[None]:
         """Enter beside others, unless somebody is alone or waits to be."""
+        return self._sharing
+
+    async def enter(self) -> None:
+        """Wait until nobody is alone or waits to be, and be one of those inside."""
         while self._alone or self._wanted:
             await self._change.wait()
         self._inside += 1
-        try:
-            yield
-        finally:
-            self._inside -= 1
+
+    def leave(self) -> None:
+        """Be inside no more."""
+        self._inside -= 1
+        if self._wanted:
             self._changed()
 
     @asynccontextmanager
@@ -54,3 +59,16 @@ class Solitude:
         """Have everybody who waits look again."""
         self._change.set()
         self._change = asyncio.Event()
+
+
+class _Sharing(AbstractAsyncContextManager[None]):
+    """Being inside beside others; it keeps nothing, so one is enough for all."""
+
+    def __init__(self, room: Solitude) -> None:
+        self._room = room
+
+    async def __aenter__(self) -> None:
+        await self._room.enter()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._room.leave()

@@ -49,10 +49,10 @@ def arrived(
         prefixes: what the headers of attributes may begin with at this broker, in small letters.
         foreign: how messages of this channel are read that are no CloudEvents.
     """
-    texts = headers
-    if _NOT_IN_TEXTS.search("".join(headers.values())):
+    texts, is_faulty = headers, False
+    if not "".join(headers.values()).isprintable():  # most are, and this tells it soonest
         texts = {name: _NOT_IN_TEXTS.sub(_escape, value) for name, value in headers.items()}
-    is_faulty = any(name.lower().startswith(prefixes) and texts[name] != value for name, value in headers.items())
+        is_faulty = any(name.lower().startswith(prefixes) and texts[name] != value for name, value in headers.items())
     if not is_faulty and (message := _cloud_event(texts, body, channel, prefixes)) is not None:
         return message
     if foreign is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -109,19 +110,26 @@ def from_binary(
     attributes: dict[str, str] = {}
     plain: dict[str, str] = {}
     content_type = "application/octet-stream"
+    known = _known(prefixes)
     for name, value in headers.items():
-        lowered = name.lower()
-        if lowered.startswith(prefixes):
-            attributes[_without(lowered, prefixes)] = value
-        elif lowered == "content-type":
+        attribute = known.get(name) or _attribute(name.lower(), prefixes)
+        if attribute is not None:
+            attributes[attribute] = value
+        elif name.lower() == "content-type":
             content_type = value
         else:
             plain[name] = value
     return _message(attributes, plain, content_type=content_type, body=body, destination=destination)
 
 
-def _without(name: str, prefixes: tuple[str, ...]) -> str:
-    return next(name[len(prefix) :] for prefix in prefixes if name.startswith(prefix))
+@lru_cache(maxsize=8)
+def _known(prefixes: tuple[str, ...]) -> Mapping[str, str]:
+    """Return the attributes that we write ourselves by the names of their headers: most are found there soonest."""
+    return {f"{prefix}{name}": name for prefix in prefixes for name in _CORE | names.OWN}
+
+
+def _attribute(name: str, prefixes: tuple[str, ...]) -> str | None:
+    return next((name[len(prefix) :] for prefix in prefixes if name.startswith(prefix)), None)
 
 
 def _attributes(message: Message) -> dict[str, str]:

@@ -157,24 +157,25 @@ class Pump:
         return act is Act.WAIT
 
     def _take(self, consumer: Any, records: Iterable[Any]) -> None:
-        found: list[tuple[Partition, int, Message]] = []
+        found: dict[Partition, list[tuple[int, Message]]] = {}
         for record in records:
             error = record.error()
-            if error is None:
-                found.append((_partition_of(record), record.offset(), self._message(record)))
-            else:
+            if error is not None:
                 self._suffer(consumer, error, record)
+                continue
+            topic, partition, offset = record.topic(), record.partition(), record.offset()
+            place = Place(topic=topic, partition=partition, offset=offset, since_ms=record.timestamp()[1])
+            found.setdefault((topic, partition), []).append((offset, self._message(record, place)))
         with self._changed:
-            for partition, offset, message in found:
-                for share in self._shares.of([partition]):
-                    share.take(Delivery(message=message, receipt=Receipt(*partition, offset, share.assignment)))
+            for share in self._shares.of(found):
+                for offset, message in found[share.topic, share.partition]:
+                    receipt = Receipt(share.topic, share.partition, offset, share.assignment)
+                    share.take(Delivery(message=message, receipt=receipt))
         if found:
             self._news()
 
-    def _message(self, record: Any) -> Message:
-        topic, partition = _partition_of(record)
-        place = Place(topic=topic, partition=partition, offset=record.offset(), since_ms=record.timestamp()[1])
-        channel = self._channels[topic]
+    def _message(self, record: Any, place: Place) -> Message:
+        channel = self._channels[place.topic]
         return message_from(
             record.headers() or (),
             key=record.key(),

@@ -6,10 +6,10 @@ Source: CloudEvents 1.0.2, *Kafka Protocol Binding*.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final, TypeAlias
 
+import msgspec
 from msgspec.structs import replace
 
 from pillarbox.errors import InvalidMessageError
@@ -25,8 +25,7 @@ UNNAMED: Final = "urn:pillarbox:unnamed"
 """Stands for the source of a message that names none, since CloudEvents demand one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class Place(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Where a record lies, and since when: a topic that is made anew counts from 0 again."""
 
     topic: str
@@ -63,7 +62,7 @@ def message_from(
     foreign: ForeignMessages | None = None,
 ) -> Message:
     """Return the message of a record; of one that nobody can read one of the type ``unreadable``."""
-    texts = {name.lower(): (raw or b"").decode(errors="surrogateescape") for name, raw in headers}
+    texts = {name.lower(): (raw or b"").decode("utf-8", "surrogateescape") for name, raw in headers}
     return _with_key(arrived(texts, value or b"", channel=channel, place=place.identity, foreign=foreign), key)
 
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TypeAlias
 
+import msgspec
+
 from pillarbox.channel import OUT_OF_A_PLACE, Delivery
 
 Partition: TypeAlias = tuple[str, int]
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Receipt:
+class Receipt(msgspec.Struct, frozen=True, order=True, gc=False):
     """Where a record lies, and under which assignment of its partition it came."""
 
     topic: str

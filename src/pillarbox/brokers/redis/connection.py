@@ -6,6 +6,7 @@ in Python, would cost more than everything else that a relay does for a message.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -25,6 +26,8 @@ _hiredis: Any = hiredis  # its types know commands of one word only
 _pack = _hiredis.pack_command
 NAME = "redis"
 ANSWER_WITHIN_S = 5.0
+ANSWERS_IN_TIME = 50
+"""So many answers at a time must come within that."""
 BLOCK_AT_MOST_MS = 1000
 """Shorter than the time within which an answer must come, so that a quiet stream is not taken for a silent server."""
 
@@ -39,7 +42,7 @@ class RedisConnection:
             url,
             protocol=2,
             decode_responses=False,
-            socket_timeout=ANSWER_WITHIN_S,
+            socket_timeout=None,  # it would set a timer for each of many answers
             socket_connect_timeout=ANSWER_WITHIN_S,
             retry=Retry(NoBackoff(), 0),
         )
@@ -67,15 +70,16 @@ class RedisConnection:
             return ()
         packed = b"".join([_pack(tuple(command)) for command in commands])
         with _translated():
-            connection = await self._pool.get_connection()
-            try:
-                await connection.send_packed_command(packed, check_health=False)
-                return [await _answer(connection) for _ in commands]
-            except BaseException:
-                await connection.disconnect(nowait=True)  # answers may be on their way
-                raise
-            finally:
-                await self._pool.release(connection)
+            async with asyncio.timeout(ANSWER_WITHIN_S) as limit:
+                connection = await self._pool.get_connection()
+                try:
+                    await connection.send_packed_command(packed, check_health=False)
+                    return await _answers(connection, len(commands), limit)
+                except BaseException:
+                    await connection.disconnect(nowait=True)  # answers may be on their way
+                    raise
+                finally:
+                    await self._pool.release(connection)
 
     async def call(self, script: str, calls: Sequence[Command]) -> Sequence[Any]:
         """Call ``script`` once for each of ``calls``, which are the number of keys, the keys and the arguments.
@@ -114,6 +118,16 @@ def _translated() -> Generator[None]:
         yield
     except (RedisError, OSError, TimeoutError) as error:
         raise BrokerUnavailableError(broker=NAME, reason=str(error) or type(error).__name__) from error
+
+
+async def _answers(connection: Any, count: int, limit: asyncio.Timeout) -> list[Any]:
+    """Read ``count`` answers; as long as some come the limit is put off."""
+    answers: list[Any] = []
+    while len(answers) < count:
+        answers.append(await _answer(connection))
+        if len(answers) % ANSWERS_IN_TIME == 0:
+            limit.reschedule(asyncio.get_running_loop().time() + ANSWER_WITHIN_S)
+    return answers
 
 
 async def _answer(connection: Any) -> Any:
