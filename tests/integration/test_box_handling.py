@@ -6,7 +6,7 @@ import asyncio
 import threading
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 from msgspec import structs
@@ -255,6 +255,29 @@ async def test_handlers_without_a_transaction_talk_to_the_outside(store_url: str
         handled = await happenings.until(MessageHandled, 2)
 
     assert calls == [f"shop/call:{handled[0].message_id}:charge", "plain a"]
+
+
+@pytest.mark.parametrize("idempotency", ["inbox", "natural"])
+async def test_a_handler_without_a_transaction_has_left_its_trace_when_it_is_called(
+    store_url: str, idempotency: Literal["inbox", "natural"]
+) -> None:
+    """By which a process that it ends is told from one that ends by itself."""
+    box, happenings = make_box(store_url)
+    traces: list[list[str]] = []
+
+    @box.on(OrderPlaced, name="call", idempotency=idempotency, outside=True)
+    async def call(order: OrderPlaced) -> None:
+        async with box.transaction() as tx:
+            traces.append(list(await tx.scalars(text("SELECT message_id FROM pillarbox_attempts"))))
+
+    async with box.running():
+        await publish(box, OrderPlaced("a"))
+        handled = await happenings.until(MessageHandled)
+        async with box.transaction() as tx:
+            left = list(await tx.scalars(text("SELECT message_id FROM pillarbox_attempts")))
+
+    assert traces == [[handled[0].message_id]]
+    assert left == []
 
 
 async def test_what_a_box_provides_is_injected_and_can_be_overridden(store_url: str) -> None:
