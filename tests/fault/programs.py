@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy import Integer, bindparam, func, insert, select
 from sqlalchemy.exc import DBAPIError
@@ -182,6 +182,9 @@ class Consuming:
     Attributes:
         handle_ms: the longest time that a handler takes.
         killers: accounts whose entries end the process that handles them.
+        kills_in: whether their handler ends it, or already what finds their business key.
+        by_token: the business key of an entry is its token.
+        outside: handlers have no transaction, and write their effects in one of their own.
         concurrency: how many lanes each consumer has.
         routed: each consumer listens to the queue of its name, where a recipient list sends it the entries.
     """
@@ -189,6 +192,9 @@ class Consuming:
     retry: Retry = field(default_factory=Retry)
     handle_ms: float = 0
     killers: frozenset[str] = frozenset()
+    kills_in: Literal["handler", "key"] = "handler"
+    by_token: bool = False
+    outside: bool = False
     concurrency: int = 2
     consumers: tuple[str, ...] = CONSUMERS
     routed: bool = False
@@ -200,17 +206,41 @@ async def consume(me: Seat, setting: Setting, how: Consuming) -> None:
     box.observe(NoticeLog(me.notices))
     mark = Mark(me.mark)
 
+    def token_of(entry: Entered) -> str:
+        if how.kills_in == "key" and entry.account in how.killers:
+            os._exit(3)
+        return entry.token
+
+    async def note(consumer: str, entry: Entered, tx: AsyncConnection) -> None:
+        with mark.busy():
+            row = {"consumer": consumer, "token": entry.token, "account": entry.account}
+            await tx.execute(insert(effects), row)
+            if entry.account in how.killers:
+                os._exit(3)
+            await stay_open(how.handle_ms)
+
     def declare(consumer: str) -> None:
         channel = consumer if how.routed else None
+        dedupe_by = token_of if how.by_token else None
+        if how.outside:
 
-        @box.on(Entered, name=consumer, retry=how.retry, concurrency=how.concurrency, channel=channel)
+            @box.on(Entered, name=consumer, retry=how.retry, channel=channel, dedupe_by=dedupe_by, outside=True)
+            async def apply_outside(entry: Entered) -> None:
+                async with box.transaction() as tx:
+                    await note(consumer, entry, tx)
+
+            return
+
+        @box.on(
+            Entered,
+            name=consumer,
+            retry=how.retry,
+            channel=channel,
+            dedupe_by=dedupe_by,
+            concurrency=how.concurrency,
+        )
         async def apply(entry: Entered, tx: AsyncConnection, ctx: Context) -> None:
-            with mark.busy():
-                row = {"consumer": consumer, "token": entry.token, "account": entry.account}
-                await tx.execute(insert(effects), row)
-                if entry.account in how.killers:
-                    os._exit(3)
-                await stay_open(how.handle_ms)
+            await note(consumer, entry, tx)
 
     for consumer in how.consumers:
         declare(consumer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
@@ -26,6 +26,7 @@ DRAIN = timedelta(seconds=effort.of(900, 90))
 COPIES = 5
 ACCOUNTS = [f"account-{number}" for number in range(40)]
 KILLER = "killer"
+NEIGHBOURS = [f"neighbour-{number}" for number in range(12)]
 ATTEMPTS = 3
 
 
@@ -64,23 +65,54 @@ async def test_killed_consumers_apply_each_entry_once_and_in_order(
 async def test_only_the_message_that_kills_its_process_dies_of_it(
     setting: Setting, handle_ms: float, box: Pillarbox, workers: Workers
 ) -> None:
-    neighbours = [f"neighbour-{number}" for number in range(12)]
-    await prepare(setting, [*neighbours, KILLER], consumers=CONSUMERS)
-    async with box.transaction() as tx:
-        await box.publish_all([Entered(name, 1, name) for name in [*neighbours[:6], KILLER, *neighbours[6:]]], tx=tx)
+    await _publish_killer(setting, box)
     workers.start(relay_within, setting)
     how = Consuming(retry=Retry(attempts=ATTEMPTS), handle_ms=handle_ms, killers=frozenset({KILLER}), concurrency=4)
 
-    ended = await _restart_until_settled(setting, how, workers, box, messages=len(neighbours) + 1)
+    ended = await _restart_until_settled(setting, how, workers, box, messages=len(NEIGHBOURS) + 1)
 
-    letters = await box.dead_letters.list()
     print(f"{ended} processes ended")
+    await _only_the_killer_died(box)
+    assert ended >= ATTEMPTS
+    assert await count_effects(box.store) == len(NEIGHBOURS) * len(CONSUMERS)
+
+
+@pytest.mark.parametrize("setting", ["asyncpg"], indirect=True)
+@pytest.mark.parametrize("kills_in", ["key", "handler"])
+@pytest.mark.parametrize("outside", [False, True], ids=["transaction", "outside"])
+async def test_whoever_has_a_business_key_may_kill_by_it_as_well(
+    setting: Setting, kills_in: Literal["key", "handler"], outside: bool, box: Pillarbox, workers: Workers
+) -> None:
+    """The function that finds the key is the user's, and is called before the handler."""
+    await _publish_killer(setting, box)
+    workers.start(relay_within, setting)
+    how = Consuming(
+        retry=Retry(attempts=ATTEMPTS), killers=frozenset({KILLER}), kills_in=kills_in, by_token=True, outside=outside
+    )
+
+    ended = await _restart_until_settled(setting, how, workers, box, messages=len(NEIGHBOURS) + 1)
+
+    await _only_the_killer_died(box)
+    assert ended >= ATTEMPTS
+    if not outside:  # what has no transaction with its handler is done at least once
+        assert await count_effects(box.store) == len(NEIGHBOURS) * len(CONSUMERS)
+
+
+async def _publish_killer(setting: Setting, box: Pillarbox) -> None:
+    """Publish an entry of each neighbour, and in their midst the one that kills."""
+    await prepare(setting, [*NEIGHBOURS, KILLER], consumers=CONSUMERS)
+    async with box.transaction() as tx:
+        await box.publish_all([Entered(name, 1, name) for name in [*NEIGHBOURS[:6], KILLER, *NEIGHBOURS[6:]]], tx=tx)
+
+
+async def _only_the_killer_died(box: Pillarbox) -> None:
+    """Make sure that each consumer gave up the killer, and nothing else, after as many crashes as it has attempts."""
+    letters = await box.dead_letters.list()
     assert {(letter.consumer, letter.message.key) for letter in letters} == {
         (f"bank/{consumer}", KILLER) for consumer in CONSUMERS
     }
     assert {(letter.reason, letter.attempts) for letter in letters} == {("crashed", ATTEMPTS)}
-    assert await count_effects(box.store) == len(neighbours) * len(CONSUMERS)
-    assert ended >= ATTEMPTS
+    assert await _affected(box) == {(consumer, neighbour) for consumer in CONSUMERS for neighbour in NEIGHBOURS}
 
 
 async def _restart_until_settled(
@@ -95,10 +127,15 @@ async def _restart_until_settled(
         if current[0].exit_code is not None:
             ended += 1
             current[0] = workers.start(consume, setting, how)
-        return await _all_settled(box, messages * len(CONSUMERS))
+        return len(await _affected(box)) + await box.dead_letters.count() >= messages * len(CONSUMERS)
 
     await wait_until(settled, DRAIN)
     return ended
+
+
+async def _affected(box: Pillarbox) -> set[tuple[str, str | None]]:
+    """Return each consumer with the accounts that it has touched."""
+    return {(effect.consumer, effect.key) for effect in await applied(box.store)}
 
 
 async def _none_waits(box: Pillarbox) -> bool:

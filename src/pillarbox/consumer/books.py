@@ -47,6 +47,11 @@ class Books:
         suspected = [item for item in batch if item.message.id in suspects]
         return self._suspecting(batch, suspected, suspects) if suspected else self._solitude.shared()
 
+    async def pause(self, batch: Sequence[Item], suspects: Mapping[str, Suspect]) -> None:
+        """End a trial whose messages are not done yet: if the process ends now, none of them is blamed for it."""
+        if ids := [item.message.id for item in batch if item.message.id in suspects]:
+            await self._source.run(self._run.rules.attempts.start_among_few(self._name, ids, worker=self._worker))
+
     @asynccontextmanager
     async def _suspecting(
         self, batch: Sequence[Item], suspected: Sequence[Item], suspects: Mapping[str, Suspect]
@@ -57,15 +62,14 @@ class Books:
                 yield
             return
         async with self._solitude.shared():
-            ids = [item.message.id for item in suspected]
-            await self._source.run(self._run.rules.attempts.start_among_few(self._name, ids, worker=self._worker))
+            await self.pause(batch, suspects)
             yield
 
     async def _count_crashes(self, item: Item) -> None:
         """Count the crashes that were this message's own; too many, and it is given up."""
         rules = self._run.rules
         crashes = await self._source.run(rules.attempts.start_alone(self._name, item.message.id, worker=self._worker))
-        if crashes >= rules.retry.attempts:
+        if crashes >= rules.retry.attempts and item.verdict is None:
             item.attempts += crashes
             error = HandlerCrashedError(consumer=self._name, crashes=crashes)
             item.give_up("crashed", error, at=rules.now(), redact=rules.redact)

@@ -116,8 +116,9 @@ class OutsideProcess:
         token = self._new_token()
         waiting = list(items)
         left: list[Item] = []
+        known = await self._read_business_keys(items)
         while waiting:
-            entry = await self._source.run(self._enter(waiting, intake, token))
+            entry = await self._source.run(self._enter(waiting, intake, token, known))
             stopped |= self._run.stopped_by(entry.report)
             self._books.tell(entry.report)
             outcomes = Outcomes(since=self._clock.monotonic())
@@ -146,6 +147,20 @@ class OutsideProcess:
                 await self._clock.sleep(LOOK_AGAIN)
         size.grow()
         return published
+
+    async def _read_business_keys(self, items: Sequence[Item]) -> Mapping[str, Suspect]:
+        """Ask for the keys before anything is claimed; return those that a dead process left behind.
+
+        Whatever finds a key is the user's as the handler is: a message by which it ends the process is found out alike.
+        """
+        if self._run.rules.business_row is None:
+            return {}
+        suspects = await self._source.run(self._books.start(items))
+        for group in _groups(items, at_most=1 if suspects else FEW):
+            async with self._books.trying(group, suspects):
+                self._marks_of(group)  # each item keeps its own
+                await self._books.pause(group, suspects)
+        return suspects
 
     async def _one(self, item: Item, outcomes: Outcomes, stopped: frozenset[str]) -> frozenset[str]:
         """Call the handler for one message; return the keys of which nothing more may run now."""
@@ -204,10 +219,10 @@ class OutsideProcess:
         if items and self._run.rules.deduplicates:
             await self._source.run(self._claims.release(self._name, self._marks_of(items), token=token))
 
-    def _enter(self, items: Sequence[Item], intake: Intake, token: str) -> Program[Entry]:
+    def _enter(self, items: Sequence[Item], intake: Intake, token: str, known: Mapping[str, Suspect]) -> Program[Entry]:
         """Note that all are about to be handled, claim what can be claimed, and close what needs no handler."""
         rules = self._run.rules
-        entry = Entry(suspects=(yield from self._books.start(items)))
+        entry = Entry(suspects={**(yield from self._books.start(items)), **known})
         admitted = yield from intake.admit(items)
         entry.report.held = without(items, admitted)
         marks = self._marks_of(admitted)

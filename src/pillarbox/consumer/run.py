@@ -208,10 +208,13 @@ class Run:
         return item.probe is None and self.rules.needs.is_shut
 
     def marks_of(self, item: Item) -> Marks:
-        """Return the inbox rows that stand for ``item``; one whose business key is missing will be given up."""
+        """Return the inbox rows that stand for ``item``; one whose business key is missing will be given up.
+
+        What is given up already is not asked for its key, by which it may have ended the process.
+        """
         if not item.marks:
             item.marks = (item.message.id,)
-            if self.rules.business_row is not None:
+            if self.rules.business_row is not None and item.verdict is None:
                 with suppress(DecodeError, UnknownMessageTypeError, MissingBusinessKeyError):
                     item.marks = (item.message.id, self.rules.business_row(item.message))
         return item.marks
