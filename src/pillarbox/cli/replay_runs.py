@@ -16,6 +16,7 @@ from pillarbox.cli.output import print_facts, print_json, print_line, print_tabl
 from pillarbox.cli.places import Place, at_a_place
 from pillarbox.control import Control
 from pillarbox.deadletter import DeadLetterFilter, ReplayRun, RunState
+from pillarbox.deadletter.driver import look_again_at
 from pillarbox.deadletter.runs import ItemState
 from pillarbox.errors import ConflictError
 
@@ -87,19 +88,23 @@ async def _followed(place: Place, control: Control, run_id: str) -> ReplayRun:
     """Drive open runs, unless another process does, until ``run_id`` has ended."""
     clock = SystemClock()
     driver = replay_driver_of(place.store, clock=clock)
+    run = await control.dead_letters.run(run_id)
     if not wants_json():
         click.echo(f"replay run {run_id}", err=True)
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bars:
-        bar = bars.add_task("replaying")
+        bar = bars.add_task("replaying", total=run.total, completed=run.count(*OVER))
         try:
-            while (run := await control.dead_letters.run(run_id)).state is RunState.OPEN:
-                bars.update(bar, total=run.total, completed=run.count(*OVER))
+            look_at = clock.monotonic()
+            while run.state is RunState.OPEN:
                 try:
                     await driver.round()
                 except ConflictError:
                     continue
                 await clock.sleep(driver.rest)
-            bars.update(bar, total=run.total, completed=run.count(*OVER))
+                if (began := clock.monotonic()) >= look_at:
+                    run = await control.dead_letters.run(run_id)
+                    look_at = look_again_at(began, clock.monotonic())
+                    bars.update(bar, total=run.total, completed=run.count(*OVER))
         finally:
             await driver.leave()
     return run

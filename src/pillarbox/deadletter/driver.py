@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import assert_never
 
@@ -14,11 +15,12 @@ from pillarbox.deadletter.runs import (
     NextStep,
     ReplayRun,
     ReplayRunStore,
+    RunElsewhere,
     RunState,
     next_step,
 )
 from pillarbox.errors import ConflictError, TransientError
-from pillarbox.lease import LeaseKeeper
+from pillarbox.lease import LeaseKeeper, first_of
 from pillarbox.observe import Observer, WorkerFaltered
 
 SCOPE = "replay runs"
@@ -27,6 +29,9 @@ SCOPE = "replay runs"
 BATCH = 1000
 """Letters that one transaction makes due."""
 
+HANDS = 2
+"""Transactions of a run at once: while one copies letters into holding, the next one takes its own."""
+
 RUNS_AT_ONCE = 20
 WHILE_OPEN = timedelta(milliseconds=100)
 WHILE_NOTHING_IS_OPEN = timedelta(seconds=1)
@@ -34,6 +39,11 @@ LOOK_EVERY_S, LOOK_AT_LEAST_EVERY_S = 1.0, 5.0
 """How often a run with a rule to stop is looked at while it is enqueued, and any other one."""
 LOOKS_SHARE = 20
 """A look at what has become of many letters takes long; the next one comes after so many times as long."""
+
+
+def look_again_at(began: float, ended: float, *, longest: float = LOOK_AT_LEAST_EVERY_S) -> float:
+    """Return when to look again at what took from ``began`` to ``ended`` to look at, in seconds of the same clock."""
+    return ended + min((ended - began) * LOOKS_SHARE, longest)
 
 
 class Allowance:
@@ -63,6 +73,29 @@ class Look:
     run: ReplayRun
     step: NextStep
     until: float
+
+
+@dataclass(slots=True)
+class Stretch:
+    """A part of a run that is made due by hands which take turns.
+
+    Attributes:
+        run_id: the run.
+        left: so many letters more may be taken.
+        until: when no other batch is begun, by the clock of the driver.
+        last: the last letter taken; ``None`` before the first.
+        turned: how many letters have had their turn, for good.
+        has_ended: the run was cancelled, has none left, or is driven by another process.
+        door: one hand at a time takes letters.
+    """
+
+    run_id: str
+    left: int
+    until: float | None = None
+    last: int | None = None
+    turned: int = 0
+    has_ended: bool = False
+    door: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class ReplayDriver:
@@ -153,25 +186,68 @@ class ReplayDriver:
         now, step = self._clock.monotonic(), next_step(run)
         may_stop = run.terms.stop_at is not None and isinstance(step, EnqueueMore)
         longest = LOOK_EVERY_S if may_stop else LOOK_AT_LEAST_EVERY_S
-        look = Look(run, step, until=now + min((now - began) * LOOKS_SHARE, longest))
+        look = Look(run, step, until=look_again_at(began, now, longest=longest))
         self._looks[run_id] = look
         return look
 
     async def _enqueue(self, run: ReplayRun, at_most: int) -> int:
         """Enqueue batch after batch for a while, or as many as the rate allows; return how many had their turn."""
-        began, turned = self._clock.monotonic(), 0
+        began = self._clock.monotonic()
         if run.terms.rate is not None:
             allowance = self._allowances.setdefault(run.id, Allowance(run.terms.rate, began))
-            if due := min(allowance.at(began), at_most, BATCH):
-                turned = await self._source.run(self._runs.enqueue(run.id, at_most=due))
-                allowance.spend(turned)
+            if not (due := min(allowance.at(began), at_most, BATCH)):
+                return 0
+            turned = (await self._make_due(Stretch(run.id, left=due))).turned
+            allowance.spend(turned)
             return turned
-        while turned < at_most and not self._stopping and self._clock.monotonic() - began < LOOK_EVERY_S:
-            await self._keeper.keep()
-            done = await self._source.run(self._runs.enqueue(run.id, at_most=min(at_most - turned, BATCH)))
-            if not done:
-                return at_most  # it was cancelled, or another process drives it
-            turned += done
-        if turned < at_most:
+        stretch = await self._make_due(Stretch(run.id, left=at_most, until=began + LOOK_EVERY_S))
+        if stretch.has_ended:
+            return at_most
+        if stretch.left > 0:
             self.rest = timedelta(0)
-        return turned
+        return stretch.turned
+
+    async def _make_due(self, stretch: Stretch) -> Stretch:
+        """Make a stretch of a run due; while one batch is copied into holding, the next one takes its letters."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(HANDS if stretch.left > BATCH else 1):
+                    group.create_task(self._hand(stretch))
+        except BaseExceptionGroup as errors:
+            raise first_of(errors) from errors
+        return stretch
+
+    async def _hand(self, stretch: Stretch) -> None:
+        """Make batch after batch due.
+
+        Whoever holds the door waits for nobody but the database, which sees when transactions wait for each other.
+        """
+        while self._goes_on(stretch):
+            await self._keeper.keep()
+            try:
+                async with self._source.begin() as tx:
+                    async with stretch.door:
+                        if not self._goes_on(stretch):
+                            return
+                        at_most = min(stretch.left, BATCH)
+                        taken = await tx.run(self._runs.take(stretch.run_id, after=stretch.last, at_most=at_most))
+                        if taken is None:
+                            stretch.has_ended = True  # it was cancelled, or another process drives it
+                            return
+                        stretch.last = taken.last
+                        stretch.left -= taken.count
+                    await tx.run(self._runs.enqueue(taken))
+            except RunElsewhere:  # it may only follow from the other hand's failure, which is told then
+                stretch.has_ended = True
+                return
+            except Exception as error:
+                stretch.has_ended = True
+                if (translated := self._source.translate(error)) is not error:
+                    raise translated from error
+                raise
+            stretch.turned += taken.count
+
+    def _goes_on(self, stretch: Stretch) -> bool:
+        if self._stopping or stretch.has_ended or stretch.left <= 0:
+            return False
+        return stretch.until is None or self._clock.monotonic() < stretch.until

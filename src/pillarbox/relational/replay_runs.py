@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 
 from pillarbox.deadletter import DeadLetterFilter, DeadLetterState, ReplayRun, ReplayRunStore, RunState
-from pillarbox.deadletter.runs import MAX_REPLAYS, ItemState, ReplayTerms
+from pillarbox.deadletter.runs import MAX_REPLAYS, ItemState, ReplayTerms, RunElsewhere, Taken
 from pillarbox.holding import HeldState, HoldState
 from pillarbox.relational.dead_letter_groups import left
 from pillarbox.relational.dead_letters import conditions, matching, values_of
@@ -96,10 +96,9 @@ END = (
     .returning(_run.run)
 )
 _earliest = case((or_(_run.forced == 1, _run.within_us.is_(None)), 0), else_=now_us() - _run.within_us)
-LOCK = (  # one batch of a run at a time, and one that is cancelled meanwhile goes no further
-    select(_run.forced, _earliest, _run.reached)
-    .where(_run.run == RUN, _run.state == RunState.OPEN.value)
-    .with_for_update()
+STANDING = select(_run.forced, _earliest, _run.reached).where(_run.run == RUN, _run.state == RunState.OPEN.value)
+LOCK = (  # one batch of a run after the other, and one that is cancelled meanwhile goes no further
+    select(_run.reached).where(_run.run == RUN, _run.state == RunState.OPEN.value).with_for_update()
 )
 NEXT = (  # primary key; between, since PostgreSQL walks a small range in order also where it knows no values yet
     select(_item.letter, _item.replays)
@@ -125,7 +124,13 @@ _copy = select(held.c.position).where(
     held.c.state == HeldState.HELD.value,
 )
 COPIES = select(_copy.scalar_subquery()).where(any_of(_letter.position, LETTERS))  # looked up for each: they are rare
-MAKE_WAY = delete(held).where(any_of(held.c.position, numbers("copies")))
+_in_the_way = select(held.c.position).where(
+    held.c.consumer == _letter.consumer,
+    held.c.message_id == _letter.message_id,
+    held.c.state.in_([HeldState.HELD.value, HeldState.REPLAYING.value]),
+)
+IN_THE_WAY = select(_in_the_way.scalar_subquery()).where(any_of(_letter.position, LETTERS))
+MAKE_WAY = delete(held).where(any_of(held.c.position, numbers("in_the_way")))
 _now = select(now_us()).scalar_subquery()  # once for all rows: the clock costs more than an index entry
 _hold = insert_into(holds).from_select(
     ["consumer", "hold_key", "state", "due_at", "lease_until", "since"],
@@ -155,6 +160,7 @@ ENQUEUE = (
     )
     .on_conflict_do_nothing(index_elements=["consumer", "message_id"])
 )
+ENQUEUE_AND_TELL = ENQUEUE.returning(held.c.position)
 PASS = update(replay_items).where(_item.run == RUN, any_of(_item.letter, LETTERS)).values(state=ItemState.PASSED.value)
 _same = _letter.position == _item.letter
 _is_ours = _letter.replays == _item.replays + 1  # else somebody has replayed it again since
@@ -229,33 +235,55 @@ class RelationalReplayRuns(ReplayRunStore):
             rows = yield Execute(FIND_IN_STATE, {"up_to": limit, "in_state": state.value})
         return [row[0] for row in rows]
 
-    def enqueue(self, run_id: str, *, at_most: int) -> Program[int]:
-        """Take letters by compare and set, then copy them into holding."""
+    def take(self, run_id: str, *, after: int | None, at_most: int) -> Program[Taken | None]:
+        """Take letters by compare and set; the run's row is locked last, by which those who take its letters queue."""
         which = {"of_run": run_id}
-        found = yield Execute(LOCK, which)
-        if not found:
-            return 0
+        if not (found := (yield Execute(STANDING, which))):
+            return None
         forced, earliest, reached = found[0]
-        chosen = yield Execute(NEXT, {**which, "after": reached, "up_to": at_most})
-        if not chosen:
-            return 0
+        start = reached if after is None else after
+        if not (chosen := (yield Execute(NEXT, {**which, "after": start, "up_to": at_most}))):
+            return None
         taken = yield from _take(chosen, earliest=earliest, at_most=None if forced else MAX_REPLAYS)
-        positions = sorted(row[0] for row in taken)
-        if positions:
+        standing = yield Execute(LOCK, which)
+        if not standing or standing[0][0] != start:
+            raise RunElsewhere(run_id)
+        letters = sorted((position, consumer, fingerprint) for position, consumer, fingerprint in taken)
+        passed = sorted({row[0] for row in chosen}.difference(letter[0] for letter in letters))
+        return Taken(run_id=run_id, letters=letters, passed=passed, last=chosen[-1][0])
+
+    def enqueue(self, taken: Taken) -> Program[None]:
+        """Copy letters into holding."""
+        which = {"of_run": taken.run_id}
+        if positions := [letter for letter, _, _ in taken.letters]:
             yield Execute(HOLD, {"letters": positions})
-            copies = [row[0] for row in (yield Execute(COPIES, {"letters": positions})) if row[0] is not None]
-            if copies:  # late duplicates that are held behind their own keys
-                yield Execute(MAKE_WAY, {"copies": copies})
-            yield Execute(ENQUEUE, {"letters": positions})
-            yield from left([(row[1], row[2]) for row in taken])
-        if passed := sorted({row[0] for row in chosen}.difference(positions)):
-            yield Execute(PASS, {**which, "letters": passed})
-        yield Execute(REACH, {**which, "last": chosen[-1][0]})
-        return len(chosen)
+            if not (yield from self._put(positions)):
+                yield from _make_way(positions)
+            yield from left([(consumer, fingerprint) for _, consumer, fingerprint in taken.letters])
+        if taken.passed:
+            yield Execute(PASS, {**which, "letters": list(taken.passed)})
+        yield Execute(REACH, {**which, "last": taken.last})
+
+    def _put(self, positions: Sequence[int]) -> Program[bool]:
+        """Insert letters into holding; tell whether all of them surely were, with nothing in the way of one."""
+        return len((yield Execute(ENQUEUE_AND_TELL, {"letters": positions}))) == len(positions)
 
     def end(self, run_id: str, *, state: RunState, because: str) -> Program[bool]:
         """Compare and set the state."""
         return bool((yield Execute(END, {"of_run": run_id, "new_state": state.value, "because": because})))
+
+
+def _make_way(positions: Sequence[int]) -> Program[None]:
+    """Put letters in the place of late duplicates that are held behind their own keys.
+
+    These are looked for when the letters were put, which has waited for whoever was putting one aside; then all of the
+    letters are put again, so that they keep their order.
+    """
+    which = {"letters": positions}
+    if any(row[0] is not None for row in (yield Execute(COPIES, which))):
+        rows = yield Execute(IN_THE_WAY, which)
+        yield Execute(MAKE_WAY, {"in_the_way": [row[0] for row in rows if row[0] is not None]})
+        yield Execute(ENQUEUE, which)
 
 
 def _take(chosen: Sequence[Row], *, earliest: int, at_most: int | None) -> Program[list[Row]]:

@@ -20,6 +20,7 @@ from pillarbox.relational.store import OwnSyncTransaction, OwnTransaction, singl
 from pillarbox.relay import RelayKind
 from pillarbox.stores.mysql.idempotency import MySqlAttemptStore, MySqlClaimStore, MySqlInboxStore
 from pillarbox.stores.mysql.locks import CREATE, EVERY_BUCKET, FILL, LOCKS
+from pillarbox.stores.mysql.replay_runs import MySqlReplayRuns
 from pillarbox.stores.mysql.sagas import MySqlSagaStore
 from pillarbox.transaction import Execute, Program
 
@@ -99,6 +100,7 @@ class MySqlStore(RelationalStore):
         self.attempts = MySqlAttemptStore()
         self.claims = MySqlClaimStore()
         self.sagas = MySqlSagaStore()
+        self.operators.runs = MySqlReplayRuns()
 
     async def run_single(self, program: Program[T]) -> T:
         """Run a program of one statement, which may be several here, in a transaction."""

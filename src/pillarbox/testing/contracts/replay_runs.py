@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from pillarbox.deadletter import DeadLetterFilter, DeadLetterState, GroupFilter, ReplayRun, RunState
-from pillarbox.deadletter.runs import MAX_REPLAYS, ItemState, ReplayTerms
+from pillarbox.deadletter.runs import MAX_REPLAYS, ItemState, ReplayRunStore, ReplayTerms, RunElsewhere
 from pillarbox.errors import ConflictError
 from pillarbox.holding import HeldMessage, HeldState, Hold, HoldState
 from pillarbox.testing.contracts.dead_letters import CONSUMER, burial, bury, find, move
 from pillarbox.testing.contracts.harness import LONG, StoreHarness, let_expire, make_message, rolled_back
+from pillarbox.testing.waiting import assert_blocked
+from pillarbox.transaction import Program
 
 DEAD = DeadLetterFilter()
 OTHER = "shop/other"
@@ -81,6 +84,80 @@ class ReplayRunStoreContract:
 
         assert await drained(harness) == ["m1", "m3", "m2", "m4"]
         assert {letter.replays for letter in await find(harness, DeadLetterFilter(state=None))} == {1}
+
+    async def test_a_late_duplicate_that_is_being_put_aside_makes_way_too(self, harness: StoreHarness) -> None:
+        """Else the letter would be said to be replayed and nothing would ever come of it."""
+        await bury(harness, *(burial(make_message(one, "a")) for one in ("m1", "m2", "m3")))
+        await harness.source.run(harness.holding.hold(CONSUMER, [Hold(hold_key="k:a", state=HoldState.BLOCKED)]))
+        await create(harness, "r1")
+        copy = HeldMessage(hold_key="k:a", message=make_message("m2", "a"), state=HeldState.HELD)
+
+        async with asyncio.TaskGroup() as tasks, harness.source.begin() as tx:
+            assert await tx.run(harness.holding.held_among(CONSUMER, ["k:a"]))
+            await tx.run(harness.holding.append(CONSUMER, [copy]))
+            enqueuing = tasks.create_task(enqueue(harness, "r1"))
+            await assert_blocked(enqueuing)
+
+        assert enqueuing.result() == 3
+        await harness.source.run(harness.held_queue.lease_due(CONSUMER, token="t", limit=9, ttl=LONG))
+        heads = await harness.source.run(harness.held_queue.heads(CONSUMER, token="t", per_key=9))
+        assert [(one.message.id, one.state) for one in heads] == [
+            (one, HeldState.REPLAYING) for one in ("m1", "m2", "m3")
+        ]
+
+    async def test_a_batch_takes_its_letters_while_the_one_before_is_enqueued(self, harness: StoreHarness) -> None:
+        """And waits then, so that letters become due in their order."""
+        await bury_many(harness, 4)
+        await create(harness, "r1")
+        runs = harness.operators.runs
+
+        async def second(after: int) -> None:
+            async with harness.source.begin() as tx:
+                taken = await tx.run(runs.take("r1", after=after, at_most=2))
+                assert taken is not None
+                await tx.run(runs.enqueue(taken))
+
+        async with asyncio.TaskGroup() as tasks, harness.source.begin() as tx:
+            taken = await tx.run(runs.take("r1", after=None, at_most=2))
+            assert taken is not None
+            behind = tasks.create_task(second(taken.last))
+            await assert_blocked(behind)
+            await tx.run(runs.enqueue(taken))
+
+        assert sorted(await drained(harness)) == ["m0", "m1", "m2", "m3"]
+        assert await enqueue(harness, "r1") == 0
+
+    async def test_a_batch_is_refused_when_the_one_before_it_did_not_come_about(self, harness: StoreHarness) -> None:
+        """Its letters are not to overtake those."""
+        await bury_many(harness, 4)
+        await create(harness, "r1")
+        runs = harness.operators.runs
+        async with rolled_back(harness) as tx:
+            first = await tx.run(runs.take("r1", after=None, at_most=2))
+            assert first is not None
+
+        with pytest.raises(RunElsewhere):
+            await harness.source.run(runs.take("r1", after=first.last, at_most=2))
+
+        assert len(await find(harness)) == 4
+
+    async def test_a_batch_is_refused_when_the_run_is_cancelled_meanwhile(self, harness: StoreHarness) -> None:
+        """Its letters stay dead."""
+        await bury_many(harness, 2)
+        await create(harness, "r1")
+
+        async def take_what_there_is() -> int:
+            with suppress(RunElsewhere):
+                return await enqueue(harness, "r1")
+            return 0
+
+        async with asyncio.TaskGroup() as tasks, harness.source.begin() as tx:
+            assert await tx.run(harness.operators.runs.end("r1", state=RunState.CANCELLED, because="enough"))
+            taking = tasks.create_task(take_what_there_is())
+            await assert_blocked(taking)
+
+        assert taking.result() == 0
+        assert len(await find(harness)) == 2
 
     async def test_a_letter_is_enqueued_as_its_bytes(self, harness: StoreHarness) -> None:
         """Without attempts: it is handled as if it came for the first time."""
@@ -247,8 +324,17 @@ async def get(harness: StoreHarness, run_id: str) -> ReplayRun:
 
 
 async def enqueue(harness: StoreHarness, run_id: str, *, at_most: int = 100) -> int:
-    """Enqueue one batch."""
-    return await harness.source.run(harness.operators.runs.enqueue(run_id, at_most=at_most))
+    """Enqueue one batch; return how many letters have had their turn."""
+    return await harness.source.run(make_due(harness.operators.runs, run_id, at_most=at_most))
+
+
+def make_due(runs: ReplayRunStore, run_id: str, *, at_most: int) -> Program[int]:
+    """Take one batch and enqueue it."""
+    taken = yield from runs.take(run_id, after=None, at_most=at_most)
+    if taken is None:
+        return 0
+    yield from runs.enqueue(taken)
+    return taken.count
 
 
 async def enqueue_all(harness: StoreHarness, run_id: str, *, at_most: int) -> None:
@@ -257,7 +343,7 @@ async def enqueue_all(harness: StoreHarness, run_id: str, *, at_most: int) -> No
     while done:
         try:
             done = await enqueue(harness, run_id, at_most=at_most)
-        except ConflictError:
+        except (ConflictError, RunElsewhere):
             continue
 
 

@@ -1,0 +1,110 @@
+"""A run at full speed: two hands take turns, and letters become due in their order whatever fails in between."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pillarbox.app import SystemClock
+from pillarbox.app.controlling import replay_driver_of
+from pillarbox.deadletter import DeadLetterFilter
+from pillarbox.deadletter import driver as driving
+from pillarbox.deadletter.runs import ItemState, ReplayRunStore, Taken
+from pillarbox.errors import TransientError
+from pillarbox.relational.replay_runs import RelationalReplayRuns
+from pillarbox.testing.contracts.dead_letters import CONSUMER, burial, bury
+from pillarbox.testing.contracts.harness import LONG, StoreHarness, make_message
+from pillarbox.testing.contracts.replay_runs import create, get
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pillarbox.deadletter import ReplayRun
+    from pillarbox.relational.store import RelationalStore
+    from pillarbox.transaction import Program
+
+LETTERS, KEYS, BATCH = 95, 7, 10
+
+
+class Faltering(RelationalReplayRuns):
+    """Runs of which one batch is not committed."""
+
+    def __init__(self, inner: ReplayRunStore, fails_at: int) -> None:
+        self._inner = inner
+        self._fails_at = fails_at
+        self.enqueued = 0
+
+    def take(self, run_id: str, *, after: int | None, at_most: int) -> Program[Taken | None]:
+        return self._inner.take(run_id, after=after, at_most=at_most)
+
+    def enqueue(self, taken: Taken) -> Program[None]:
+        yield from self._inner.enqueue(taken)
+        self.enqueued += 1
+        if self.enqueued == self._fails_at:
+            raise TransientError("the connection was lost")
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a run have many batches."""
+    monkeypatch.setattr(driving, "BATCH", BATCH)
+
+
+async def test_every_letter_becomes_due_once_and_in_its_order(store: RelationalStore, harness: StoreHarness) -> None:
+    await bury_all(harness)
+    await create(harness, "r1", DeadLetterFilter(consumer=CONSUMER))
+
+    run = await drive(store, harness)
+
+    assert dict(run.items) == {ItemState.ENQUEUED: LETTERS}
+    assert await due(harness) == expected()
+
+
+@pytest.mark.parametrize("fails_at", [1, 2, 5])
+async def test_a_batch_that_fails_takes_back_the_one_behind_it_and_both_come_again(
+    store: RelationalStore, harness: StoreHarness, fails_at: int
+) -> None:
+    await bury_all(harness)
+    await create(harness, "r1", DeadLetterFilter(consumer=CONSUMER))
+    store.operators.runs = Faltering(store.operators.runs, fails_at)
+
+    with pytest.raises(TransientError, match="lost"):
+        await drive(store, harness)
+    done = (await get(harness, "r1")).count(ItemState.ENQUEUED)
+    run = await drive(store, harness)
+
+    assert done == (fails_at - 1) * BATCH
+    assert dict(run.items) == {ItemState.ENQUEUED: LETTERS}
+    assert await due(harness) == expected()
+
+
+async def bury_all(harness: StoreHarness) -> None:
+    """Bury letters whose keys take turns."""
+    await bury(harness, *(burial(make_message(f"m{number:02}", f"k{number % KEYS}")) for number in range(LETTERS)))
+
+
+async def drive(store: RelationalStore, harness: StoreHarness) -> ReplayRun:
+    """Drive until nothing is pending; another process than before."""
+    driver = replay_driver_of(store, clock=SystemClock())
+    try:
+        while (run := await get(harness, "r1")).count(ItemState.PENDING):
+            await driver.round()
+    finally:
+        await driver.leave()
+    return run
+
+
+async def due(harness: StoreHarness) -> dict[str, list[str]]:
+    """Return the messages that are due, by key."""
+    await harness.source.run(harness.held_queue.lease_due(CONSUMER, token="t", limit=LETTERS, ttl=LONG))
+    heads = await harness.source.run(harness.held_queue.heads(CONSUMER, token="t", per_key=LETTERS))
+    found: dict[str, list[str]] = {}
+    for one in heads:
+        found.setdefault(one.hold_key, []).append(one.message.id)
+    return found
+
+
+def expected() -> dict[str, Sequence[str]]:
+    """Return every message, by key and in its order."""
+    return {f"k:k{key}": [f"m{number:02}" for number in range(key, LETTERS, KEYS)] for key in range(KEYS)}
