@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox import Context, RecipientList, Retry
+from pillarbox.deadletter import driver
 from pillarbox.errors import StoreUnavailableError
 from pillarbox.relational.tables import queue
 from pillarbox.relay import OutboxTransfer
@@ -186,6 +187,7 @@ class Consuming:
         by_token: the business key of an entry is its token.
         outside: handlers have no transaction, and write their effects in one of their own.
         concurrency: how many lanes each consumer has.
+        replay_batch: so many letters of a replay become due in one transaction.
         routed: each consumer listens to the queue of its name, where a recipient list sends it the entries.
     """
 
@@ -198,10 +200,12 @@ class Consuming:
     concurrency: int = 2
     consumers: tuple[str, ...] = CONSUMERS
     routed: bool = False
+    replay_batch: int = driver.BATCH
 
 
 async def consume(me: Seat, setting: Setting, how: Consuming) -> None:
     """Apply entries for each consumer until killed."""
+    driver.BATCH = how.replay_batch
     box = setting.box()
     box.observe(NoticeLog(me.notices))
     mark = Mark(me.mark)

@@ -32,6 +32,11 @@ LETTERS = 1000
 KEYS = 900
 CONSUMER = "bank/post"
 WITHIN = timedelta(seconds=90)
+PACES = [
+    (store, pace)
+    for store, part in (("psycopg", ["batches"]), ("mariadb", ["rate"]))
+    for pace in effort.of(["rate", "batches"], part)
+]
 
 
 def letter(number: int) -> Message:
@@ -70,26 +75,28 @@ async def bury(box: Pillarbox) -> None:
             await tx.run(box.store.holding.hold(CONSUMER, blocked))
 
 
-async def ask(box: Pillarbox, by: str) -> ReplayRun:
-    """Ask for the replay of everything, slowly enough for kills to fall into it."""
+async def ask(box: Pillarbox, by: str, rate: int | None) -> ReplayRun:
+    """Ask for the replay of everything."""
     while True:
         try:
-            return await box.dead_letters.replay_all(DeadLetterFilter(), by=by, rate=LETTERS // 4)
+            return await box.dead_letters.replay_all(DeadLetterFilter(), by=by, rate=rate)
         except ConflictError:
             continue
 
 
-@pytest.mark.parametrize("setting", ["psycopg", "mariadb"], indirect=True)
+@pytest.mark.parametrize(("setting", "pace"), PACES, indirect=["setting"])
 async def test_killed_runs_of_two_operators_replay_each_letter_once(
-    setting: Setting, box: Pillarbox, workers: Workers, rng: Random
+    setting: Setting, pace: str, box: Pillarbox, workers: Workers, rng: Random
 ) -> None:
+    """Slowly enough for kills to fall into it: by a rate, or by small batches whose transactions take turns."""
+    rate, batch = (LETTERS // 4, LETTERS) if pace == "rate" else (None, 3)
     await prepare(setting, ["unused"], consumers=("post",))
     await bury(box)
     async with asyncio.TaskGroup() as tasks:
-        asked = [tasks.create_task(ask(box, by)) for by in ("ann", "bob")]
+        asked = [tasks.create_task(ask(box, by, rate)) for by in ("ann", "bob")]
     runs = [task.result() for task in asked]
 
-    how = Consuming(consumers=("post",), handle_ms=1)
+    how = Consuming(consumers=("post",), handle_ms=1, replay_batch=batch)
     kills = effort.of(10, 2)
     await kill_again_and_again(lambda: workers.start(consume, setting, how), kills=kills, rng=rng, at_once=2)
 
