@@ -39,6 +39,7 @@ DRAIN = timedelta(seconds=90)
 LEASE = timedelta(seconds=2)  # a relay that opens its log on a busy machine must be able to keep it
 ACCOUNTS = [f"account-{number}" for number in range(10)]
 RESTARTS = effort.of(10, 3)
+LOST = effort.of(3, 1)
 TERMINATE_EVERY_MS, TERMINATE_FOR_MS = 500, effort.of(30_000, 8_000)
 END_CLIENTS = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -150,14 +151,14 @@ async def test_a_relay_whose_connections_fall_silent_goes_on_when_they_end(
     with Proxy(private_postgresql_server.port) as proxy:
         theatres = await play(private_postgresql_server, workers, rng, through=proxy.port)
 
-        for _ in range(2):
+        for _ in range(LOST):
             proxy.swallow()
             await stay_open(2 * LEASE / timedelta(milliseconds=1))
             proxy.forward()
             await progress(theatres)
 
         for theatre in theatres:
-            await theatre.judge(times=2)
+            await theatre.judge(times=LOST)
 
 
 async def test_a_relay_whose_connections_are_forgotten_gives_them_up(
@@ -166,12 +167,12 @@ async def test_a_relay_whose_connections_are_forgotten_gives_them_up(
     with Proxy(private_postgresql_server.port) as proxy:
         theatres = await play(private_postgresql_server, workers, rng, through=proxy.port)
 
-        for _ in range(2):
+        for _ in range(LOST):
             proxy.forget()  # and nobody will ever tell
             await progress(theatres)
 
         for theatre in theatres:
-            await theatre.judge(times=2)
+            await theatre.judge(times=LOST)
 
 
 @pytest.fixture

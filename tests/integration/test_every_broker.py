@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tests.servers import Server
 
 ALL = ["redis", "nats", "kafka", "rabbitmq"]
-KILLS = {"redis": 5, "nats": 5, "kafka": effort.of(5, 2), "rabbitmq": effort.of(5, 2)}
+KILLS = {"redis": effort.of(5, 3), "nats": effort.of(5, 3), "kafka": effort.of(5, 2), "rabbitmq": effort.of(5, 2)}
 """The last two take many seconds to start."""
 AWAY = timedelta(seconds=effort.of(60, 3))
 OLD_ENOUGH_MS = 5_000
