@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import text
 
 from pillarbox.app import SystemClock
 from pillarbox.app.controlling import replay_driver_of
@@ -16,6 +18,7 @@ from pillarbox.relational.replay_runs import RelationalReplayRuns
 from pillarbox.testing.contracts.dead_letters import CONSUMER, burial, bury
 from pillarbox.testing.contracts.harness import LONG, StoreHarness, make_message
 from pillarbox.testing.contracts.replay_runs import create, get
+from pillarbox.transaction import Execute
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,6 +80,33 @@ async def test_a_batch_that_fails_takes_back_the_one_behind_it_and_both_come_aga
     assert done == (fails_at - 1) * BATCH
     assert dict(run.items) == {ItemState.ENQUEUED: LETTERS}
     assert await due(harness) == expected()
+
+
+class Asking(Faltering):
+    """Runs that ask how long the server lets a transaction rest."""
+
+    def __init__(self, inner: ReplayRunStore) -> None:
+        super().__init__(inner, fails_at=0)
+        self.may_rest: set[str] = set()
+
+    def enqueue(self, taken: Taken) -> Program[None]:
+        self.may_rest.add((yield Execute(text("SELECT current_setting('idle_in_transaction_session_timeout')")))[0][0])
+        yield from super().enqueue(taken)
+
+
+async def test_a_driver_that_is_frozen_does_not_keep_the_locks_of_its_keys(
+    store: RelationalStore, harness: StoreHarness
+) -> None:
+    if not store.name.startswith("PostgreSQL"):
+        pytest.skip(f"{store.name} cannot end a transaction that rests")
+    await bury_all(harness)
+    await create(harness, "r1", DeadLetterFilter(consumer=CONSUMER))
+    store.wait_within(timedelta(seconds=7))
+    asking = store.operators.runs = Asking(store.operators.runs)
+
+    await drive(store, harness)
+
+    assert asking.may_rest == {"7s"}
 
 
 async def bury_all(harness: StoreHarness) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import assert_never
@@ -225,10 +226,11 @@ class ReplayDriver:
         while self._goes_on(stretch):
             await self._keeper.keep()
             try:
-                async with self._source.begin() as tx:
-                    async with stretch.door:
-                        if not self._goes_on(stretch):
-                            return
+                async with AsyncExitStack() as door:
+                    await door.enter_async_context(stretch.door)
+                    if not self._goes_on(stretch):
+                        return
+                    async with self._source.begin_briefly() as tx:
                         at_most = min(stretch.left, BATCH)
                         taken = await tx.run(self._runs.take(stretch.run_id, after=stretch.last, at_most=at_most))
                         if taken is None:
@@ -236,7 +238,8 @@ class ReplayDriver:
                             return
                         stretch.last = taken.last
                         stretch.left -= taken.count
-                    await tx.run(self._runs.enqueue(taken))
+                        await door.aclose()
+                        await tx.run(self._runs.enqueue(taken))
             except RunElsewhere:  # it may only follow from the other hand's failure, which is told then
                 stretch.has_ended = True
                 return

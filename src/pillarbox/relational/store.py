@@ -177,7 +177,7 @@ class RelationalStore(TransactionSource):
         """Begin a transaction; a cancellation inside it discards the connection, whose state is then unknown."""
         return self._begin(self._patience, self._limits)
 
-    def _begin_briefly(self) -> AbstractAsyncContextManager[OwnTransaction]:
+    def begin_briefly(self) -> AbstractAsyncContextManager[OwnTransaction]:
         """Begin a transaction in which nobody else's code runs."""
         return self._begin(self._patience, self._brief_limits)
 
@@ -215,7 +215,7 @@ class RelationalStore(TransactionSource):
 
     async def run(self, program: Program[T]) -> T:
         """Run ``program`` in a short transaction of its own."""
-        return await self._run(program, self._begin_briefly)
+        return await self._run(program, self.begin_briefly)
 
     async def _run_patiently(self, program: Program[T]) -> T:
         """Run ``program`` in a transaction of its own, however long it takes."""

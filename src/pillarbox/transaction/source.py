@@ -41,6 +41,10 @@ class TransactionSource(Protocol):
         """Begin a transaction; leaving the block commits, an exception rolls back."""
 
     @abstractmethod
+    def begin_briefly(self) -> AbstractAsyncContextManager[OpenTransaction]:
+        """As ``begin``, where programs follow each other at once: a frozen process keeps its locks only for a while."""
+
+    @abstractmethod
     def begin_sync(self) -> AbstractContextManager[OpenSyncTransaction]:
         """Begin a transaction in the calling thread; leaving the block commits, an exception rolls back."""
 

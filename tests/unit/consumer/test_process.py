@@ -51,6 +51,9 @@ class Steps(TransactionSource):
     def begin(self) -> object:  # type: ignore[override]
         raise NotImplementedError
 
+    def begin_briefly(self) -> object:  # type: ignore[override]
+        raise NotImplementedError
+
     def begin_sync(self) -> object:  # type: ignore[override]
         raise NotImplementedError
 
