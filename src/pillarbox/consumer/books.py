@@ -47,8 +47,8 @@ class Books:
         suspected = [item for item in batch if item.message.id in suspects]
         return self._suspecting(batch, suspected, suspects) if suspected else self._solitude.shared()
 
-    async def pause(self, batch: Sequence[Item], suspects: Mapping[str, Suspect]) -> None:
-        """End a trial whose messages are not done yet: if the process ends now, none of them is blamed for it."""
+    async def keep_company(self, batch: Sequence[Item], suspects: Mapping[str, Suspect]) -> None:
+        """Note that the suspects in ``batch`` are not alone, or not any more: no crash from now on is one's own."""
         if ids := [item.message.id for item in batch if item.message.id in suspects]:
             await self._source.run(self._run.rules.attempts.start_among_few(self._name, ids, worker=self._worker))
 
@@ -62,7 +62,7 @@ class Books:
                 yield
             return
         async with self._solitude.shared():
-            await self.pause(batch, suspects)
+            await self.keep_company(batch, suspects)
             yield
 
     async def _count_crashes(self, item: Item) -> None:

@@ -159,7 +159,7 @@ class OutsideProcess:
         for group in _groups(items, at_most=1 if suspects else FEW):
             async with self._books.trying(group, suspects):
                 self._marks_of(group)  # each item keeps its own
-                await self._books.pause(group, suspects)
+                await self._books.keep_company(group, suspects)
         return suspects
 
     async def _one(self, item: Item, outcomes: Outcomes, stopped: frozenset[str]) -> frozenset[str]:
