@@ -13,7 +13,7 @@ from pillarbox.app.controlling import replay_driver_of
 from pillarbox.deadletter import DeadLetterFilter
 from pillarbox.deadletter import driver as driving
 from pillarbox.deadletter.runs import ItemState, ReplayRunStore, Taken
-from pillarbox.errors import TransientError
+from pillarbox.errors import ConflictError, TransientError
 from pillarbox.relational.replay_runs import RelationalReplayRuns
 from pillarbox.testing.contracts.dead_letters import CONSUMER, burial, bury
 from pillarbox.testing.contracts.harness import LONG, StoreHarness, make_message
@@ -78,6 +78,44 @@ async def test_a_batch_that_fails_takes_back_the_one_behind_it_and_both_come_aga
     run = await drive(store, harness)
 
     assert done == (fails_at - 1) * BATCH
+    assert dict(run.items) == {ItemState.ENQUEUED: LETTERS}
+    assert await due(harness) == expected()
+
+
+class Refused(Faltering):
+    """Runs of which the second batch finds letters that somebody else keeps, before the first one is done."""
+
+    def __init__(self, inner: ReplayRunStore, *, overlap: bool) -> None:
+        super().__init__(inner, fails_at=0)
+        self.taken = 0
+        self._overlap = overlap
+
+    def take(self, run_id: str, *, after: int | None, at_most: int) -> Program[Taken | None]:
+        self.taken += 1
+        if self.taken == 2:
+            raise ConflictError("waited for a letter for too long")
+        return (yield from super().take(run_id, after=after, at_most=at_most))
+
+    def enqueue(self, taken: Taken) -> Program[None]:
+        while self._overlap and self.taken < 2:
+            yield Execute(text("SELECT 1"))
+        yield from super().enqueue(taken)
+
+
+async def test_a_batch_that_cannot_be_taken_does_not_take_back_the_one_before(
+    store: RelationalStore, harness: StoreHarness
+) -> None:
+    """Else a letter that somebody keeps would hold up those that are before it."""
+    await bury_all(harness)
+    await create(harness, "r1", DeadLetterFilter(consumer=CONSUMER))
+    store.operators.runs = Refused(store.operators.runs, overlap=harness.concurrent_writers)
+
+    with pytest.raises(ConflictError, match="too long"):
+        await drive(store, harness)
+    done = (await get(harness, "r1")).count(ItemState.ENQUEUED)
+    run = await drive(store, harness)
+
+    assert done == BATCH
     assert dict(run.items) == {ItemState.ENQUEUED: LETTERS}
     assert await due(harness) == expected()
 

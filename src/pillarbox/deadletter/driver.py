@@ -21,7 +21,7 @@ from pillarbox.deadletter.runs import (
     next_step,
 )
 from pillarbox.errors import ConflictError, TransientError
-from pillarbox.lease import LeaseKeeper, first_of
+from pillarbox.lease import LeaseKeeper
 from pillarbox.observe import Observer, WorkerFaltered
 
 SCOPE = "replay runs"
@@ -87,6 +87,7 @@ class Stretch:
         last: the last letter taken; ``None`` before the first.
         turned: how many letters have had their turn, for good.
         has_ended: the run was cancelled, has none left, or is driven by another process.
+        error: why a batch was not made due.
         door: one hand at a time takes letters.
     """
 
@@ -96,6 +97,7 @@ class Stretch:
     last: int | None = None
     turned: int = 0
     has_ended: bool = False
+    error: Exception | None = None
     door: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -210,22 +212,21 @@ class ReplayDriver:
 
     async def _make_due(self, stretch: Stretch) -> Stretch:
         """Make a stretch of a run due; while one batch is copied into holding, the next one takes its letters."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(HANDS if stretch.left > BATCH else 1):
-                    group.create_task(self._hand(stretch))
-        except BaseExceptionGroup as errors:
-            raise first_of(errors) from errors
+        async with asyncio.TaskGroup() as group:
+            for _ in range(HANDS if stretch.left > BATCH else 1):
+                group.create_task(self._hand(stretch))
+        if stretch.error is not None:
+            raise stretch.error
         return stretch
 
     async def _hand(self, stretch: Stretch) -> None:
-        """Make batch after batch due.
+        """Make batch after batch due; one that fails is told of when the other hand has brought its own to an end.
 
         Whoever holds the door waits for nobody but the database, which sees when transactions wait for each other.
         """
         while self._goes_on(stretch):
-            await self._keeper.keep()
             try:
+                await self._keeper.keep()
                 async with AsyncExitStack() as door:
                     await door.enter_async_context(stretch.door)
                     if not self._goes_on(stretch):
@@ -240,14 +241,13 @@ class ReplayDriver:
                         stretch.left -= taken.count
                         await door.aclose()
                         await tx.run(self._runs.enqueue(taken))
-            except RunElsewhere:  # it may only follow from the other hand's failure, which is told then
+            except RunElsewhere:  # it may only follow from the other hand's failure
                 stretch.has_ended = True
                 return
             except Exception as error:
                 stretch.has_ended = True
-                if (translated := self._source.translate(error)) is not error:
-                    raise translated from error
-                raise
+                stretch.error = stretch.error or self._source.translate(error)
+                return
             stretch.turned += taken.count
 
     def _goes_on(self, stretch: Stretch) -> bool:
