@@ -101,7 +101,9 @@ def _further(table: Table) -> str:
         elif isinstance(constraint, UniqueConstraint):
             lines.append(f"- unique: {', '.join(column.name for column in constraint.columns)}")
     for index in sorted(table.indexes, key=lambda one: str(one.name)):
-        lines.append(f"- index `{index.name}`: {', '.join(column.name for column in index.columns)}")
+        where = index.dialect_options["postgresql"]["where"]
+        part = "" if where is None else f" (on PostgreSQL only where `{where}`)"
+        lines.append(f"- index `{index.name}`: {', '.join(column.name for column in index.columns)}{part}")
     return "\n".join(lines)
 
 

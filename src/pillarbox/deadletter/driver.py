@@ -36,9 +36,9 @@ HANDS = 2
 RUNS_AT_ONCE = 20
 WHILE_OPEN = timedelta(milliseconds=100)
 WHILE_NOTHING_IS_OPEN = timedelta(seconds=1)
-LOOK_EVERY_S, LOOK_AT_LEAST_EVERY_S = 1.0, 5.0
+LOOK_EVERY_S, LOOK_AT_LEAST_EVERY_S = 1.0, 10.0
 """How often a run with a rule to stop is looked at while it is enqueued, and any other one."""
-LOOKS_SHARE = 20
+LOOKS_SHARE = 40
 """A look at what has become of many letters takes long; the next one comes after so many times as long."""
 
 

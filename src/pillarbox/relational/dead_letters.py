@@ -18,6 +18,8 @@ from sqlalchemy import (
     bindparam,
     case,
     func,
+    literal_column,
+    or_,
     select,
     update,
 )
@@ -108,12 +110,18 @@ STILL_DEAD = select(dead_letters.c.fingerprint).where(  # unique by (consumer, m
     any_of(dead_letters.c.message_id, texts("ids")),
     dead_letters.c.state == DeadLetterState.DEAD,
 )
+_ANY_STATE = "any state"
+_REPLAYING = literal_column(f"'{DeadLetterState.REPLAYING}'")
+_STATES: Mapping[str, ColumnElement[bool]] = {  # spelled out: partial indexes are found by the name of a state only
+    **{state: dead_letters.c.state == literal_column(f"'{state}'") for state in DeadLetterState},
+    _ANY_STATE: or_(dead_letters.c.state != _REPLAYING, dead_letters.c.state == _REPLAYING),
+}
 BLOCKING = (  # index on (consumer, hold_key)
     select(*_columns)
     .where(
         dead_letters.c.consumer == bindparam("by", type_=String),
         dead_letters.c.hold_key == bindparam("held_key", type_=String),
-        dead_letters.c.state == DeadLetterState.DEAD,
+        _STATES[DeadLetterState.DEAD],
     )
     .order_by(dead_letters.c.position)
     .with_for_update()
@@ -134,7 +142,6 @@ _CONDITIONS: Mapping[str, ColumnElement[bool]] = {
     "type": dead_letters.c.type == bindparam("of_type", type_=String),
     "consumer": dead_letters.c.consumer == bindparam("of_consumer", type_=String),
     "group": dead_letters.c.fingerprint == bindparam("of_group", type_=String),
-    "state": dead_letters.c.state == bindparam("in_state", type_=String),
     "key": dead_letters.c.message_key == bindparam("of_key", type_=dead_letters.c.message_key.type),
     "reason": dead_letters.c.reason == bindparam("because", type_=String),
     "since": dead_letters.c.last_failed_at >= bindparam("since_us", type_=BigInteger),
@@ -145,12 +152,14 @@ _CONDITIONS: Mapping[str, ColumnElement[bool]] = {
 
 def conditions(where: DeadLetterFilter) -> tuple[str, ...]:
     """Return the names of what ``where`` asks for; for the indexes' sake each combination is a statement of its own."""
-    return tuple(name for name in _CONDITIONS if getattr(where, name) is not None)
+    asked = (name for name in _CONDITIONS if getattr(where, name) is not None)
+    return (*asked, where.state or _ANY_STATE)
 
 
 def matching(asked: tuple[str, ...]) -> list[ColumnElement[bool]]:
     """Return the conditions named; their values are those of ``values_of``."""
-    return [_CONDITIONS[name] for name in asked]
+    found = {**_CONDITIONS, **_STATES}
+    return [found[name] for name in asked]
 
 
 def values_of(where: DeadLetterFilter) -> dict[str, Any]:
@@ -159,7 +168,6 @@ def values_of(where: DeadLetterFilter) -> dict[str, Any]:
         "of_type": where.type,
         "of_consumer": where.consumer,
         "of_group": where.group,
-        "in_state": None if where.state is None else where.state.value,
         "of_key": where.key,
         "because": where.reason,
         "since_us": None if where.since is None else micros(where.since - EPOCH),

@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, Identity, Index, Integer, SmallInteger, String, Table
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Identity,
+    Index,
+    Integer,
+    SmallInteger,
+    String,
+    Table,
+    literal_column,
+)
 
+from pillarbox.deadletter import DeadLetterState
 from pillarbox.relational.mysql_types import TABLE_OPTIONS
 from pillarbox.relational.tables import PREFIX, Key, LargeBinary, Name, Position, Text, dead_letters, metadata
 
@@ -84,11 +96,26 @@ operator_acts = _table(
 )
 
 OPERATOR_TABLES = (dead_letter_groups, dead_letter_edits, replay_runs, replay_items, operator_acts)
+_RESTS = dead_letters.c.state != literal_column(f"'{DeadLetterState.REPLAYING}'")
+_BLOCKS = dead_letters.c.state == literal_column(f"'{DeadLetterState.DEAD}'")
+
+
+def _listed_by(name: str, by: Column[Any]) -> Index:
+    """Return an index for lists by ``by`` and a state; on PostgreSQL what is being replayed is not in it."""
+    columns = (by, dead_letters.c.state, dead_letters.c.position)
+    return Index(f"pillarbox_dead_letters_{name}", *columns, postgresql_where=_RESTS)
+
+
 LETTER_INDEXES = (
-    Index("pillarbox_dead_letters_consumer", dead_letters.c.consumer, dead_letters.c.state, dead_letters.c.position),
-    Index("pillarbox_dead_letters_group", dead_letters.c.fingerprint, dead_letters.c.state, dead_letters.c.position),
-    Index("pillarbox_dead_letters_type", dead_letters.c.type, dead_letters.c.state, dead_letters.c.position),
+    _listed_by("consumer", dead_letters.c.consumer),
+    _listed_by("group", dead_letters.c.fingerprint),
+    _listed_by("type", dead_letters.c.type),
     Index("pillarbox_dead_letters_key", dead_letters.c.message_key, dead_letters.c.position),
-    Index("pillarbox_dead_letters_hold", dead_letters.c.consumer, dead_letters.c.hold_key),
+    Index(
+        "pillarbox_dead_letters_hold",
+        dead_letters.c.consumer,
+        dead_letters.c.hold_key,
+        postgresql_where=_BLOCKS,
+    ),
     Index("pillarbox_dead_letters_failed", dead_letters.c.last_failed_at),
 )

@@ -22,6 +22,7 @@ from sqlalchemy import (
     Table,
     UniqueConstraint,
     event,
+    text,
 )
 from sqlalchemy import LargeBinary as PlainBinary
 from sqlalchemy import Text as PlainText
@@ -284,7 +285,7 @@ holds = _table(
     Column("since", BigInteger, nullable=False),
     CheckConstraint("state IN ('waiting', 'blocked')", name="pillarbox_holds_state"),
     Index("pillarbox_holds_due", "consumer", "state", "due_at"),  # the blocked ones, as many as dead letters, apart
-    Index("pillarbox_holds_lease", "consumer", "lease_token"),
+    Index("pillarbox_holds_lease", "consumer", "lease_token", postgresql_where=text("lease_token IS NOT NULL")),
 )
 held = _table(
     "held",
