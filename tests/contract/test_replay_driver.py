@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -12,20 +13,20 @@ from pillarbox.app import SystemClock
 from pillarbox.app.controlling import replay_driver_of
 from pillarbox.deadletter import DeadLetterFilter
 from pillarbox.deadletter import driver as driving
-from pillarbox.deadletter.runs import ItemState, ReplayRunStore, Taken
+from pillarbox.deadletter.runs import ItemState, ReplayRunStore, ReplayTerms, Taken
 from pillarbox.errors import ConflictError, TransientError
 from pillarbox.relational.replay_runs import RelationalReplayRuns
 from pillarbox.testing.contracts.dead_letters import CONSUMER, burial, bury
 from pillarbox.testing.contracts.harness import LONG, StoreHarness, make_message
-from pillarbox.testing.contracts.replay_runs import create, get
+from pillarbox.testing.contracts.replay_runs import create, get, make_due
 from pillarbox.transaction import Execute
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from pillarbox.deadletter import ReplayRun
     from pillarbox.relational.store import RelationalStore
-    from pillarbox.transaction import Program
+    from pillarbox.transaction import OpenTransaction, Program
 
 LETTERS, KEYS, BATCH = 95, 7, 10
 
@@ -38,7 +39,7 @@ class Faltering(RelationalReplayRuns):
         self._fails_at = fails_at
         self.enqueued = 0
 
-    def take(self, run_id: str, *, after: int | None, at_most: int) -> Program[Taken | None]:
+    def take(self, run_id: str, *, after: int, at_most: int) -> Program[Taken | None]:
         return self._inner.take(run_id, after=after, at_most=at_most)
 
     def enqueue(self, taken: Taken) -> Program[None]:
@@ -90,7 +91,7 @@ class Refused(Faltering):
         self.taken = 0
         self._overlap = overlap
 
-    def take(self, run_id: str, *, after: int | None, at_most: int) -> Program[Taken | None]:
+    def take(self, run_id: str, *, after: int, at_most: int) -> Program[Taken | None]:
         self.taken += 1
         if self.taken == 2:
             raise ConflictError("waited for a letter for too long")
@@ -118,6 +119,63 @@ async def test_a_batch_that_cannot_be_taken_does_not_take_back_the_one_before(
     assert done == BATCH
     assert dict(run.items) == {ItemState.ENQUEUED: LETTERS}
     assert await due(harness) == expected()
+
+
+@pytest.mark.parametrize("is_late", [True, False], ids=["frozen-before-it-takes", "no-answer-to-the-commit"])
+async def test_a_driver_that_does_not_know_that_the_canary_is_under_way_replays_no_more(
+    store: RelationalStore, harness: StoreHarness, monkeypatch: pytest.MonkeyPatch, *, is_late: bool
+) -> None:
+    await bury_all(harness)
+    await create(harness, "r1", terms=ReplayTerms(canary=BATCH))
+    begin, began = store.begin_briefly, 0
+
+    @asynccontextmanager
+    async def once_out_of_step() -> AsyncIterator[OpenTransaction]:
+        nonlocal began
+        began += 1
+        is_first = began == 1
+        if is_first and is_late:  # another process drives the run meanwhile
+            await harness.source.run(make_due(store.operators.runs, "r1", at_most=BATCH))
+        async with begin() as tx:
+            yield tx
+        if is_first:
+            raise TransientError("no answer")
+
+    monkeypatch.setattr(store, "begin_briefly", once_out_of_step)
+    driver = replay_driver_of(store, clock=SystemClock())
+    for _ in range(5):
+        with suppress(TransientError):
+            await driver.round()
+    await driver.leave()
+
+    assert began >= 1
+    assert (await get(harness, "r1")).count(ItemState.ENQUEUED) == BATCH
+
+
+class Stuck(Faltering):
+    """Runs of which one cannot go on."""
+
+    def take(self, run_id: str, *, after: int, at_most: int) -> Program[Taken | None]:
+        if run_id == "r1":
+            raise ConflictError("waited for a letter for too long")
+        return (yield from super().take(run_id, after=after, at_most=at_most))
+
+
+async def test_a_run_that_cannot_go_on_does_not_hold_up_the_others(
+    store: RelationalStore, harness: StoreHarness
+) -> None:
+    await bury_all(harness)
+    for run_id in ("r1", "r2", "r3"):
+        await create(harness, run_id)
+    store.operators.runs = Stuck(store.operators.runs, fails_at=0)
+    driver = replay_driver_of(store, clock=SystemClock())
+
+    with pytest.raises(ConflictError, match="too long"):
+        await driver.round()
+    await driver.leave()
+
+    assert dict((await get(harness, "r1")).items) == {ItemState.PENDING: LETTERS}
+    assert dict((await get(harness, "r2")).items) == {ItemState.ENQUEUED: LETTERS}
 
 
 class Asking(Faltering):

@@ -325,6 +325,22 @@ async def test_a_canary_that_fails_again_stops_the_run(store_url: str) -> None:
         assert await box.dead_letters.count() == 10
 
 
+async def test_a_run_whose_letters_fail_again_stops_long_before_its_end(store_url: str) -> None:
+    box, happenings = make_box(store_url)
+    calls = declare(box, Mood(0))
+
+    async with box.running():
+        await create_tables(box)
+        await publish(box, *(OrderPlaced(f"o-{number}") for number in range(60)))
+        await happenings.until(MessageDead, 60)
+
+        run = await ended(box, await box.dead_letters.replay_all(DEAD, by="ann", stop_at=0.5))
+
+        assert run.state is RunState.STOPPED
+        assert run.count(ItemState.PENDING) == 50
+        assert len(calls) == 70
+
+
 async def test_a_cancelled_run_leaves_what_is_pending_dead(store_url: str) -> None:
     box, happenings = make_box(store_url)
     declare(box, Mood(0))
@@ -338,6 +354,7 @@ async def test_a_cancelled_run_leaves_what_is_pending_dead(store_url: str) -> No
         run = await box.dead_letters.cancel(run.id, by="bob", reason="not now")
 
         assert (run.state, run.ended_because) == (RunState.CANCELLED, "by bob: not now")
+        assert await box.dead_letters.count() == run.count(ItemState.PENDING) >= 2
         with pytest.raises(ConflictError):
             await box.dead_letters.cancel(run.id, by="bob", reason="not now")
         with pytest.raises(NotFoundError):

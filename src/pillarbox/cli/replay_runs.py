@@ -111,10 +111,12 @@ async def _followed(place: Place, control: Control, run_id: str) -> ReplayRun:
 
 
 def _tell_count(run: ReplayRun) -> None:
+    replayed, passed = run.count(ItemState.PENDING), run.count(ItemState.PASSED)
     if wants_json():
-        print_json({"would_replay": run.total})
+        print_json({"would_replay": replayed, "would_pass_by": passed})
     else:
-        print_line(f"{run.total} letters would be replayed")
+        left_out = f"; {passed} failed too long ago or were replayed too often, --force insists" if passed else ""
+        print_line(f"{replayed} letters would be replayed{left_out}")
 
 
 def _tell(run: ReplayRun) -> None:

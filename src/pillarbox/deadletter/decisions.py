@@ -100,7 +100,7 @@ class Decisions:
             if letter.replays >= MAX_REPLAYS:
                 raise ReplayedTooOftenError(letter_id=letter.id, replays=letter.replays)
         letter = yield from self._locked(letter)
-        yield from self._moved(letter, DeadLetterState.REPLAYING)
+        letter = yield from self._moved(letter, DeadLetterState.REPLAYING)
         yield from self._ports.holding.hold(letter.consumer, [Hold(hold_key=letter.hold_key)])
         again = HeldMessage(hold_key=letter.hold_key, message=letter.message, state=HeldState.REPLAYING)
         yield from self._ports.holding.append(letter.consumer, [again])
@@ -170,7 +170,9 @@ class Decisions:
             raise ConflictError(f"the key that dead letter {letter.id} held was released this moment; try again")
         return now
 
-    def _moved(self, letter: DeadLetter, to: DeadLetterState) -> Program[None]:
+    def _moved(self, letter: DeadLetter, to: DeadLetterState) -> Program[DeadLetter]:
+        """Return ``letter`` as it is now that it was moved: somebody may have edited it until this locked it."""
         if not (yield from self._ports.letters.move(letter.id, to=to)):
             verb = "replayed" if to is DeadLetterState.REPLAYING else "discarded"
             raise ConflictError(f"dead letter {letter.id} is {letter.state}; only a dead one can be {verb}")
+        return (yield from self.get(letter.id))

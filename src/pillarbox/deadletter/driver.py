@@ -13,6 +13,7 @@ from pillarbox.deadletter.runs import (
     AwaitOutcomes,
     EndRun,
     EnqueueMore,
+    ItemState,
     NextStep,
     ReplayRun,
     ReplayRunStore,
@@ -33,7 +34,7 @@ BATCH = 1000
 HANDS = 2
 """Transactions of a run at once: while one copies letters into holding, the next one takes its own."""
 
-RUNS_AT_ONCE = 20
+RUNS_AT_ONCE = 1000
 WHILE_OPEN = timedelta(milliseconds=100)
 WHILE_NOTHING_IS_OPEN = timedelta(seconds=1)
 LOOK_EVERY_S, LOOK_AT_LEAST_EVERY_S = 1.0, 10.0
@@ -69,11 +70,16 @@ class Allowance:
 
 @dataclass(slots=True)
 class Look:
-    """What was decided when a run was looked at, and until when that stands."""
+    """What was decided when a run was looked at, and until when that stands.
+
+    Attributes:
+        last: the last letter that has had its turn by now.
+    """
 
     run: ReplayRun
     step: NextStep
     until: float
+    last: int
 
 
 @dataclass(slots=True)
@@ -84,17 +90,17 @@ class Stretch:
         run_id: the run.
         left: so many letters more may be taken.
         until: when no other batch is begun, by the clock of the driver.
-        last: the last letter taken; ``None`` before the first.
+        last: the last letter taken; at first, where the run stands.
         turned: how many letters have had their turn, for good.
-        has_ended: the run was cancelled, has none left, or is driven by another process.
+        has_ended: the run was cancelled or has none left, or there is an error.
         error: why a batch was not made due.
         door: one hand at a time takes letters.
     """
 
     run_id: str
+    last: int
     left: int
     until: float | None = None
-    last: int | None = None
     turned: int = 0
     has_ended: bool = False
     error: Exception | None = None
@@ -159,8 +165,17 @@ class ReplayDriver:
         open_runs = await self._source.run(self._runs.find(RunState.OPEN, limit=RUNS_AT_ONCE))
         self._allowances = {one: self._allowances[one] for one in open_runs if one in self._allowances}
         self._looks = {one: self._looks[one] for one in open_runs if one in self._looks}
+        failure: Exception | None = None
         for run_id in reversed(open_runs):
-            await self._step(run_id)
+            try:
+                await self._step(run_id)
+            except RunElsewhere:
+                del self._looks[run_id]
+            except (TransientError, ConflictError) as error:  # the others are not to wait for this one
+                self._looks.pop(run_id, None)
+                failure = failure or error
+        if failure is not None:
+            raise failure
         return bool(open_runs)
 
     async def _step(self, run_id: str) -> None:
@@ -171,7 +186,7 @@ class ReplayDriver:
             return
         match look.step:
             case EnqueueMore(at_most=at_most):
-                at_most -= await self._enqueue(look.run, at_most)
+                at_most -= await self._enqueue(look, at_most)
                 look.step = EnqueueMore(at_most) if at_most > 0 else AwaitOutcomes()
             case AwaitOutcomes():
                 pass
@@ -186,37 +201,43 @@ class ReplayDriver:
         run = await self._source.run(self._runs.get(run_id))
         if run is None or run.state is not RunState.OPEN:
             return None
-        now, step = self._clock.monotonic(), next_step(run)
-        may_stop = run.terms.stop_at is not None and isinstance(step, EnqueueMore)
+        may_stop = run.terms.stop_at is not None and run.count(ItemState.PENDING) > 0
         longest = LOOK_EVERY_S if may_stop else LOOK_AT_LEAST_EVERY_S
-        look = Look(run, step, until=look_again_at(began, now, longest=longest))
+        until = look_again_at(began, self._clock.monotonic(), longest=longest)
+        look = Look(run, next_step(run), until=until, last=run.reached)
         self._looks[run_id] = look
         return look
 
-    async def _enqueue(self, run: ReplayRun, at_most: int) -> int:
-        """Enqueue batch after batch for a while, or as many as the rate allows; return how many had their turn."""
-        began = self._clock.monotonic()
+    async def _enqueue(self, look: Look, at_most: int) -> int:
+        """Enqueue batch after batch for a while, or as many as the rate allows; return how many had their turn.
+
+        Raises:
+            RunElsewhere: the run does not stand where it was looked at: another process drives it, or a batch is there
+                whose commit gave no answer.
+        """
+        began, run = self._clock.monotonic(), look.run
         if run.terms.rate is not None:
             allowance = self._allowances.setdefault(run.id, Allowance(run.terms.rate, began))
             if not (due := min(allowance.at(began), at_most, BATCH)):
                 return 0
-            turned = (await self._make_due(Stretch(run.id, left=due))).turned
+            turned = (await self._make_due(look, Stretch(run.id, look.last, left=due))).turned
             allowance.spend(turned)
             return turned
-        stretch = await self._make_due(Stretch(run.id, left=at_most, until=began + LOOK_EVERY_S))
+        stretch = await self._make_due(look, Stretch(run.id, look.last, left=at_most, until=began + LOOK_EVERY_S))
         if stretch.has_ended:
             return at_most
         if stretch.left > 0:
             self.rest = timedelta(0)
         return stretch.turned
 
-    async def _make_due(self, stretch: Stretch) -> Stretch:
+    async def _make_due(self, look: Look, stretch: Stretch) -> Stretch:
         """Make a stretch of a run due; while one batch is copied into holding, the next one takes its letters."""
         async with asyncio.TaskGroup() as group:
             for _ in range(HANDS if stretch.left > BATCH else 1):
                 group.create_task(self._hand(stretch))
         if stretch.error is not None:
             raise stretch.error
+        look.last = stretch.last
         return stretch
 
     async def _hand(self, stretch: Stretch) -> None:
@@ -235,18 +256,16 @@ class ReplayDriver:
                         at_most = min(stretch.left, BATCH)
                         taken = await tx.run(self._runs.take(stretch.run_id, after=stretch.last, at_most=at_most))
                         if taken is None:
-                            stretch.has_ended = True  # it was cancelled, or another process drives it
+                            stretch.has_ended = True
                             return
                         stretch.last = taken.last
                         stretch.left -= taken.count
                         await door.aclose()
                         await tx.run(self._runs.enqueue(taken))
-            except RunElsewhere:  # it may only follow from the other hand's failure
-                stretch.has_ended = True
-                return
             except Exception as error:
                 stretch.has_ended = True
-                stretch.error = stretch.error or self._source.translate(error)
+                if stretch.error is None or isinstance(stretch.error, RunElsewhere):  # which follows from a failure
+                    stretch.error = self._source.translate(error)
                 return
             stretch.turned += taken.count
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 
@@ -48,15 +49,15 @@ class Replays:
             rate: letters a second; left out: as fast as the database goes.
             canary: replay so many first, and go on only when these have been handled.
             stop_at: the share of failures, from 0 to 1, above which the run stops; a canary alone allows none.
-            dry_run: change nothing; the run that is returned says how many letters there are, and has no name.
+            dry_run: change nothing; the run that is returned has no name, and says how many letters would be replayed
+                (pending) and how many would not without ``force`` (passed).
             force: also letters that were replayed too often, or failed too long ago.
         """
         checked(by=by)
         wanted = replace(where, state=DeadLetterState.DEAD)
         terms = ReplayTerms(rate=rate, canary=canary, stop_at=stop_at, force=force, within=self._replay_within)
         if dry_run:
-            count = await self._source.run(self._ports.letters.count(wanted))
-            return _unmade(wanted, terms, by, count)
+            return _unmade(wanted, terms, by, await self._source.run(self._ports.runs.survey(wanted, terms)))
         return await self._source.run(self._create(wanted, terms, by))
 
     async def run(self, run_id: str) -> ReplayRun:
@@ -103,7 +104,7 @@ class Replays:
         return (yield from self._get(run_id))
 
 
-def _unmade(wanted: DeadLetterFilter, terms: ReplayTerms, by: str, count: int) -> ReplayRun:
+def _unmade(wanted: DeadLetterFilter, terms: ReplayTerms, by: str, items: Mapping[ItemState, int]) -> ReplayRun:
     return ReplayRun(
         id="",
         state=RunState.OPEN,
@@ -113,5 +114,6 @@ def _unmade(wanted: DeadLetterFilter, terms: ReplayTerms, by: str, count: int) -
         created_at=None,
         ended_at=None,
         ended_because="",
-        items={ItemState.PENDING: count},
+        reached=0,
+        items=items,
     )

@@ -13,7 +13,8 @@ from pillarbox.deadletter.store import DeadLetterFilter
 from pillarbox.transaction import Program
 
 ENOUGH_TO_JUDGE = 10
-"""How many letters of a run without a canary must have come to an end before it can be stopped for their failures."""
+"""How many letters of a run without a canary must have come to an end before it can be stopped for their failures; and
+how many of a run that can be stopped are under way at first."""
 
 MAX_REPLAYS = 10
 """How often a letter is replayed before somebody must insist."""
@@ -83,6 +84,7 @@ class ReplayRun:
         by: who asked for it.
         created_at: ``None`` for one that was not made, after a dry run.
         ended_because: why it was stopped or cancelled; else empty.
+        reached: the last letter that has had its turn; 0 before the first one.
         items: how many of its letters are in each state.
     """
 
@@ -94,6 +96,7 @@ class ReplayRun:
     created_at: datetime | None
     ended_at: datetime | None
     ended_because: str
+    reached: int
     items: Mapping[ItemState, int]
 
     @property
@@ -130,7 +133,11 @@ NextStep: TypeAlias = EnqueueMore | AwaitOutcomes | EndRun
 
 
 def next_step(run: ReplayRun) -> NextStep:
-    """Decide what comes next for a run: the canary first, the rule to stop, then the rest."""
+    """Decide what comes next for a run: the canary first, the rule to stop, then the rest.
+
+    Where the rule can stop it, no more letters are under way than have come to an end: else all would be, before the
+    first of them has failed.
+    """
     failed, settled = run.count(ItemState.FAILED), run.count(ItemState.FAILED, ItemState.RESOLVED)
     pending, waiting = run.count(ItemState.PENDING), run.count(ItemState.ENQUEUED)
     if pending == 0 and waiting == 0:
@@ -145,7 +152,10 @@ def next_step(run: ReplayRun) -> NextStep:
         return EnqueueMore(canary - settled - waiting)
     if settled < canary or pending == 0:
         return AwaitOutcomes()
-    return EnqueueMore(pending)
+    if run.terms.stop_at is None:
+        return EnqueueMore(pending)
+    room = max(ENOUGH_TO_JUDGE, settled) - waiting
+    return EnqueueMore(min(pending, room)) if room > 0 else AwaitOutcomes()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +195,10 @@ class ReplayRunStore(Protocol):
         """Make a run of the dead letters that match now; return how many they are."""
 
     @abstractmethod
+    def survey(self, wanted: DeadLetterFilter, terms: ReplayTerms) -> Program[Mapping[ItemState, int]]:
+        """Count the dead letters that match now: ``pending`` what a run would replay, ``passed`` what it would not."""
+
+    @abstractmethod
     def get(self, run_id: str) -> Program[ReplayRun | None]:
         """Return a run, with what has become of its letters up to now."""
 
@@ -193,7 +207,7 @@ class ReplayRunStore(Protocol):
         """Return the ids of the runs made last, latest first."""
 
     @abstractmethod
-    def take(self, run_id: str, *, after: int | None, at_most: int) -> Program[Taken | None]:
+    def take(self, run_id: str, *, after: int, at_most: int) -> Program[Taken | None]:
         """Mark the run's next letters as being replayed, then wait until those before them are enqueued.
 
         A letter that is not dead, or was replayed since the set was frozen, is passed by. So two transactions can
@@ -201,8 +215,8 @@ class ReplayRunStore(Protocol):
 
         Args:
             run_id: the run.
-            after: the last letter of the batch before this one, which may still be on its way; ``None`` to go on from
-                where the run stands.
+            after: the last letter of the batch before this one, which may still be on its way; before the first
+                batch, where the run stood when it was looked at.
             at_most: so many letters are looked at.
 
         Returns:

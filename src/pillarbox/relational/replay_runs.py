@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     Executable,
     Integer,
     SmallInteger,
@@ -24,6 +25,7 @@ from sqlalchemy import (
     or_,
     select,
     text,
+    true,
     update,
 )
 
@@ -73,6 +75,7 @@ _FACTS = (
     "created_at",
     "ended_at",
     "ended_because",
+    "reached",
 )
 GET = select(*(_run[name] for name in _FACTS)).where(_run.run == RUN)
 _has_had_its_turn = _item.letter <= _run.reached
@@ -96,7 +99,7 @@ END = (
     .returning(_run.run)
 )
 _earliest = case((or_(_run.forced == 1, _run.within_us.is_(None)), 0), else_=now_us() - _run.within_us)
-STANDING = select(_run.forced, _earliest, _run.reached).where(_run.run == RUN, _run.state == RunState.OPEN.value)
+STANDING = select(_run.forced, _earliest).where(_run.run == RUN, _run.state == RunState.OPEN.value)
 LOCK = (  # one batch of a run after the other, and one that is cancelled meanwhile goes no further
     select(_run.reached).where(_run.run == RUN, _run.state == RunState.OPEN.value).with_for_update()
 )
@@ -195,6 +198,16 @@ def freeze_statement(asked: tuple[str, ...]) -> Executable:
     )
 
 
+@lru_cache(maxsize=128)
+def survey_statement(asked: tuple[str, ...], *, is_forced: bool, is_limited: bool) -> Executable:
+    """Return the statement that counts what matches, and what of it is replayed."""
+    is_replayed: list[ColumnElement[bool]] = [] if is_forced else [_letter.replays < MAX_REPLAYS]
+    if is_limited:
+        is_replayed.append(_letter.last_failed_at >= now_us() - bindparam("within", type_=BigInteger))
+    chosen = func.coalesce(func.sum(case((and_(true(), *is_replayed), 1), else_=0)), 0)
+    return select(func.count(), chosen).select_from(dead_letters).where(*matching(asked))
+
+
 class RelationalReplayRuns(ReplayRunStore):
     """Runs and their letters as rows."""
 
@@ -217,6 +230,14 @@ class RelationalReplayRuns(ReplayRunStore):
         counts = yield Execute(PROGRESS, {"of_run": run_id})
         return sum(count for _, count in counts)
 
+    def survey(self, wanted: DeadLetterFilter, terms: ReplayTerms) -> Program[Mapping[ItemState, int]]:
+        """Count both at once."""
+        within = None if terms.force else terms.within
+        statement = survey_statement(conditions(wanted), is_forced=terms.force, is_limited=within is not None)
+        values = {**values_of(wanted), "within": None if within is None else micros(within)}
+        total, chosen = (yield Execute(statement, values))[0]
+        return {ItemState.PENDING: int(chosen), ItemState.PASSED: total - int(chosen)}
+
     def get(self, run_id: str) -> Program[ReplayRun | None]:
         """Look at what became of the letters that are under way, then count."""
         which = {"of_run": run_id}
@@ -235,18 +256,17 @@ class RelationalReplayRuns(ReplayRunStore):
             rows = yield Execute(FIND_IN_STATE, {"up_to": limit, "in_state": state.value})
         return [row[0] for row in rows]
 
-    def take(self, run_id: str, *, after: int | None, at_most: int) -> Program[Taken | None]:
+    def take(self, run_id: str, *, after: int, at_most: int) -> Program[Taken | None]:
         """Take letters by compare and set; the run's row is locked last, by which those who take its letters queue."""
         which = {"of_run": run_id}
         if not (found := (yield Execute(STANDING, which))):
             return None
-        forced, earliest, reached = found[0]
-        start = reached if after is None else after
-        if not (chosen := (yield Execute(NEXT, {**which, "after": start, "up_to": at_most}))):
+        forced, earliest = found[0]
+        if not (chosen := (yield Execute(NEXT, {**which, "after": after, "up_to": at_most}))):
             return None
         taken = yield from _take(chosen, earliest=earliest, at_most=None if forced else MAX_REPLAYS)
         standing = yield Execute(LOCK, which)
-        if not standing or standing[0][0] != start:
+        if not standing or standing[0][0] != after:
             raise RunElsewhere(run_id)
         letters = sorted((position, consumer, fingerprint) for position, consumer, fingerprint in taken)
         passed = sorted({row[0] for row in chosen}.difference(letter[0] for letter in letters))
@@ -316,6 +336,7 @@ def _read(row: Row, counts: dict[ItemState, int]) -> ReplayRun:
         created_at=_instant(facts["created_at"]),
         ended_at=None if ended_at is None else _instant(ended_at),
         ended_because=facts["ended_because"],
+        reached=facts["reached"],
         items=counts,
     )
 

@@ -98,7 +98,10 @@ def test_an_edit_that_makes_no_sense_is_refused(pillarbox: Shell, bury: Put, how
 def test_a_dry_run_counts_and_changes_nothing(pillarbox: Shell, bury: Put) -> None:
     bury(message("m1", "a"), message("m2", "b"))
 
-    assert pillarbox.json("dead-letters", "replay-all", "--key", "a", "--dry-run") == {"would_replay": 1}
+    assert pillarbox.json("dead-letters", "replay-all", "--key", "a", "--dry-run") == {
+        "would_replay": 1,
+        "would_pass_by": 0,
+    }
     assert "2 letters would be replayed" in pillarbox.text("dead-letters", "replay-all", "--dry-run")
     assert pillarbox.json("dead-letters", "runs") == []
 

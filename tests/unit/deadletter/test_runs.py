@@ -19,6 +19,7 @@ def run(terms: ReplayTerms, **counts: int) -> ReplayRun:
         created_at=None,
         ended_at=None,
         ended_because="",
+        reached=0,
         items={ItemState(state): count for state, count in counts.items()},
     )
 
@@ -42,9 +43,12 @@ CANARY_HALF = ReplayTerms(canary=4, stop_at=0.5)
         (CANARY, {"pending": 80, "resolved": 15, "failed": 5}, EnqueueMore(80)),
         (CANARY, {"pending": 3}, EnqueueMore(3)),
         (CANARY, {"failed": 3, "passed": 90}, EndRun(RunState.FINISHED)),
-        (HALF, {"pending": 90, "failed": 9}, EnqueueMore(90)),
-        (HALF, {"pending": 90, "failed": 5, "resolved": 5}, EnqueueMore(90)),
-        (CANARY_HALF, {"pending": 90, "failed": 2, "resolved": 2}, EnqueueMore(90)),
+        (HALF, {"pending": 90}, EnqueueMore(10)),
+        (HALF, {"pending": 90, "failed": 9}, EnqueueMore(10)),
+        (HALF, {"pending": 90, "failed": 9, "enqueued": 10}, AwaitOutcomes()),
+        (HALF, {"pending": 90, "failed": 5, "resolved": 15, "enqueued": 4}, EnqueueMore(16)),
+        (HALF, {"pending": 3, "failed": 5, "resolved": 15}, EnqueueMore(3)),
+        (CANARY_HALF, {"pending": 90, "failed": 2, "resolved": 2}, EnqueueMore(10)),
     ],
 )
 def test_the_next_step_follows_from_the_terms_and_the_outcomes(

@@ -118,7 +118,7 @@ class ReplayRunStoreContract:
                 await tx.run(runs.enqueue(taken))
 
         async with asyncio.TaskGroup() as tasks, harness.source.begin() as tx:
-            taken = await tx.run(runs.take("r1", after=None, at_most=2))
+            taken = await tx.run(runs.take("r1", after=0, at_most=2))
             assert taken is not None
             behind = tasks.create_task(second(taken.last))
             await assert_blocked(behind)
@@ -133,7 +133,7 @@ class ReplayRunStoreContract:
         await create(harness, "r1")
         runs = harness.operators.runs
         async with rolled_back(harness) as tx:
-            first = await tx.run(runs.take("r1", after=None, at_most=2))
+            first = await tx.run(runs.take("r1", after=0, at_most=2))
             assert first is not None
 
         with pytest.raises(RunElsewhere):
@@ -264,6 +264,27 @@ class ReplayRunStoreContract:
         assert dict((await get(harness, "r1")).items) == {ItemState.PASSED: 2}
         assert dict((await get(harness, "r2")).items) == {ItemState.ENQUEUED: 2}
 
+    async def test_a_survey_tells_what_a_run_would_replay(self, harness: StoreHarness) -> None:
+        """And what it would pass by: what was replayed too often, or failed too long ago."""
+        await bury_many(harness, 3)
+        (letter, *_) = await find(harness)
+        for _ in range(MAX_REPLAYS):
+            await move(harness, letter.id, DeadLetterState.REPLAYING)
+            await bury(harness, burial(make_message("m0")))
+        await bury(harness, burial(make_message("m9")), consumer=OTHER)
+        await let_expire(harness)
+
+        async def survey(terms: ReplayTerms, where: DeadLetterFilter) -> tuple[int, int]:
+            items = await harness.source.run(harness.operators.runs.survey(where, terms))
+            return items[ItemState.PENDING], items[ItemState.PASSED]
+
+        ours = DeadLetterFilter(consumer=CONSUMER)
+        assert await survey(ReplayTerms(), ours) == (2, 1)
+        assert await survey(ReplayTerms(within=LONG), DEAD) == (3, 1)
+        assert await survey(ReplayTerms(within=timedelta(0)), ours) == (0, 3)
+        assert await survey(ReplayTerms(within=timedelta(0), force=True), ours) == (3, 0)
+        assert await survey(ReplayTerms(), DeadLetterFilter(consumer="shop/nobody")) == (0, 0)
+
     async def test_a_run_ends_once_and_goes_no_further(self, harness: StoreHarness) -> None:
         """What is pending stays dead."""
         await bury_many(harness, 3)
@@ -330,8 +351,8 @@ async def enqueue(harness: StoreHarness, run_id: str, *, at_most: int = 100) -> 
 
 def make_due(runs: ReplayRunStore, run_id: str, *, at_most: int) -> Program[int]:
     """Take one batch and enqueue it."""
-    taken = yield from runs.take(run_id, after=None, at_most=at_most)
-    if taken is None:
+    run = yield from runs.get(run_id)
+    if run is None or (taken := (yield from runs.take(run_id, after=run.reached, at_most=at_most))) is None:
         return 0
     yield from runs.enqueue(taken)
     return taken.count
