@@ -123,6 +123,7 @@ async def test_a_replay_reaches_only_the_consumer_that_failed(store_url: str) ->
         await happenings.until(MessageHandled, 2, consumer="handle")
 
     assert others == [[1, 1], [1, 1]]
+    assert happenings.of(DuplicateSuppressed) == []  # nor did it come to them
 
 
 async def test_a_discarded_letter_frees_its_key_and_its_late_duplicates_do_not_run(store_url: str) -> None:

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 from msgspec.structs import replace
-from sqlalchemy import create_engine, event, func, make_url, select, text
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy import Connection, create_engine, event, func, make_url, select, text
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from pillarbox import Pillarbox, Settings
 from pillarbox.errors import ConfigurationError, ConflictError
 from pillarbox.lease import LeaseTerms
+from pillarbox.observe import MessageHandled
 from pillarbox.outbox import record_of
 from pillarbox.relational.tables import inbox, outbox, outbox_scheduled
 from pillarbox.relay.reader import ReadPlan
 from pillarbox.stores.mysql import mysql_store
 from pillarbox.testing.contracts.harness import EVERY_SLOT, LONG, make_message, make_record
 from pillarbox.transaction import adopt, adopt_sync
-from tests.integration.boxes import OrderPlaced, create_tables, make_box, note, noted, publish
+from tests.integration.boxes import OrderPlaced, create_tables, make_box, note, note_sync, noted, publish
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator
@@ -346,3 +348,80 @@ async def test_a_waiter_for_a_lock_is_told_to_try_again(mariadb_url: str) -> Non
 async def _ids(store: RelationalStore) -> list[str]:
     async with store.begin() as tx:
         return list((await tx.connection.scalars(select(outbox.c.id).order_by(outbox.c.position))).all())
+
+
+@pytest.mark.parametrize("is_plain", [False, True], ids=["async", "in-a-thread"])
+async def test_a_handler_that_swallows_a_deadlock_does_not_lose_what_was_handled_before(
+    mariadb_url: str, *, is_plain: bool
+) -> None:
+    """InnoDB rolls back the whole run at a deadlock; its inbox rows and the effects of the others come again."""
+    box, happenings = make_box(mariadb_url)
+    rival = Rival(mariadb_url)
+    met: list[int] = []
+
+    def write(order: OrderPlaced, tx: Connection) -> None:
+        note_sync(tx, f"{order.order_id} {order.number}")
+        if order.number != 3:
+            return
+        for _ in range(2):
+            try:
+                tx.execute(text("UPDATE accounts SET cents = cents + 1 WHERE id = 1"))
+                if not met:
+                    met.append(order.number)
+                    rival.go_for_the_first_account()
+                tx.execute(text("UPDATE accounts SET cents = cents + 1 WHERE id = 2"))
+            except OperationalError:
+                continue
+            return
+
+    if is_plain:
+        box.on(OrderPlaced, name="write")(write)
+    else:
+
+        @box.on(OrderPlaced, name="write")
+        async def write_too(order: OrderPlaced, tx: AsyncConnection) -> None:
+            await tx.run_sync(lambda inner: write(order, inner))
+
+    async with box.running():
+        await create_tables(box)
+        rival.take_the_second_account()
+        await publish(box, *(OrderPlaced("o", number) for number in range(1, 6)))
+        await happenings.until(MessageHandled, 5)
+
+        assert met == [3]
+        assert sorted(await noted(box)) == [f"o {number}" for number in range(1, 6)]
+    rival.close()
+
+
+class Rival:
+    """Another transaction, so large that it is not the one that is rolled back; it takes its locks the other way."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = create_engine(make_url(url).set(drivername="mysql+pymysql"))
+        self._thread: threading.Thread | None = None
+
+    def take_the_second_account(self) -> None:
+        self._connection = self._engine.connect()
+        for statement in (
+            "CREATE TABLE accounts (id INT PRIMARY KEY, cents INT)",
+            "INSERT INTO accounts VALUES (1, 0), (2, 0)",
+            "CREATE TABLE ballast (id INT PRIMARY KEY)",
+        ):
+            self._connection.execute(text(statement))
+        self._connection.commit()
+        self._connection.execute(text("INSERT INTO ballast SELECT seq FROM seq_1_to_1000"))
+        self._connection.execute(text("UPDATE accounts SET cents = 9 WHERE id = 2"))
+
+    def go_for_the_first_account(self) -> None:
+        self._thread = threading.Thread(target=self._go)
+        self._thread.start()
+
+    def _go(self) -> None:
+        self._connection.execute(text("UPDATE accounts SET cents = 9 WHERE id = 1"))
+        self._connection.commit()
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+        self._connection.close()
+        self._engine.dispose()

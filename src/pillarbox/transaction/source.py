@@ -48,6 +48,18 @@ class TransactionSource(Protocol):
     def begin_sync(self) -> AbstractContextManager[OpenSyncTransaction]:
         """Begin a transaction in the calling thread; leaving the block commits, an exception rolls back."""
 
+    def begin_shared(self) -> AbstractAsyncContextManager[OpenTransaction]:
+        """As ``begin``, for several pieces of work whose code is not ours: it commits all that was done, or nothing.
+
+        Raises:
+            ConflictError: the database has rolled back what was done so far, and somebody has swallowed that error.
+        """
+        return self.begin()
+
+    def begin_shared_sync(self) -> AbstractContextManager[OpenSyncTransaction]:
+        """As ``begin_shared``, in the calling thread."""
+        return self.begin_sync()
+
     @abstractmethod
     async def run(self, program: Program[T]) -> T:
         """Run ``program`` in a short transaction of its own and return its result."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
-from sqlalchemy import Engine, create_engine, event, select, text
+from sqlalchemy import Engine, Executable, create_engine, event, select, text
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from pillarbox.errors import ConfigurationError, MissingExtraError
+from pillarbox.errors import ConfigurationError, ConflictError, MissingExtraError
 from pillarbox.relational import DatabaseTraits, RelationalStore
 from pillarbox.relational import mysql_words as mysql_words  # noqa: PLC0414  # spells the statements
 from pillarbox.relational.key_numbers import RereadKeyNumbers
@@ -35,6 +38,9 @@ LOCK_WAIT = text(f"SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_S}")
 OLDEST_MARIADB, OLDEST_MYSQL = (10, 6), (8, 0, 1)
 LOCK_WAIT_TIMEOUT, DEADLOCK, CHANGED_SINCE_READ = 1205, 1213, 1020
 SERVER_SHUTDOWN, KILLED, READ_ONLY = 1053, 1317, 1290
+NO_SAVEPOINT = 1305
+BEGINNING = text("SAVEPOINT pillarbox_beginning")
+IS_WHOLE = text("RELEASE SAVEPOINT pillarbox_beginning")
 
 _migration = "CONCAT('pillarbox ', LEFT(SHA2(DATABASE(), 256), 32))"
 MIGRATION_WITHIN_S = 300
@@ -102,6 +108,34 @@ class MySqlStore(RelationalStore):
         self.sagas = MySqlSagaStore()
         self.operators.runs = MySqlReplayRuns()
 
+    @asynccontextmanager
+    async def begin_shared(self) -> AsyncGenerator[OwnTransaction]:
+        """Begin a transaction that is committed only if its beginning is still there.
+
+        At a deadlock InnoDB rolls back all of it, and whoever swallows the error goes on: of a run, the effects of the
+        messages before would be lost, and the inbox rows of all.
+        """
+        async with self.begin() as transaction:
+            await transaction.run(_one(BEGINNING))
+            yield transaction
+            try:
+                await transaction.run(_one(IS_WHOLE))
+            except DBAPIError as error:
+                _refuse_half(error)
+                raise
+
+    @contextmanager
+    def begin_shared_sync(self) -> Generator[OwnSyncTransaction]:
+        """Begin one in this thread."""
+        with self.begin_sync() as transaction:
+            transaction.run(_one(BEGINNING))
+            yield transaction
+            try:
+                transaction.run(_one(IS_WHOLE))
+            except DBAPIError as error:
+                _refuse_half(error)
+                raise
+
     async def run_single(self, program: Program[T]) -> T:
         """Run a program of one statement, which may be several here, in a transaction."""
         return await self.run(single(program))
@@ -136,6 +170,12 @@ class MySqlStore(RelationalStore):
         refuse_unfit(str(version), str(modes))
 
 
+def _refuse_half(error: DBAPIError) -> None:
+    """Raise where ``error`` says that the savepoint at the beginning of a transaction is gone."""
+    if error.orig is not None and error_number(error.orig) == NO_SAVEPOINT:
+        raise ConflictError("the database rolled the transaction back in its midst, as at a deadlock") from error
+
+
 def refuse_unfit(version: str, modes: str) -> None:
     """Refuse a server that lacks what the statements need, or a session that is not strict.
 
@@ -156,6 +196,10 @@ def refuse_unfit(version: str, modes: str) -> None:
             "the engine's sessions are not strict: values that are too long would be cut, and their messages merged; "
             "add STRICT_TRANS_TABLES to sql_mode"
         )
+
+
+def _one(statement: Executable) -> Program[None]:
+    yield Execute(statement)
 
 
 def _ask() -> Program[Any]:
