@@ -56,8 +56,8 @@ class SteppedStore(RelationalStore):
         self._step = step
 
     @asynccontextmanager
-    async def begin(self) -> AsyncGenerator[OwnTransaction]:
-        async with self._store.begin() as transaction:
+    async def begin(self, *, shared: bool = False) -> AsyncGenerator[OwnTransaction]:
+        async with self._store.begin(shared=shared) as transaction:
             stepped = SteppedTransaction(transaction, self._step)
             yield stepped
             await self._step("; ".join([COMMIT, *stepped.statements]))

@@ -113,7 +113,7 @@ class AsyncShell:
 
     async def transact(self, program: RunProgram, *, trusted: int | None = None) -> RunReport:
         """Run ``program`` in one transaction and commit it."""
-        async with self._source.begin_shared() as transaction:
+        async with self._source.begin(shared=True) as transaction:
             watch = HandlerWatch(sync_side(transaction.connection), consumer=self._consumer.identity)
             caution = Caution(trusted)
             wanted = advance(program, None)
@@ -224,7 +224,7 @@ class SyncShell:
         return await in_thread(partial(self._in_thread, program, provided, Caution(trusted)))
 
     def _in_thread(self, program: RunProgram, provided: dict[type[object], object], caution: Caution) -> RunReport:
-        with self._source.begin_shared_sync() as transaction:
+        with self._source.begin_sync(shared=True) as transaction:
             watch = HandlerWatch(transaction.connection, consumer=self._consumer.identity)
             wanted = advance(program, None)
             while not isinstance(wanted, RunReport):

@@ -111,7 +111,7 @@ STILL_DEAD = select(dead_letters.c.fingerprint).where(  # unique by (consumer, m
     dead_letters.c.state == DeadLetterState.DEAD,
 )
 _ANY_STATE = "any state"
-_REPLAYING = literal_column(f"'{DeadLetterState.REPLAYING}'")
+_REPLAYING: ColumnElement[str] = literal_column(f"'{DeadLetterState.REPLAYING}'")
 _STATES: Mapping[str, ColumnElement[bool]] = {  # spelled out: partial indexes are found by the name of a state only
     **{state: dead_letters.c.state == literal_column(f"'{state}'") for state in DeadLetterState},
     _ANY_STATE: or_(dead_letters.c.state != _REPLAYING, dead_letters.c.state == _REPLAYING),

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import (
     AbstractAsyncContextManager,
+    AbstractContextManager,
     AsyncExitStack,
     ExitStack,
     asynccontextmanager,
@@ -173,9 +174,16 @@ class RelationalStore(TransactionSource):
         idle_limit = self.traits.idle_limit
         self._brief_limits = self._limits if idle_limit is None else idle_limit(limit)
 
-    def begin(self) -> AbstractAsyncContextManager[OwnTransaction]:
+    def begin(self, *, shared: bool = False) -> AbstractAsyncContextManager[OwnTransaction]:
         """Begin a transaction; a cancellation inside it discards the connection, whose state is then unknown."""
-        return self._begin(self._patience, self._limits)
+        begun = self._begin(self._patience, self._limits)
+        return self._shared(begun) if shared else begun
+
+    def _shared(
+        self, begun: AbstractAsyncContextManager[OwnTransaction]
+    ) -> AbstractAsyncContextManager[OwnTransaction]:
+        """Return what several work in: where an error ends the whole transaction, nobody can go on in it."""
+        return begun
 
     def begin_briefly(self) -> AbstractAsyncContextManager[OwnTransaction]:
         """Begin a transaction in which nobody else's code runs."""
@@ -199,9 +207,18 @@ class RelationalStore(TransactionSource):
                 await connection.rollback()  # closing alone would lend it on as it is, were it the commit that failed
                 raise
 
-    @contextmanager
-    def begin_sync(self) -> Generator[OwnSyncTransaction]:
+    def begin_sync(self, *, shared: bool = False) -> AbstractContextManager[OwnSyncTransaction]:
         """Begin a transaction in this thread."""
+        begun = self._begin_sync()
+        return self._shared_sync(begun) if shared else begun
+
+    def _shared_sync(
+        self, begun: AbstractContextManager[OwnSyncTransaction]
+    ) -> AbstractContextManager[OwnSyncTransaction]:
+        return begun
+
+    @contextmanager
+    def _begin_sync(self) -> Generator[OwnSyncTransaction]:
         with self._connected_sync() as connection:
             try:
                 connection.begin()

@@ -173,7 +173,7 @@ class SagaOrchestrator:
         def is_long() -> bool:
             return self._clock.monotonic() - began > LONGEST_TURN_S
 
-        async with self._source.begin_shared() as transaction:
+        async with self._source.begin(shared=True) as transaction:
             rows, has_more = await self._rows(transaction, by_key)
             around = Surrounding(
                 connection=transaction.connection,

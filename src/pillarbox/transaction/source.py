@@ -37,28 +37,24 @@ class TransactionSource(Protocol):
     """Where transactions begin: one database, reached asynchronously or from a thread."""
 
     @abstractmethod
-    def begin(self) -> AbstractAsyncContextManager[OpenTransaction]:
-        """Begin a transaction; leaving the block commits, an exception rolls back."""
+    def begin(self, *, shared: bool = False) -> AbstractAsyncContextManager[OpenTransaction]:
+        """Begin a transaction; leaving the block commits, an exception rolls back.
+
+        Args:
+            shared: several pieces of work are done in it whose code is not ours, and none of them is to be lost.
+
+        Raises:
+            ConflictError: on leaving a shared one: the database has rolled back what was done until somebody swallowed
+                the error that said so; nothing is committed.
+        """
 
     @abstractmethod
     def begin_briefly(self) -> AbstractAsyncContextManager[OpenTransaction]:
         """As ``begin``, where programs follow each other at once: a frozen process keeps its locks only for a while."""
 
     @abstractmethod
-    def begin_sync(self) -> AbstractContextManager[OpenSyncTransaction]:
-        """Begin a transaction in the calling thread; leaving the block commits, an exception rolls back."""
-
-    def begin_shared(self) -> AbstractAsyncContextManager[OpenTransaction]:
-        """As ``begin``, for several pieces of work whose code is not ours: it commits all that was done, or nothing.
-
-        Raises:
-            ConflictError: the database has rolled back what was done so far, and somebody has swallowed that error.
-        """
-        return self.begin()
-
-    def begin_shared_sync(self) -> AbstractContextManager[OpenSyncTransaction]:
-        """As ``begin_shared``, in the calling thread."""
-        return self.begin_sync()
+    def begin_sync(self, *, shared: bool = False) -> AbstractContextManager[OpenSyncTransaction]:
+        """Begin a transaction in the calling thread, as ``begin`` does."""
 
     @abstractmethod
     async def run(self, program: Program[T]) -> T:

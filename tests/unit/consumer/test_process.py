@@ -48,13 +48,13 @@ class Steps(TransactionSource):
     def translate(self, error: Exception) -> Exception:
         return error
 
-    def begin(self) -> object:  # type: ignore[override]
+    def begin(self, *, shared: bool = False) -> object:  # type: ignore[override]
         raise NotImplementedError
 
     def begin_briefly(self) -> object:  # type: ignore[override]
         raise NotImplementedError
 
-    def begin_sync(self) -> object:  # type: ignore[override]
+    def begin_sync(self, *, shared: bool = False) -> object:  # type: ignore[override]
         raise NotImplementedError
 
 

@@ -64,7 +64,7 @@ class Source:
         self._is_away = is_away
 
     @asynccontextmanager
-    async def begin(self) -> AsyncGenerator[Any]:
+    async def begin(self, *, shared: bool = False) -> AsyncGenerator[Any]:
         self._turns.append(object())
         assert len(self._turns) <= 2 * TURNS, "it asks without a pause"
         if self._is_away:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any, TypeVar
@@ -109,13 +109,13 @@ class MySqlStore(RelationalStore):
         self.operators.runs = MySqlReplayRuns()
 
     @asynccontextmanager
-    async def begin_shared(self) -> AsyncGenerator[OwnTransaction]:
-        """Begin a transaction that is committed only if its beginning is still there.
+    async def _shared(self, begun: AbstractAsyncContextManager[OwnTransaction]) -> AsyncGenerator[OwnTransaction]:
+        """Commit only what still has its beginning.
 
         At a deadlock InnoDB rolls back all of it, and whoever swallows the error goes on: of a run, the effects of the
         messages before would be lost, and the inbox rows of all.
         """
-        async with self.begin() as transaction:
+        async with begun as transaction:
             await transaction.run(_one(BEGINNING))
             yield transaction
             try:
@@ -125,9 +125,8 @@ class MySqlStore(RelationalStore):
                 raise
 
     @contextmanager
-    def begin_shared_sync(self) -> Generator[OwnSyncTransaction]:
-        """Begin one in this thread."""
-        with self.begin_sync() as transaction:
+    def _shared_sync(self, begun: AbstractContextManager[OwnSyncTransaction]) -> Generator[OwnSyncTransaction]:
+        with begun as transaction:
             transaction.run(_one(BEGINNING))
             yield transaction
             try:
