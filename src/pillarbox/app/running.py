@@ -9,6 +9,7 @@ from datetime import timedelta
 from pillarbox.app.assembly import Worker
 from pillarbox.clock import Clock
 from pillarbox.consumer.intermittent import Intermittent
+from pillarbox.consumer.stray import failure_of
 from pillarbox.consumer.worker import ConsumerWorker
 from pillarbox.observe import Observer, WorkerFaltered
 from pillarbox.saga.orchestrator import SagaOrchestrator
@@ -48,7 +49,8 @@ class Running:
         while True:
             try:
                 await worker.run()
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as caught:
+                error = failure_of(caught, of="a worker")
                 self._observer.notice(
                     WorkerFaltered(
                         worker=type(worker).__name__,

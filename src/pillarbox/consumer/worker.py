@@ -15,6 +15,7 @@ from pillarbox.consumer.dependency import Probe
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
 from pillarbox.consumer.stopping import StoppedByDeadLetter
+from pillarbox.consumer.stray import failure_of
 from pillarbox.consumer.surroundings import Surroundings
 from pillarbox.errors import ConflictError, LeaseLostError, TransientError
 from pillarbox.observe import WorkerFaltered
@@ -185,7 +186,8 @@ class ConsumerWorker:
                 await self._settle(done)
             except StoppedByDeadLetter as stopped:
                 await self._end(lane, run, stopped.undone)
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as caught:
+                error = failure_of(caught, of="a lane")  # before anything is awaited: it may have been asked for
                 await self._give_back(lane, run)
                 await self._falter(error)
             else:
