@@ -11,6 +11,7 @@ from pillarbox.clock import Clock
 from pillarbox.consumer.intermittent import Intermittent
 from pillarbox.consumer.stray import failure_of
 from pillarbox.consumer.worker import ConsumerWorker
+from pillarbox.errors.reading import text_of
 from pillarbox.observe import Observer, WorkerFaltered
 from pillarbox.saga.orchestrator import SagaOrchestrator
 
@@ -55,7 +56,7 @@ class Running:
                     WorkerFaltered(
                         worker=type(worker).__name__,
                         error_type=type(error).__name__,
-                        error=str(error),
+                        error=text_of(error),
                         retry_after=PAUSE_BEFORE_RESTART,
                     )
                 )

@@ -18,6 +18,7 @@ from pillarbox.consumer.stopping import StoppedByDeadLetter
 from pillarbox.consumer.stray import failure_of
 from pillarbox.consumer.surroundings import Surroundings
 from pillarbox.errors import ConflictError, LeaseLostError, TransientError
+from pillarbox.errors.reading import text_of
 from pillarbox.observe import WorkerFaltered
 from pillarbox.ordering import RunSize, lane_of
 
@@ -250,7 +251,7 @@ class ConsumerWorker:
             WorkerFaltered(
                 worker=self._consumer.identity,
                 error_type=type(error).__name__,
-                error=str(error),
+                error=text_of(error),
                 retry_after=pause,
             )
         )

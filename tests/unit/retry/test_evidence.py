@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import UserDict
 from datetime import UTC, datetime, timedelta
 from email.message import Message as Headers
 from io import BytesIO
@@ -232,3 +233,34 @@ def test_a_group_is_as_bad_as_the_worst_of_it() -> None:
 def test_rules_are_about_classes_of_exceptions(nonsense: tuple[object, ...]) -> None:
     with pytest.raises(ConfigurationError, match="classes of exceptions"):
         permanent(*nonsense)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["retry_after", "response", "status_code", "headers", "orig", "sqlstate"])
+def test_what_cannot_be_read_says_nothing(name: str) -> None:
+    def refuse(_: object) -> object:
+        raise KeyError(name)
+
+    error = type("OddError", (TimeoutError,), {name: property(refuse)})("odd")
+
+    assert classify(error) == Failure(kind="transient")
+
+
+def test_a_status_counts_also_where_its_headers_cannot_be_gone_through() -> None:
+    class Untouchable:
+        def items(self) -> object:
+            raise KeyError("items")
+
+    class OddError(Exception):
+        status = 429
+        headers = Untouchable()
+
+    assert classify(OddError()) == Failure(kind="throttled")
+    assert classify(StatusError(Response(429, Retry_After="9" * 5_000))) == Failure(kind="throttled")
+
+
+def test_a_response_that_cannot_be_gone_through_says_nothing() -> None:
+    class Untouchable(UserDict[str, object]):
+        def __getitem__(self, key: str) -> object:
+            raise ValueError(key)
+
+    assert classify(StatusError(Untouchable({"ResponseMetadata": {}}))).kind == "unknown"
