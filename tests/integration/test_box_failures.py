@@ -8,10 +8,12 @@ import pytest
 from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pillarbox import Context, Pillarbox, Retry, Unordered
+from pillarbox import Context, Pillarbox, Retry, Settings, Unordered, permanent, transient
 from pillarbox.deadletter import DeadLetterFilter, DeadLetterState
 from pillarbox.errors import ConflictError, NotFoundError, PermanentError
 from pillarbox.observe import AttemptFailed, MessageDead, MessageHandled, MessageHeld
+from pillarbox.retry import Classification
+from pillarbox.testing import Harness
 from tests.integration.boxes import OrderPlaced, create_tables, make_box, note, noted, publish
 from tests.messages import message
 from tests.waiting import wait_until
@@ -259,3 +261,29 @@ async def test_dead_letters_are_found_by_what_they_are(store_url: str) -> None:
 async def _is_empty(box: Pillarbox) -> bool:
     state = await box.store.run(box.store.holding.state())
     return (state.keys, state.messages) == (0, 0)
+
+
+async def test_what_the_box_says_of_an_exception_counts_and_what_a_handler_says_counts_before_it() -> None:
+    settings = Settings(classification=Classification().saying(permanent(LookupError)))
+    box, twice = Pillarbox("shop", store="memory://", settings=settings), Retry(attempts=2)
+
+    @box.on(OrderPlaced, name="as-the-box", retry=twice)
+    async def as_the_box(order: OrderPlaced) -> None:
+        raise KeyError(order.order_id)
+
+    @box.on(OrderPlaced, name="otherwise", retry=twice, failures=[transient(LookupError, NotImplementedError)])
+    async def otherwise(order: OrderPlaced) -> None:
+        raise KeyError(order.order_id) if order.number else NotImplementedError
+
+    async with Harness(box) as harness:
+        for number in (0, 1):
+            await harness.publish(OrderPlaced(f"o-{number}", number))
+        await harness.until_quiet()
+
+        letters = sorted((one.consumer, one.reason, one.attempts) for one in harness.dead_letters)
+        assert letters == [
+            ("shop/as-the-box", "permanent", 1),
+            ("shop/as-the-box", "permanent", 1),
+            ("shop/otherwise", "exhausted", 2),
+            ("shop/otherwise", "exhausted", 2),
+        ]

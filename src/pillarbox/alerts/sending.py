@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from pillarbox.channel.wakeup import Wakeup
-from pillarbox.consumer.stray import stray
+from pillarbox.consumer.stray import failure_of
 from pillarbox.observe import AlertFailed, Observer
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class AlertSender:
             async with asyncio.timeout(WITHIN.total_seconds()):
                 await self._alarm.target(alert)
         except (Exception, asyncio.CancelledError) as caught:
-            error = stray(caught) if isinstance(caught, asyncio.CancelledError) else caught
+            error = failure_of(caught, of="the target")
             self._observer.notice(
                 AlertFailed(
                     rule=alert.rule,

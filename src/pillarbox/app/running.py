@@ -9,7 +9,9 @@ from datetime import timedelta
 from pillarbox.app.assembly import Worker
 from pillarbox.clock import Clock
 from pillarbox.consumer.intermittent import Intermittent
+from pillarbox.consumer.stray import failure_of
 from pillarbox.consumer.worker import ConsumerWorker
+from pillarbox.errors.reading import text_of
 from pillarbox.observe import Observer, WorkerFaltered
 from pillarbox.saga.orchestrator import SagaOrchestrator
 
@@ -48,12 +50,13 @@ class Running:
         while True:
             try:
                 await worker.run()
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as caught:
+                error = failure_of(caught, of="a worker")
                 self._observer.notice(
                     WorkerFaltered(
                         worker=type(worker).__name__,
                         error_type=type(error).__name__,
-                        error=str(error),
+                        error=text_of(error),
                         retry_after=PAUSE_BEFORE_RESTART,
                     )
                 )

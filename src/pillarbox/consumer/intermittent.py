@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from pillarbox.channel.wakeup import Wakeup
+from pillarbox.consumer.stray import stray
 
 if TYPE_CHECKING:
     from pillarbox.clock import Clock
@@ -77,7 +78,7 @@ class Intermittent(Loop):
                 watch = watching.create_task(self._watch(self._loops))
                 async with asyncio.TaskGroup() as working:
                     for loop in self._loops:
-                        working.create_task(loop.run())
+                        working.create_task(_told(loop))
                 watch.cancel()
         finally:
             self._loops = ()
@@ -87,3 +88,11 @@ class Intermittent(Loop):
             await self._wakeup.wait(self._clock, self._every)
         for loop in loops:
             loop.stop()
+
+
+async def _told(loop: Loop) -> None:
+    """Run ``loop``; a group of tasks is silent about one that was cancelled by nobody."""
+    try:
+        await loop.run()
+    except asyncio.CancelledError as error:
+        raise stray(error, of="a loop") from error

@@ -9,6 +9,7 @@ import msgspec
 
 from pillarbox.channel import Delivery
 from pillarbox.consumer.dependency import Probe
+from pillarbox.errors.reading import text_of
 from pillarbox.holding import FailedAttempt, HeldState, storable
 from pillarbox.message import Message
 from pillarbox.observe import Event
@@ -61,7 +62,7 @@ class Item(msgspec.Struct, kw_only=True, eq=False):
 
     def failed(self, error: Exception, *, at: datetime, redact: Callable[[str], str]) -> None:
         """Add a failure to the history, as of the attempt counted last; ``redact`` goes over text that others wrote."""
-        text = storable(redact(str(error)))[:MAX_ERROR_CHARS]
+        text = storable(redact(text_of(error)))[:MAX_ERROR_CHARS]
         failed = FailedAttempt(attempt=self.attempts, at=at, error_type=type(error).__qualname__, error=text)
         self.error, self.history = error, (*self.history, failed)
 

@@ -22,7 +22,7 @@ from pillarbox.consumer.report import RunReport, put_aside, without
 from pillarbox.consumer.run import Run
 from pillarbox.consumer.spec import Consumer
 from pillarbox.consumer.stopping import StoppedByDeadLetter
-from pillarbox.consumer.stray import stray
+from pillarbox.consumer.stray import failure_of, in_thread_of_its_own
 from pillarbox.consumer.surroundings import Surroundings
 from pillarbox.errors import PillarboxError, TransientError
 from pillarbox.lease import repeated
@@ -333,10 +333,8 @@ class Caller:
                 return Returned(await self._call(wish))
             async with asyncio.timeout(timeout.total_seconds()):
                 return Returned(await self._call(wish))
-        except asyncio.CancelledError as error:
-            return Raised(stray(error), touched=False)
-        except Exception as error:
-            return Raised(error, touched=False)
+        except (Exception, asyncio.CancelledError) as caught:
+            return Raised(failure_of(caught), touched=False)
 
     async def _call(self, wish: Invoke) -> object:
         signature = self._consumer.signature
@@ -346,4 +344,4 @@ class Caller:
         if signature.is_async:
             value: Any = self._consumer.handler(wish.payload, **given)
             return await value
-        return await asyncio.to_thread(self._consumer.handler, wish.payload, **given)
+        return await in_thread_of_its_own(self._consumer.handler, wish.payload, **given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -88,7 +89,7 @@ class BusinessKeys:
         payload = self._decode(message)
         try:
             value: object = getattr(payload, self._by) if isinstance(self._by, str) else self._by(payload)
-        except Exception as error:  # the function is the user's
+        except (Exception, CancelledError) as error:  # the function is the user's, and awaits nothing
             raise self._missing(f"finding it raised {type(error).__name__}") from error
         try:
             return row_of(message.type, value)

@@ -6,6 +6,7 @@ it; the shells in ``transact`` do the waiting.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
 from pillarbox.consumer.remembering import Marks, Memory
 from pillarbox.consumer.report import RunReport, put_aside, without
+from pillarbox.consumer.stray import failure_of
 from pillarbox.errors import (
     ConfigurationError,
     DecodeError,
@@ -331,8 +333,8 @@ class Run:
         except ConfigurationError as error:  # no message, or one without its key: it will not be better next time
             returned = f"what cannot be published ({error})"
             return Raised(InvalidReturnError(consumer=self.rules.consumer, returned=returned), touched=True)
-        except Exception as error:
-            return Raised(error, touched=True)
+        except (Exception, asyncio.CancelledError) as caught:
+            return Raised(failure_of(caught), touched=True)
         return answer
 
     def close(

@@ -19,7 +19,7 @@ from pillarbox.consumer.injection import CONTEXTS, Providers
 from pillarbox.consumer.report import RunReport
 from pillarbox.consumer.run import RunProgram
 from pillarbox.consumer.spec import Consumer
-from pillarbox.consumer.stray import stray
+from pillarbox.consumer.stray import failure_of, stray
 from pillarbox.errors import TransactionEndedError
 from pillarbox.transaction import (
     Execute,
@@ -146,7 +146,7 @@ class AsyncShell:
                 async with nullcontext() if limit is None else asyncio.timeout(limit):
                     value = await self._call(wish, transaction.connection)
         except (Exception, asyncio.CancelledError) as caught:
-            error = stray(caught) if isinstance(caught, asyncio.CancelledError) else caught
+            error = failure_of(caught)
             if error is not caught or isinstance(error, TimeoutError):
                 await transaction.connection.invalidate()  # it may have been cut off in mid-statement
                 return Raised(error, touched=True)
@@ -216,11 +216,14 @@ class SyncShell:
 
         A thread cannot be stopped: when this is cancelled, the thread ends its run first.
         """
-        provided = {
-            kind: await self._providers.get(kind)
-            for kind in self._consumer.signature.wants.values()
-            if kind not in (Connection, Session, Context, CONTEXTS)
-        }
+        try:
+            provided = {
+                kind: await self._providers.get(kind)
+                for kind in self._consumer.signature.wants.values()
+                if kind not in (Connection, Session, Context, CONTEXTS)
+            }
+        except asyncio.CancelledError as error:
+            raise stray(error) from error
         return await in_thread(partial(self._in_thread, program, provided, Caution(trusted)))
 
     def _in_thread(self, program: RunProgram, provided: dict[type[object], object], caution: Caution) -> RunReport:
@@ -262,8 +265,8 @@ class SyncShell:
         try:
             with watch.lent():
                 value = self._call(wish, transaction.connection, provided)
-        except Exception as error:
-            return Raised(error, touched=watch.statements > before or not is_active(began))
+        except (Exception, asyncio.CancelledError) as caught:
+            return Raised(failure_of(caught), touched=watch.statements > before or not is_active(began))
         if transaction.connection.get_transaction() is not began or not is_active(began):
             return Raised(TransactionEndedError(consumer=self._consumer.identity), touched=True)
         return Returned(value)

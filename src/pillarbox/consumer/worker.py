@@ -15,8 +15,10 @@ from pillarbox.consumer.dependency import Probe
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
 from pillarbox.consumer.stopping import StoppedByDeadLetter
+from pillarbox.consumer.stray import failure_of
 from pillarbox.consumer.surroundings import Surroundings
 from pillarbox.errors import ConflictError, LeaseLostError, TransientError
+from pillarbox.errors.reading import text_of
 from pillarbox.observe import WorkerFaltered
 from pillarbox.ordering import RunSize, lane_of
 
@@ -185,7 +187,8 @@ class ConsumerWorker:
                 await self._settle(done)
             except StoppedByDeadLetter as stopped:
                 await self._end(lane, run, stopped.undone)
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as caught:
+                error = failure_of(caught, of="a lane")  # before anything is awaited: it may have been asked for
                 await self._give_back(lane, run)
                 await self._falter(error)
             else:
@@ -248,7 +251,7 @@ class ConsumerWorker:
             WorkerFaltered(
                 worker=self._consumer.identity,
                 error_type=type(error).__name__,
-                error=str(error),
+                error=text_of(error),
                 retry_after=pause,
             )
         )

@@ -10,6 +10,7 @@ from types import FrameType
 
 from pillarbox.deadletter.redaction import Redact, nothing_redacted
 from pillarbox.errors import DecodeError
+from pillarbox.errors.reading import text_of, traceback_of
 from pillarbox.holding import storable
 
 MAX_STACK_CHARS = 8_000
@@ -30,7 +31,7 @@ def stack_of(error: BaseException, redact: Redact = nothing_redacted) -> str:
 
     Of what made a body unreadable it has the frames without the text: validators quote what they were given.
     """
-    lines = [*_frames_of_cause(error), *traceback.format_exception(error, chain=not isinstance(error, DecodeError))]
+    lines = [*_frames_of_cause(error), *traceback_of(error, with_causes=not isinstance(error, DecodeError))]
     return storable(redact("".join(lines)))[-MAX_STACK_CHARS:]
 
 
@@ -41,7 +42,7 @@ def fingerprint_of(error: BaseException, message_type: str) -> str:
     outside of them, as that of a body that cannot be read, is told apart by its text.
     """
     frames = [_name(frame) for frame, _ in traceback.walk_tb(error.__traceback__) if _is_of_the_application(frame)]
-    where = frames[-FRAMES:] or [str(error)[:200]]
+    where = frames[-FRAMES:] or [text_of(error)[:200]]
     cause = "\0".join([message_type, type(error).__qualname__, *map(stripped, where)])
     return hashlib.sha256(cause.encode("utf-8", "replace")).hexdigest()[:16]
 

@@ -24,6 +24,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from pillarbox.errors import ConflictError, StoreUnavailableError
+from pillarbox.errors.reading import text_of
 from pillarbox.relational.breakers import RelationalCircuitStore
 from pillarbox.relational.calls import RelationalCallStore
 from pillarbox.relational.consumers import RelationalConsumerRegistry
@@ -278,7 +279,7 @@ class RelationalStore(TransactionSource):
         if not isinstance(error, DBAPIError):
             return error
         if self.traits.conflicts(error.orig or error):
-            return ConflictError(f"{self.name} asks for the transaction again: {error.orig}")
+            return ConflictError(f"{self.name} asks for the transaction again: {text_of(error.orig or error)}")
         if error.connection_invalidated or isinstance(error.orig, (ConnectionError, OSError)):
             return self._unreachable(error)
         return error
@@ -333,7 +334,7 @@ class RelationalStore(TransactionSource):
 
     def _unreachable(self, error: Exception) -> StoreUnavailableError:
         reason = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-        return StoreUnavailableError(store=self.name, reason=str(reason))
+        return StoreUnavailableError(store=self.name, reason=text_of(reason))
 
     def _raise(self, error: DBAPIError) -> NoReturn:
         translated = self.translate(error)

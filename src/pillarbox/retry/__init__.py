@@ -1,8 +1,10 @@
 """Retry: what is tried again, how often and when. Pure decisions.
 
-Guarantee: the handler is invoked at most ``Retry.attempts`` times per message before it is dead; calls to a dependency
-that is known to be down are not counted.
-Not promised: an exact delay; waits are drawn at random so that retries do not march in step.
+Guarantee: a message is dead when its handler has failed ``Retry.attempts`` times; calls to a dependency that is known
+to be down are not counted.
+Not promised: that the handler is invoked no more often: a call that the end of its process, a neighbour's failure or a
+conflict in the database took back is not counted as an attempt; crashes of a message alone are counted by themselves.
+Nor an exact delay; waits are drawn at random so that retries do not march in step.
 Source: Brooker, *Exponential Backoff and Jitter*; Nygard, *Release It!*; the reading order is policy, classification,
 evidence, breaker.
 """

@@ -13,7 +13,8 @@ from datetime import datetime, timedelta
 from typing import cast
 
 from pillarbox.errors import ConfigurationError, ConflictError, PermanentError, PillarboxError, TransientError
-from pillarbox.retry.evidence import Failure, Kind, by_database, by_http
+from pillarbox.errors.reading import read
+from pillarbox.retry.evidence import Failure, Kind, by_evidence
 
 LONGEST_CHAIN = 5
 """How many causes of causes are looked at."""
@@ -128,7 +129,7 @@ class Classification:
             return Failure(kind=self._by_class(error))
         if isinstance(error, BaseExceptionGroup):
             return self._worst_of(cast("BaseExceptionGroup[BaseException]", error), now)
-        return by_http(error, now=now) or by_database(error) or Failure(kind=self._by_class(error))
+        return by_evidence(error, now=now) or Failure(kind=self._by_class(error))
 
     def _said_of(self, error: BaseException) -> Kind | None:
         for ancestor in type(error).__mro__:
@@ -165,7 +166,7 @@ def _with_causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _asked(error: BaseException) -> Failure | None:
-    retry_after = getattr(error, "retry_after", None)
+    retry_after = read(error, "retry_after")
     if isinstance(retry_after, timedelta) and retry_after >= timedelta(0):
         return Failure(kind="throttled", retry_after=retry_after)
     return None

@@ -18,7 +18,8 @@ class Retry:
     """How a consumer retries.
 
     Attributes:
-        attempts: how often the handler is invoked for a message, the first time and the immediate ones included.
+        attempts: how often the handler may fail for a message, the first time and the immediate ones included; calls
+            that were taken back, as by the end of the process, are not counted.
         immediate: how many of the attempts after the first follow at once, in place.
         first: the longest wait before the first delayed attempt; each wait is drawn evenly from zero to its longest.
         factor: what the longest wait is multiplied by from one delayed attempt to the next.

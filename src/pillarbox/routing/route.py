@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from pillarbox.channel import address_of, is_queue
 from pillarbox.errors import ConditionError, ConfigurationError, UnmatchedMessageError
+from pillarbox.errors.reading import text_of
 from pillarbox.message import Message, check_name, message_type_of
 from pillarbox.routing.conditions import Condition
 from pillarbox.routing.view import Reader, RoutedMessage, reader_of
@@ -196,4 +197,4 @@ class Rule:
 
 def reason_of(error: Exception) -> str:
     """Word what a condition raised."""
-    return f"{type(error).__qualname__}: {error}"
+    return f"{type(error).__qualname__}: {text_of(error)}"

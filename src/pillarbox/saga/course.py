@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from pillarbox.consumer.effects import Raised, Returned
 from pillarbox.consumer.injection import Signature
 from pillarbox.errors import ConflictError, InternalError, InvalidReturnError, PillarboxError
+from pillarbox.errors.reading import text_of
 from pillarbox.outbox import OutboxRecord
 from pillarbox.retry import Failure
 from pillarbox.saga.context import SagaContext
@@ -365,7 +366,8 @@ class Course:
         return self.rules.states.read(self.state, self.definition.state)
 
     def _text(self, error: Exception) -> str:
-        return self.rules.redact(f"{type(error).__qualname__}: {error}" if str(error) else type(error).__qualname__)
+        name, text = type(error).__qualname__, text_of(error)
+        return self.rules.redact(f"{name}: {text}" if text else name)
 
     def _context(self, act: Act, defined: DefinedAct) -> SagaContext:
         return SagaContext(

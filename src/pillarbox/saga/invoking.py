@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from pillarbox.consumer import Providers
 from pillarbox.consumer.effects import Raised, Returned
 from pillarbox.consumer.injection import Signature
-from pillarbox.consumer.stray import stray
+from pillarbox.consumer.stray import failure_of, in_thread_of_its_own
 from pillarbox.consumer.transact import HandlerWatch, called, called_sync, is_active, sync_side
 from pillarbox.errors import TransactionEndedError
 from pillarbox.saga.context import SagaContext
@@ -51,7 +51,7 @@ class Invoker:
                     async with asyncio.timeout(timeout.total_seconds()):
                         value = await call
         except (Exception, asyncio.CancelledError) as caught:
-            error = stray(caught) if isinstance(caught, asyncio.CancelledError) else caught
+            error = failure_of(caught)
             if error is not caught or isinstance(error, TimeoutError):
                 await connection.invalidate()  # it may have been cut off in mid-statement
                 return Raised(error, touched=True)
@@ -76,11 +76,9 @@ class Invoker:
                 others = await self._provided(signature, context)
                 if signature.is_async:
                     return Returned(await function(*given, **others))
-                return Returned(await asyncio.to_thread(partial(function, *given, **others)))
-        except asyncio.CancelledError as error:
-            return Raised(stray(error), touched=False)
-        except Exception as error:
-            return Raised(error, touched=False)
+                return Returned(await in_thread_of_its_own(function, *given, **others))
+        except (Exception, asyncio.CancelledError) as caught:
+            return Raised(failure_of(caught), touched=False)
 
     async def _called(
         self,

@@ -6,6 +6,7 @@ from base64 import b64decode, b64encode
 from typing import Any, cast
 
 from pillarbox.errors import DecodeError, InvalidMessageError
+from pillarbox.errors.reading import text_of
 from pillarbox.message import Limits
 from pillarbox.saga.resolve import Definition
 from pillarbox.serialization import Codec
@@ -71,7 +72,7 @@ class StateCodec:
             try:
                 builtins = definition.upcasters[older](builtins)
             except Exception as error:
-                reason = f"the upcaster from version {older} failed: {type(error).__qualname__}: {error}"
+                reason = f"the upcaster from version {older} failed: {type(error).__qualname__}: {text_of(error)}"
                 raise DecodeError(message_type=definition.saga, reason=reason) from error
         return self._codec.convert(builtins, definition.state)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, cast
 import msgspec
 
 from pillarbox.errors import ConfigurationError, DecodeError, InvalidMessageError, PillarboxError
+from pillarbox.errors.reading import read, text_of
 from pillarbox.message.declare import message_type_of
 from pillarbox.message.limits import Limits
 from pillarbox.message.models import model_kind
@@ -179,11 +180,11 @@ def _clean_reason(error: Exception) -> str:
         return str(error)
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
-    details: object = getattr(error, "errors", None)
+    details: object = read(error, "errors")
     if callable(details) and type(error).__name__ == "ValidationError":
         rows = cast("list[dict[str, object]]", details(include_url=False, include_context=False, include_input=False))
         return "; ".join(_pydantic_reason(row) for row in rows[:_MAX_REASONS])
-    return f"{type(error).__name__}: {_VALUE.sub(_WITHOUT_IT, str(error))}"
+    return f"{type(error).__name__}: {_VALUE.sub(_WITHOUT_IT, text_of(error))}"
 
 
 def _pydantic_reason(row: dict[str, object]) -> str:

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pillarbox.deadletter import fingerprint_of, stack_of
 from pillarbox.deadletter.fingerprint import MAX_STACK_CHARS, UNTOLD
 from pillarbox.errors import DecodeError
+from pillarbox.errors.reading import UNREADABLE
 from pillarbox.serialization import JsonCodec
 
 SECRET = "hunter2"
@@ -126,3 +127,18 @@ def test_the_stack_of_an_unreadable_body_has_the_frames_of_its_cause_without_wha
     assert SECRET not in stack
     assert "in decode" in stack.partition(f"ValidationError: {UNTOLD}")[0]
     assert stack.rstrip().endswith(str(caught.value))
+
+
+def test_what_cannot_be_read_has_a_fingerprint_and_a_stack() -> None:
+    class UnreadableError(Exception):
+        def __str__(self) -> str:
+            raise KeyError("text")
+
+        @property
+        def __notes__(self) -> list[str]:
+            raise KeyError("notes")
+
+    error = UnreadableError()
+
+    assert fingerprint_of(error, "order.placed") == fingerprint_of(UnreadableError(), "order.placed")
+    assert f"UnreadableError: {UNREADABLE}" in stack_of(error)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import UserDict
 from datetime import UTC, datetime, timedelta
 from email.message import Message as Headers
 from io import BytesIO
+from types import SimpleNamespace
 from urllib.error import HTTPError
 
 import asyncpg
@@ -167,6 +169,91 @@ def test_drivers_and_libraries(error: BaseException, kind: Kind) -> None:
     assert classify(error).kind == kind
 
 
+class MysqlConnectorError(Exception):
+    """As mysql-connector has it: the number first, and a state that often says nothing."""
+
+    def __init__(self, number: int, state: str | None) -> None:
+        super().__init__(number, f"{number} ({state})", state)
+        self.errno, self.sqlstate = number, state
+
+
+MysqlConnectorError.__module__ = "mysql.connector.errors"
+
+
+@pytest.mark.parametrize(
+    ("number", "state", "kind"),
+    [
+        (1205, "HY000", "conflict"),
+        (1020, "HY000", "conflict"),
+        (1213, "40001", "conflict"),
+        (1226, "42000", "transient"),
+        (2013, None, "transient"),
+        (1364, "HY000", "unknown"),
+        (1406, "22001", "permanent"),
+    ],
+)
+def test_the_number_of_mysql_counts_before_a_state_that_says_less(number: int, state: str | None, kind: Kind) -> None:
+    error = MysqlConnectorError(number, state)
+
+    assert classify(error).kind == kind
+    assert classify(_sqlalchemy(sqlalchemy.exc.DatabaseError, error)).kind == kind
+
+
+class RpcError(Exception):
+    """As grpc has it."""
+
+
+RpcError.__module__ = "grpc"
+
+
+class CallError(RpcError):
+    """As a client raises it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._code = SimpleNamespace(name=name)
+
+    def code(self) -> object:
+        return self._code
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("INVALID_ARGUMENT", "permanent"),
+        ("NOT_FOUND", "permanent"),
+        ("ALREADY_EXISTS", "permanent"),
+        ("FAILED_PRECONDITION", "permanent"),
+        ("OUT_OF_RANGE", "permanent"),
+        ("UNIMPLEMENTED", "permanent"),
+        ("UNAUTHENTICATED", "unknown"),
+        ("PERMISSION_DENIED", "unknown"),
+        ("RESOURCE_EXHAUSTED", "throttled"),
+        ("ABORTED", "transient"),
+        ("UNAVAILABLE", "transient"),
+        ("DEADLINE_EXCEEDED", "transient"),
+        ("INTERNAL", "transient"),
+        ("CANCELLED", "transient"),
+        ("UNKNOWN", "transient"),
+    ],
+)
+def test_the_code_of_a_remote_call(code: str, kind: Kind) -> None:
+    assert classify(CallError(code)).kind == kind
+
+
+def test_a_remote_call_without_a_code_is_transient() -> None:
+    class OddError(RpcError):
+        def code(self) -> object:
+            raise KeyError("code")
+
+    class NamelessError(RpcError):
+        code = 7
+
+    assert classify(RpcError()).kind == "transient"
+    assert classify(OddError()).kind == "transient"
+    assert classify(NamelessError()).kind == "transient"
+
+
 def test_sqlite_that_is_busy_is_a_conflict(tmp_path: object) -> None:
     path = f"{tmp_path}/x.db"
     first, second = sqlite3.connect(path, isolation_level=None), sqlite3.connect(path, timeout=0, isolation_level=None)
@@ -232,3 +319,34 @@ def test_a_group_is_as_bad_as_the_worst_of_it() -> None:
 def test_rules_are_about_classes_of_exceptions(nonsense: tuple[object, ...]) -> None:
     with pytest.raises(ConfigurationError, match="classes of exceptions"):
         permanent(*nonsense)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["retry_after", "response", "status_code", "headers", "orig", "sqlstate"])
+def test_what_cannot_be_read_says_nothing(name: str) -> None:
+    def refuse(_: object) -> object:
+        raise KeyError(name)
+
+    error = type("OddError", (TimeoutError,), {name: property(refuse)})("odd")
+
+    assert classify(error) == Failure(kind="transient")
+
+
+def test_a_status_counts_also_where_its_headers_cannot_be_gone_through() -> None:
+    class Untouchable:
+        def items(self) -> object:
+            raise KeyError("items")
+
+    class OddError(Exception):
+        status = 429
+        headers = Untouchable()
+
+    assert classify(OddError()) == Failure(kind="throttled")
+    assert classify(StatusError(Response(429, Retry_After="9" * 5_000))) == Failure(kind="throttled")
+
+
+def test_a_response_that_cannot_be_gone_through_says_nothing() -> None:
+    class Untouchable(UserDict[str, object]):
+        def __getitem__(self, key: str) -> object:
+            raise ValueError(key)
+
+    assert classify(StatusError(Untouchable({"ResponseMetadata": {}}))).kind == "unknown"
