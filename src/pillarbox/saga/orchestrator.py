@@ -27,8 +27,9 @@ from pillarbox.saga.course import Course
 from pillarbox.saga.journal import Entry, decode_journal
 from pillarbox.saga.machine import MARGIN, MICROSECOND
 from pillarbox.saga.replies import looked_at
-from pillarbox.saga.rules import Call, Outcome, Rules, Spoiled, Surrounding, Verdict
+from pillarbox.saga.rules import Call, Outcome, Rules, Surrounding
 from pillarbox.saga.store import ChangedSaga, SagaKey, SagaRow, SagaStore
+from pillarbox.saga.verdicts import Spoiled, Verdicts
 from pillarbox.transaction import OpenTransaction, TransactionSource
 
 SAGAS_AT_ONCE = 500
@@ -88,7 +89,7 @@ class SagaOrchestrator:
         self._wakeup = wakeup
         self._on_published = on_published
         self._size = RunSize(largest=SAGAS_AT_ONCE)
-        self._verdicts: dict[Verdict, Exception] = {}
+        self._verdicts = Verdicts()
         self._outcomes: list[Outcome] = []
         self._calling = 0
         self._nothing_until = 0.0  # due, by our clock, but for what comes back or is rung for
@@ -135,7 +136,7 @@ class SagaOrchestrator:
         try:
             has_more = await self._transact(outcomes, met, unreadable)
         except Spoiled as spoiled:
-            self._verdicts[spoiled.key, spoiled.place] = spoiled.error
+            self._verdicts.note_spoiled(spoiled)
             self._size.shrink()
             return Found.MORE
         except Exception as error:
@@ -144,11 +145,11 @@ class SagaOrchestrator:
         self._size.grow()
         del self._outcomes[: len(outcomes)]
         for event in unreadable:
-            self._verdicts.pop((SagaKey(event.saga, event.saga_id), UNREADABLE), None)
+            key = SagaKey(event.saga, event.saga_id)
+            self._verdicts.forget(key, [(key, UNREADABLE)])
             self._observer.notice(event)
         for course in met:
-            for verdict in course.heeded:
-                self._verdicts.pop(verdict, None)
+            self._verdicts.forget(course.row.key, course.heeded)
             self._tell(course)
             for call in course.calls:
                 self._calling += 1
@@ -232,7 +233,7 @@ class SagaOrchestrator:
         """Return the course of a saga; ``None`` if it cannot be read, which is then among ``unreadable``."""
         saga, saga_id = row.key
         try:
-            if (found_out := self._verdicts.get((row.key, UNREADABLE))) is not None:
+            if (found_out := self._verdicts.error_of((row.key, UNREADABLE))) is not None:
                 raise found_out
             definition = self._catalogue.get(saga, row.version)
             if definition is None:
@@ -254,10 +255,10 @@ class SagaOrchestrator:
         if len(met) > 1 or any(course.steps > 1 for course in met):
             return  # whose fault it is comes to light when each has a transaction of its own
         called = [(course.row.key, function) for course in met for function in course.called]
-        suspects = [one for one in called if one not in self._verdicts]
+        suspects = [one for one in called if self._verdicts.error_of(one) is None]
         if not suspects:
             raise error
-        self._verdicts[suspects[-1]] = error
+        self._verdicts.note(suspects[-1], error)
 
     async def _call(self, call: Call, asked_at: float) -> None:
         """Make a call, unless this process stood still for too long since its intent was written."""
