@@ -12,6 +12,7 @@ from pillarbox.consumer.effects import Raised, Returned
 from pillarbox.errors import InternalError, InvalidReturnError, PillarboxError
 from pillarbox.outbox import OutboxRecord
 from pillarbox.retry import Failure, FailureRule
+from pillarbox.saga.arrivals import next_look, put_off, taken
 from pillarbox.saga.context import SagaContext
 from pillarbox.saga.definition import Kind, StepFailed
 from pillarbox.saga.happening import Act, Failed, Happening, Moment, Refused, Sent, Succeeded
@@ -97,12 +98,12 @@ class Course:
         """
         for outcome in outcomes:
             self._returned(outcome)
-        arrived, self.journal = self.journal.arrived, replace(self.journal, arrived=())
+        arrived, self.journal = taken(self.journal, self._moment)
         for reply in arrived:
             await self._answered(reply, around)
         while True:
             planned = plan(self.definition, self.journal, self._moment)
-            self.journal, self.due_us = planned.journal, planned.due_us
+            self.journal, self.due_us = planned.journal, next_look(planned.journal, planned.due_us)
             if not planned.acts:
                 break
             for act in planned.acts:
@@ -183,7 +184,12 @@ class Course:
                 self._fail(act, defined, answer.error, maybe=False)
             else:
                 why = f"the reaction to {reply.type} failed: {self._text(answer.error)}"
-                self._observe(_final(act, why))
+                failure = self._judged(answer.error, defined.failures)
+                put = put_off(self.journal, reply, failure, self._moment, error=why)
+                if put is None:
+                    self._observe(_final(act, why))
+                else:
+                    self.journal = put
 
     def _is_awaited(self, act: Act) -> bool:
         """Tell whether a reply is the first that says how ``act`` ended, or may say that a refusal was none."""
