@@ -106,7 +106,8 @@ class Course:
             self.journal, self.due_us = planned.journal, next_look(planned.journal, planned.due_us)
             if not planned.acts:
                 break
-            for act in planned.acts:
+            # calls first: their intents are written down, whether or not there is room for the rest
+            for act in sorted(planned.acts, key=lambda one: one.kind is not Kind.OUTSIDE):
                 if not await self._carry_out(act, around):
                     self.due_us = self._moment.now_us
                     return
