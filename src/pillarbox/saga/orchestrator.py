@@ -22,6 +22,7 @@ from pillarbox.observe import (
     WorkerFaltered,
 )
 from pillarbox.ordering import RunSize
+from pillarbox.saga.arrivals import PASSING
 from pillarbox.saga.catalogue import Catalogue
 from pillarbox.saga.course import Course
 from pillarbox.saga.journal import Entry, decode_journal
@@ -232,19 +233,23 @@ class SagaOrchestrator:
     def _course(self, row: SagaRow, unreadable: list[SagaUnreadable]) -> Course | None:
         """Return the course of a saga; ``None`` if it cannot be read, which is then among ``unreadable``."""
         saga, saga_id = row.key
-        try:
-            if (found_out := self._verdicts.error_of((row.key, UNREADABLE))) is not None:
-                raise found_out
-            definition = self._catalogue.get(saga, row.version)
-            if definition is None:
-                raise DecodeError(message_type=saga, reason=f"its version {row.version} is not run here")
-            return Course(row, definition, self._rules)
-        except DecodeError as error:
-            unreadable.append(SagaUnreadable(saga=saga, saga_id=saga_id, version=row.version, error=str(error)))
-            return None
+        error = self._verdicts.error_of((row.key, UNREADABLE))
+        if error is None:
+            try:
+                definition = self._catalogue.get(saga, row.version)
+                if definition is None:
+                    raise DecodeError(message_type=saga, reason=f"its version {row.version} is not run here")
+                return Course(row, definition, self._rules)
+            except DecodeError as found:
+                error = found
+        text = self._rules.redact(str(error))
+        unreadable.append(SagaUnreadable(saga=saga, saga_id=saga_id, version=row.version, error=text))
+        return None
 
     def _blame(self, error: Exception, met: Sequence[Course]) -> None:
         """Judge an error that no function raised: the commit failed, or a statement of ours.
+
+        A saga for which nobody is to blame waits, and what its calls came back with is dropped.
 
         Raises:
             TransientError, ConflictError: it is nobody's fault.
@@ -256,9 +261,14 @@ class SagaOrchestrator:
             return  # whose fault it is comes to light when each has a transaction of its own
         called = [(course.row.key, function) for course in met for function in course.called]
         suspects = [one for one in called if self._verdicts.error_of(one) is None]
-        if not suspects:
+        if suspects:
+            self._verdicts.note(suspects[-1], error)
+        elif not met:
             raise error
-        self._verdicts.note(suspects[-1], error)
+        elif self._rules.classification.classify(error).kind in PASSING:
+            raise TransientError(f"sagas cannot be written down for now: {error}") from error
+        else:
+            self._verdicts.note((met[0].row.key, UNREADABLE), error)
 
     async def _call(self, call: Call, asked_at: float) -> None:
         """Make a call, unless this process stood still for too long since its intent was written."""
