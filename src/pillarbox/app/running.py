@@ -9,6 +9,7 @@ from datetime import timedelta
 from pillarbox.app.assembly import Worker
 from pillarbox.clock import Clock
 from pillarbox.consumer.intermittent import Intermittent
+from pillarbox.consumer.stray import stray
 from pillarbox.consumer.worker import ConsumerWorker
 from pillarbox.observe import Observer, WorkerFaltered
 from pillarbox.saga.orchestrator import SagaOrchestrator
@@ -40,15 +41,19 @@ class Running:
 
     async def run(self) -> None:
         """Run until ``stop``; a loop that ends in an error is reported and started again."""
+        owner = asyncio.current_task()
         async with asyncio.TaskGroup() as group:
             for worker in self._workers:
-                group.create_task(self._supervise(worker))
+                group.create_task(self._supervise(worker, owner))
 
-    async def _supervise(self, worker: Worker) -> None:
+    async def _supervise(self, worker: Worker, owner: asyncio.Task[None] | None) -> None:
         while True:
             try:
                 await worker.run()
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as caught:
+                if not (owner is not None and owner.cancelling()):
+                    _take_back_cancelling()
+                error = stray(caught) if isinstance(caught, asyncio.CancelledError) else caught
                 self._observer.notice(
                     WorkerFaltered(
                         worker=type(worker).__name__,
@@ -60,3 +65,10 @@ class Running:
                 await self._clock.sleep(PAUSE_BEFORE_RESTART)
             if self._stopping:
                 return
+
+
+def _take_back_cancelling() -> None:
+    """Take back what something in a loop has asked of the loop's own task: only who cancels them all ends one."""
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()
