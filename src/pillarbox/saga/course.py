@@ -170,7 +170,7 @@ class Course:
             self._observe(Succeeded(step=act.step, direction=act.direction, attempt=act.attempt))
         else:
             state = self._state()
-            given = (state, self.rules.states.read(reply.body, kind))
+            given = (state, self.rules.states.read_reply(reply, kind))
             context = self._context(act, defined)
             answer = await self._within(
                 reaction, given, context, failures=defined.failures, around=around, timeout=None
