@@ -77,7 +77,7 @@ def rules_of(parts: Parts, limits: Limits) -> Rules:
         service=parts.service,
         replies=replies_address(parts.service),
         invoker=Invoker(parts.providers),
-        states=StateCodec(parts.codec, limits),
+        states=StateCodec(parts.codec, limits, parts.registry),
         outbox=parts.outbox,
         calls=calls_of(parts.store, parts.codec, clock=parts.clock, hold=parts.relay.lease),
         locks=parts.store.saga_locks,

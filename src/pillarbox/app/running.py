@@ -42,15 +42,18 @@ class Running:
 
     async def run(self) -> None:
         """Run until ``stop``; a loop that ends in an error is reported and started again."""
+        owner = asyncio.current_task()
         async with asyncio.TaskGroup() as group:
             for worker in self._workers:
-                group.create_task(self._supervise(worker))
+                group.create_task(self._supervise(worker, owner))
 
-    async def _supervise(self, worker: Worker) -> None:
+    async def _supervise(self, worker: Worker, owner: asyncio.Task[None] | None) -> None:
         while True:
             try:
                 await worker.run()
             except (Exception, asyncio.CancelledError) as caught:
+                if not (owner is not None and owner.cancelling()):
+                    _take_back_cancelling()
                 error = failure_of(caught, of="a worker")
                 self._observer.notice(
                     WorkerFaltered(
@@ -63,3 +66,10 @@ class Running:
                 await self._clock.sleep(PAUSE_BEFORE_RESTART)
             if self._stopping:
                 return
+
+
+def _take_back_cancelling() -> None:
+    """Take back what something in a loop has asked of the loop's own task: only who cancels them all ends one."""
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()

@@ -311,7 +311,7 @@ class SagaNeedsAttention:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SagaUnreadable:
-    """A saga's state does not fit the definition that is to run it; it waits as it is."""
+    """A saga cannot be read by its definition, or what comes of it not be written down; it waits as it is."""
 
     saga: str
     saga_id: str

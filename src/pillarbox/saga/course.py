@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
 
 from msgspec.structs import replace
 
 from pillarbox.consumer.effects import Raised, Returned
-from pillarbox.consumer.injection import Signature
-from pillarbox.errors import ConflictError, InternalError, InvalidReturnError, PillarboxError
+from pillarbox.errors import InternalError, InvalidReturnError, PillarboxError
 from pillarbox.errors.reading import text_of
 from pillarbox.outbox import OutboxRecord
-from pillarbox.retry import Failure
+from pillarbox.retry import Failure, FailureRule
+from pillarbox.saga.arrivals import next_look, put_off, taken
 from pillarbox.saga.context import SagaContext
 from pillarbox.saga.definition import Kind, StepFailed
 from pillarbox.saga.happening import Act, Failed, Happening, Moment, Refused, Sent, Succeeded
@@ -30,10 +29,11 @@ from pillarbox.saga.journal import (
 )
 from pillarbox.saga.letters import Letters
 from pillarbox.saga.machine import observe, plan
-from pillarbox.saga.resolve import DefinedAct, Definition
-from pillarbox.saga.rules import Call, Outcome, Rules, Spoiled, Surrounding, Verdict
+from pillarbox.saga.resolve import DefinedAct, Definition, Reaction
+from pillarbox.saga.rules import Call, Outcome, Rules, Surrounding
 from pillarbox.saga.starting import ChildEnded
 from pillarbox.saga.store import ChangedSaga, NewSaga, SagaRow
+from pillarbox.saga.verdicts import Spoiled, Verdict
 
 FINAL = Failure(kind="permanent")
 
@@ -99,15 +99,16 @@ class Course:
         """
         for outcome in outcomes:
             self._returned(outcome)
-        arrived, self.journal = self.journal.arrived, replace(self.journal, arrived=())
+        arrived, self.journal = taken(self.journal, self._moment)
         for reply in arrived:
             await self._answered(reply, around)
         while True:
             planned = plan(self.definition, self.journal, self._moment)
-            self.journal, self.due_us = planned.journal, planned.due_us
+            self.journal, self.due_us = planned.journal, next_look(planned.journal, planned.due_us)
             if not planned.acts:
                 break
-            for act in planned.acts:
+            # calls first: their intents are written down, whether or not there is room for the rest
+            for act in sorted(planned.acts, key=lambda one: one.kind is not Kind.OUTSIDE):
                 if not await self._carry_out(act, around):
                     self.due_us = self._moment.now_us
                     return
@@ -170,10 +171,10 @@ class Course:
             self._observe(Succeeded(step=act.step, direction=act.direction, attempt=act.attempt))
         else:
             state = self._state()
-            given = (state, self.rules.states.read(reply.body, kind))
+            given = (state, self.rules.states.read_reply(reply, kind))
             context = self._context(act, defined)
             answer = await self._within(
-                reaction.function, reaction.signature, given, context, around=around, timeout=None
+                reaction, given, context, failures=defined.failures, around=around, timeout=None
             )
             if isinstance(answer, Returned):
                 answer = self._kept(act, state, answer, before=self.state)
@@ -185,7 +186,12 @@ class Course:
                 self._fail(act, defined, answer.error, maybe=False)
             else:
                 why = f"the reaction to {reply.type} failed: {self._text(answer.error)}"
-                self._observe(_final(act, why))
+                failure = self._judged(answer.error, defined.failures)
+                put = put_off(self.journal, reply, failure, self._moment, error=why)
+                if put is None:
+                    self._observe(_final(act, why))
+                else:
+                    self.journal = put
 
     def _is_awaited(self, act: Act) -> bool:
         """Tell whether a reply is the first that says how ``act`` ended, or may say that a refusal was none."""
@@ -230,7 +236,7 @@ class Course:
         self.steps += needs_transaction
         timeout = defined.timeout if defined.kind is Kind.LOCAL else None  # of others it says how long to wait
         answer = await self._within(
-            defined.function, defined.signature, (state,), context, around=around, timeout=timeout
+            defined, (state,), context, failures=defined.failures, around=around, timeout=timeout
         )
         if isinstance(answer, Returned):
             answer = self._done(act, defined, state, answer, context)
@@ -299,54 +305,50 @@ class Course:
 
     async def _within(
         self,
-        function: Callable[..., Any],
-        signature: Signature,
+        one: DefinedAct | Reaction,
         given: tuple[object, ...],
         context: SagaContext,
         *,
+        failures: Sequence[FailureRule],
         around: Surrounding,
         timeout: timedelta | None,
     ) -> Returned | Raised:
         """Call a function in the transaction, unless it failed in one that was rolled back.
 
         Raises:
-            Spoiled: it failed after it had written.
+            Spoiled: it failed after it had written, or the database asks for the transaction again.
         """
-        self.called.append(f"{context.direction}:{context.step}:{context.attempt}:{function.__qualname__}")
+        self.called.append(f"{context.direction}:{context.step}:{context.attempt}:{one.function.__qualname__}")
         verdict = (self.row.key, self.called[-1])
-        if (error := around.verdicts.get(verdict)) is not None:
+        if (error := around.verdicts.error_of(verdict)) is not None:
             self.heeded.append(verdict)
             return Raised(error, touched=False)
         answer = await self.rules.invoker.within(
-            function,
-            signature,
+            one.function,
+            one.signature,
             given,
             context,
             connection=around.connection,
             watch=around.watch,
             timeout=timeout,
         )
-        if isinstance(answer, Raised) and answer.touched:
-            raise Spoiled(self.row.key, self.called[-1], answer.error) from answer.error
+        if isinstance(answer, Raised):
+            error = answer.error
+            is_conflict = not isinstance(error, StepFailed) and self._judged(error, failures).kind == "conflict"
+            if answer.touched or is_conflict:
+                raise Spoiled(*verdict, error, is_conflict=is_conflict) from error
         if context.locks.has_taken:
             self.journal = replace(self.journal, locked=True)
         return answer
 
     def _fail(self, act: Act, defined: DefinedAct, error: Exception, *, maybe: bool) -> None:
-        """Note that an attempt failed.
-
-        Raises:
-            ConflictError: the database asks for the transaction again, which is no attempt.
-        """
+        """Note that an attempt failed."""
         text = self._text(error)
         if isinstance(error, StepFailed):
             self._observe(Refused(step=act.step, direction=act.direction, attempt=act.attempt, error=text))
             return
-        translated = self.rules.translate(error)
-        failure = self.rules.classification.saying(*defined.failures).classify(translated, now=self.rules.now())
-        if failure.kind == "conflict":
-            if defined.kind is not Kind.OUTSIDE:
-                raise ConflictError(f"{self.definition.saga}: the database asks for step {act.step!r} again") from error
+        failure = self._judged(error, defined.failures)
+        if failure.kind == "conflict":  # of a call, or of too many transactions in a row
             failure = Failure(kind="transient")
         self._observe(
             Failed(
@@ -358,6 +360,10 @@ class Course:
                 maybe=maybe and defined.kind is Kind.OUTSIDE,
             )
         )
+
+    def _judged(self, error: Exception, failures: Sequence[FailureRule]) -> Failure:
+        translated = self.rules.translate(error)
+        return self.rules.classification.saying(*failures).classify(translated, now=self.rules.now())
 
     def _observe(self, what: Happening) -> None:
         self.journal = observe(self.definition, self.journal, what, self._moment)

@@ -114,6 +114,8 @@ class Arrived(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
         type: its logical name.
         version: of its schema.
         body: its payload, as text where it is text, else in base64.
+        failures: how often the reaction to it has failed.
+        due_us: when it is to be looked at again after that.
     """
 
     step: str
@@ -123,6 +125,8 @@ class Arrived(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     version: int
     content_type: str
     body: str
+    failures: int = 0
+    due_us: int | None = None
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -155,7 +159,7 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
         stopping: why no further step is begun; empty while it goes on.
         forced: an operator wants it undone, even past the pivot.
         beyond: the pivot is behind it.
-        arrived: replies that wait to be looked at.
+        arrived: replies that wait to be looked at, or to be looked at again.
         history: what happened, in order.
         secret: what tokens are signed with; known to nobody else.
         parent: the saga that waits for this one.

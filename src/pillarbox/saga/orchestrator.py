@@ -22,13 +22,15 @@ from pillarbox.observe import (
     WorkerFaltered,
 )
 from pillarbox.ordering import RunSize
+from pillarbox.saga.arrivals import PASSING
 from pillarbox.saga.catalogue import Catalogue
 from pillarbox.saga.course import Course
 from pillarbox.saga.journal import Entry, decode_journal
 from pillarbox.saga.machine import MARGIN, MICROSECOND
 from pillarbox.saga.replies import looked_at
-from pillarbox.saga.rules import Call, Outcome, Rules, Spoiled, Surrounding, Verdict
+from pillarbox.saga.rules import Call, Outcome, Rules, Surrounding
 from pillarbox.saga.store import ChangedSaga, SagaKey, SagaRow, SagaStore
+from pillarbox.saga.verdicts import Spoiled, Verdicts
 from pillarbox.transaction import OpenTransaction, TransactionSource
 
 SAGAS_AT_ONCE = 500
@@ -88,7 +90,7 @@ class SagaOrchestrator:
         self._wakeup = wakeup
         self._on_published = on_published
         self._size = RunSize(largest=SAGAS_AT_ONCE)
-        self._verdicts: dict[Verdict, Exception] = {}
+        self._verdicts = Verdicts()
         self._outcomes: list[Outcome] = []
         self._calling = 0
         self._nothing_until = 0.0  # due, by our clock, but for what comes back or is rung for
@@ -135,7 +137,7 @@ class SagaOrchestrator:
         try:
             has_more = await self._transact(outcomes, met, unreadable)
         except Spoiled as spoiled:
-            self._verdicts[spoiled.key, spoiled.place] = spoiled.error
+            self._verdicts.note_spoiled(spoiled)
             self._size.shrink()
             return Found.MORE
         except Exception as error:
@@ -144,11 +146,11 @@ class SagaOrchestrator:
         self._size.grow()
         del self._outcomes[: len(outcomes)]
         for event in unreadable:
-            self._verdicts.pop((SagaKey(event.saga, event.saga_id), UNREADABLE), None)
+            key = SagaKey(event.saga, event.saga_id)
+            self._verdicts.forget(key, [(key, UNREADABLE)])
             self._observer.notice(event)
         for course in met:
-            for verdict in course.heeded:
-                self._verdicts.pop(verdict, None)
+            self._verdicts.forget(course.row.key, course.heeded)
             self._tell(course)
             for call in course.calls:
                 self._calling += 1
@@ -231,19 +233,23 @@ class SagaOrchestrator:
     def _course(self, row: SagaRow, unreadable: list[SagaUnreadable]) -> Course | None:
         """Return the course of a saga; ``None`` if it cannot be read, which is then among ``unreadable``."""
         saga, saga_id = row.key
-        try:
-            if (found_out := self._verdicts.get((row.key, UNREADABLE))) is not None:
-                raise found_out
-            definition = self._catalogue.get(saga, row.version)
-            if definition is None:
-                raise DecodeError(message_type=saga, reason=f"its version {row.version} is not run here")
-            return Course(row, definition, self._rules)
-        except DecodeError as error:
-            unreadable.append(SagaUnreadable(saga=saga, saga_id=saga_id, version=row.version, error=str(error)))
-            return None
+        error = self._verdicts.error_of((row.key, UNREADABLE))
+        if error is None:
+            try:
+                definition = self._catalogue.get(saga, row.version)
+                if definition is None:
+                    raise DecodeError(message_type=saga, reason=f"its version {row.version} is not run here")
+                return Course(row, definition, self._rules)
+            except DecodeError as found:
+                error = found
+        text = self._rules.redact(str(error))
+        unreadable.append(SagaUnreadable(saga=saga, saga_id=saga_id, version=row.version, error=text))
+        return None
 
     def _blame(self, error: Exception, met: Sequence[Course]) -> None:
         """Judge an error that no function raised: the commit failed, or a statement of ours.
+
+        A saga for which nobody is to blame waits, and what its calls came back with is dropped.
 
         Raises:
             TransientError, ConflictError: it is nobody's fault.
@@ -254,10 +260,15 @@ class SagaOrchestrator:
         if len(met) > 1 or any(course.steps > 1 for course in met):
             return  # whose fault it is comes to light when each has a transaction of its own
         called = [(course.row.key, function) for course in met for function in course.called]
-        suspects = [one for one in called if one not in self._verdicts]
-        if not suspects:
+        suspects = [one for one in called if self._verdicts.error_of(one) is None]
+        if suspects:
+            self._verdicts.note(suspects[-1], error)
+        elif not met:
             raise error
-        self._verdicts[suspects[-1]] = error
+        elif self._rules.classification.classify(error).kind in PASSING:
+            raise TransientError(f"sagas cannot be written down for now: {error}") from error
+        else:
+            self._verdicts.note((met[0].row.key, UNREADABLE), error)
 
     async def _call(self, call: Call, asked_at: float) -> None:
         """Make a call, unless this process stood still for too long since its intent was written."""

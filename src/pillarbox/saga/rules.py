@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeAlias
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -21,6 +20,7 @@ from pillarbox.saga.locks import SagaLockStore
 from pillarbox.saga.resolve import DefinedAct
 from pillarbox.saga.state import StateCodec
 from pillarbox.saga.store import SagaKey
+from pillarbox.saga.verdicts import Verdicts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,26 +74,6 @@ class Outcome:
     answer: Returned | Raised
 
 
-class Spoiled(Exception):  # noqa: N818  # not an error of anybody's: the transaction must be done again
-    """A function failed after it had written: the transaction must be rolled back.
-
-    Attributes:
-        key: whose function it was.
-        place: which of the saga's functions it was.
-    """
-
-    def __init__(self, key: SagaKey, place: str, error: Exception) -> None:
-        """Name the function."""
-        super().__init__(f"{key.saga} {key.saga_id} spoiled its transaction in {place}")
-        self.key = key
-        self.place = place
-        self.error = error
-
-
-Verdict: TypeAlias = tuple[SagaKey, str]
-"""Which call of a saga's function failed in a transaction that was rolled back."""
-
-
 @dataclass(slots=True)
 class Surrounding:
     """The transaction that courses run in.
@@ -105,7 +85,7 @@ class Surrounding:
 
     connection: AsyncConnection
     service: str
-    verdicts: Mapping[Verdict, Exception]
+    verdicts: Verdicts
     has_room: Callable[[], bool]
     _watch: HandlerWatch | None = None
 

@@ -7,18 +7,20 @@ from typing import Any, cast
 
 from pillarbox.errors import DecodeError, InvalidMessageError
 from pillarbox.errors.reading import text_of
-from pillarbox.message import Limits
+from pillarbox.message import Limits, Registry, message_type_of
+from pillarbox.saga.journal import Arrived
 from pillarbox.saga.resolve import Definition
-from pillarbox.serialization import Codec
+from pillarbox.serialization import Codec, upcast
 
 
 class StateCodec:
     """Turns states into texts and back, with the codec of the box."""
 
-    def __init__(self, codec: Codec, limits: Limits) -> None:
-        """Use ``codec``; states may be as large as bodies of messages."""
+    def __init__(self, codec: Codec, limits: Limits, registry: Registry | None = None) -> None:
+        """Use ``codec``; states may be as large as bodies of messages. Replies are upcast by ``registry``."""
         self._codec = codec
         self._limits = limits
+        self._registry = registry
         self._is_text = codec.content_type().endswith("json")
 
     @property
@@ -58,6 +60,19 @@ class StateCodec:
             DecodeError: it does not fit.
         """
         return self._codec.decode(self._bytes(text), kind)
+
+    def read_reply(self, reply: Arrived, kind: type[Any]) -> Any:
+        """Return a reply, which perhaps another release has noted, as ``kind``.
+
+        Raises:
+            DecodeError: it does not fit, or an upcaster failed.
+        """
+        current, registry = message_type_of(kind).version, self._registry
+        if reply.version >= current or registry is None or registry.upcaster(reply.type, reply.version) is None:
+            return self.read(reply.body, kind)
+        builtins = self._codec.decode_untyped(self._bytes(reply.body))
+        body = upcast(builtins, registry=registry, name=reply.type, from_version=reply.version, to_version=current)
+        return self._codec.convert(body, kind)
 
     def read_state(self, text: str, definition: Definition, version: int) -> object:
         """Return the state that was written under ``version`` as ``definition`` has it now.
