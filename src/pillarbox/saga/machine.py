@@ -124,12 +124,15 @@ def _succeeded(journal: Journal, what: Succeeded, moment: Moment) -> Journal:
 
 
 def _late(journal: Journal, what: Succeeded, progress: Progress, moment: Moment) -> Journal:
-    """Note that an act was done after all: what counted as refused must now be undone too."""
+    """Note that an act was done after all: what counted as refused must be undone too, and an undo is through."""
     journal = _noted(journal, moment, "done late", what)
     if progress.state is not ActState.FAILED:
         return journal
     if what.direction is Direction.UNDO:
-        return _ended(journal, what, ActState.DONE, moment)
+        journal = _ended(journal, what, ActState.DONE, moment)
+        if journal.status is SagaStatus.NEEDS_ATTENTION:
+            return replace(journal, status=SagaStatus.COMPENSATING)
+        return journal
     journal = _ended(journal, what, ActState.UNKNOWN, moment, error=progress.error)
     if journal.status is SagaStatus.COMPENSATED:
         return replace(journal, status=SagaStatus.COMPENSATING)
@@ -196,7 +199,7 @@ def _retried(journal: Journal, what: Retried, moment: Moment) -> Journal:
     journal = _noted(journal, moment, "retried", error=what.reason)
     if journal.status is not SagaStatus.NEEDS_ATTENTION:
         return replace(journal, do=_hastened(journal.do, moment), undo=_hastened(journal.undo, moment))
-    if any(progress.state is ActState.FAILED for progress in journal.undo.values()) or journal.forced:
+    if journal.undo or journal.forced:  # what is undone is not done again, and nothing goes on without it
         again = {step: one for step, one in journal.undo.items() if one.state is not ActState.FAILED}
         return replace(journal, undo=again, status=SagaStatus.COMPENSATING)
     waiting = {
