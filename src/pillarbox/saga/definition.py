@@ -317,7 +317,8 @@ class Saga(Generic[S]):
         Args:
             saga: of the same service; the instance's id is this one's with the step's name behind it.
             name: its durable name; that of the function unless given.
-            timeout: how long its end is awaited; without end unless given.
+            timeout: how long its end is awaited, after which it is undone, or past the pivot this one needs attention;
+                without end unless given.
             pivot: the point of no return.
             parallel: neighbouring steps of the same name run side by side.
         """
