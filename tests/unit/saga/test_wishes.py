@@ -1,0 +1,68 @@
+"""A parent's wish that its child be undone: whose it is, and what a child does with it that stands in any way."""
+
+from __future__ import annotations
+
+import pytest
+
+from pillarbox.saga.happening import Moment
+from pillarbox.saga.journal import ActState, Direction, Journal, Parent, Progress, SagaStatus
+from pillarbox.saga.replies import wished
+from pillarbox.saga.starting import ChildEnded, UndoChild
+from pillarbox.saga.token import Awaited, signed
+
+NOW = Moment(now_us=1_000_000)
+PAST_PIVOT = ChildEnded(status="completed", reason="it is past its pivot")
+
+
+def token(direction: Direction, *, saga: str = "shop/fulfil", saga_id: str = "o-1", step: str = "deliver") -> str:
+    return signed(Awaited(saga, saga_id, step, direction, 1), "secret of the parent")
+
+
+def wish(*, forced: bool = False, token: str = token(Direction.UNDO)) -> UndoChild:
+    return UndoChild(
+        saga="shop/delivery", saga_id="o-1.fulfil.deliver", to="shop.replies", key="o-1", token=token, forced=forced
+    )
+
+
+def child(status: SagaStatus, *, beyond: bool = False) -> Journal:
+    """Return the journal of a child that has packed, and perhaps sent off, which is its pivot."""
+    done = Progress(state=ActState.DONE, attempts=1, place=1)
+    parent = Parent(to="shop.replies", key="o-1", token=token(Direction.DO))
+    return Journal(status=status, do={"pack": done}, places=1, beyond=beyond, parent=parent)
+
+
+@pytest.mark.parametrize("status", [SagaStatus.COMPLETED, SagaStatus.NEEDS_ATTENTION])
+def test_a_child_is_undone_whether_or_not_its_version_is_run_here(status: SagaStatus) -> None:
+    journal, told = wished(child(status), wish(), NOW)
+
+    assert told is None, "the parent is told when it is undone"
+    assert journal.status is SagaStatus.COMPENSATING
+    assert journal.parent == Parent(to="shop.replies", key="o-1", token=wish().token)
+
+
+def test_a_child_that_runs_begins_no_further_step() -> None:
+    journal, told = wished(child(SagaStatus.RUNNING), wish(), NOW)
+
+    assert told is None
+    assert (journal.status, journal.stopping) == (SagaStatus.RUNNING, "its parent is undone")
+
+
+def test_a_child_that_is_undone_already_says_so() -> None:
+    _, told = wished(child(SagaStatus.COMPENSATED), wish(), NOW)
+
+    assert told == ChildEnded(status="compensated")
+
+
+def test_a_child_that_has_completed_past_its_pivot_stays() -> None:
+    journal, told = wished(child(SagaStatus.COMPLETED, beyond=True), wish(), NOW)
+
+    assert told == PAST_PIVOT
+    assert journal.status is SagaStatus.COMPLETED
+
+
+@pytest.mark.parametrize("status", [SagaStatus.COMPLETED, SagaStatus.NEEDS_ATTENTION])
+def test_an_operator_who_undoes_the_parent_has_its_child_undone_past_the_pivot(status: SagaStatus) -> None:
+    journal, told = wished(child(status, beyond=True), wish(forced=True), NOW)
+
+    assert told is None
+    assert (journal.status, journal.forced) == (SagaStatus.COMPENSATING, True)
