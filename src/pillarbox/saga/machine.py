@@ -205,6 +205,8 @@ def _failed(shape: Shape, journal: Journal, what: Failed, moment: Moment) -> Jou
 
 def _cancelled(journal: Journal, what: Cancelled, moment: Moment) -> Journal:
     journal = _noted(journal, moment, "compensation asked for" if what.forced else "cancelled", error=what.reason)
+    if journal.status is SagaStatus.NEEDS_ATTENTION and journal.beyond and not what.forced:
+        return _noted(journal, moment, "too late to cancel")
     stopping = journal.stopping or what.reason
     journal = replace(journal, stopping=stopping, forced=journal.forced or what.forced)
     if journal.status is SagaStatus.NEEDS_ATTENTION or (what.forced and journal.status is SagaStatus.COMPLETED):
@@ -326,7 +328,7 @@ def _turned(shape: Shape, journal: Journal, moment: Moment) -> Journal:
     if any(progress.state.is_open for progress in journal.do.values()):
         return journal
     if (journal.beyond or past_pivot(shape, journal)) and not journal.forced:
-        return _noted(replace(journal, status=SagaStatus.NEEDS_ATTENTION), moment, "needs attention")
+        return _noted(replace(journal, status=SagaStatus.NEEDS_ATTENTION, beyond=True), moment, "needs attention")
     return _noted(replace(journal, status=SagaStatus.COMPENSATING), moment, "compensating")
 
 

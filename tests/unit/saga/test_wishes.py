@@ -60,6 +60,18 @@ def test_a_child_that_has_completed_past_its_pivot_stays() -> None:
     assert journal.status is SagaStatus.COMPLETED
 
 
+def test_a_child_that_needs_attention_past_its_pivot_still_does_and_its_parent_waits_for_what_an_operator_says() -> (
+    None
+):
+    journal, told = wished(child(SagaStatus.NEEDS_ATTENTION, beyond=True), wish(), NOW)
+
+    assert told is None
+    assert (journal.status, journal.stopping) == (SagaStatus.NEEDS_ATTENTION, "")
+    assert [entry.what for entry in journal.history] == ["cancelled", "too late to cancel"]
+    assert journal.parent is not None
+    assert journal.parent.token == wish().token
+
+
 @pytest.mark.parametrize("status", [SagaStatus.COMPLETED, SagaStatus.NEEDS_ATTENTION])
 def test_an_operator_who_undoes_the_parent_has_its_child_undone_past_the_pivot(status: SagaStatus) -> None:
     journal, told = wished(child(status, beyond=True), wish(forced=True), NOW)
