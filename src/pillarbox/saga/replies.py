@@ -31,6 +31,7 @@ from pillarbox.transaction import Program, adopt
 
 REPLIES_AT_ONCE = 200
 CONSUMER = "saga-replies"
+NO_CHILD = "it is no child of this saga, and stays as it is"
 
 
 class Replies:
@@ -116,6 +117,8 @@ def wished(journal: Journal, wish: UndoChild, moment: Moment) -> tuple[Journal, 
     Raises:
         DecodeError: the wish comes from no saga.
     """
+    if not _is_parent(wish.token, journal.parent):
+        return journal, ChildEnded(status=SagaStatus.COMPLETED.value, reason=NO_CHILD)
     has_completed = journal.status is SagaStatus.COMPLETED
     stays = has_completed and journal.beyond and not wish.forced
     journal = replace(journal, parent=Parent(to=wish.to, key=wish.key, token=wish.token))
@@ -125,6 +128,15 @@ def wished(journal: Journal, wish: UndoChild, moment: Moment) -> tuple[Journal, 
         return journal, ChildEnded(status=journal.status.value)
     cancelled = Cancelled(reason="its parent is undone", forced=wish.forced or has_completed)
     return observe(UNSHAPED, journal, cancelled, moment), None
+
+
+def _is_parent(token: str, parent: Parent | None) -> bool:
+    """Tell whether ``token`` is of the step that started the child of ``parent``."""
+    asker, _ = read_token(token)
+    if parent is None:
+        return False
+    starter, _ = read_token(parent.token)
+    return asker.request == starter.request
 
 
 def _token_of(payload: object, context: Context) -> tuple[SagaKey, Awaited | None, bytes]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
+from pillarbox.errors import DecodeError
 from pillarbox.saga.happening import Moment
 from pillarbox.saga.journal import ActState, Direction, Journal, Parent, Progress, SagaStatus
 from pillarbox.saga.replies import wished
@@ -14,11 +16,11 @@ NOW = Moment(now_us=1_000_000)
 PAST_PIVOT = ChildEnded(status="completed", reason="it is past its pivot")
 
 
-def token(direction: Direction, *, saga: str = "shop/fulfil", saga_id: str = "o-1", step: str = "deliver") -> str:
+def token_of(direction: Direction, *, saga: str = "shop/fulfil", saga_id: str = "o-1", step: str = "deliver") -> str:
     return signed(Awaited(saga, saga_id, step, direction, 1), "secret of the parent")
 
 
-def wish(*, forced: bool = False, token: str = token(Direction.UNDO)) -> UndoChild:
+def wish(*, forced: bool = False, token: str = token_of(Direction.UNDO)) -> UndoChild:
     return UndoChild(
         saga="shop/delivery", saga_id="o-1.fulfil.deliver", to="shop.replies", key="o-1", token=token, forced=forced
     )
@@ -27,7 +29,7 @@ def wish(*, forced: bool = False, token: str = token(Direction.UNDO)) -> UndoChi
 def child(status: SagaStatus, *, beyond: bool = False) -> Journal:
     """Return the journal of a child that has packed, and perhaps sent off, which is its pivot."""
     done = Progress(state=ActState.DONE, attempts=1, place=1)
-    parent = Parent(to="shop.replies", key="o-1", token=token(Direction.DO))
+    parent = Parent(to="shop.replies", key="o-1", token=token_of(Direction.DO))
     return Journal(status=status, do={"pack": done}, places=1, beyond=beyond, parent=parent)
 
 
@@ -78,3 +80,28 @@ def test_an_operator_who_undoes_the_parent_has_its_child_undone_past_the_pivot(s
 
     assert told is None
     assert (journal.status, journal.forced) == (SagaStatus.COMPENSATING, True)
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        token_of(Direction.UNDO, saga="shop/return"),
+        token_of(Direction.UNDO, saga_id="o-2"),
+        token_of(Direction.UNDO, step="deliver more"),
+    ],
+    ids=["of another definition", "of another id", "of another step"],
+)
+@pytest.mark.parametrize("has_parent", [True, False])
+def test_who_is_not_the_parent_of_a_saga_does_not_have_it_undone(stranger: str, *, has_parent: bool) -> None:
+    before = child(SagaStatus.COMPLETED)
+    before = before if has_parent else replace(before, parent=None)
+
+    journal, told = wished(before, wish(token=stranger), NOW)
+
+    assert told == ChildEnded(status="completed", reason="it is no child of this saga, and stays as it is")
+    assert journal == before
+
+
+def test_a_wish_without_a_token_is_none() -> None:
+    with pytest.raises(DecodeError, match="no token of a saga"):
+        wished(child(SagaStatus.COMPLETED), wish(token="anything"), NOW)
