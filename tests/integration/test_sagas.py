@@ -559,10 +559,10 @@ async def test_a_child_is_a_step_and_is_undone_as_one(store_url: str) -> None:
     async with box.running():
         await start(box, saga, "o-1")
         await until(box, "o-1", "completed")
-        await until(box, "o-1.delivery", "completed")
+        await until(box, "o-1.fulfilment.delivery", "completed")
         await start(box, saga, "o-2")
         await until(box, "o-2", "compensated")
-        await until(box, "o-2.delivery", "compensated")
+        await until(box, "o-2.fulfilment.delivery", "compensated")
 
     assert order == ["deliver", "thank", "deliver", "fetch back"]
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from sqlalchemy import BigInteger, bindparam, delete, literal, select, update
 
+from pillarbox.errors import ConflictError
 from pillarbox.relational.expressions import MICROSECONDS, any_of, insert_into, micros, now_us, texts
 from pillarbox.relational.saga_tables import saga_locks
 from pillarbox.saga.locks import LockHolder, SagaLockStore, Taken
@@ -15,6 +16,8 @@ from pillarbox.transaction import Execute, Program
 
 NEW = 0
 """When a lock expires that is there since a moment, and has not been given its time yet."""
+ROUNDS = 10
+"""So often a lock is asked for that its owner lets go of between the two statements."""
 _lock = saga_locks.c
 RESOURCE = bindparam("of_resource", type_=_lock.resource.type)
 OWNER = bindparam("by_owner", type_=_lock.owner.type)
@@ -39,10 +42,19 @@ class RelationalSagaLockStore(SagaLockStore):
     """Locks as rows, each with its owner and the instant at which it expires."""
 
     def take(self, owner: SagaKey, resource: str, *, expires_after: timedelta) -> Program[Taken]:
-        """Insert, look at the row, whoever inserted it, and write a new end where that is allowed."""
+        """Insert, look at the row, whoever inserted it, and write a new end where that is allowed.
+
+        Raises:
+            ConflictError: whoever had the lock let it go between the two, again and again; nothing was written.
+        """
         mine = {"of_resource": resource, "by_owner": identity_of(owner)}
-        yield Execute(ENTER, mine)
-        found = yield Execute(LOOK_AND_LOCK, {"of_resource": resource})
+        for _ in range(ROUNDS):
+            yield Execute(ENTER, mine)
+            found = yield Execute(LOOK_AND_LOCK, {"of_resource": resource})
+            if found:
+                break
+        else:
+            raise ConflictError(f"the lock on {resource!r} was let go each time it was looked at; ask again")
         was_mine, expires_at, left_us = found[0][0] == mine["by_owner"], found[0][1], found[0][2]
         if not was_mine and left_us > 0:
             return Taken(holder=_holder_of(found[0][0], left_us), was_held=False)

@@ -47,7 +47,7 @@ class Course:
         state: as text, as it is by now.
         due_us: when to look again.
         records: what is to be published.
-        children: sagas to be started.
+        children: sagas to be started, by the call of the function that asks for them.
         calls: calls to make once the transaction is durable.
         called: the functions called so far within the transaction.
         steps: how many of them are steps, or undo one; the others react to replies.
@@ -62,7 +62,7 @@ class Course:
     state: str = field(init=False)
     due_us: int | None = None
     records: list[OutboxRecord] = field(default_factory=list[OutboxRecord])
-    children: list[NewSaga] = field(default_factory=list[NewSaga])
+    children: dict[str, NewSaga] = field(default_factory=dict[str, NewSaga])
     calls: list[Call] = field(default_factory=list[Call])
     called: list[str] = field(default_factory=list[str])
     steps: int = 0
@@ -258,7 +258,7 @@ class Course:
             if defined.kind is Kind.CHILD:
                 child = self._letters.child(act, defined.child, answer.value, self.journal)
                 self.state = self.rules.states.text_of(state)
-                self.children.append(child)
+                self.children[self.called[-1]] = child
                 self._observe(
                     Sent(step=act.step, direction=act.direction, attempt=act.attempt, token=child.key.saga_id)
                 )

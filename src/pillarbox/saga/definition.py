@@ -315,9 +315,11 @@ class Saga(Generic[S]):
         that is past its pivot stays, and this one needs attention.
 
         Args:
-            saga: of the same service; the instance's id is this one's with the step's name behind it.
+            saga: of the same service; the instance's id is this one's with its definition and the step behind it,
+                as in ``o-1.fulfil.deliver``.
             name: its durable name; that of the function unless given.
-            timeout: how long its end is awaited; without end unless given.
+            timeout: how long its end is awaited, after which it is undone, or past the pivot this one needs attention;
+                without end unless given.
             pivot: the point of no return.
             parallel: neighbouring steps of the same name run side by side.
         """

@@ -29,7 +29,7 @@ class SagaStatus(StrEnum):
            ▼
         compensated ──▶ compensating, when a refused step turns out to have been done
 
-    Two ends, and one stop that only an operator's verb leads out of.
+    Two ends, and one stop that an operator's verb leads out of, or word that what was given up has been done after all.
     """
 
     RUNNING = "running"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pillarbox.errors import InternalError, InvalidReturnError
+from pillarbox.idempotency.fitting import fitting
 from pillarbox.message.return_address import ReturnAddress
 from pillarbox.outbox import Origin, OutboxRecord, PublishOptions
 from pillarbox.saga.definition import Saga
@@ -46,10 +47,11 @@ class Letters:
             where = f"step {act.step!r} of {self._key.saga}"
             raise InvalidReturnError(consumer=where, returned=type(state).__qualname__)
         again = journal.of(act.step, act.direction) is not None
-        saga_id = f"{self._key.saga_id}.{act.step}" + (f".{journal.places}" if again else "")
+        name = self._key.saga.removeprefix(f"{self._rules.service}/")
+        saga_id = f"{self._key.saga_id}.{name}.{act.step}" + (f".{journal.places}" if again else "")
         address = self._address(act, journal)
         return new_saga(
-            SagaKey(f"{self._rules.service}/{child.name}", saga_id),
+            SagaKey(f"{self._rules.service}/{child.name}", fitting(saga_id)),
             service=self._rules.service,
             version=child.version,
             state=self._rules.states.text_of(state),

@@ -85,7 +85,8 @@ class SagaLockStore(Protocol):
     def take(self, owner: SagaKey, resource: str, *, expires_after: timedelta) -> Program[Taken]:
         """Take or prolong a lock that is free, expired or the owner's; who is just taking it is waited for.
 
-        Where it is another's nothing is written, in ``LOOKS_OF_A_REFUSAL`` statements.
+        Where it is another's nothing is written, in ``LOOKS_OF_A_REFUSAL`` statements. One that is let go meanwhile is
+        asked for again.
         """
 
     @abstractmethod

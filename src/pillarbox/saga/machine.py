@@ -6,7 +6,7 @@ it is done. Everything else, the database, the handlers and the clock, stands ou
 Rules (RELIABILITY I14): no step is begun once one has failed; nothing is undone while a step is under way; undoing goes
 in the reverse order of completion, one act at a time; what may have happened is undone as well; nothing is undone past
 the pivot unless an operator says so, and a cancellation that the pivot has overtaken is void; of reply, timeout and
-cancellation the first one moves a step.
+cancellation the first one moves a step; while a child may be at work no other is started for its step.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ def observe(shape: Shape, journal: Journal, what: Happening, moment: Moment) -> 
     """Note ``what`` has happened; what concerns nothing under way only adds to the history."""
     match what:
         case Succeeded():
-            return _succeeded(journal, what, moment)
+            return _succeeded(shape, journal, what, moment)
         case Sent():
             return _sent(shape, journal, what, moment)
         case Refused():
-            return _refused(journal, what, moment)
+            return _refused(shape, journal, what, moment)
         case Failed():
             return _failed(shape, journal, what, moment)
         case Cancelled():
@@ -61,7 +61,7 @@ def observe(shape: Shape, journal: Journal, what: Happening, moment: Moment) -> 
 
 def plan(shape: Shape, journal: Journal, moment: Moment) -> Plan:
     """Say what is to be done now, and write down what must be durable before it is done."""
-    journal = _expired(shape, journal, moment)
+    journal = _expired(shape, _waiting_on(shape, journal, moment), moment)
     if not journal.beyond and past_pivot(shape, journal):
         journal = replace(journal, beyond=True)
     if journal.status is SagaStatus.RUNNING:
@@ -115,21 +115,38 @@ def _noted(journal: Journal, moment: Moment, what: str, of: object = None, error
     )
 
 
-def _succeeded(journal: Journal, what: Succeeded, moment: Moment) -> Journal:
+def _succeeded(shape: Shape, journal: Journal, what: Succeeded, moment: Moment) -> Journal:
     progress = journal.of(what.step, what.direction)
-    if progress is not None and not progress.state.is_open:
+    if progress is not None and not _is_awaited(shape, journal, what, progress):
         return _late(journal, what, progress, moment)
+    if journal.status is SagaStatus.NEEDS_ATTENTION:
+        journal = replace(journal, status=SagaStatus.RUNNING)
     journal = _ended(journal, what, ActState.DONE, moment, changed=what.changed)
     return _noted(journal, moment, "done", what)
 
 
+def _is_awaited(shape: Shape, journal: Journal, what: Succeeded | Refused, progress: Progress) -> bool:
+    """Tell whether an act may come to its end; past the pivot a child that was given up may, as it is not undone."""
+    if progress.state is not ActState.UNKNOWN or not _is_child(shape, what.step, what.direction):
+        return progress.state.is_open
+    return journal.beyond and not (journal.forced or journal.undo)
+
+
+def _is_child(shape: Shape, step: str, direction: Direction) -> bool:
+    act = act_of(shape, step, direction)
+    return act is not None and act.kind is Kind.CHILD and direction is Direction.DO
+
+
 def _late(journal: Journal, what: Succeeded, progress: Progress, moment: Moment) -> Journal:
-    """Note that an act was done after all: what counted as refused must now be undone too."""
+    """Note that an act was done after all: what counted as refused must be undone too, and an undo is through."""
     journal = _noted(journal, moment, "done late", what)
     if progress.state is not ActState.FAILED:
         return journal
     if what.direction is Direction.UNDO:
-        return _ended(journal, what, ActState.DONE, moment)
+        journal = _ended(journal, what, ActState.DONE, moment)
+        if journal.status is SagaStatus.NEEDS_ATTENTION:
+            return replace(journal, status=SagaStatus.COMPENSATING)
+        return journal
     journal = _ended(journal, what, ActState.UNKNOWN, moment, error=progress.error)
     if journal.status is SagaStatus.COMPENSATED:
         return replace(journal, status=SagaStatus.COMPENSATING)
@@ -151,11 +168,12 @@ def _sent(shape: Shape, journal: Journal, what: Sent, moment: Moment) -> Journal
     return _noted(journal.with_progress(what.step, what.direction, progress), moment, "sent", what)
 
 
-def _refused(journal: Journal, what: Refused, moment: Moment) -> Journal:
+def _refused(shape: Shape, journal: Journal, what: Refused, moment: Moment) -> Journal:
     progress = journal.of(what.step, what.direction)
-    if progress is not None and not progress.state.is_open:
+    if progress is not None and not _is_awaited(shape, journal, what, progress):
         return _noted(journal, moment, "refused late", what, what.error)
     maybe = progress is not None and progress.maybe and what.direction is Direction.DO
+    maybe = maybe and not _is_child(shape, what.step, what.direction)  # of which there is one only, and it has ended
     journal = _ended(journal, what, ActState.UNKNOWN if maybe else ActState.FAILED, moment, error=what.error)
     return _noted(journal, moment, "refused", what, what.error)
 
@@ -166,7 +184,8 @@ def _failed(shape: Shape, journal: Journal, what: Failed, moment: Moment) -> Jou
     if act is None or (progress is not None and not progress.state.is_open):
         return _noted(journal, moment, "failed late", what, what.error)
     maybe = what.maybe or (progress is not None and progress.maybe)
-    verdict = decide(act.retry, what.failure, attempt=what.attempt, dice=moment.dice)
+    is_at_work = act.kind is Kind.CHILD and progress is not None and progress.state is ActState.SENT
+    verdict = None if is_at_work else decide(act.retry, what.failure, attempt=what.attempt, dice=moment.dice)
     if isinstance(verdict, RetryNow | RetryLater):
         after = verdict.after if isinstance(verdict, RetryLater) else timedelta(0)
         later = Progress(
@@ -174,6 +193,7 @@ def _failed(shape: Shape, journal: Journal, what: Failed, moment: Moment) -> Jou
             attempts=what.attempt,
             maybe=maybe,
             due_us=moment.now_us + after // MICROSECOND,
+            token="" if progress is None else progress.token,
             error=what.error[:MAX_ERROR_CHARS],
         )
         journal = journal.with_progress(what.step, what.direction, later)
@@ -185,6 +205,8 @@ def _failed(shape: Shape, journal: Journal, what: Failed, moment: Moment) -> Jou
 
 def _cancelled(journal: Journal, what: Cancelled, moment: Moment) -> Journal:
     journal = _noted(journal, moment, "compensation asked for" if what.forced else "cancelled", error=what.reason)
+    if journal.status is SagaStatus.NEEDS_ATTENTION and journal.beyond and not what.forced:
+        return _noted(journal, moment, "too late to cancel")
     stopping = journal.stopping or what.reason
     journal = replace(journal, stopping=stopping, forced=journal.forced or what.forced)
     if journal.status is SagaStatus.NEEDS_ATTENTION or (what.forced and journal.status is SagaStatus.COMPLETED):
@@ -196,7 +218,7 @@ def _retried(journal: Journal, what: Retried, moment: Moment) -> Journal:
     journal = _noted(journal, moment, "retried", error=what.reason)
     if journal.status is not SagaStatus.NEEDS_ATTENTION:
         return replace(journal, do=_hastened(journal.do, moment), undo=_hastened(journal.undo, moment))
-    if any(progress.state is ActState.FAILED for progress in journal.undo.values()) or journal.forced:
+    if journal.undo or journal.forced:  # what is undone is not done again, and nothing goes on without it
         again = {step: one for step, one in journal.undo.items() if one.state is not ActState.FAILED}
         return replace(journal, undo=again, status=SagaStatus.COMPENSATING)
     waiting = {
@@ -252,6 +274,16 @@ def _ended(
     return journal.with_progress(what.step, what.direction, progress)
 
 
+def _waiting_on(shape: Shape, journal: Journal, moment: Moment) -> Journal:
+    """Await the same child on where a step is tried again whose child may be at work."""
+    for step, progress in journal.do.items():
+        if progress.state is ActState.RETRY and progress.maybe and _is_child(shape, step, Direction.DO):
+            attempt = max(progress.attempts, 1)
+            what = Sent(step=step, direction=Direction.DO, attempt=attempt, token=progress.token)
+            journal = _sent(shape, journal, what, moment)
+    return journal
+
+
 def _expired(shape: Shape, journal: Journal, moment: Moment) -> Journal:
     """Give up what has not come back in time."""
     if journal.status not in (SagaStatus.RUNNING, SagaStatus.COMPENSATING):
@@ -292,11 +324,11 @@ def _turned(shape: Shape, journal: Journal, moment: Moment) -> Journal:
     for step, progress in journal.do.items():
         if progress.state is ActState.RETRY:
             what = Refused(step=step, direction=Direction.DO, error=progress.error, attempt=progress.attempts)
-            journal = _refused(journal, what, moment)
+            journal = _refused(shape, journal, what, moment)
     if any(progress.state.is_open for progress in journal.do.values()):
         return journal
     if (journal.beyond or past_pivot(shape, journal)) and not journal.forced:
-        return _noted(replace(journal, status=SagaStatus.NEEDS_ATTENTION), moment, "needs attention")
+        return _noted(replace(journal, status=SagaStatus.NEEDS_ATTENTION, beyond=True), moment, "needs attention")
     return _noted(replace(journal, status=SagaStatus.COMPENSATING), moment, "compensating")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum, auto
@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from pillarbox.channel.wakeup import Pace, Wakeup
 from pillarbox.clock import Clock
-from pillarbox.errors import ConflictError, DecodeError, TransientError
+from pillarbox.errors import ConfigurationError, ConflictError, DecodeError, TransientError
 from pillarbox.observe import (
     Observer,
     SagaEnded,
@@ -193,9 +193,9 @@ class SagaOrchestrator:
                 else:
                     met.append(course)
                     await _run(course, by_key.get(row.key, ()), around)
-            children = [child for course in met for child in course.children]
+            children = [child for course in met for child in course.children.values()]
             if children:
-                await transaction.run(self._store.start(children))
+                _check_started(met, await transaction.run(self._store.start(children)))
             await transaction.run(self._store.save([*(course.changed() for course in met), *postponed]))
             if unlocked := [course.row.key for course in met if course.unlocks]:
                 await transaction.run(self._rules.locks.release(unlocked))
@@ -324,6 +324,21 @@ async def _run(course: Course, outcomes: Sequence[Outcome], around: Surrounding)
         await course.run(outcomes, around)
     except DecodeError as error:
         raise Spoiled(course.row.key, UNREADABLE, error) from error
+
+
+def _check_started(met: Sequence[Course], started: Collection[SagaKey]) -> None:
+    """See to it that each child is its parent's own.
+
+    Raises:
+        Spoiled: the id of one was taken, so that its step has failed.
+    """
+    unclaimed = set(started)
+    for course in met:
+        for place, child in course.children.items():
+            if child.key not in unclaimed:
+                text = f"a saga {child.key.saga!r} of the id {child.key.saga_id!r} is there already, and is no child"
+                raise Spoiled(course.row.key, place, ConfigurationError(text))
+            unclaimed.remove(child.key)
 
 
 def _postponed(row: SagaRow) -> ChangedSaga:

@@ -23,6 +23,7 @@ from pillarbox.saga.happening import Cancelled, Moment
 from pillarbox.saga.journal import Arrived, Journal, Parent, SagaStatus, decode_journal, encode_journal
 from pillarbox.saga.machine import observe
 from pillarbox.saga.rules import Rules
+from pillarbox.saga.shape import UNSHAPED
 from pillarbox.saga.starting import ChildEnded, UndoChild
 from pillarbox.saga.store import ChangedSaga, SagaKey, SagaRow, SagaStore
 from pillarbox.saga.token import Awaited, is_genuine, read_token
@@ -30,6 +31,7 @@ from pillarbox.transaction import Program, adopt
 
 REPLIES_AT_ONCE = 200
 CONSUMER = "saga-replies"
+NO_CHILD = "it is no child of this saga, and stays as it is"
 
 
 class Replies:
@@ -80,8 +82,10 @@ class Replies:
                 raise TransientError(f"a reply has come for saga {key.saga_id!r} of {key.saga}, which is not there")
             row, journal = met[key]
             if isinstance(payload, UndoChild):
-                journal, answers = self._undone(row, journal, payload)
-                records += answers
+                journal, ended = wished(journal, payload, Moment(now_us=row.now_us))
+                if ended is not None:
+                    there = ReturnAddress(to=payload.to, key=payload.key, types=(), token=payload.token)
+                    records.append(self._rules.outbox.prepare(ended, options=PublishOptions(answers=there)))
             elif awaited is None or not is_genuine(awaited, signature, journal.secret):
                 raise DecodeError(reason="its token was not given away by the saga that it names")
             else:
@@ -103,20 +107,36 @@ class Replies:
             body=self._rules.states.text_of(payload),
         )
 
-    def _undone(self, row: SagaRow, journal: Journal, wish: UndoChild) -> tuple[Journal, Sequence[OutboxRecord]]:
-        """Have a child undone, and its parent told when it is; one that is so, or stays as it is, says so now."""
-        journal = replace(journal, parent=Parent(to=wish.to, key=wish.key, token=wish.token))
-        has_completed = journal.status is SagaStatus.COMPLETED
-        stays = has_completed and journal.beyond and not wish.forced
-        if stays or journal.status is SagaStatus.COMPENSATED:
-            there = ReturnAddress(to=wish.to, key=wish.key, types=(), token=wish.token)
-            ended = ChildEnded(status=journal.status.value, reason="it is past its pivot" if stays else "")
-            return journal, [self._rules.outbox.prepare(ended, options=PublishOptions(answers=there))]
-        definition = self._catalogue.get(row.key.saga, row.version)
-        if definition is not None:
-            cancelled = Cancelled(reason="its parent is undone", forced=wish.forced or has_completed)
-            journal = observe(definition, journal, cancelled, Moment(now_us=row.now_us))
-        return journal, ()
+
+def wished(journal: Journal, wish: UndoChild, moment: Moment) -> tuple[Journal, ChildEnded | None]:
+    """Note in a child's journal that it is to be undone, which needs no definition; its parent is told when it is.
+
+    Returns:
+        The journal, and what to tell at once: of one that is undone already, that stays, or is not the asker's.
+
+    Raises:
+        DecodeError: the wish comes from no saga.
+    """
+    if not _is_parent(wish.token, journal.parent):
+        return journal, ChildEnded(status=SagaStatus.COMPLETED.value, reason=NO_CHILD)
+    has_completed = journal.status is SagaStatus.COMPLETED
+    stays = has_completed and journal.beyond and not wish.forced
+    journal = replace(journal, parent=Parent(to=wish.to, key=wish.key, token=wish.token))
+    if stays:
+        return journal, ChildEnded(status=journal.status.value, reason="it is past its pivot")
+    if journal.status is SagaStatus.COMPENSATED:
+        return journal, ChildEnded(status=journal.status.value)
+    cancelled = Cancelled(reason="its parent is undone", forced=wish.forced or has_completed)
+    return observe(UNSHAPED, journal, cancelled, moment), None
+
+
+def _is_parent(token: str, parent: Parent | None) -> bool:
+    """Tell whether ``token`` is of the step that started the child of ``parent``."""
+    asker, _ = read_token(token)
+    if parent is None:
+        return False
+    starter, _ = read_token(parent.token)
+    return asker.request == starter.request
 
 
 def _token_of(payload: object, context: Context) -> tuple[SagaKey, Awaited | None, bytes]:

@@ -1,4 +1,4 @@
-"""A child that is past its pivot when its parent is undone."""
+"""Children: whose they are, and what becomes of one that is past its pivot when its parent is undone."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ async def test_a_child_past_its_pivot_is_not_undone_and_its_parent_says_so() -> 
         async with box.transaction() as tx:
             await box.sagas.start(saga, Order("o-1"), saga_id="o-1", tx=tx)
         parent = await stands(box, "fulfil", "o-1", "needs_attention", "compensated")
-        delivered = await box.sagas.get("o-1.deliver", saga="delivery")
+        delivered = await box.sagas.get("o-1.fulfil.deliver", saga="delivery")
 
         at_rest = list(happened)
-        await box.sagas.compensate("o-1.deliver", saga="delivery", reason="it came back by post", by="ops")
-        await stands(box, "delivery", "o-1.deliver", "compensated")
+        await box.sagas.compensate("o-1.fulfil.deliver", saga="delivery", reason="it came back by post", by="ops")
+        await stands(box, "delivery", "o-1.fulfil.deliver", "compensated")
         await box.sagas.retry("o-1", saga="fulfil", reason="it came back by post", by="ops")
         await stands(box, "fulfil", "o-1", "compensated")
 
@@ -89,3 +89,62 @@ async def test_an_operator_who_has_a_completed_saga_undone_has_its_child_undone_
         await stands(box, "fulfil", "o-1", "compensated")
 
     assert happened == ["charge", "pack", "send off", "unpack", "give back"]
+
+
+def two_parents() -> tuple[Pillarbox, dict[str, Saga[Order]], list[str]]:
+    """A saga, and two others with steps of one name whose child it is."""
+    box, child = Pillarbox("shop", store="memory://"), Saga("delivery", state=Order)
+    sagas = {of: Saga(of, state=Order) for of in ("fulfil", "return")}
+    happened: list[str] = []
+
+    @child.step
+    async def send(state: Order, tx: AsyncConnection) -> None:
+        happened.append(f"send {state.order_id}")
+
+    @send.compensate
+    async def call_back(state: Order, tx: AsyncConnection) -> None:
+        happened.append(f"call back {state.order_id}")
+
+    for saga in sagas.values():
+
+        @saga.child(child)
+        def ship(state: Order) -> Order:
+            return Order(state.order_id)
+
+    sagas["delivery"] = child
+    for each in sagas.values():
+        box.include(each)
+    return box, sagas, happened
+
+
+async def test_children_of_two_sagas_with_one_id_are_two() -> None:
+    box, sagas, happened = two_parents()
+
+    async with box, box.running():
+        async with box.transaction() as tx:
+            for of in ("fulfil", "return"):
+                await box.sagas.start(sagas[of], Order(of), saga_id="1", tx=tx)
+        for of in ("fulfil", "return"):
+            await stands(box, of, "1", "completed")
+            await stands(box, "delivery", f"1.{of}.ship", "completed")
+
+    assert sorted(happened) == ["send fulfil", "send return"]
+
+
+async def test_a_step_whose_child_has_an_id_that_is_taken_fails_and_leaves_the_other_alone() -> None:
+    box, sagas, happened = two_parents()
+
+    async with box, box.running():
+        async with box.transaction() as tx:
+            await box.sagas.start(sagas["delivery"], Order("another's"), saga_id="1.fulfil.ship", tx=tx)
+        await stands(box, "delivery", "1.fulfil.ship", "completed")
+        async with box.transaction() as tx:
+            await box.sagas.start(sagas["fulfil"], Order("mine"), saga_id="1", tx=tx)
+            await box.sagas.start(sagas["return"], Order("theirs"), saga_id="1", tx=tx)
+        found = await stands(box, "fulfil", "1", "compensated")
+        await stands(box, "return", "1", "completed")
+        other = await box.sagas.get("1.fulfil.ship", saga="delivery")
+
+    assert "1.fulfil.ship" in decode_journal(found.journal).do["ship"].error
+    assert other.summary.status == "completed"
+    assert sorted(happened) == ["send another's", "send theirs"]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from pillarbox.retry import Retry
 from pillarbox.saga.definition import ONCE, Kind
-from pillarbox.saga.happening import Cancelled, Happening, Moment, Refused, Sent, Succeeded
+from pillarbox.saga.happening import Cancelled, Failed, Happening, Moment, Refused, Sent, Succeeded
 from pillarbox.saga.journal import Direction, Journal, SagaStatus
 from pillarbox.saga.machine import observe, plan
 
@@ -83,3 +84,17 @@ def test_an_operator_undoes_even_what_the_pivot_has_won() -> None:
     journal = after(*SHIPPING, Succeeded(step="ship", direction=DO, attempt=1), forced)
 
     assert [(act.step, act.direction) for act in plan(SHAPE, journal, NOW).acts] == [("charge", Direction.UNDO)]
+
+
+def test_a_saga_whose_pivot_may_have_happened_is_past_it_when_it_stops() -> None:
+    again = Retry(attempts=5, immediate=0, first=timedelta(minutes=1))
+    shape = Stages(((OneStep("ship", OneAct(Kind.OUTSIDE, again), pivot=True),),))
+    lost = Failed(step="ship", direction=DO, attempt=1, error="no answer", maybe=True)
+    journal = observe(shape, plan(shape, Journal(), NOW).journal, lost, NOW)
+    cancelled = Cancelled(reason="the customer changed their mind")
+
+    journal = plan(shape, observe(shape, journal, cancelled, NOW), NOW).journal
+    cancelled_again = observe(shape, journal, cancelled, NOW)
+
+    assert (journal.status, journal.beyond) == (SagaStatus.NEEDS_ATTENTION, True)
+    assert cancelled_again.status is SagaStatus.NEEDS_ATTENTION
