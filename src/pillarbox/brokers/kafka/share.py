@@ -31,7 +31,7 @@ class Share:
     Attributes:
         ready: read and not handed out, in order.
         out: handed out and not settled.
-        next: the offset behind the last that was read; none before the first.
+        next: the offset behind the last that was read, or of the first that was let go; none before the first.
         committed: what the group was told, or is being told.
         leaving: nothing more is handed out; what is out may still be settled.
     """
@@ -72,7 +72,8 @@ class Share:
     def due(self) -> int | None:
         """The lowest offset that is not finished, where the group does not know it yet."""
         waiting = [receipt_of(self.ready[0]).offset] if self.ready else []
-        lowest = min([*self.out, *waiting], default=self.next)
+        unread = [] if self.next is None else [self.next]
+        lowest = min([*self.out, *waiting, *unread], default=None)
         return None if lowest == self.committed else lowest
 
 
