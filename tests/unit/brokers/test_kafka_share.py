@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -101,6 +102,23 @@ def test_a_partition_that_leaves_hands_out_nothing_and_still_settles() -> None:
     assert not share.out
 
 
+@pytest.mark.parametrize("before", [True, False], ids=["before it leaves", "while it leaves"])
+def test_what_was_returned_of_a_partition_that_leaves_is_not_passed_by_what_is_out(before: bool) -> None:
+    shares = with_partition()
+    share = read(shares, *range(5))
+    out = shares.hand_out(10)
+    shares.accept(out[1:4])
+
+    if before:
+        shares.give_back(out[:1])
+    share.leave()
+    if not before:
+        shares.give_back(out[:1])
+
+    assert list(share.out) == [4]
+    assert share.due == 0
+
+
 def test_partitions_take_turns() -> None:
     shares = Shares()
     shares.gain([("order", 0), ("order", 1)])
@@ -120,7 +138,7 @@ def test_the_place_is_always_the_lowest_unfinished(data: st.DataObject) -> None:
     unread, finished, out = iter(range(1000)), set[int](), list[Delivery]()
     seen = list[int]()
     for _ in range(data.draw(st.integers(1, 40))):
-        action = data.draw(st.sampled_from(["read", "hand out", "accept", "return", "know"]))
+        action = data.draw(st.sampled_from(["read", "hand out", "accept", "return", "know", "leave"]))
         (share,) = shares.of([HERE])
         if action == "read":
             read(shares, *[next(unread) for _ in range(data.draw(st.integers(1, 5)))])
@@ -128,6 +146,8 @@ def test_the_place_is_always_the_lowest_unfinished(data: st.DataObject) -> None:
             got = shares.hand_out(data.draw(st.integers(1, 6)))
             seen += offsets_of(got)
             out += got
+        elif action == "leave":
+            share.leave()
         elif action == "know":
             share.committed = share.due if share.due is not None else share.committed
         elif out:

@@ -141,7 +141,8 @@ class Pump:
         if self._fatal is not None:
             raise KafkaException(self._fatal)
         if first is not None:
-            self._take(consumer, [first, *consumer.consume(CHUNK, 0)])
+            self._take([first, *consumer.consume(CHUNK, 0)])
+        self._begin_anew(consumer)
         self._commit(consumer)
 
     def _has_enough(self, consumer: Any) -> bool:
@@ -156,12 +157,12 @@ class Pump:
             consumer.resume(consumer.assignment())
         return act is Act.WAIT
 
-    def _take(self, consumer: Any, records: Iterable[Any]) -> None:
+    def _take(self, records: Iterable[Any]) -> None:
         found: dict[Partition, list[tuple[int, Message]]] = {}
         for record in records:
             error = record.error()
             if error is not None:
-                self._suffer(consumer, error, record)
+                self._suffer(error, record)
                 continue
             topic, partition, offset = record.topic(), record.partition(), record.offset()
             place = Place(topic=topic, partition=partition, offset=offset, since_ms=record.timestamp()[1])
@@ -185,7 +186,7 @@ class Pump:
             foreign=self._foreign.get(channel),
         )
 
-    def _suffer(self, consumer: Any, error: KafkaError, record: Any) -> None:
+    def _suffer(self, error: KafkaError, record: Any) -> None:
         if error.code() == KafkaError._AUTO_OFFSET_RESET:  # pyright: ignore[reportPrivateUsage]
             topic, partition = _partition_of(record)
             logger.error(
@@ -194,15 +195,29 @@ class Pump:
                 *(self._group, topic, partition, error.str()),
             )
             with self._changed:
-                self._shares.gain([(topic, partition)])
-            place = TopicPartition(topic, partition, BEGINNING)
-            consumer.incremental_unassign([place])
-            consumer.incremental_assign([place])
+                for share in self._shares.of([(topic, partition)]):
+                    share.is_cut_off = True
         elif error.fatal():
             raise KafkaException(error)
         else:
             logger.warning("the consumer %s of Kafka: %s", self._group, error.str())
             self._trouble = error.str()
+
+    def _begin_anew(self, consumer: Any) -> None:
+        """Read partitions that are cut off from their oldest message on.
+
+        What was read of them before is finished first: the log may not have it any more, or may have gone back, and
+        then its offsets would be mistaken for those that come.
+        """
+        with self._changed:
+            partitions = self._shares.to_begin_anew()
+            self._shares.gain(partitions)
+        if partitions:
+            places = [TopicPartition(topic, partition, BEGINNING) for topic, partition in partitions]
+            consumer.incremental_unassign(places)
+            consumer.incremental_assign(places)
+            if self._fill.is_paused:
+                consumer.pause(places)
 
     def _commit(self, consumer: Any) -> None:
         """Tell the group how far everything is finished, one request at a time."""

@@ -6,13 +6,14 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
 from pillarbox.channel import OUT_OF_A_PLACE, Delivery
 
 Partition: TypeAlias = tuple[str, int]
+FIRST: Final = 0
 
 
 class Receipt(msgspec.Struct, frozen=True, order=True, gc=False):
@@ -31,9 +32,10 @@ class Share:
     Attributes:
         ready: read and not handed out, in order.
         out: handed out and not settled.
-        next: the offset behind the last that was read; none before the first.
+        next: the offset behind the last that was read, or of the first that was let go; none before the first.
         committed: what the group was told, or is being told.
         leaving: nothing more is handed out; what is out may still be settled.
+        is_cut_off: its place is not in the log any more; nothing comes until it begins anew.
     """
 
     topic: str
@@ -44,6 +46,7 @@ class Share:
     next: int | None = None
     committed: int | None = None
     leaving: bool = False
+    is_cut_off: bool = False
 
     def take(self, delivery: Delivery) -> None:
         """Have a record that was read; one that is known already is let go."""
@@ -70,9 +73,14 @@ class Share:
 
     @property
     def due(self) -> int | None:
-        """The lowest offset that is not finished, where the group does not know it yet."""
+        """The lowest offset that is not finished, where the group does not know it yet.
+
+        Of a partition that is cut off it is the first of all: whoever reads it next passes by nothing that its log has,
+        though that went back and grew again.
+        """
         waiting = [receipt_of(self.ready[0]).offset] if self.ready else []
-        lowest = min([*self.out, *waiting], default=self.next)
+        unread = [] if self.next is None else [self.next]
+        lowest = FIRST if self.is_cut_off else min([*self.out, *waiting, *unread], default=None)
         return None if lowest == self.committed else lowest
 
 
@@ -112,6 +120,10 @@ class Shares:
     def of(self, partitions: Iterable[Partition]) -> list[Share]:
         """Return the shares of those partitions that are assigned."""
         return [self._shares[one] for one in partitions if one in self._shares]
+
+    def to_begin_anew(self) -> list[Partition]:
+        """Return the partitions that are cut off and of which nothing is here any more."""
+        return [name for name, share in self._shares.items() if share.is_cut_off and not share.ready and not share.out]
 
     def all(self) -> list[Share]:
         """Return every share."""

@@ -19,6 +19,9 @@ CONNECT_WITHIN_S: Final = 5
 ANSWER_WITHIN_S: Final = 5.0
 PING_EVERY_S: Final = 2
 """A server that leaves two pings without an answer is given up."""
+AT_ONCE_BYTES: Final = 2 << 20
+"""More than this is published only when what was before it is on its way."""
+UNLIMITED: Final = -1
 
 
 @dataclass(slots=True, eq=False)
@@ -28,10 +31,12 @@ class Link:
     Attributes:
         client: nats-py's client, whose own reconnecting is off.
         watchers: are set when the connection is lost.
+        leaving: are done when what was published before them is on its way, or the connection is lost.
     """
 
     client: Any  # its types leave out what its callbacks are
     watchers: set[asyncio.Event] = field(default_factory=set[asyncio.Event])
+    leaving: set[asyncio.Future[None]] = field(default_factory=set[asyncio.Future[None]])
 
     @property
     def is_up(self) -> bool:
@@ -54,11 +59,26 @@ class Link:
         )
         if self.client._flush_queue.empty():
             await self.client._flush_pending()
+        if self.client._pending_data_size > AT_ONCE_BYTES:
+            await self._leave()
 
     async def lost(self) -> None:
         """Wake everybody who waits for an answer that will not come."""
         for watcher in self.watchers:
             watcher.set()
+        for leaving in self.leaving:
+            if not leaving.done():
+                leaving.set_result(None)
+
+    async def _leave(self) -> None:
+        """Wait until what was published is on its way; nats-py's own way to wait cannot be given up."""
+        leaving: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.leaving.add(leaving)
+        try:
+            await self.client._flush_queue.put(leaving)
+            await leaving
+        finally:
+            self.leaving.discard(leaving)
 
 
 class NatsConnection:
@@ -116,6 +136,7 @@ class NatsConnection:
                     connect_timeout=CONNECT_WITHIN_S,
                     ping_interval=PING_EVERY_S,
                     max_outstanding_pings=2,
+                    pending_size=UNLIMITED,
                     skip_subject_validation=True,
                     error_cb=_overlook,
                     disconnected_cb=link.lost,

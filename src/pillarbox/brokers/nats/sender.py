@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 from nats.errors import Error as NatsError
 
-from pillarbox.brokers.nats.api import JetStream
+from pillarbox.brokers.nats.api import JetStream, Refusal
 from pillarbox.brokers.nats.connection import ANSWER_WITHIN_S, Link, NatsConnection, unavailable
 from pillarbox.brokers.nats.consumers import make_stream
 from pillarbox.brokers.nats.headers import block_of, status_of
@@ -28,7 +28,7 @@ from pillarbox.channel import (
     Unknown,
     is_queue,
 )
-from pillarbox.errors import BrokerUnavailableError, InvalidMessageError
+from pillarbox.errors import BrokerUnavailableError, ConfigurationError, InvalidMessageError
 from pillarbox.message import Message
 
 CAPABILITIES: Final = BrokerCapabilities(ordered_prefix=False, key_affinity=True, durable=True, transactional=False)
@@ -90,8 +90,10 @@ class NatsSender(MessageSender):
                 if is_queue(destination):
                     await make_stream(self._jetstream, destination, replicas=self._replicas)
                     await self._publish(messages, places, results)
-        except BrokerUnavailableError as error:
+        except (BrokerUnavailableError, Refusal) as error:
             verdict = Unavailable(error.reason)
+        except ConfigurationError as error:  # somebody else has made it meanwhile
+            verdict = NotReady(str(error))
         for place in places:
             if results[place] is _NOBODY:
                 results[place] = verdict

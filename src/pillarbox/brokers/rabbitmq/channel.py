@@ -112,8 +112,12 @@ class Channel(Receiving):
         return len(content)
 
     def acknowledge(self, tags: Sequence[tuple[int, bool]]) -> None:
-        """Acknowledge deliveries by their tags, each alone or with all before it."""
-        self.wire.write(b"".join([frames.ack_frame(self.number, tag, multiple=multiple) for tag, multiple in tags]))
+        """Acknowledge deliveries by their tags, each alone or with all before it.
+
+        Once it is closed, the number may be another channel's, whose tags would be meant: what came by it comes again.
+        """
+        if self.closed is None:
+            self.wire.write(b"".join([frames.ack_frame(self.number, tag, multiple=multiple) for tag, multiple in tags]))
 
     def leave(self) -> None:
         """Close it without waiting: whatever was delivered and not acknowledged goes back to its queue, in order."""

@@ -52,6 +52,7 @@ async def make_ready(wire: Wire, destination: str) -> None:
     Raises:
         BrokerUnavailableError: the server cannot be reached.
         ChannelClosedError: it refuses this one.
+        ConfigurationError: its name is too long, and remains so.
     """
     if is_queue(destination):
         await _make(wire, declarations(destination, OF_NOBODY))

@@ -13,6 +13,8 @@ from pillarbox.brokers.rabbitmq.frames import LONGEST_SHORT
 from pillarbox.channel import is_queue
 from pillarbox.errors import ConfigurationError
 
+LONGEST_EXCHANGE: Final = 127
+"""In characters, as AMQP has it. Source: AMQP 0-9-1 specification, the domain ``exchange-name``."""
 ARGUMENTS: Final[Mapping[str, Any]] = {
     "x-queue-type": "quorum",
     "x-single-active-consumer": True,
@@ -38,7 +40,16 @@ def routing_key_of(partition: int) -> str:
 
 
 def exchange_declaration(channel: str) -> Frame:
-    """Return what makes a channel's exchange, unless it is there."""
+    """Return what makes a channel's exchange, unless it is there.
+
+    Raises:
+        ConfigurationError: its name is too long for AMQP.
+    """
+    if len(channel) > LONGEST_EXCHANGE:
+        raise ConfigurationError(
+            f"{channel!r} is too long for RabbitMQ: an exchange's name has at most {LONGEST_EXCHANGE} characters; "
+            "shorten the name of the channel"
+        )
     return commands.Exchange.Declare(exchange=channel, exchange_type="direct", durable=True)
 
 

@@ -80,10 +80,10 @@ class RabbitMqSender(MessageSender):
 
     async def _send(self, channel: Channel, batch: Batch) -> None:
         until = asyncio.get_running_loop().time() + self._within_s
-        not_ready = await self._make_ready(channel, {message.destination for message in batch.messages}, until)
+        closed = await self._make_ready(channel, {message.destination for message in batch.messages}, until)
         waiting = 0
         for place, message in enumerate(batch.messages):
-            if (result := not_ready.get(message.destination)) is not None:
+            if (result := closed.get(message.destination)) is not None:
                 batch.results[place] = result
                 continue
             try:
@@ -98,20 +98,22 @@ class RabbitMqSender(MessageSender):
                 waiting = 0
         await self._settled(channel, batch, until)
 
-    async def _make_ready(self, channel: Channel, destinations: set[str], until: float) -> dict[str, NotReady]:
-        """Make the destinations that this connection has not made yet; return those that cannot be made."""
-        not_ready: dict[str, NotReady] = {}
+    async def _make_ready(self, channel: Channel, destinations: set[str], until: float) -> dict[str, SendResult]:
+        """Make the destinations that this connection has not made yet; return those that cannot be made, and why."""
+        closed: dict[str, SendResult] = {}
         for destination in destinations - channel.known:
             try:
                 async with asyncio.timeout_at(until):
                     await make_ready(channel.wire, destination)
             except TimeoutError:
-                not_ready[destination] = NotReady(f"{destination} is still being made")
-            except (ChannelClosedError, ConfigurationError) as refusal:
-                not_ready[destination] = NotReady(str(refusal))
+                closed[destination] = NotReady(f"{destination} is still being made")
+            except ChannelClosedError as refusal:
+                closed[destination] = NotReady(str(refusal))
+            except ConfigurationError as error:
+                closed[destination] = Refused(str(error))
             else:
                 channel.known.add(destination)
-        return not_ready
+        return closed
 
     async def _settled(self, channel: Channel, batch: Batch, until: float) -> None:
         """Wait for the server's word on all that was sent.
