@@ -77,3 +77,26 @@ async def test_a_message_that_waits_for_long_is_told_of(store_url: str) -> None:
         alert = await inbox.until("oldest-pending")
 
     assert alert.subject == "outbox"
+
+
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+async def test_a_cause_is_told_of_once_and_again_when_it_comes_back_from_resolved_whichever_process_meets_it(
+    store_url: str,
+) -> None:
+    async def told_of(number: int) -> list[str]:
+        box, happenings = make_box(store_url)
+        inbox = Inbox()
+        box.alert_to(inbox, rules=AlertRules(held_key=False))
+
+        @box.on(OrderPlaced, name="handle", retry=ONCE)
+        async def handle(order: OrderPlaced) -> None:
+            raise ValueError("unfit")
+
+        async with box.running():
+            await publish(box, OrderPlaced(f"o-{number}"), OrderPlaced(f"p-{number}"))
+            (event, _) = await happenings.until(MessageDead, 2)
+            if number == 1:
+                await box.dead_letters.resolve_group(event.group, by="ann")
+        return [one.rule for one in inbox.alerts]
+
+    assert [await told_of(number) for number in range(4)] == [["dead-letter"], [], ["dead-letter-again"], []]

@@ -71,8 +71,15 @@ def scene(**rules: object) -> Scene:
     return Scene(AlertRules(**rules))  # type: ignore[arg-type]
 
 
-def dead(group: str = "g1", *, consumer: str = "shop/a", holds_key: bool = False) -> MessageDead:
-    """A message that died."""
+def dead(
+    group: str = "g1",
+    *,
+    consumer: str = "shop/a",
+    holds_key: bool = False,
+    quiet_for: timedelta | None = None,
+    regressed: bool = False,
+) -> MessageDead:
+    """A message that died, the first of its group unless that was ``quiet_for`` some time."""
     return MessageDead(
         consumer=consumer,
         message_id="m1",
@@ -81,11 +88,15 @@ def dead(group: str = "g1", *, consumer: str = "shop/a", holds_key: bool = False
         error_type="ValueError",
         group=group,
         holds_key=holds_key,
+        quiet_for=quiet_for,
+        regressed=regressed,
     )
 
 
 def test_the_first_dead_letter_of_each_group_is_told() -> None:
-    assert scene().told(dead(), dead(), dead("g2"), dead(consumer="shop/b")) == [
+    later = dead(quiet_for=timedelta(0))
+
+    assert scene().told(dead(), later, dead("g2"), dead(consumer="shop/b")) == [
         ("dead-letter", "shop/a g1", 1),
         ("dead-letter", "shop/a g2", 1),
         ("dead-letter", "shop/b g1", 1),
@@ -94,12 +105,21 @@ def test_the_first_dead_letter_of_each_group_is_told() -> None:
 
 def test_a_group_that_was_quiet_for_long_is_a_regression() -> None:
     at = scene(regression_after=HOUR)
-    at.told(dead())
 
-    at.clock.advance(HOUR / 2)
-    assert at.told(dead()) == []
-    at.clock.advance(HOUR)
-    assert at.told(dead()) == [("dead-letter-again", "shop/a g1", 1)]
+    assert at.told(dead(quiet_for=HOUR / 2)) == [], "known to the tables, though not to this process"
+    assert at.told(dead(quiet_for=HOUR)) == [("dead-letter-again", "shop/a g1", 1)]
+
+
+def test_a_group_that_was_resolved_is_a_regression_however_soon_it_dies_again() -> None:
+    back = dead(quiet_for=MINUTE, regressed=True)
+    at = scene()
+
+    assert at.told(dead(), dead(quiet_for=MINUTE)) == [("dead-letter", "shop/a g1", 1)]
+    at.alarm.notice(back)
+    (alert,) = at.alarm.waiting
+    assert (alert.rule, alert.subject, alert.facts["quiet_for"]) == ("dead-letter-again", "shop/a g1", MINUTE)
+    assert "though that was resolved" in alert.text
+    assert scene(regression_after=None).told(back) == []
 
 
 def test_many_dead_letters_in_a_short_time_are_told_once() -> None:
@@ -205,7 +225,8 @@ def test_rules_can_be_left_out() -> None:
         dead_letter=False, regression_after=None, dead_letters=None, held_key=False, breaker_opened=False, falters=None
     )
 
-    assert at.told(dead(holds_key=True), dead(), OPENED, PARKED, *[FALTERED] * 50) == []
+    again = dead(quiet_for=99 * HOUR, regressed=True)
+    assert at.told(dead(holds_key=True), again, OPENED, PARKED, *[FALTERED] * 50) == []
 
 
 def test_what_has_waited_too_long_is_told() -> None:
@@ -241,7 +262,7 @@ def test_the_oldest_alerts_give_way_and_it_is_said_how_many_did() -> None:
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    at = scene(repeat_after=timedelta(0))
+    at = scene(repeat_after=HOUR)
     for number in range(5_000):
         at.alarm.notice(dead(f"g{number}"))
 
