@@ -10,6 +10,7 @@ import pytest
 from pillarbox import AlertRules
 from pillarbox.alerts import Alarm, Alert
 from pillarbox.alerts.alarm import MOST_WAITING
+from pillarbox.alerts.rules import MOST_SUBJECTS
 from pillarbox.control import Vitals
 from pillarbox.errors import ConfigurationError
 from pillarbox.holding import HoldingState
@@ -267,6 +268,17 @@ def test_what_is_remembered_is_bounded() -> None:
         at.alarm.notice(dead(f"g{number}"))
 
     assert at.told(dead("g0"))[-1] == ("dead-letter", "shop/a g0", 1), "forgotten, so it is told again"
+
+
+def test_a_subject_that_is_touched_often_is_not_forgotten_for_those_that_are_not() -> None:
+    at = scene(repeat_after=HOUR, dead_letters=None)
+    at.told(OPENED)
+    for number in range(2 * MOST_SUBJECTS):
+        at.told(dead(f"g{number}"), *[OPENED] * (number % 100 == 0))
+
+    at.clock.advance(HOUR)
+    at.alarm.remind()
+    assert at.waiting() == [("breaker-opened", "shop/gateway", 20)], "throttled and counted all the while"
 
 
 @pytest.mark.parametrize("nonsense", [{"within": timedelta(0)}, {"dead_letters": 0}, {"repeat_after": -MINUTE}])
