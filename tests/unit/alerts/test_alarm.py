@@ -253,6 +253,30 @@ def test_what_has_waited_too_long_is_told() -> None:
     ]
 
 
+@pytest.mark.parametrize(("rule", "subject"), [("oldest-held", "holding"), ("oldest-queued", "queues")])
+def test_a_hold_and_a_queue_that_wait_too_long_are_told_of_unless_their_rule_is_left_out(
+    rule: str, subject: str
+) -> None:
+    word = rule.replace("-", "_")
+
+    def waiting(age: timedelta | None, limit: timedelta | None) -> list[tuple[str, str, int]]:
+        at = scene(**{word: limit})
+        at.alarm.notice_vitals(
+            Vitals(
+                outbox=OutboxState(pending=0, oldest_for=None, scheduled=0, parked=0, held=0),
+                holding=HoldingState(keys=1, blocked=0, messages=1, oldest_for=age if subject == "holding" else None),
+                oldest_queued_for=age if subject == "queues" else None,
+                dead=0,
+                sagas_in_need=SagasInNeed(count=0, oldest_for=None),
+                overdue_sagas=(),
+            )
+        )
+        return at.waiting()
+
+    assert waiting(2 * HOUR, HOUR) == [(rule, subject, 1)]
+    assert waiting(HOUR, HOUR) == waiting(None, HOUR) == waiting(99 * HOUR, None) == []
+
+
 def test_the_oldest_alerts_give_way_and_it_is_said_how_many_did() -> None:
     at = scene(repeat_after=timedelta(0), regression_after=None, dead_letters=None)
     for number in range(MOST_WAITING + 3):
