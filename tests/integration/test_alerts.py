@@ -6,6 +6,8 @@ import asyncio
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox import Alert, AlertRules, Retry
 from pillarbox.observe import MessageDead, MessageHandled
@@ -13,6 +15,15 @@ from tests.integration.boxes import OrderPlaced, StockReserved, make_box, publis
 from tests.waiting import wait_until
 
 ONCE = Retry(attempts=1)
+REFUSE_TWO_COMMITS = (
+    "CREATE SEQUENCE commits",  # which no rollback takes back
+    """CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        IF nextval('commits') <= 2 THEN RAISE 'refused' USING ERRCODE = '40001'; END IF;
+        RETURN NULL;
+    END $$""",
+    """CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON pillarbox_dead_letters
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()""",
+)
 
 
 class Inbox:
@@ -30,13 +41,10 @@ class Inbox:
 
 
 @pytest.mark.parametrize("store_url", ["memory"], indirect=True)
-async def test_a_dead_letter_is_told_after_it_is_stored_and_a_target_that_hangs_delays_nothing(store_url: str) -> None:
+async def test_a_target_that_hangs_delays_nothing_and_what_messages_hold_is_not_told(store_url: str) -> None:
     box, happenings = make_box(store_url)
-    inbox, dead = Inbox(), list[int]()
+    inbox = Inbox()
     hanging = asyncio.Event()
-
-    async def look(alert: Alert) -> None:
-        dead.append(len(await box.dead_letters.list()))
 
     async def hang(alert: Alert) -> None:
         hanging.set()
@@ -47,7 +55,7 @@ async def test_a_dead_letter_is_told_after_it_is_stored_and_a_target_that_hangs_
         if order.number == 0:
             raise ValueError(f"the secret of {order.order_id}")
 
-    for target in (hang, inbox, look):
+    for target in (hang, inbox):
         box.alert_to(target)
     async with box.running():
         await publish(box, OrderPlaced("customer-7", 0))
@@ -56,15 +64,48 @@ async def test_a_dead_letter_is_told_after_it_is_stored_and_a_target_that_hangs_
         await hanging.wait()
         await publish(box, *(OrderPlaced(str(number), 1) for number in range(10)))
         await happenings.until(MessageHandled, 10)
-        await wait_until(lambda: dead)
 
-    assert dead[0] == 1
     (event,) = happenings.of(MessageDead)
     assert alert.subject == f"shop/handle {event.group}"
     assert alert.facts["message_id"] == event.message_id
     assert held.subject == "shop/handle"
     assert "secret" not in repr(alert)
     assert "customer-7" not in repr(alert)
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("store_url", ["postgresql+asyncpg"], indirect=True)
+@pytest.mark.parametrize("in_a_transaction", [True, False])
+async def test_a_dead_letter_whose_commit_fails_is_told_to_nobody_until_it_is_stored(
+    store_url: str, *, in_a_transaction: bool
+) -> None:
+    box, happenings = make_box(store_url)
+    told = list[tuple[str, int, int]]()
+
+    async def look(alert: Alert) -> None:
+        async with box.transaction() as tx:
+            commits = (await tx.execute(text("SELECT last_value FROM commits"))).scalar_one()
+        told.append((alert.rule, commits, len(await box.dead_letters.list())))
+
+    async def within(order: OrderPlaced, tx: AsyncConnection) -> None:
+        raise ValueError("unfit")
+
+    async def without(order: OrderPlaced) -> None:
+        raise ValueError("unfit")
+
+    box.on(OrderPlaced, name="handle", retry=ONCE)(within if in_a_transaction else without)
+
+    box.alert_to(look, rules=AlertRules(held_key=False))
+    async with box.running():
+        async with box.transaction() as tx:
+            for statement in REFUSE_TWO_COMMITS:
+                await tx.execute(text(statement))
+        await publish(box, OrderPlaced("o-1"))
+        await happenings.until(MessageDead)
+        await wait_until(lambda: told)
+
+    assert told == [("dead-letter", 3, 1)], "two commits were refused, and nobody was told of them"
+    assert len(happenings.of(MessageDead)) == 1
 
 
 @pytest.mark.parametrize("store_url", ["memory"], indirect=True)
@@ -77,3 +118,26 @@ async def test_a_message_that_waits_for_long_is_told_of(store_url: str) -> None:
         alert = await inbox.until("oldest-pending")
 
     assert alert.subject == "outbox"
+
+
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+async def test_a_cause_is_told_of_once_and_again_when_it_comes_back_from_resolved_whichever_process_meets_it(
+    store_url: str,
+) -> None:
+    async def told_of(number: int) -> list[str]:
+        box, happenings = make_box(store_url)
+        inbox = Inbox()
+        box.alert_to(inbox, rules=AlertRules(held_key=False))
+
+        @box.on(OrderPlaced, name="handle", retry=ONCE)
+        async def handle(order: OrderPlaced) -> None:
+            raise ValueError("unfit")
+
+        async with box.running():
+            await publish(box, OrderPlaced(f"o-{number}"), OrderPlaced(f"p-{number}"))
+            (event, _) = await happenings.until(MessageDead, 2)
+            if number == 1:
+                await box.dead_letters.resolve_group(event.group, by="ann")
+        return [one.rule for one in inbox.alerts]
+
+    assert [await told_of(number) for number in range(4)] == [["dead-letter"], [], ["dead-letter-again"], []]

@@ -80,6 +80,7 @@ class Alarm(Observer):
                 told = self._told[finding.rule, finding.subject] = Told(at=float("-inf"))
                 while len(self._told) > MOST_SUBJECTS:
                     self._told.popitem(last=False)
+            self._told.move_to_end((finding.rule, finding.subject))
             told.count += 1
             if self._is_over(told, now):
                 self._tell(told, finding, now)

@@ -26,7 +26,7 @@ from pillarbox.observe import (
 )
 
 MOST_SUBJECTS = 1_000
-"""How many subjects and groups are remembered; the one untouched longest is forgotten first."""
+"""How many subjects are remembered; the one untouched longest is forgotten first."""
 SETTLEMENT = "pillarbox dead-letters list"
 ATTENTION = "pillarbox saga list --status needs_attention"
 
@@ -38,8 +38,9 @@ class AlertRules:
     A *group* is what failed for the same cause, as dead letters are grouped.
 
     Attributes:
-        dead_letter: the first dead letter of a group, as far as this process knows.
-        regression_after: another one of a group that has been quiet for so long (``dead-letter-again``).
+        dead_letter: the first dead letter of a group.
+        regression_after: another one of a group that was resolved, or has been quiet for so long in every process
+            (``dead-letter-again``).
         dead_letters: so many dead letters of one consumer ``within`` that time (``dead-letter-rate``).
         within: for the rate of dead letters, and for a worker that falters.
         held_key: a key is held by a dead letter, or by a record that the broker does not take.
@@ -97,18 +98,6 @@ class Finding:
     facts: Mapping[str, Fact] = field(default_factory=dict[str, Fact])
 
 
-class Recent(OrderedDict[str, float]):
-    """When something was last seen, by name; of a bounded number of names."""
-
-    def touch(self, name: str, at: float) -> float | None:
-        """Note that ``name`` is seen; return when it was seen before."""
-        before = self.pop(name, None)
-        self[name] = at
-        while len(self) > MOST_SUBJECTS:
-            self.popitem(last=False)
-        return before
-
-
 class Rates:
     """Counts what happens to each subject within a sliding time."""
 
@@ -139,7 +128,6 @@ class Judge:
     def __init__(self, rules: AlertRules) -> None:
         """Begin with nothing remembered."""
         self._rules = rules
-        self._groups = Recent()
         self._dying = Rates(rules.dead_letters, rules.within)
         self._faltering = Rates(rules.falters, rules.within)
 
@@ -194,22 +182,25 @@ class Judge:
             "group": event.group,
         }
         subject = f"{event.consumer} {event.group}".rstrip()
-        before, rules = self._groups.touch(subject, at), self._rules
-        if before is None and rules.dead_letter:
+        quiet, rules = event.quiet_for, self._rules
+        if quiet is None and rules.dead_letter:
             yield Finding(
                 rule="dead-letter", subject=subject, text=f"a message is dead: {what}: {SETTLEMENT}", facts=facts
             )
-        elif before is not None and rules.regression_after is not None:
-            quiet = timedelta(seconds=at - before)
-            if quiet >= rules.regression_after:
-                text = f"messages die again, after {quiet}: {what}: {SETTLEMENT}"
-                yield Finding(rule="dead-letter-again", subject=subject, text=text, facts={**facts, "quiet_for": quiet})
+        elif quiet is not None and self._is_regression(quiet, was_resolved=event.regressed):
+            since = f"after {quiet}{', though that was resolved' if event.regressed else ''}"
+            text = f"messages die again, {since}: {what}: {SETTLEMENT}"
+            yield Finding(rule="dead-letter-again", subject=subject, text=text, facts={**facts, "quiet_for": quiet})
         if self._dying.reached(event.consumer, at):
             text = f"{rules.dead_letters} messages of {event.consumer} died within {rules.within}: {SETTLEMENT}"
             yield Finding(rule="dead-letter-rate", subject=event.consumer, text=text, facts=facts)
         if event.holds_key and rules.held_key:
             text = f"a key of {event.consumer} is held until somebody decides about its dead letter: pillarbox held"
             yield Finding(rule="held-key", subject=event.consumer, text=text, facts=facts)
+
+    def _is_regression(self, quiet: timedelta, *, was_resolved: bool) -> bool:
+        after = self._rules.regression_after
+        return after is not None and (was_resolved or quiet >= after)
 
     def of_vitals(self, vitals: Vitals) -> Iterator[Finding]:
         """Return what has waited too long."""

@@ -10,6 +10,7 @@ from pillarbox.consumer.report import RunReport
 from pillarbox.consumer.run import Run
 from pillarbox.consumer.surroundings import Surroundings
 from pillarbox.deadletter import fingerprint_of
+from pillarbox.deadletter.groups import Arrival
 from pillarbox.errors import HandlerCrashedError
 from pillarbox.idempotency import Suspect, Trial
 from pillarbox.observe import (
@@ -113,6 +114,7 @@ class Books:
                 )
             )
         if isinstance(item.verdict, GiveUp):
+            arrival = item.arrival or Arrival()
             self._observer.notice(
                 MessageDead(
                     consumer=self._name,
@@ -122,6 +124,8 @@ class Books:
                     error_type=type(item.error).__qualname__,
                     group="" if item.error is None else fingerprint_of(item.error, item.message.type),
                     holds_key=self._run.rules.blocks_key,
+                    quiet_for=arrival.quiet_for,
+                    regressed=arrival.regressed,
                 )
             )
             if self._run.rules.stops:

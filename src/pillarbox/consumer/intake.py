@@ -10,6 +10,7 @@ from typing import Literal, Protocol, TypeAlias
 from pillarbox.channel import Delivery
 from pillarbox.consumer.item import Item
 from pillarbox.deadletter import Burial, DeadLetterStore, fingerprint_of, stack_of
+from pillarbox.deadletter.groups import Arrival
 from pillarbox.errors import InternalError
 from pillarbox.holding import (
     HeldMessage,
@@ -117,7 +118,10 @@ class Burials:
     def bury(self, items: Sequence[Item]) -> Program[None]:
         """Store the dead letters and the holds they are the reason of."""
         burials = [self._burial(item) for item in items]
-        yield from self._dead_letters.bury(self._consumer, burials)
+        arrivals = dict((yield from self._dead_letters.bury(self._consumer, burials)))
+        for item, burial in zip(items, burials, strict=True):
+            item.arrival = arrivals[burial.fingerprint]
+            arrivals[burial.fingerprint] = Arrival(quiet_for=timedelta(0))  # for those that come with it
         blocked = [Hold(hold_key=burial.hold_key, state=HoldState.BLOCKED) for burial in burials]
         yield from self._holding.hold(self._consumer, blocked)
 

@@ -9,6 +9,7 @@ import msgspec
 
 from pillarbox.channel import Delivery
 from pillarbox.consumer.dependency import Probe
+from pillarbox.deadletter.groups import Arrival
 from pillarbox.errors.reading import text_of
 from pillarbox.holding import FailedAttempt, HeldState, storable
 from pillarbox.message import Message
@@ -38,6 +39,7 @@ class Item(msgspec.Struct, kw_only=True, eq=False):
         relies_on: messages before it in the same run that must be handled, or it is not.
         notice: what its gate wants told of once the run is durable.
         is_through: its handler is not called, and it counts as handled: what it asks for was done or must not be.
+        arrival: what the group of its cause was before, once it is buried.
         line: where the line of its number stands, as the transaction knows that has locked it.
     """
 
@@ -58,6 +60,7 @@ class Item(msgspec.Struct, kw_only=True, eq=False):
     relies_on: frozenset[str] = frozenset()
     notice: Event | None = None
     is_through: bool = False
+    arrival: Arrival | None = None
     line: Position | None = None
 
     def failed(self, error: Exception, *, at: datetime, redact: Callable[[str], str]) -> None:

@@ -52,6 +52,19 @@ class DeadLetterGroup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """What a group was when letters came into it.
+
+    Attributes:
+        quiet_for: how long ago the letters before them came; ``None`` if they are the first.
+        regressed: it had been resolved, and is open again.
+    """
+
+    quiet_for: timedelta | None = None
+    regressed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GroupFilter:
     """Which groups; what is left out is not asked for."""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from pillarbox.deadletter.groups import Arrival
 from pillarbox.deadletter.record import Burial, DeadLetter, DeadLetterState
 from pillarbox.transaction import Program
 
@@ -46,8 +47,12 @@ class DeadLetterStore(Protocol):
     """
 
     @abstractmethod
-    def bury(self, consumer: str, burials: Sequence[Burial]) -> Program[None]:
-        """Store dead messages; one that failed again is dead again, its attempts and history added."""
+    def bury(self, consumer: str, burials: Sequence[Burial]) -> Program[Mapping[str, Arrival]]:
+        """Store dead messages; one that failed again is dead again, its attempts and history added.
+
+        Returns:
+            By fingerprint, what each of their groups was before.
+        """
 
     @abstractmethod
     def resolve(self, consumer: str, message_ids: Sequence[str]) -> Program[None]:

@@ -188,6 +188,7 @@ class MessageDead:
     """A message is in the dead letters.
 
     ``group``: the fingerprint of its cause; ``holds_key``: later messages of its key wait for a decision about it.
+    ``quiet_for``: since the letter before of its group, ``None`` for the first; ``regressed``: that was resolved.
     """
 
     consumer: str
@@ -197,6 +198,8 @@ class MessageDead:
     error_type: str = ""
     group: str = ""
     holds_key: bool = False
+    quiet_for: timedelta | None = None
+    regressed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

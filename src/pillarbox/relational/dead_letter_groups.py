@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -33,7 +33,7 @@ from pillarbox.deadletter import (
     GroupFilter,
     GroupState,
 )
-from pillarbox.deadletter.groups import MAX_EXAMPLE_CHARS
+from pillarbox.deadletter.groups import MAX_EXAMPLE_CHARS, Arrival
 from pillarbox.holding import storable
 from pillarbox.relational.expressions import any_of, insert_into, micros, now_us, numbers
 from pillarbox.relational.operator_tables import dead_letter_edits, dead_letter_groups
@@ -58,6 +58,12 @@ _arrive = insert_into(dead_letter_groups).values(
     first_seen=now_us(),
     last_seen=now_us(),
 )
+_met = (
+    _group.consumer == bindparam("by", type_=String),
+    _group.fingerprint == bindparam("cause", type_=String),
+)
+MEET = select(now_us() - _group.last_seen, _group.state).where(*_met).with_for_update()
+COME = select(_group.arrivals).where(*_met)
 _comes_back = _group.state == GroupState.RESOLVED.value
 ARRIVE = _arrive.on_conflict_do_update(
     index_elements=["consumer", "fingerprint"],
@@ -148,11 +154,17 @@ class Arrivals:
     consumer: str
     burials: Sequence[Burial]
 
-    def announce(self) -> Program[None]:
-        """Count them into their groups, in sorted order; a resolved group is open again and bears the mark of it."""
+    def announce(self) -> Program[Mapping[str, Arrival]]:
+        """Count them into their groups, in sorted order; a resolved group is open again and bears the mark of it.
+
+        Returns:
+            By fingerprint, what each group was before, as nobody else can have found it.
+        """
         count = Counter(one.fingerprint for one in self.burials)
         first = {one.fingerprint: one for one in reversed(self.burials)}
+        arrivals: dict[str, Arrival] = {}
         for fingerprint in sorted(first):
+            met = yield Execute(MEET, {"by": self.consumer, "cause": fingerprint})
             one = first[fingerprint]
             last = one.history[-1] if one.history else None
             yield Execute(
@@ -166,6 +178,15 @@ class Arrivals:
                     "come": count[fingerprint],
                 },
             )
+            if met:
+                ((quiet_us, state),) = met
+                quiet_for = timedelta(microseconds=max(quiet_us, 0))
+                arrivals[fingerprint] = Arrival(quiet_for=quiet_for, regressed=state == GroupState.RESOLVED.value)
+            else:  # others may have been faster since
+                ((come,),) = yield Execute(COME, {"by": self.consumer, "cause": fingerprint})
+                is_first = come == count[fingerprint]
+                arrivals[fingerprint] = Arrival(quiet_for=None if is_first else timedelta(0))
+        return arrivals
 
 
 def left(letters: Sequence[Row]) -> Program[None]:

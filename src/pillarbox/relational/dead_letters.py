@@ -25,6 +25,7 @@ from sqlalchemy import (
 )
 
 from pillarbox.deadletter import Blockers, Burial, DeadLetter, DeadLetterFilter, DeadLetterState, DeadLetterStore
+from pillarbox.deadletter.groups import Arrival
 from pillarbox.relational.dead_letter_groups import Arrivals, left
 from pillarbox.relational.expressions import any_of, characters_in, insert_into, micros, now_us, texts
 from pillarbox.relational.holding import history_json, history_of
@@ -230,10 +231,9 @@ def _letter(row: Row) -> DeadLetter:
 class RelationalDeadLetterStore(DeadLetterStore, Blockers):
     """Dead letters as rows, unique by consumer and message; each in a group, which counts them."""
 
-    def bury(self, consumer: str, burials: Sequence[Burial]) -> Program[None]:
+    def bury(self, consumer: str, burials: Sequence[Burial]) -> Program[Mapping[str, Arrival]]:
         """Insert, or mark dead again; the groups come first, so that two runs do not count a letter twice."""
-        arrivals = Arrivals(consumer, burials)
-        yield from arrivals.announce()
+        arrivals = yield from Arrivals(consumer, burials).announce()
         yield from self._count_out(consumer, burials)
         for one in sorted(burials, key=lambda burial: burial.message.id):
             facts = {
@@ -246,6 +246,7 @@ class RelationalDeadLetterStore(DeadLetterStore, Blockers):
             }
             row = {**message_values(one.message), "by": consumer, "hold_key": one.hold_key, **facts}
             yield Execute(BURY, row)
+        return arrivals
 
     def _count_out(self, consumer: str, burials: Sequence[Burial]) -> Generator[Execute, Rows, None]:
         """Take letters that are dead already out of the counts of their groups."""

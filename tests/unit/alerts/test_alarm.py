@@ -10,6 +10,7 @@ import pytest
 from pillarbox import AlertRules
 from pillarbox.alerts import Alarm, Alert
 from pillarbox.alerts.alarm import MOST_WAITING
+from pillarbox.alerts.rules import MOST_SUBJECTS
 from pillarbox.control import Vitals
 from pillarbox.errors import ConfigurationError
 from pillarbox.holding import HoldingState
@@ -71,8 +72,15 @@ def scene(**rules: object) -> Scene:
     return Scene(AlertRules(**rules))  # type: ignore[arg-type]
 
 
-def dead(group: str = "g1", *, consumer: str = "shop/a", holds_key: bool = False) -> MessageDead:
-    """A message that died."""
+def dead(
+    group: str = "g1",
+    *,
+    consumer: str = "shop/a",
+    holds_key: bool = False,
+    quiet_for: timedelta | None = None,
+    regressed: bool = False,
+) -> MessageDead:
+    """A message that died, the first of its group unless that was ``quiet_for`` some time."""
     return MessageDead(
         consumer=consumer,
         message_id="m1",
@@ -81,11 +89,15 @@ def dead(group: str = "g1", *, consumer: str = "shop/a", holds_key: bool = False
         error_type="ValueError",
         group=group,
         holds_key=holds_key,
+        quiet_for=quiet_for,
+        regressed=regressed,
     )
 
 
 def test_the_first_dead_letter_of_each_group_is_told() -> None:
-    assert scene().told(dead(), dead(), dead("g2"), dead(consumer="shop/b")) == [
+    later = dead(quiet_for=timedelta(0))
+
+    assert scene().told(dead(), later, dead("g2"), dead(consumer="shop/b")) == [
         ("dead-letter", "shop/a g1", 1),
         ("dead-letter", "shop/a g2", 1),
         ("dead-letter", "shop/b g1", 1),
@@ -94,12 +106,21 @@ def test_the_first_dead_letter_of_each_group_is_told() -> None:
 
 def test_a_group_that_was_quiet_for_long_is_a_regression() -> None:
     at = scene(regression_after=HOUR)
-    at.told(dead())
 
-    at.clock.advance(HOUR / 2)
-    assert at.told(dead()) == []
-    at.clock.advance(HOUR)
-    assert at.told(dead()) == [("dead-letter-again", "shop/a g1", 1)]
+    assert at.told(dead(quiet_for=HOUR / 2)) == [], "known to the tables, though not to this process"
+    assert at.told(dead(quiet_for=HOUR)) == [("dead-letter-again", "shop/a g1", 1)]
+
+
+def test_a_group_that_was_resolved_is_a_regression_however_soon_it_dies_again() -> None:
+    back = dead(quiet_for=MINUTE, regressed=True)
+    at = scene()
+
+    assert at.told(dead(), dead(quiet_for=MINUTE)) == [("dead-letter", "shop/a g1", 1)]
+    at.alarm.notice(back)
+    (alert,) = at.alarm.waiting
+    assert (alert.rule, alert.subject, alert.facts["quiet_for"]) == ("dead-letter-again", "shop/a g1", MINUTE)
+    assert "though that was resolved" in alert.text
+    assert scene(regression_after=None).told(back) == []
 
 
 def test_many_dead_letters_in_a_short_time_are_told_once() -> None:
@@ -205,7 +226,8 @@ def test_rules_can_be_left_out() -> None:
         dead_letter=False, regression_after=None, dead_letters=None, held_key=False, breaker_opened=False, falters=None
     )
 
-    assert at.told(dead(holds_key=True), dead(), OPENED, PARKED, *[FALTERED] * 50) == []
+    again = dead(quiet_for=99 * HOUR, regressed=True)
+    assert at.told(dead(holds_key=True), again, OPENED, PARKED, *[FALTERED] * 50) == []
 
 
 def test_what_has_waited_too_long_is_told() -> None:
@@ -231,6 +253,30 @@ def test_what_has_waited_too_long_is_told() -> None:
     ]
 
 
+@pytest.mark.parametrize(("rule", "subject"), [("oldest-held", "holding"), ("oldest-queued", "queues")])
+def test_a_hold_and_a_queue_that_wait_too_long_are_told_of_unless_their_rule_is_left_out(
+    rule: str, subject: str
+) -> None:
+    word = rule.replace("-", "_")
+
+    def waiting(age: timedelta | None, limit: timedelta | None) -> list[tuple[str, str, int]]:
+        at = scene(**{word: limit})
+        at.alarm.notice_vitals(
+            Vitals(
+                outbox=OutboxState(pending=0, oldest_for=None, scheduled=0, parked=0, held=0),
+                holding=HoldingState(keys=1, blocked=0, messages=1, oldest_for=age if subject == "holding" else None),
+                oldest_queued_for=age if subject == "queues" else None,
+                dead=0,
+                sagas_in_need=SagasInNeed(count=0, oldest_for=None),
+                overdue_sagas=(),
+            )
+        )
+        return at.waiting()
+
+    assert waiting(2 * HOUR, HOUR) == [(rule, subject, 1)]
+    assert waiting(HOUR, HOUR) == waiting(None, HOUR) == waiting(99 * HOUR, None) == []
+
+
 def test_the_oldest_alerts_give_way_and_it_is_said_how_many_did() -> None:
     at = scene(repeat_after=timedelta(0), regression_after=None, dead_letters=None)
     for number in range(MOST_WAITING + 3):
@@ -241,11 +287,22 @@ def test_the_oldest_alerts_give_way_and_it_is_said_how_many_did() -> None:
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    at = scene(repeat_after=timedelta(0))
+    at = scene(repeat_after=HOUR)
     for number in range(5_000):
         at.alarm.notice(dead(f"g{number}"))
 
     assert at.told(dead("g0"))[-1] == ("dead-letter", "shop/a g0", 1), "forgotten, so it is told again"
+
+
+def test_a_subject_that_is_touched_often_is_not_forgotten_for_those_that_are_not() -> None:
+    at = scene(repeat_after=HOUR, dead_letters=None)
+    at.told(OPENED)
+    for number in range(2 * MOST_SUBJECTS):
+        at.told(dead(f"g{number}"), *[OPENED] * (number % 100 == 0))
+
+    at.clock.advance(HOUR)
+    at.alarm.remind()
+    assert at.waiting() == [("breaker-opened", "shop/gateway", 20)], "throttled and counted all the while"
 
 
 @pytest.mark.parametrize("nonsense", [{"within": timedelta(0)}, {"dead_letters": 0}, {"repeat_after": -MINUTE}])

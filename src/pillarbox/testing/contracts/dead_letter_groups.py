@@ -17,6 +17,7 @@ from pillarbox.deadletter import (
     GroupState,
 )
 from pillarbox.deadletter.editing import Change
+from pillarbox.deadletter.groups import Arrival
 from pillarbox.testing.contracts.dead_letters import CONSUMER, FIRST, burial, bury, find, move
 from pillarbox.testing.contracts.harness import LONG, StoreHarness, let_expire, make_message, rolled_back
 
@@ -95,6 +96,46 @@ class DeadLetterReviewContract:
 
         assert (came_back.state, came_back.regressed, came_back.note) == (GroupState.OPEN, True, "fixed in 1.2")
         assert (decided.state, decided.regressed, decided.note) == (GroupState.RESOLVED, False, "fixed in 1.2")
+
+    async def test_whoever_buries_learns_whether_the_cause_is_new_or_has_come_back(self, harness: StoreHarness) -> None:
+        """And how long it was quiet: before this burial, whoever did the one before."""
+        both = [burial(make_message("m1")), burial(make_message("m2"), fingerprint="cause-2")]
+        new = await harness.source.run(harness.dead_letters.bury(CONSUMER, both))
+        elsewhere = await harness.source.run(harness.dead_letters.bury(OTHER, both[:1]))
+        await let_expire(harness)
+        await judge(harness, GroupState.RESOLVED, None)
+        back = await harness.source.run(harness.dead_letters.bury(CONSUMER, [burial(make_message("m3")), *both]))
+        again = await harness.source.run(harness.dead_letters.bury(CONSUMER, [burial(make_message("m4"))]))
+
+        assert new == {"cause-1": Arrival(), "cause-2": Arrival()}
+        assert elsewhere == {"cause-1": Arrival()}
+        assert {cause: one.regressed for cause, one in back.items()} == {"cause-1": True, "cause-2": False}
+        quiet = {cause: one.quiet_for for cause, one in back.items()}
+        assert all(one is not None and one > NOW for one in quiet.values())
+        assert [(cause, one.regressed) for cause, one in again.items()] == [("cause-1", False)], "as it did before"
+        assert again["cause-1"].quiet_for is not None
+
+    async def test_a_cause_is_new_and_comes_back_once_however_many_bury_at_once(self, harness: StoreHarness) -> None:
+        """One of them learns it."""
+
+        async def burials() -> list[Arrival]:
+            async with asyncio.TaskGroup() as tasks:
+                burying = [
+                    tasks.create_task(
+                        harness.source.run(harness.dead_letters.bury(CONSUMER, [burial(make_message(f"m{number}"))]))
+                    )
+                    for number in range(5)
+                ]
+            return [task.result()["cause-1"] for task in burying]
+
+        first = await burials()
+        await judge(harness, GroupState.RESOLVED, None)
+        second = await burials()
+
+        assert sum(one.quiet_for is None for one in first) == 1
+        assert not any(one.regressed for one in first)
+        assert sum(one.regressed for one in second) == 1
+        assert all(one.quiet_for is not None for one in second)
 
     async def test_a_letter_that_comes_into_an_ignored_group_changes_only_its_count(
         self, harness: StoreHarness
