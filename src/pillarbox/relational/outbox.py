@@ -138,6 +138,8 @@ _in_order = oldest_first(outbox.c.transaction_id, outbox.c.position)
 _first = select(now_us() - outbox.c.created_at).where(pending()).order_by(_in_order).limit(1)
 _released_first = select(now_us() - func.min(outbox_held.c.parked_at)).where(outbox_held.c.state == RELEASED)
 
+_due_first = select(now_us() - func.min(outbox_scheduled.c.due_at))  # index on due_at; below 0 while none is due
+
 
 def _set_aside(state: str) -> ScalarSelect[int]:
     return select(func.count()).select_from(outbox_held).where(outbox_held.c.state == state).scalar_subquery()
@@ -148,6 +150,7 @@ STATE = select(
     _first.scalar_subquery(),
     _set_aside(RELEASED),
     _released_first.scalar_subquery(),
+    _due_first.scalar_subquery(),
     select(func.count()).select_from(outbox_scheduled).scalar_subquery(),
     _set_aside(PARKED),
     _set_aside(HELD),
@@ -199,8 +202,10 @@ class RelationalOutboxStore(OutboxStore):
 
     def state(self) -> Program[OutboxState]:
         """Count what waits."""
-        pending, first_us, released, released_us, scheduled, parked, held = (yield Execute(STATE))[0]
+        pending, first_us, released, released_us, due_us, scheduled, parked, held = (yield Execute(STATE))[0]
         waited = [max(int(one), 0) for one in (first_us, released_us) if one is not None]
+        if due_us is not None and due_us >= 0:
+            waited.append(int(due_us))
         return OutboxState(
             pending=pending + released,
             oldest_for=timedelta(microseconds=max(waited)) if waited else None,

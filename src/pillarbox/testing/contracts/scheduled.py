@@ -96,6 +96,20 @@ class ScheduledRecordsContract:
         assert await release(harness, tenant) == 0
         assert (await harness.source.run(harness.outbox.state())).scheduled == 1
 
+    async def test_a_due_record_that_nobody_releases_ages_and_one_that_is_not_due_does_not(
+        self, harness: StoreHarness
+    ) -> None:
+        """So that health tells where no relay takes it."""
+        await append(harness, delayed(make_record("later"), LONG))
+        assert (await harness.source.run(harness.outbox.state())).oldest_for is None
+        await append(harness, delayed(make_record("due")))
+
+        async def is_old() -> bool:
+            state = await harness.source.run(harness.outbox.state())
+            return state.oldest_for is not None and state.oldest_for > timedelta(milliseconds=10)
+
+        await wait_until(is_old)
+
     async def test_due_records_enter_in_the_order_of_their_due_times(self, harness: StoreHarness) -> None:
         """Not in that of their publishing."""
         tenant = await take_all(harness)
