@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,6 +29,7 @@ class Database:
         self.checkpoint = checkpoint
         self.slots = dict(slots)
         self.told: list[Event] = []
+        self.leaked: list[str] = []
         self.answers_to_lose = 0
         self.refusals_to_drop = 0
 
@@ -53,9 +55,14 @@ class Database:
 
     def save(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
+        self.look_for_leaks()
         if self.answers_to_lose:
             self.answers_to_lose -= 1
             raise StoreUnavailableError(store="PostgreSQL", reason="the answer to a commit was lost")
+
+    def look_for_leaks(self) -> None:
+        """Note slots that nobody would drop if all relays ended now: the checkpoint does not name them."""
+        self.leaked += [name for name in self.slots if name != self.checkpoint.slot_name]
 
     def drop(self, names: Collection[str]) -> None:
         """Drop these slots one after another; a slot that is read stays."""
@@ -76,9 +83,17 @@ class Log:
         slot = self._database.slots.get(self._slot_name)
         return Outlook(system_id="7", timeline=1, slot_name=self._slot_name, slot=slot, is_published=True)
 
-    async def renew(self, *, instead_of: str | None, meanwhile: Callable[[], Awaitable[None]]) -> NewSlot:
+    async def renew(
+        self,
+        *,
+        instead_of: str | None,
+        before: Callable[[], Awaitable[None]],
+        meanwhile: Callable[[], Awaitable[None]],
+    ) -> NewSlot:
         self._database.drop([name for name in (self._slot_name, instead_of) if name is not None])
+        await before()
         self._database.slots[self._slot_name] = SLOT
+        self._database.look_for_leaks()
         return NewSlot(starts_at=SLOT.confirmed_lsn, snapshot="7:7:")
 
     async def close(self) -> None:
@@ -110,3 +125,15 @@ async def test_a_gap_is_told_though_the_answer_to_the_first_write_after_it_was_l
     await database.feed(has_table=False).open()
 
     assert LogGapFound(reason=GapReason.SLOT_MISSING.value, healed=False) in database.told
+
+
+async def test_a_slot_of_another_name_that_was_read_when_it_should_go_is_dropped_later() -> None:
+    database = Database(checkpoint=replace(SETTLED, slot_name="of old"), slots={"of old": SLOT})
+    database.refusals_to_drop = 1
+
+    with pytest.raises(StoreUnavailableError):
+        await database.feed().open()
+    await database.feed().open()
+
+    assert list(database.slots) == ["ours"]
+    assert database.leaked == []
