@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pillarbox.errors import ConfigurationError, ConflictError
+from pillarbox.errors import ConfigurationError, StoreUnavailableError
 from tests.integration.boxes import OrderPlaced
 from tests.integration.log_boxes import LogScene
 
@@ -54,7 +54,7 @@ async def test_the_log_is_not_given_up_while_a_producer_may_have_written_into_it
     box, taker = scene.box(), scene.box()
     async with box.transaction() as tx:
         await box.publish(OrderPlaced("o-1", 1), tx=tx)
-        with pytest.raises(ConflictError):
+        with pytest.raises(StoreUnavailableError, match="open"):
             await retire(taker)
 
     with pytest.raises(ConfigurationError, match="table-less"):

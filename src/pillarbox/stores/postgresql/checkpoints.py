@@ -23,9 +23,10 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import UserDefinedType
 
-from pillarbox.errors import ConfigurationError
+from pillarbox.errors import ConfigurationError, StoreUnavailableError
 from pillarbox.relational.expressions import any_of, now_us, position_list
 from pillarbox.relational.keeping import KEEP
 from pillarbox.relational.leases import is_owned
@@ -42,6 +43,7 @@ from pillarbox.stores.postgresql.tableless import PREFIX
 from pillarbox.transaction import Execute, Program
 
 NAME = "outbox"
+LOCK_NOT_AVAILABLE = "55P03"
 NOWHERE = ""
 """In place of a location in the log: there is none."""
 
@@ -205,10 +207,19 @@ def _close(slot: str) -> Program[None]:
 
     Who writes into the log holds a lock on the table of checkpoints to the end of his transaction. So nobody does while
     the lock is held here, for which others wait; hence a look before it too, that finds most of what is unread.
+
+    Raises:
+        StoreUnavailableError: some are still at it; being transient, it is tried again after a pause only.
     """
     yield from _make_sure_all_is_read(slot)
     yield Execute(SHORT_LOCKS)
-    yield Execute(LOCK)
+    try:
+        yield Execute(LOCK)
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+            raise
+        reason = "transactions are open that may have written into the log"
+        raise StoreUnavailableError(store="PostgreSQL", reason=reason) from error
     yield from _make_sure_all_is_read(slot)
     yield Execute(CLOSE)
 
