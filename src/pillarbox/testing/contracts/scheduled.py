@@ -178,6 +178,22 @@ class ScheduledRecordsContract:
         await release_all(harness, tenant, 2)
         assert [one for one in await read_ids(harness) if one != "free"] == ["producer", "locked-1", "locked-2"]
 
+    async def test_a_locked_key_with_more_records_than_the_limit_does_not_hold_up_the_others(
+        self, harness: StoreHarness
+    ) -> None:
+        """However many of its records are due before theirs."""
+        needs_concurrent_writers(harness)
+        tenant = await take_all(harness)
+        locked, free = keys_apart(2)
+        await append(harness, *(delayed(make_record(f"locked-{number}", locked)) for number in range(5)))
+        await append(harness, delayed(make_record("free", free)))
+        async with harness.source.begin() as producer:
+            await producer.run(harness.outbox.append([make_record("producer", locked)]))
+
+            assert await wait_until(lambda: release(harness, tenant, limit=2)) == 1
+
+            assert await read_ids(harness) == ["free"]
+
     async def test_a_producer_waits_while_its_key_is_released(self, harness: StoreHarness) -> None:
         """Positions that a release takes follow the order of commits like any others."""
         tenant = await take_all(harness)
