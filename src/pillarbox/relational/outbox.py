@@ -302,7 +302,7 @@ class RelationalSlotReader(SlotReader):
         while True:
             place = {"after_due": after_due, "after": after, "up_to": limit}
             due = yield Execute(DUE, {"scope": scope, "tokens": tokens, **place})
-            rows = [dict(zip(names, row, strict=True)) for row in due]
+            rows: list[dict[str, Any]] = [dict(zip(names, row, strict=True)) for row in due]
             moving = yield from self._lock_keys(rows, locked)
             if moving:
                 yield Execute(APPEND, [{name: row[name] for name in RECORD_COLUMNS[:-1]} for row in moving])
