@@ -18,8 +18,9 @@ class OutboxState:
 
     Attributes:
         pending: records to be published now, those included that were held and may go on.
-        oldest_for: how long the oldest of them has waited; ``None`` when there is none.
-        scheduled: records that are not due yet.
+        oldest_for: how long the oldest of them has waited, or of those scheduled that are due by now; ``None`` when
+            there is none.
+        scheduled: records that are not due yet, or were not taken into the outbox since.
         parked: records that their broker refused, with an operator's decision outstanding.
         held: records behind a parked one of the same key.
     """

@@ -119,9 +119,15 @@ SETTLE, SETTLE_AND_COUNT = _settle(any_of(outbox.c.position, AT))  # primary key
 SETTLE_RUN, SETTLE_RUN_AND_COUNT = _settle(outbox.c.position.between(*_RUN))  # one walk of the primary key
 
 # --- scheduled records ------------------------------------------------------------------------------------------------
-DUE = (  # index on due_at
-    select(*columns(outbox_scheduled, ("position", *RECORD_COLUMNS)))
-    .where(outbox_scheduled.c.due_at <= now_us(), is_owned(outbox_scheduled.c.slot, locked=True))
+_after_due, _after = bindparam("after_due", type_=BigInteger), bindparam("after", type_=BigInteger)
+DUE = (  # index on (due_at, position)
+    select(*columns(outbox_scheduled, ("due_at", "position", *RECORD_COLUMNS)))
+    .where(
+        outbox_scheduled.c.due_at >= _after_due,
+        outbox_scheduled.c.due_at <= now_us(),
+        or_(outbox_scheduled.c.due_at > _after_due, outbox_scheduled.c.position > _after),
+        is_owned(outbox_scheduled.c.slot, locked=True),
+    )
     .order_by(outbox_scheduled.c.due_at, outbox_scheduled.c.position)
     .limit(bindparam("up_to", type_=BigInteger))
 )
@@ -138,6 +144,8 @@ _in_order = oldest_first(outbox.c.transaction_id, outbox.c.position)
 _first = select(now_us() - outbox.c.created_at).where(pending()).order_by(_in_order).limit(1)
 _released_first = select(now_us() - func.min(outbox_held.c.parked_at)).where(outbox_held.c.state == RELEASED)
 
+_due_first = select(now_us() - func.min(outbox_scheduled.c.due_at))  # index on due_at; below 0 while none is due
+
 
 def _set_aside(state: str) -> ScalarSelect[int]:
     return select(func.count()).select_from(outbox_held).where(outbox_held.c.state == state).scalar_subquery()
@@ -148,6 +156,7 @@ STATE = select(
     _first.scalar_subquery(),
     _set_aside(RELEASED),
     _released_first.scalar_subquery(),
+    _due_first.scalar_subquery(),
     select(func.count()).select_from(outbox_scheduled).scalar_subquery(),
     _set_aside(PARKED),
     _set_aside(HELD),
@@ -199,8 +208,10 @@ class RelationalOutboxStore(OutboxStore):
 
     def state(self) -> Program[OutboxState]:
         """Count what waits."""
-        pending, first_us, released, released_us, scheduled, parked, held = (yield Execute(STATE))[0]
+        pending, first_us, released, released_us, due_us, scheduled, parked, held = (yield Execute(STATE))[0]
         waited = [max(int(one), 0) for one in (first_us, released_us) if one is not None]
+        if due_us is not None and due_us >= 0:
+            waited.append(int(due_us))
         return OutboxState(
             pending=pending + released,
             oldest_for=timedelta(microseconds=max(waited)) if waited else None,
@@ -281,24 +292,34 @@ class RelationalSlotReader(SlotReader):
         return bool((yield Execute(HAS_BESIDE, {"slots": slots}))[0][0])
 
     def release_due(self, scope: str, tokens: Sequence[int], *, limit: int) -> Program[int]:
-        """Move what is due; a key that a producer's open transaction has locked waits for the next pass."""
-        due = yield Execute(DUE, {"scope": scope, "tokens": tokens, "up_to": limit})
-        if not due:
-            return 0
-        names = ("position", *RECORD_COLUMNS)
-        rows = [dict(zip(names, row, strict=True)) for row in due]
-        buckets = {
-            row["position"]: bucket_for(row["destination"], row["message_key"], message_id=row["id"]) for row in rows
-        }
-        free = set(buckets.values())
-        if self._key_locks is not None:
+        """Move what is due; a key that a producer's open transaction has locked waits for the next pass.
+
+        However many records of such keys are due first, those behind them are found.
+        """
+        names = ("due_at", "position", *RECORD_COLUMNS)
+        locked = set[int]()
+        after_due = after = 0
+        while True:
+            place = {"after_due": after_due, "after": after, "up_to": limit}
+            due = yield Execute(DUE, {"scope": scope, "tokens": tokens, **place})
+            rows: list[dict[str, Any]] = [dict(zip(names, row, strict=True)) for row in due]
+            moving = yield from self._lock_keys(rows, locked)
+            if moving:
+                yield Execute(APPEND, [{name: row[name] for name in RECORD_COLUMNS[:-1]} for row in moving])
+                yield Execute(UNSCHEDULE, {"positions": [row["position"] for row in moving]})
+            if moving or len(due) < limit:
+                return len(moving)
+            after_due, after = rows[-1]["due_at"], rows[-1]["position"]
+
+    def _lock_keys(self, rows: Sequence[dict[str, Any]], locked: set[int]) -> Program[list[dict[str, Any]]]:
+        """Return those of ``rows`` whose keys can be locked at once; the buckets of the others join ``locked``."""
+        buckets = [bucket_for(row["destination"], row["message_key"], message_id=row["id"]) for row in rows]
+        free = set(buckets) - locked  # one found locked stays so: a later record must not go before an earlier one
+        if self._key_locks is not None and free:
             asked = {"buckets": sorted(free)}
             free = {bucket for (bucket,) in (yield Execute(self._key_locks.try_lock, asked))}
-        moving = [row for row in rows if buckets[row["position"]] in free]
-        if moving:
-            yield Execute(APPEND, [{name: row[name] for name in RECORD_COLUMNS[:-1]} for row in moving])
-            yield Execute(UNSCHEDULE, {"positions": [row["position"] for row in moving]})
-        return len(moving)
+        locked |= set(buckets) - free
+        return [row for row, bucket in zip(rows, buckets, strict=True) if bucket in free]
 
 
 NO_RUN = (0, -1)

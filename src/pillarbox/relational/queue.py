@@ -64,8 +64,8 @@ class RelationalQueueStore(QueueStore):
     """Queues and topics as rows; a topic's message is stored once for each consumer."""
 
     def subscribe(self, subscription: Subscription) -> Program[None]:
-        """Remember the consumer for each of its topics."""
-        topics = [channel for channel in subscription.channels if not is_queue(channel)]
+        """Remember the consumer for each of its topics, in the order in which a transfer locks them."""
+        topics = sorted(channel for channel in subscription.channels if not is_queue(channel))
         if topics:
             yield Execute(SUBSCRIBE, {"channels": topics, "by": subscription.consumer})
 

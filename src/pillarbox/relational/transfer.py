@@ -41,7 +41,11 @@ TRANSFERABLE = (  # walks the primary key; fenced, and locked to the end of the 
     .order_by(outbox.c.position)
     .limit(bindparam("up_to", type_=BigInteger))
 )
-LISTENED_TO = select(subscriptions.c.channel).where(any_of(subscriptions.c.channel, texts("channels"))).distinct()
+LISTENED_TO = (  # primary key prefix; locked, so that nobody who listens is retired before the fan-out has reached him
+    select(subscriptions.c.channel)
+    .where(any_of(subscriptions.c.channel, texts("channels")))
+    .with_for_update(read=True, key_share=True)
+)
 _QUEUED = (
     "consumer",
     "message_id",

@@ -153,11 +153,18 @@ class LogReader(Protocol):
         """
 
     @abstractmethod
-    async def renew(self, *, instead_of: str | None, meanwhile: Callable[[], Awaitable[None]]) -> NewSlot:
+    async def renew(
+        self,
+        *,
+        instead_of: str | None,
+        before: Callable[[], Awaitable[None]],
+        meanwhile: Callable[[], Awaitable[None]],
+    ) -> NewSlot:
         """Make the slot anew, dropping it and ``instead_of`` first; the publication before the slot.
 
         Args:
             instead_of: a slot of another name that this one replaces.
+            before: awaited when both are gone, before the slot is made.
             meanwhile: awaited now and then, since making a slot waits for the transactions under way.
 
         Raises:

@@ -127,15 +127,21 @@ class LogTailingFeed(Feed):
         await self._reader.close()
 
     async def _begin_to_heal(self, outlook: Outlook, found: Checkpoint | None, decision: Heal) -> Checkpoint:
-        """Make a new slot; the table holds what the old one may have left out."""
+        """Make a new slot; the table holds what the old one may have left out.
+
+        A gap is told before the checkpoint forgets it: whoever finds that checkpoint takes it for told. The checkpoint
+        bears the name of each slot for as long as it is there, so that somebody drops it wherever this ends.
+        """
+        if decision.gap is not None:
+            self._observer.notice(LogGapFound(reason=decision.gap.value, healed=self._has_table))
         begun = Checkpoint(
             system_id=outlook.system_id, timeline=outlook.timeline, slot_name=outlook.slot_name, flushed_lsn=None
         )
-        await self._save(begun)
-        if decision.gap is not None:
-            self._observer.notice(LogGapFound(reason=decision.gap.value, healed=self._has_table))
         replaced = None if found is None or found.slot_name == outlook.slot_name else found.slot_name
-        made = await self._reader.renew(instead_of=replaced, meanwhile=self._keep_leases)
+        await self._save(begun if replaced is None else replace(begun, slot_name=replaced))
+        made = await self._reader.renew(
+            instead_of=replaced, before=lambda: self._save(begun), meanwhile=self._keep_leases
+        )
         healing = replace(begun, flushed_lsn=made.starts_at, healing_snapshot=made.snapshot)
         await self._save(healing)
         return healing

@@ -20,11 +20,13 @@ from sqlalchemy import (
     literal,
     select,
     text,
+    update,
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import UserDefinedType
 
-from pillarbox.errors import ConfigurationError
+from pillarbox.errors import ConfigurationError, StoreUnavailableError
 from pillarbox.relational.expressions import any_of, now_us, position_list
 from pillarbox.relational.keeping import KEEP
 from pillarbox.relational.leases import is_owned
@@ -33,6 +35,7 @@ from pillarbox.relational.rows import message_of, record_message_columns
 from pillarbox.relational.tables import outbox, outbox_checkpoint
 from pillarbox.relay.log_reader import Checkpoint, LogCheckpoints, LogEntry, LogState
 from pillarbox.relay.reader import Aside, PendingRecord
+from pillarbox.stores.postgresql.partitions import SHORT_LOCKS
 from pillarbox.stores.postgresql.pgoutput import lsn_of, lsn_text
 from pillarbox.stores.postgresql.set_aside import set_aside
 from pillarbox.stores.postgresql.slots import DROP_SLOT
@@ -40,6 +43,7 @@ from pillarbox.stores.postgresql.tableless import PREFIX
 from pillarbox.transaction import Execute, Program
 
 NAME = "outbox"
+LOCK_NOT_AVAILABLE = "55P03"
 NOWHERE = ""
 """In place of a location in the log: there is none."""
 
@@ -116,6 +120,8 @@ HAS_UNREAD = text(  # reads what the slot holds back; a message of the log bears
     " AND s.wal_status <> 'lost' AND get_byte(change.data, 0) = ascii('M')"
     " AND substring(change.data FROM 11 FOR length(CAST(:prefix AS text))) = convert_to(:prefix, 'UTF8'))"
 ).bindparams(bindparam("slot", type_=String), bindparam("prefix", type_=String))
+LOCK = text("LOCK TABLE pillarbox_outbox_checkpoint IN ACCESS EXCLUSIVE MODE")
+CLOSE = update(_table).where(_table.c.name == NAME).values(flushed_lsn=NOWHERE)  # primary key
 FORGET = delete(_table).where(_table.c.name == NAME)  # primary key
 
 
@@ -171,15 +177,13 @@ class PostgresLogCheckpoints(LogCheckpoints):
         found = yield Execute(LOAD)
         if not found:
             return False
-        slot = {"slot": found[0][2]}
+        slot, flushed = {"slot": found[0][2]}, found[0][3]
         if (yield Execute(END_READER, slot)):
             return True
-        if (yield Execute(HAS_UNREAD, {**slot, "prefix": PREFIX}))[0][0]:
-            raise ConfigurationError(
-                "messages of a table-less outbox stand in the log and nowhere else; let a relay of the kind 'log' "
-                "publish them before another kind takes over"
-            )
-        yield Execute(DROP_SLOT, slot)
+        if flushed != NOWHERE:
+            yield from _close(found[0][2])
+            return True
+        yield Execute(DROP_SLOT, slot)  # which no rollback undoes: from the commit before on nobody writes into the log
         yield Execute(FORGET)
         return False
 
@@ -195,6 +199,36 @@ class PostgresLogCheckpoints(LogCheckpoints):
             retained_bytes=int(retained or 0),
             unconfirmed_bytes=int(unconfirmed or 0),
             quiet_for=timedelta(microseconds=max(int(quiet_us), 0)),
+        )
+
+
+def _close(slot: str) -> Program[None]:
+    """Let producers write rows from the commit on, if all that they wrote into the log was read.
+
+    Who writes into the log holds a lock on the table of checkpoints to the end of his transaction. So nobody does while
+    the lock is held here, for which others wait; hence a look before it too, that finds most of what is unread.
+
+    Raises:
+        StoreUnavailableError: some are still at it; being transient, it is tried again after a pause only.
+    """
+    yield from _make_sure_all_is_read(slot)
+    yield Execute(SHORT_LOCKS)
+    try:
+        yield Execute(LOCK)
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+            raise
+        reason = "transactions are open that may have written into the log"
+        raise StoreUnavailableError(store="PostgreSQL", reason=reason) from error
+    yield from _make_sure_all_is_read(slot)
+    yield Execute(CLOSE)
+
+
+def _make_sure_all_is_read(slot: str) -> Program[None]:
+    if (yield Execute(HAS_UNREAD, {"slot": slot, "prefix": PREFIX}))[0][0]:
+        raise ConfigurationError(
+            "messages of a table-less outbox stand in the log and nowhere else; let a relay of the kind 'log' "
+            "publish them before another kind takes over"
         )
 
 

@@ -126,9 +126,16 @@ class PostgresLogReader(LogReader):
             is_published=await self._source.run(is_published(self._settings.publication)),
         )
 
-    async def renew(self, *, instead_of: str | None, meanwhile: Callable[[], Awaitable[None]]) -> NewSlot:
+    async def renew(
+        self,
+        *,
+        instead_of: str | None,
+        before: Callable[[], Awaitable[None]],
+        meanwhile: Callable[[], Awaitable[None]],
+    ) -> NewSlot:
         for name in filter(None, (self._slot, instead_of)):
             await self._run(drop_slot(name))
+        await before()
         await self._run(publish_outbox(self._settings.publication))
         await self._run(restamp())
         connection = await self._connect()

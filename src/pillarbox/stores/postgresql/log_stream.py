@@ -15,7 +15,7 @@ from struct import Struct
 
 import psycopg
 
-from pillarbox.errors import PillarboxError, StoreUnavailableError
+from pillarbox.errors import InternalError, PillarboxError, StoreUnavailableError
 from pillarbox.relay.log_reader import Checkpoint, LogEntry, LogTransaction
 from pillarbox.relay.reader import PendingRecord
 from pillarbox.stores.postgresql.pgoutput import Begin, Commit, Decoder, Insert, LogicalMessage
@@ -169,6 +169,9 @@ class LogStream:
         except PillarboxError as error:
             self._fail(error)
             return
+        except Exception as error:  # whatever it is: what stays undecoded must not be passed
+            self._fail(_unreadable(error))
+            return
         if state == "ended":
             self._fail(self._connection.refusal())
             return
@@ -306,6 +309,12 @@ class LogStream:
         self._failure = error
         self._pgconn.finish()
         self._on_arrival()
+
+
+def _unreadable(cause: Exception) -> InternalError:
+    error = InternalError(f"a record of the log cannot be read: {type(cause).__name__}: {cause}")
+    error.__cause__ = cause
+    return error
 
 
 def _micros_since_2000() -> int:

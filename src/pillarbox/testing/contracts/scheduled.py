@@ -96,6 +96,20 @@ class ScheduledRecordsContract:
         assert await release(harness, tenant) == 0
         assert (await harness.source.run(harness.outbox.state())).scheduled == 1
 
+    async def test_a_due_record_that_nobody_releases_ages_and_one_that_is_not_due_does_not(
+        self, harness: StoreHarness
+    ) -> None:
+        """So that health tells where no relay takes it."""
+        await append(harness, delayed(make_record("later"), LONG))
+        assert (await harness.source.run(harness.outbox.state())).oldest_for is None
+        await append(harness, delayed(make_record("due")))
+
+        async def is_old() -> bool:
+            state = await harness.source.run(harness.outbox.state())
+            return state.oldest_for is not None and state.oldest_for > timedelta(milliseconds=10)
+
+        await wait_until(is_old)
+
     async def test_due_records_enter_in_the_order_of_their_due_times(self, harness: StoreHarness) -> None:
         """Not in that of their publishing."""
         tenant = await take_all(harness)
@@ -163,6 +177,22 @@ class ScheduledRecordsContract:
 
         await release_all(harness, tenant, 2)
         assert [one for one in await read_ids(harness) if one != "free"] == ["producer", "locked-1", "locked-2"]
+
+    async def test_a_locked_key_with_more_records_than_the_limit_does_not_hold_up_the_others(
+        self, harness: StoreHarness
+    ) -> None:
+        """However many of its records are due before theirs."""
+        needs_concurrent_writers(harness)
+        tenant = await take_all(harness)
+        locked, free = keys_apart(2)
+        await append(harness, *(delayed(make_record(f"locked-{number}", locked)) for number in range(5)))
+        await append(harness, delayed(make_record("free", free)))
+        async with harness.source.begin() as producer:
+            await producer.run(harness.outbox.append([make_record("producer", locked)]))
+
+            assert await wait_until(lambda: release(harness, tenant, limit=2)) == 1
+
+            assert await read_ids(harness) == ["free"]
 
     async def test_a_producer_waits_while_its_key_is_released(self, harness: StoreHarness) -> None:
         """Positions that a release takes follow the order of commits like any others."""

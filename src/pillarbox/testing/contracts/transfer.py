@@ -28,7 +28,7 @@ from pillarbox.testing.contracts.harness import (
     take_over,
     take_stale,
 )
-from pillarbox.testing.waiting import assert_blocked
+from pillarbox.testing.waiting import BLOCKED_S, assert_blocked
 
 
 async def subscribe(harness: StoreHarness, consumer: str, *channels: str) -> Subscription:
@@ -184,6 +184,33 @@ class TransferContract:
 
         assert await queued_ids(harness, subscription) == ["m1"]
 
+    @pytest.mark.parametrize("statements", [1, 2])
+    async def test_a_record_whose_last_consumer_is_retired_meanwhile_goes_to_nobody_else(
+        self, harness: StoreHarness, statements: int
+    ) -> None:
+        """It stays, or it was moved before; under the topic's own name nobody would look for it."""
+        needs_concurrent_writers(harness)
+        tenant, last = await take_all(harness), await subscribe(harness, "shop/last")
+        await harness.source.run(harness.consumers.enlist("shop", [last]))
+        await append(harness, make_record("m1"))
+        retiring: list[asyncio.Task[None]] = []
+        seen: list[None] = []
+
+        async with asyncio.TaskGroup() as tasks, harness.source.begin() as tx:
+
+            async def retire() -> None:
+                seen.append(None)
+                if len(seen) == statements:
+                    program = harness.consumers.retire(last.consumer)
+                    retiring.append(tasks.create_task(harness.source.run(program)))
+                    await asyncio.wait(retiring, timeout=BLOCKED_S)
+
+            moving = harness.transfer.transfer(tenant.scope, tenant.tokens, slots=EVERY_SLOT, paused=(), limit=10)
+            done = await run_in_steps(tx, moving, between=retire)
+
+        assert await queued_ids(harness, Subscription(consumer=TOPIC, channels=(TOPIC,))) == []
+        assert await read_ids(harness) == (["m1"] if done.moved == 0 else [])
+
     async def test_a_rolled_back_transfer_moved_nothing(self, harness: StoreHarness) -> None:
         """Fan-out and settlement are one."""
         tenant, subscription = await take_all(harness), await subscribe(harness, "shop/one")
@@ -207,7 +234,8 @@ class TransferContract:
             rounds.append(len(rounds) + 1)
             await append(harness, make_record(f"heard-{rounds[-1]}", destination="topic:heard"))
             await append(harness, make_record(f"deaf-{rounds[-1]}", destination="topic:deaf"))
-            await subscribe(harness, "shop/second", "topic:deaf")
+            if len(rounds) == 1:  # to subscribe once more may wait for the transfer
+                await subscribe(harness, "shop/second", "topic:deaf")
 
         async with harness.source.begin() as tx:
             moving = harness.transfer.transfer(tenant.scope, tenant.tokens, slots=EVERY_SLOT, paused=(), limit=10)

@@ -6,13 +6,14 @@ import asyncio
 import socket
 import struct
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from pillarbox.errors import LogBrokenError, StoreUnavailableError
+from pillarbox.errors import InternalError, LogBrokenError, StoreUnavailableError
 from pillarbox.message import Message
+from pillarbox.relational.rows import message_of
 from pillarbox.relay.log_reader import Checkpoint
 from pillarbox.relay.reader import PendingRecord
 from pillarbox.stores.postgresql.log_stream import LogStream, RecordSource, StreamLimits
@@ -78,7 +79,26 @@ def wire() -> Iterator[Wire]:
     wire.theirs.close()
 
 
-def stream_of(wire: Wire, *, wanted: bool = True, partial: tuple[int, int] = (0, 0), every_s: float = 60) -> LogStream:
+def _record(values: tuple[bytes | None, ...]) -> PendingRecord:
+    message = Message(id="m", type="t", destination="topic:t", key=None, content_type="", headers={}, body=b"")
+    return PendingRecord(position=int(values[0] or 0), slot=0, held=False, message=message)
+
+
+def _record_of_sound_headers(values: tuple[bytes | None, ...]) -> PendingRecord:
+    """Read the second row's headers as those of every row are read, with a number where text belongs."""
+    if values[0] == b"2":
+        message_of((*[""] * 5, '{"a": 1}', b""))
+    return _record(values)
+
+
+def stream_of(
+    wire: Wire,
+    *,
+    wanted: bool = True,
+    partial: tuple[int, int] = (0, 0),
+    every_s: float = 60,
+    of_row: Callable[[tuple[bytes | None, ...]], PendingRecord] = _record,
+) -> LogStream:
     checkpoint = Checkpoint(
         system_id="7",
         timeline=1,
@@ -90,7 +110,7 @@ def stream_of(wire: Wire, *, wanted: bool = True, partial: tuple[int, int] = (0,
     stream = LogStream(
         wire,  # type: ignore[arg-type]  # the part of a connection that a stream uses
         records=RecordSource(
-            decoder=Decoder(relation=OUTBOX, columns=("position",)), of_row=_record, of_message=lambda _: None
+            decoder=Decoder(relation=OUTBOX, columns=("position",)), of_row=of_row, of_message=lambda _: None
         ),
         limits=StreamLimits(records=10, status_every_s=every_s),
         checkpoint=checkpoint,
@@ -211,6 +231,16 @@ async def test_why_the_server_ended_the_stream_is_told(wire: Wire) -> None:
     await fails_with(stream, LogBrokenError, "the slot is gone")
 
 
+async def test_a_record_that_cannot_be_read_is_not_passed(wire: Wire) -> None:
+    stream = stream_of(wire, of_row=_record_of_sound_headers)
+    wire.send(begin(150, 0, 9), *rows(1, 3), commit(150, 160))
+
+    await fails_with(stream, InternalError, "a record of the log cannot be read")
+
+    assert stream.passed_lsn is None
+    stream.close()
+
+
 async def fails_with(stream: LogStream, kind: type[Exception], text: str) -> None:
     def has_failed() -> bool:
         try:
@@ -224,8 +254,3 @@ async def fails_with(stream: LogStream, kind: type[Exception], text: str) -> Non
 
 def keepalive(wal_end: int, *, wants_answer: bool) -> bytes:
     return struct.pack(">cQQ?", b"k", wal_end, 0, wants_answer)
-
-
-def _record(values: tuple[bytes | None, ...]) -> PendingRecord:
-    message = Message(id="m", type="t", destination="topic:t", key=None, content_type="", headers={}, body=b"")
-    return PendingRecord(position=int(values[0] or 0), slot=0, held=False, message=message)

@@ -1,0 +1,93 @@
+"""The log of a table-less outbox as another kind of relay takes over, step by step: no message stays behind in it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pillarbox.errors import ConfigurationError, StoreUnavailableError
+from tests.integration.boxes import OrderPlaced
+from tests.integration.log_boxes import LogScene
+
+if TYPE_CHECKING:
+    from pillarbox import Pillarbox
+    from pillarbox.transaction import Program
+    from tests.servers import PostgresServer
+
+
+class EndedError(Exception):
+    """The process ended here."""
+
+
+@pytest.fixture
+async def scene(postgresql_server: PostgresServer, postgresql_url: str) -> AsyncIterator[LogScene]:
+    """A table-less outbox whose relay has read all of it and ended."""
+    scene = LogScene(postgresql_server, postgresql_url, form="log")
+    async with scene.relaying():
+        await scene.until_read()
+    await scene.until_unread()
+    yield scene
+    await scene.close()
+
+
+async def retire(box: Pillarbox, *, ends_before_last_commit: bool = False) -> None:
+    """Take steps until the place in the log is forgotten."""
+
+    def step() -> Program[bool]:
+        assert box.store.traits.log is not None
+        is_going_on = yield from box.store.traits.log.checkpoints.retire()
+        if ends_before_last_commit and not is_going_on:
+            raise EndedError
+        return is_going_on
+
+    while await box.store.run(step()):
+        pass
+
+
+def rows(scene: LogScene) -> int:
+    return int(scene.scalar("SELECT count(*) FROM pillarbox_outbox"))
+
+
+async def test_the_log_is_not_given_up_while_a_producer_may_have_written_into_it(scene: LogScene) -> None:
+    box, taker = scene.box(), scene.box()
+    async with box.transaction() as tx:
+        await box.publish(OrderPlaced("o-1", 1), tx=tx)
+        with pytest.raises(StoreUnavailableError, match="open"):
+            await retire(taker)
+
+    with pytest.raises(ConfigurationError, match="table-less"):
+        await retire(taker)
+    async with scene.relaying():
+        await scene.broker.until([1])
+    assert scene.gaps() == []
+
+
+async def test_a_taker_that_ends_after_the_slot_is_gone_leaves_no_log_that_is_written_and_not_read(
+    scene: LogScene,
+) -> None:
+    with pytest.raises(EndedError):
+        await retire(scene.box(), ends_before_last_commit=True)
+    assert scene.slots() == []
+
+    await scene.publish(1)
+
+    assert rows(scene) == 1
+    await retire(scene.box())
+    assert scene.scalar("SELECT count(*) FROM pillarbox_outbox_checkpoint") == "0"
+
+
+async def test_a_log_that_was_about_to_be_given_up_is_read_again_without_a_gap(scene: LogScene) -> None:
+    with pytest.raises(EndedError):
+        await retire(scene.box(), ends_before_last_commit=True)
+    await scene.publish(1)
+
+    async with scene.relaying():
+        await scene.broker.until([1])
+        await scene.until_read()
+        await scene.publish(2)
+        await scene.broker.until([2])
+
+    assert scene.broker.numbers == [1, 2]
+    assert scene.gaps() == []
