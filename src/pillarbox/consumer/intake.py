@@ -193,7 +193,9 @@ class ChannelIntake(Intake):
         return self._burials.bury(items)
 
     def put_behind(self, items: Sequence[Item]) -> Program[None]:
-        """Append to the holds that this run has created or found."""
+        """Append to the holds; one that has ended, since what they were behind was handled meanwhile, begins anew."""
+        keys = sorted({item.hold_key for item in items})
+        yield from self._holding.join(self._consumer, [Hold(hold_key=key) for key in keys])
         yield from self._holding.append(self._consumer, [_held(item, hold_key=item.hold_key) for item in items])
 
     def accept(self, items: Sequence[Item], done: Sequence[Item]) -> Program[None]:
