@@ -172,9 +172,9 @@ class ChannelIntake(Intake):
         return [item for item in items if item.hold_key not in held and own[item.message.id] not in held]
 
     def retry_later(self, items: Sequence[Item]) -> Program[None]:
-        """Create the holds, each with its head."""
+        """Create the holds, each with its head; one that somebody else has created meanwhile stays as it is."""
         holds = [Hold(hold_key=item.hold_key, due_in=_wait_of(item)) for item in items]
-        yield from self._holding.hold(self._consumer, holds)
+        yield from self._holding.join(self._consumer, holds)
         heads = [
             HeldMessage(
                 hold_key=item.hold_key,

@@ -10,6 +10,7 @@ from sqlalchemy import make_url
 
 from pillarbox.consumer.intake import Burials, ChannelIntake
 from pillarbox.deadletter.redaction import nothing_redacted
+from pillarbox.holding import Hold, HoldState
 from pillarbox.retry import RetryLater
 from pillarbox.stores.sqlite import sqlite_store
 from tests.unit.consumer.scripted import CONSUMER, item
@@ -60,3 +61,16 @@ async def test_what_is_put_behind_a_message_that_waits_does_not_make_it_due(stor
     await store.run(intake_of(store).put_behind([item("m2")]))
 
     assert await store.run(store.holding.lease_due(CONSUMER, token="t", limit=100, ttl=LONG)) == 0
+
+
+async def test_a_retry_does_not_end_the_hold_of_a_dead_letter(store: RelationalStore) -> None:
+    """Somebody may have blocked the key since the run looked at its holds."""
+    again = item("m1")
+    again.verdict = RetryLater(timedelta(0))
+    await store.run(store.holding.hold(CONSUMER, [Hold(hold_key=again.hold_key, state=HoldState.BLOCKED)]))
+    await store.run(intake_of(store).retry_later([again]))
+
+    state = await store.run(store.holding.state(CONSUMER))
+
+    assert (state.keys, state.blocked, state.messages) == (1, 1, 1)
+    assert await drained(store) == []
