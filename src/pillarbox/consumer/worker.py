@@ -227,8 +227,8 @@ class ConsumerWorker:
 
     async def _end(self, lane: Lane, run: Sequence[Item], undone: Sequence[Item]) -> None:
         """Settle what of ``run`` is done, give the rest back and stop: the consumer is stopped in every process."""
-        rest = [item for item in run if item in undone]
-        done = [item for item in run if item not in undone]
+        done = [item for item in run if item not in undone and not item.returned]
+        rest = [item for item in run if item not in done]
         self.stop()
         lane.in_hand -= len(done)
         try:

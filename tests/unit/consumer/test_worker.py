@@ -15,6 +15,7 @@ from pillarbox.consumer import Consumer, Handlers
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
 from pillarbox.consumer.resolve import resolve
+from pillarbox.consumer.stopping import StoppedByDeadLetter
 from pillarbox.consumer.surroundings import Surroundings
 from pillarbox.consumer.worker import ConsumerWorker, Handles
 from pillarbox.observe import Event, Observer, WorkerFaltered
@@ -79,13 +80,22 @@ class Gated(Handles):
         return len(items)
 
 
+class Stopping(Gated):
+    """Has no room for ``m1``, handles ``m2`` and is stopped then."""
+
+    async def handle(self, items: Sequence[Item], *, intake: Intake, size: RunSize) -> int:
+        await super().handle(items, intake=intake, size=size)
+        items[0].returned = True
+        raise StoppedByDeadLetter("shop/note", items[2:])
+
+
 class Scene:
     """A worker of two lanes and what it works with."""
 
-    def __init__(self) -> None:
+    def __init__(self, process: Gated | None = None, *, run_size: int = 1) -> None:
         self.clock = VirtualClock(autojump=True)
         self.told = Noting()
-        self.process = Gated()
+        self.process = process or Gated()
         self.spoils_hint = False
         handlers = Handlers()
         handlers.on(OrderPlaced, name="note", outside=True, concurrency=2)(call_outside)
@@ -101,7 +111,7 @@ class Scene:
             worker="w1",
             new_token=lambda: "t1",
             on_published=self._hint,
-            run_size=1,
+            run_size=run_size,
         )
         self.worker = ConsumerWorker(
             consumer, receiver=self.receiver, process=self.process, intake=IntakeNotes(), around=around
@@ -111,6 +121,11 @@ class Scene:
         """Put messages into the consumer's channel."""
         await self._broker.declare([self._subscription])
         await self._broker.send(messages)
+
+    async def left(self) -> list[str]:
+        """The ids of what the channel still has."""
+        receiver = self._broker.receiver(self._subscription, owner="w2")
+        return [one.message.id for one in await receiver.receive(100, within=timedelta(0))]
 
     async def until(self, *, begun: Sequence[str] = (), ended: Sequence[str] = ()) -> None:
         """Give the worker turns until it has begun and ended so much."""
@@ -169,6 +184,16 @@ async def test_a_worker_that_an_error_has_ended_begins_again_with_nothing_in_han
         await at.until(ended=["m1", "m2"])
         at.worker.stop()
     assert at.process.begun == ["m1", "n1", "m1", "m2"]
+
+
+async def test_what_there_is_no_room_for_goes_back_when_the_consumer_is_stopped() -> None:
+    at = Scene(Stopping(), run_size=8)
+    await at.send(message("m1"), message("m2"), message("m3"))
+
+    await at.worker.run()
+
+    assert at.process.begun == ["m1", "m2", "m3"]
+    assert (await at.left(), at.worker.in_hand) == (["m1", "m3"], 0)
 
 
 async def _ended_by_an_error(worker: ConsumerWorker) -> None:
