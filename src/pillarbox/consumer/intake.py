@@ -176,9 +176,9 @@ class ChannelIntake(Intake):
         return [item for item in items if item.hold_key not in held and own[item.message.id] not in held]
 
     def retry_later(self, items: Sequence[Item]) -> Program[None]:
-        """Create the holds, each with its head."""
+        """Create the holds, each with its head; one that somebody else has created meanwhile stays as it is."""
         holds = [Hold(hold_key=item.hold_key, due_in=_wait_of(item)) for item in items]
-        yield from self._holding.hold(self._consumer, holds)
+        yield from self._holding.join(self._consumer, holds)
         heads = [
             HeldMessage(
                 hold_key=item.hold_key,
@@ -197,7 +197,9 @@ class ChannelIntake(Intake):
         return self._burials.bury(items)
 
     def put_behind(self, items: Sequence[Item]) -> Program[None]:
-        """Append to the holds that this run has created or found."""
+        """Append to the holds; one that has ended, since what they were behind was handled meanwhile, begins anew."""
+        keys = sorted({item.hold_key for item in items})
+        yield from self._holding.join(self._consumer, [Hold(hold_key=key) for key in keys])
         yield from self._holding.append(self._consumer, [_held(item, hold_key=item.hold_key) for item in items])
 
     def accept(self, items: Sequence[Item], done: Sequence[Item]) -> Program[None]:

@@ -147,12 +147,8 @@ class Run:
             if is_handled and not memory.is_new(item.marks):  # an earlier one of this run means the same
                 memory.suppress(item.marks)
                 report.suppressed.append(item)
-            elif item.hold_key in waiting:
-                report.behind.append(item)
-            elif item.relies_on and self._fails(item, report):
-                item.verdict, item.awaits = RetryLater(LOOK_AGAIN), tuple(sorted(item.relies_on))
-                report.retried.append(item)
-                waiting.add(item.hold_key)
+            elif self._must_wait(item, report, waiting):
+                continue
             elif not is_handled:
                 report.discarded.append(item)
             elif item.is_through:
@@ -173,6 +169,28 @@ class Run:
     def blocks(self, item: Item) -> bool:
         """Tell whether ``item`` holds its key when it is dead."""
         return self.rules.blocks_key and item.blocks
+
+    def _must_wait(self, item: Item, report: RunReport, waiting: set[str]) -> bool:
+        """Tell whether ``item`` may not run now, and note it, since something before it did not or its need is down."""
+        if item.hold_key in waiting:
+            report.behind.append(item)
+        elif self._is_left(item, report):
+            item.verdict = None  # it comes again, and nothing has been decided then
+            report.left.append(item)
+        elif item.relies_on and self._fails(item, report):
+            item.verdict, item.awaits = RetryLater(LOOK_AGAIN), tuple(sorted(item.relies_on))
+            report.retried.append(item)
+            waiting.add(item.hold_key)
+        else:
+            return False
+        return True
+
+    def _is_left(self, item: Item, report: RunReport) -> bool:
+        """Tell whether ``item`` goes back: nothing of a key may overtake what was left, nor be held before it."""
+        if any(one.hold_key == item.hold_key for one in report.left):
+            return True
+        is_called = item.verdict is None and not item.is_through and self.rules.handles(item.message)
+        return is_called and (bool(report.left) or self.is_shut(item))
 
     def _fails(self, item: Item, report: RunReport) -> bool:
         """Tell whether something that ``item`` relies on was not handled in this run."""
@@ -235,9 +253,6 @@ class Run:
 
     def _one(self, item: Item, memory: Memory, report: RunReport) -> Generator[Effect, Any, Sequence[OutboxRecord]]:
         if item.verdict is None:
-            if report.left or self.is_shut(item):  # nothing of a key may overtake what was left
-                report.left.append(item)
-                return ()
             context = yield from self._attempt(item, report)
             if context is not None:
                 memory.keep(item.marks)

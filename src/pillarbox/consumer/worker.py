@@ -98,12 +98,23 @@ class ConsumerWorker:
             lane.wakeup.ring()
 
     async def run(self) -> None:
-        """Receive and handle until ``stop``."""
-        async with asyncio.TaskGroup() as group:
-            for lane in self._lanes:
-                group.create_task(self._run_lane(lane))
-            await self._receive()
+        """Receive and handle until ``stop``; after an error nothing is in hand, and ``run`` may be called again."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for lane in self._lanes:
+                    group.create_task(self._run_lane(lane))
+                await self._receive()
+        except Exception:
+            self._forget()  # first: what was cut off comes again by the receiver, and nothing of its key before it
+            await self._receiver.close()
+            raise
         await self._receiver.close()
+
+    def _forget(self) -> None:
+        for lane in self._lanes:
+            lane.waiting = []
+            lane.generation += 1
+            lane.in_hand = 0
 
     async def _receive(self) -> None:
         while not self._stopping:
@@ -122,9 +133,17 @@ class ConsumerWorker:
             return await self._receive_probe()
         room = max(self._room_left(), 0)
         generations = [lane.generation for lane in self._lanes]
-        deliveries = await self._receiver.receive(room, within=RECEIVE_WITHIN * (room > 0))
+        deliveries = await self._read(room, within=RECEIVE_WITHIN * (room > 0))
         await self._spread(deliveries, generations)
         return room
+
+    async def _read(self, limit: int, *, within: timedelta) -> Sequence[Delivery]:
+        """Read from the receiver; whatever goes wrong there is no reason to cut off the runs under way."""
+        try:
+            return await self._receiver.receive(limit, within=within)
+        except Exception as error:
+            await self._falter(error)
+            return ()
 
     def _room_left(self) -> int:
         """Return for how many messages there is room: a lane that has more than its share takes it from no other."""
@@ -136,7 +155,7 @@ class ConsumerWorker:
         probe = None if self.in_hand else await self._needs.probe()
         generations = [lane.generation for lane in self._lanes]
         try:
-            deliveries = await self._receiver.receive(int(probe is not None), within=PROBE_WITHIN * (probe is not None))
+            deliveries = await self._read(int(probe is not None), within=PROBE_WITHIN * (probe is not None))
         except BaseException:
             await self._needs.settle(probe)
             raise
@@ -159,7 +178,7 @@ class ConsumerWorker:
             lane = self._lanes[number]
             if lane.generation != generations[number] or self._stopping:
                 early.append(delivery)
-                await self._needs.settle(item.probe)
+                await self._end_probe([item])
                 continue
             lane.waiting.append(item)
             lane.in_hand += 1
@@ -211,8 +230,8 @@ class ConsumerWorker:
 
     async def _end(self, lane: Lane, run: Sequence[Item], undone: Sequence[Item]) -> None:
         """Settle what of ``run`` is done, give the rest back and stop: the consumer is stopped in every process."""
-        rest = [item for item in run if item in undone]
-        done = [item for item in run if item not in undone]
+        done = [item for item in run if item not in undone and not item.returned]
+        rest = [item for item in run if item not in done]
         self.stop()
         lane.in_hand -= len(done)
         try:

@@ -46,6 +46,13 @@ class HoldingStore(Protocol):
         """Create holds, or give existing ones the state and due time stated; a lease on them stays."""
 
     @abstractmethod
+    def join(self, consumer: str, holds: Sequence[Hold]) -> Program[None]:
+        """Create those of ``holds`` that are not there; keep all of them from ending before this transaction does.
+
+        One that is there keeps its state and its due time. A hold whose end is under way is waited for.
+        """
+
+    @abstractmethod
     def append(self, consumer: str, messages: Sequence[HeldMessage]) -> Program[None]:
         """Put messages behind the others of their holds, replays at the head; one that is there already is left.
 

@@ -69,6 +69,9 @@ HOLD = _hold.on_conflict_do_update(
     index_elements=["consumer", "hold_key"],
     set_={"state": _hold.excluded.state, "due_at": _hold.excluded.due_at},
 )
+JOIN = _hold.on_conflict_do_update(  # what is there stays as it is, and does not end before the transaction does
+    index_elements=["consumer", "hold_key"], set_={"due_at": holds.c.due_at}
+)
 APPEND = (
     insert_into(held)
     .values(
@@ -208,16 +211,11 @@ class RelationalHoldingStore(HoldingStore, HeldQueue):
 
     def hold(self, consumer: str, holds: Sequence[Hold]) -> Program[None]:
         """Insert or update in sorted order."""
-        rows = [
-            {
-                "by": consumer,
-                "held_key": one.hold_key,
-                "new_state": one.state.value,
-                "due_in_us": micros(one.due_in),
-            }
-            for one in sorted(holds, key=lambda hold: hold.hold_key)
-        ]
-        yield Execute(HOLD, rows)
+        yield Execute(HOLD, _hold_rows(consumer, holds))
+
+    def join(self, consumer: str, holds: Sequence[Hold]) -> Program[None]:
+        """Insert in sorted order; an update that changes nothing locks what is there."""
+        yield Execute(JOIN, _hold_rows(consumer, holds))
 
     def append(self, consumer: str, messages: Sequence[HeldMessage]) -> Program[None]:
         """Insert behind what is there, by rank; a late duplicate that is held makes way for the replay of it."""
@@ -316,3 +314,10 @@ class RelationalHoldingStore(HoldingStore, HeldQueue):
         ended = yield Execute(END, mine)
         yield Execute(GIVE_BACK, mine)
         return len(ended)
+
+
+def _hold_rows(consumer: str, holds: Sequence[Hold]) -> list[dict[str, object]]:
+    return [
+        {"by": consumer, "held_key": one.hold_key, "new_state": one.state.value, "due_in_us": micros(one.due_in)}
+        for one in sorted(holds, key=lambda hold: hold.hold_key)
+    ]

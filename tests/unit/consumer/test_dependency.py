@@ -13,7 +13,7 @@ from pillarbox import CircuitBreaker, Retry
 from pillarbox.consumer.dependency import Dependency, Probe, Sharing
 from pillarbox.errors import ConfigurationError, DependencyDownError, StoreUnavailableError
 from pillarbox.observe import BreakerClosed, BreakerOpened, Event, Observer
-from pillarbox.retry import Classification
+from pillarbox.retry import Classification, RetryLater
 from pillarbox.stores.sqlite import sqlite_store
 from pillarbox.testing import VirtualClock
 from tests.unit.consumer.scripted import Stage, fails, ids, item, returns, stage
@@ -259,6 +259,20 @@ async def test_what_is_behind_something_left_is_left_even_if_it_closes_meanwhile
     items[1].probe = Probe(circuit=process._circuit())
 
     assert ids(at.run(items, returns()).left) == ["m1", "m2"]
+
+
+@pytest.mark.parametrize("batch", [None, 2])
+async def test_what_opened_it_is_left_with_what_is_before_it_in_its_key(scene: Scene, batch: int | None) -> None:
+    """It would be at the head of a hold when what was left comes again."""
+    at = needing(await scene.opened(), batch=batch)
+    items = [item("m1"), item("m2"), item("m3"), item("n1", key="other")]
+    for failed in (items[1], items[3]):
+        failed.verdict = RetryLater(timedelta(seconds=10))
+
+    report = at.run(items, returns())
+
+    assert (ids(report.left), ids(report.retried), report.behind) == (["m1", "m2", "m3"], ["n1"], [])
+    assert (at.intake.accepted, at.inbox.ids) == (["n1"], set())
 
 
 async def test_a_batch_is_left_while_it_is_open(scene: Scene) -> None:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from pillarbox.holding import HoldState
+from pillarbox.holding import Hold, HoldState
 from pillarbox.testing.contracts.harness import LONG, SHORT, StoreHarness, let_expire, rolled_back
 from pillarbox.testing.contracts.held_messages import (
     CONSUMER,
@@ -19,6 +19,7 @@ from pillarbox.testing.contracts.held_messages import (
     held_among,
     hold,
     holding_state,
+    join,
     lease,
     put_aside,
     remove,
@@ -97,6 +98,33 @@ class EndingContract:
             await run.run(harness.holding.append(CONSUMER, [held("m1")]))
 
         assert ending.result() == 0
+        assert [one.message.id for one in await drain(harness, "next")] == ["m1"]
+
+    async def test_an_end_waits_for_a_run_that_joined(self, harness: StoreHarness) -> None:
+        """Joining locks the hold as seeing it does."""
+        await hold(harness, KEY)
+        await lease(harness, "t")
+
+        async with asyncio.TaskGroup() as tasks, harness.source.begin() as run:
+            await run.run(harness.holding.join(CONSUMER, [Hold(hold_key=KEY)]))
+            ending = tasks.create_task(finish(harness))
+            await assert_blocked(ending)
+            await run.run(harness.holding.append(CONSUMER, [held("m1")]))
+
+        assert ending.result() == 0
+        assert [one.message.id for one in await drain(harness, "next")] == ["m1"]
+
+    async def test_joining_waits_for_an_end_and_holds_the_key_again(self, harness: StoreHarness) -> None:
+        """What is appended then is found by whoever drains."""
+        await hold(harness, KEY)
+        await lease(harness, "t")
+
+        async with asyncio.TaskGroup() as tasks, harness.source.begin() as drainer:
+            assert await drainer.run(harness.held_queue.finish(CONSUMER, token="t")) == 1
+            joining = tasks.create_task(join(harness, KEY))
+            await assert_blocked(joining)
+
+        await put_aside(harness, held("m1"))
         assert [one.message.id for one in await drain(harness, "next")] == ["m1"]
 
     async def test_a_run_waits_for_an_end_and_finds_the_key_free(self, harness: StoreHarness) -> None:

@@ -32,6 +32,12 @@ async def hold(
     await harness.source.run(harness.holding.hold(CONSUMER, holds))
 
 
+async def join(harness: StoreHarness, *keys: str, due_in: timedelta = timedelta(0)) -> None:
+    """Join holds, or create them, in a committed transaction."""
+    holds = [Hold(hold_key=key, due_in=due_in) for key in keys]
+    await harness.source.run(harness.holding.join(CONSUMER, holds))
+
+
 async def put_aside(harness: StoreHarness, *messages: HeldMessage) -> None:
     """Put messages aside in a committed transaction."""
     await harness.source.run(harness.holding.append(CONSUMER, messages))

@@ -19,6 +19,7 @@ from pillarbox.testing.contracts.held_messages import (
     held_among,
     hold,
     holding_state,
+    join,
     lease,
     put_aside,
 )
@@ -54,6 +55,25 @@ class HeldKeysContract:
 
         assert (state.keys, state.blocked) == (1, 0)
         assert await lease(harness, "t") == 1
+
+    async def test_joining_holds_a_key_that_is_not_held(self, harness: StoreHarness) -> None:
+        """It can be leased when it is due."""
+        await join(harness, KEY)
+        await join(harness, "k:later", due_in=LONG)
+
+        assert await held_among(harness, KEY, "k:later") == {KEY, "k:later"}
+        assert await lease(harness, "t") == 1
+
+    async def test_joining_leaves_a_hold_that_is_there_as_it_is(self, harness: StoreHarness) -> None:
+        """What is blocked stays blocked, and what is due later stays due later."""
+        await hold(harness, KEY, state=HoldState.BLOCKED)
+        await hold(harness, "k:later", due_in=LONG)
+        await join(harness, KEY, "k:later")
+
+        state = await holding_state(harness)
+
+        assert (state.keys, state.blocked) == (2, 1)
+        assert await lease(harness, "t") == 0
 
     async def test_a_rolled_back_hold_holds_nothing(self, harness: StoreHarness) -> None:
         """Holds are part of the run's transaction."""

@@ -1,0 +1,201 @@
+"""A worker whose receiver, or something around its runs, goes wrong: nothing is lost, and each key keeps its order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pillarbox.brokers.memory import MemoryBroker
+from pillarbox.channel import Delivery, MessageReceiver, Outcome, Subscription
+from pillarbox.consumer import Consumer, Handlers
+from pillarbox.consumer.intake import Intake
+from pillarbox.consumer.item import Item
+from pillarbox.consumer.resolve import resolve
+from pillarbox.consumer.stopping import StoppedByDeadLetter
+from pillarbox.consumer.surroundings import Surroundings
+from pillarbox.consumer.worker import ConsumerWorker, Handles
+from pillarbox.observe import Event, Observer, WorkerFaltered
+from pillarbox.ordering import RunSize, lane_of
+from pillarbox.testing import VirtualClock
+from tests.messages import message
+from tests.unit.consumer.scripted import IntakeNotes, ids
+from tests.unit.consumer.test_process import Steps
+from tests.unit.consumer.test_resolve import OrderPlaced, call_outside
+
+if TYPE_CHECKING:
+    from pillarbox.message import Message
+
+PATIENCE_S = 5
+TURN = timedelta(milliseconds=50)
+
+
+class Noting(Observer):
+    """What is told."""
+
+    def __init__(self) -> None:
+        self.faltered: list[str] = []
+
+    def notice(self, event: Event, /) -> None:
+        if isinstance(event, WorkerFaltered):
+            self.faltered.append(event.error)
+
+
+class Frail(MessageReceiver):
+    """A receiver that fails once when it is told to, in words that nobody has translated."""
+
+    def __init__(self, inner: MessageReceiver) -> None:
+        self._inner = inner
+        self.fails = False
+
+    async def receive(self, limit: int, *, within: timedelta) -> Sequence[Delivery]:
+        if self.fails:
+            self.fails = False
+            raise RuntimeError("cannot execute UPDATE in a read-only transaction")
+        return await self._inner.receive(limit, within=within)
+
+    async def settle(self, deliveries: Sequence[Delivery], outcome: Outcome) -> None:
+        await self._inner.settle(deliveries, outcome)
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+class Gated(Handles):
+    """Handles nothing of a key that is closed, and notes what it has begun and what it has ended."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.ended: list[str] = []
+        self.closed: dict[str | None, asyncio.Event] = {}
+
+    async def handle(self, items: Sequence[Item], *, intake: Intake, size: RunSize) -> int:
+        self.begun += ids(items)
+        if (gate := self.closed.get(items[0].message.key)) is not None:
+            await gate.wait()
+        self.ended += ids(items)
+        return len(items)
+
+
+class Stopping(Gated):
+    """Has no room for ``m1``, handles ``m2`` and is stopped then."""
+
+    async def handle(self, items: Sequence[Item], *, intake: Intake, size: RunSize) -> int:
+        await super().handle(items, intake=intake, size=size)
+        items[0].returned = True
+        raise StoppedByDeadLetter("shop/note", items[2:])
+
+
+class Scene:
+    """A worker of two lanes and what it works with."""
+
+    def __init__(self, process: Gated | None = None, *, run_size: int = 1) -> None:
+        self.clock = VirtualClock(autojump=True)
+        self.told = Noting()
+        self.process = process or Gated()
+        self.spoils_hint = False
+        handlers = Handlers()
+        handlers.on(OrderPlaced, name="note", outside=True, concurrency=2)(call_outside)
+        consumer: Consumer
+        (consumer,) = resolve(handlers.declarations, service="shop", provided={}, names_required=False)
+        self._broker = MemoryBroker(clock=self.clock)
+        self._subscription = Subscription(consumer=consumer.identity, channels=consumer.channels)
+        self.receiver = Frail(self._broker.receiver(self._subscription, owner="w1"))
+        around = Surroundings(
+            source=Steps(),
+            clock=self.clock,
+            observer=self.told,
+            worker="w1",
+            new_token=lambda: "t1",
+            on_published=self._hint,
+            run_size=run_size,
+        )
+        self.worker = ConsumerWorker(
+            consumer, receiver=self.receiver, process=self.process, intake=IntakeNotes(), around=around
+        )
+
+    async def send(self, *messages: Message) -> None:
+        """Put messages into the consumer's channel."""
+        await self._broker.declare([self._subscription])
+        await self._broker.send(messages)
+
+    async def left(self) -> list[str]:
+        """The ids of what the channel still has."""
+        receiver = self._broker.receiver(self._subscription, owner="w2")
+        return [one.message.id for one in await receiver.receive(100, within=timedelta(0))]
+
+    async def until(self, *, begun: Sequence[str] = (), ended: Sequence[str] = ()) -> None:
+        """Give the worker turns until it has begun and ended so much."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not {*begun} <= {*self.process.begun} or not {*ended} <= {*self.process.ended}:
+                await self.clock.sleep(TURN)
+
+    def _hint(self) -> None:
+        if self.spoils_hint:
+            self.spoils_hint = False
+            raise RuntimeError("the hint failed")
+
+
+def in_lane(number: int) -> str:
+    """A key of which the messages are in this lane."""
+    return next(key for key in "abcdefgh" if lane_of(f"k:{key}", 2) == number)
+
+
+async def test_an_error_of_the_receiver_leaves_what_is_under_way_alone() -> None:
+    at = Scene()
+    gate = at.process.closed["k"] = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(at.worker.run())
+        await at.send(message("m1"), message("m2"))
+        await at.until(begun=["m1"])
+        at.receiver.fails = True
+        while not at.told.faltered and not running.done():
+            await at.clock.sleep(TURN)
+        gate.set()
+        await at.until(ended=["m1", "m2"])
+        at.worker.stop()
+
+    assert at.process.begun == at.process.ended == ["m1", "m2"]
+    assert at.told.faltered == ["cannot execute UPDATE in a read-only transaction"]
+
+
+async def test_a_worker_that_an_error_has_ended_begins_again_with_nothing_in_hand() -> None:
+    """What was cut off comes again, before what is behind it in its key."""
+    at = Scene()
+    key, other = in_lane(0), in_lane(1)
+    at.process.closed[key] = asyncio.Event()
+    at.spoils_hint = True
+
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(_ended_by_an_error(at.worker))
+        await at.send(message("m1", key=key), message("m2", key=key))
+        await at.until(begun=["m1"])
+        await at.send(message("n1", key=other))
+        await first
+
+    assert (at.process.begun, at.worker.in_hand) == (["m1", "n1"], 0)
+
+    at.process.closed.clear()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(at.worker.run())
+        await at.until(ended=["m1", "m2"])
+        at.worker.stop()
+    assert at.process.begun == ["m1", "n1", "m1", "m2"]
+
+
+async def test_what_there_is_no_room_for_goes_back_when_the_consumer_is_stopped() -> None:
+    at = Scene(Stopping(), run_size=8)
+    await at.send(message("m1"), message("m2"), message("m3"))
+
+    await at.worker.run()
+
+    assert at.process.begun == ["m1", "m2", "m3"]
+    assert (await at.left(), at.worker.in_hand) == (["m1", "m3"], 0)
+
+
+async def _ended_by_an_error(worker: ConsumerWorker) -> None:
+    with pytest.raises(ExceptionGroup):
+        await worker.run()
