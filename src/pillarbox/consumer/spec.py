@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from pillarbox.channel import is_queue
@@ -152,6 +153,12 @@ class Consumer:
     def gets_messages(self) -> bool:
         """Whether its handler gets messages as they are: their bodies are not read for it."""
         return self.route is not None or self.signature.payload == list[Message]
+
+    @property
+    def package(self) -> str:
+        """The top-level package of its handler."""
+        handler = self.handler.func if isinstance(self.handler, partial) else self.handler
+        return str(getattr(handler, "__module__", "")).partition(".")[0]
 
     @property
     def mode(self) -> str:
