@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from pillarbox.channel import is_queue
@@ -157,7 +156,7 @@ class Consumer:
     @property
     def package(self) -> str:
         """The top-level package of its handler."""
-        handler = self.handler.func if isinstance(self.handler, partial) else self.handler
+        handler: object = getattr(self.handler, "func", self.handler)  # what a partial stands for
         return str(getattr(handler, "__module__", "")).partition(".")[0]
 
     @property
