@@ -226,7 +226,7 @@ def _module_kafka_server(pytestconfig: pytest.Config) -> Iterator[KafkaServer]:
 
 @pytest.fixture(scope="module")
 def _module_rabbitmq_server(pytestconfig: pytest.Config) -> Iterator[RabbitMqServer]:
-    server = RabbitMqServer(plugins=["rabbitmq_management"])
+    server = RabbitMqServer(plugins=["rabbitmq_management", "rabbitmq_shovel"])
     with started(server, pytestconfig):
         yield server
 

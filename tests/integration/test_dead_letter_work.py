@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from msgspec import structs
@@ -103,6 +104,21 @@ async def test_a_poison_message_holds_only_its_key_until_it_is_mended_and_replay
         await until_nothing_is_held(box)
 
         assert [one for one in await noted(box) if " a " in one] == [f"handle a {number}" for number in range(1, 6)]
+
+
+async def test_failures_of_a_handler_that_is_installed_as_a_wheel_are_of_one_group(store_url: str) -> None:
+    box, happenings = make_box(store_url)
+    names: dict[str, Any] = {"__name__": "shop.orders", "OrderPlaced": OrderPlaced}
+    source = "async def handle(order: OrderPlaced):\n    raise LookupError(f'no customer {order.order_id!r}')\n"
+    exec(compile(source, "/usr/lib/site-packages/shop/orders.py", "exec"), names)
+    box.on(OrderPlaced, name="handle", retry=ONCE)(names["handle"])
+
+    async with box.running():
+        await publish(box, OrderPlaced("anna", 1), OrderPlaced("bert", 1))
+        told = await happenings.until(MessageDead, 2)
+
+    (group,) = await box.dead_letters.groups()
+    assert {one.group for one in told} == {group.fingerprint}
 
 
 async def test_a_replay_reaches_only_the_consumer_that_failed(store_url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -123,3 +124,44 @@ async def test_the_doctor_looks_at_the_broker_of_a_box(
     await asyncio.to_thread(server.control, "clear_policy", "bad")
     await box.broker.close()
     await box.store.close()
+
+
+async def test_what_the_server_put_aside_comes_back_by_a_shovel(
+    private_rabbitmq_server: RabbitMqServer, sqlite_url: str
+) -> None:
+    server = private_rabbitmq_server
+    box, _ = make_box(sqlite_url, broker=server.url)
+
+    @box.on(ChargePayment, name="charge")
+    async def charge(payment: ChargePayment, tx: AsyncConnection) -> None:
+        await note(tx, payment.order_id)
+
+    async with box.running():
+        await create_tables(box)
+    line = Line(address_of(server.url), heartbeat_s=10)
+    channel = Channel(await line.wire())
+    await channel.ask(commands.Confirm.Select(), commands.Queue.Declare(queue="lost", durable=True))
+    policy = {"message-ttl": 1, "dead-letter-exchange": "", "dead-letter-routing-key": "lost"}
+    await _control(server, "set_policy", "--apply-to", "queues", "bad", "^queue:payments/7$", json.dumps(policy))
+    sent = {"specversion": "1.0", "id": "x-1", "source": "/elsewhere", "type": "payment.charge"}
+    headers = {f"cloudEvents:{name}": value for name, value in sent.items()}
+
+    async def is_put_aside() -> bool:
+        (declared,) = await channel.ask(commands.Queue.Declare(queue="lost", passive=True))
+        return bool(getattr(declared, "message_count", 0))
+
+    await _send_by_hand(channel, "application/json", headers, b'{"order_id":"o-7"}')
+    await wait_until(is_put_aside, WITHIN, what="the queue of the policy")
+    await _control(server, "clear_policy", "bad")
+    ends = {"src-queue": "lost", "dest-queue": "queue:payments/7", "src-delete-after": "queue-length"}
+    places = {"src-protocol": "amqp091", "src-uri": "amqp://", "dest-protocol": "amqp091", "dest-uri": "amqp://"}
+    await _control(server, "set_parameter", "shovel", "bring-in", json.dumps({**places, **ends}))
+
+    async with box.running():
+        await wait_until(has_noted(box, 1), WITHIN, what="the effect")
+
+    await line.close()
+
+
+async def _control(server: RabbitMqServer, *command: str) -> None:
+    await asyncio.to_thread(server.control, *command)

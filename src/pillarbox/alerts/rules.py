@@ -54,6 +54,7 @@ class AlertRules:
         oldest_queued: the oldest message in the database's own queues was published longer ago: consumers have stopped,
             or do not keep up.
         oldest_held: the oldest hold of a key has lasted longer.
+        held_messages: more messages are held, behind all keys together.
         oldest_saga_in_need: the saga that has needed attention for longest has done so for longer.
         oldest_due_saga: a saga has been due for longer, and nobody has looked at it.
         watch_every: how often these ages are looked at, by one process of the service.
@@ -75,6 +76,7 @@ class AlertRules:
     oldest_pending: timedelta | None = timedelta(minutes=1)
     oldest_queued: timedelta | None = timedelta(minutes=10)
     oldest_held: timedelta | None = timedelta(hours=1)
+    held_messages: int | None = 10_000
     oldest_saga_in_need: timedelta | None = timedelta(hours=1)
     oldest_due_saga: timedelta | None = timedelta(minutes=1)
     watch_every: timedelta = timedelta(seconds=15)
@@ -84,7 +86,7 @@ class AlertRules:
         """Refuse values that mean nothing."""
         if min(self.within, self.watch_every) <= timedelta(0) or self.repeat_after < timedelta(0):
             raise ConfigurationError(f"AlertRules needs within and watch_every above zero, got {self}")
-        if any(number is not None and number < 1 for number in (self.dead_letters, self.falters)):
+        if any(number is not None and number < 1 for number in (self.dead_letters, self.falters, self.held_messages)):
             raise ConfigurationError(f"AlertRules counts from 1, got {self}")
 
 
@@ -203,7 +205,7 @@ class Judge:
         return after is not None and (was_resolved or quiet >= after)
 
     def of_vitals(self, vitals: Vitals) -> Iterator[Finding]:
-        """Return what has waited too long."""
+        """Return what has waited too long, and whether too much waits."""
         rules = self._rules
         ages = (
             ("oldest-pending", "outbox", vitals.outbox.oldest_for, rules.oldest_pending, "the oldest pending record"),
@@ -225,6 +227,10 @@ class Judge:
             if age is not None and limit is not None and age > limit:
                 text = f"{what} has waited for {age.total_seconds():.0f} s: pillarbox health"
                 yield Finding(rule=rule, subject=subject, text=text, facts={"age": age})
+        held = vitals.holding.messages
+        if rules.held_messages is not None and held > rules.held_messages:
+            text = f"{held} messages are held, behind {vitals.holding.keys} keys: pillarbox held list"
+            yield Finding(rule="held-messages", subject="holding", text=text, facts={"messages": held})
 
 
 def _opened(event: BreakerOpened) -> Finding:

@@ -202,6 +202,7 @@ class Parts:
             holding=self.store.holding,
             blocks="consumer" if options.stops else "key" if options.blocks_key else "message",
             redact=self.redact,
+            package=consumer.package,
         )
 
     def _guarded(self, consumer: Consumer, intake: Intake, tenure: Tenure | None, *, keeps: bool) -> Intake:
@@ -351,6 +352,7 @@ class Parts:
             retry=consumer.options.retry,
             classification=self.classification.saying(*consumer.options.failures),
             redact=self.redact,
+            package=consumer.package,
             deduplicates=consumer.deduplicates,
             batch=consumer.options.batch,
             blocks_key=consumer.options.blocks_key,

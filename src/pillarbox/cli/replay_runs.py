@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
+from datetime import timedelta
 
 import click
 from rich.console import Console
@@ -14,13 +16,18 @@ from pillarbox.cli.letter_filters import letter_filter
 from pillarbox.cli.operators import by_option
 from pillarbox.cli.output import print_facts, print_json, print_line, print_table, wants_json
 from pillarbox.cli.places import Place, at_a_place
+from pillarbox.clock import Clock
 from pillarbox.control import Control
 from pillarbox.deadletter import DeadLetterFilter, ReplayRun, RunState
 from pillarbox.deadletter.driver import look_again_at
 from pillarbox.deadletter.runs import ItemState
-from pillarbox.errors import ConflictError
+from pillarbox.errors import ConflictError, TransientError
+from pillarbox.telemetry import masked
 
 OVER = (ItemState.RESOLVED, ItemState.FAILED, ItemState.PASSED)
+REST = timedelta(seconds=1)
+PATIENCE = timedelta(minutes=1)
+"""How long a run is followed of which nothing but errors is seen; it goes on by itself, wherever a box runs."""
 
 
 @click.command(name="replay-all")
@@ -55,7 +62,7 @@ async def replay_all(
             where, by=by, rate=rate, canary=canary, stop_at=stop_at, dry_run=dry_run, force=force
         )
         if not (dry_run or detach):
-            run = await _followed(place, control, run.id)
+            run = await _followed(place, control, run)
     if dry_run:
         _tell_count(run)
     else:
@@ -79,34 +86,62 @@ async def runs(place: Place, run_id: str | None, *, only_open: bool, cancel: str
         elif cancel is not None:
             _tell(await control.dead_letters.cancel(run_id, by=by, reason=cancel))
         elif follow:
-            _tell(await _followed(place, control, run_id))
+            _tell(await _followed(place, control, await control.dead_letters.run(run_id)))
         else:
             _tell(await control.dead_letters.run(run_id))
 
 
-async def _followed(place: Place, control: Control, run_id: str) -> ReplayRun:
-    """Drive open runs, unless another process does, until ``run_id`` has ended."""
+class _Patience:
+    """Bears errors that pass by themselves, until there was nothing else for a while."""
+
+    def __init__(self, clock: Clock, console: Console) -> None:
+        self._clock = clock
+        self._console = console
+        self._since: float | None = None
+
+    def went_well(self) -> None:
+        self._since = None
+
+    async def bear(self, error: ConflictError | TransientError) -> None:
+        """Rest; of errors in a row the first one is told of, and the last one is raised."""
+        now = self._clock.monotonic()
+        if self._since is None:
+            self._since = now
+            if not wants_json():
+                told = masked(f"{type(error).__name__}: {error}; trying again every second")
+                self._console.print(told, style="dim", markup=False, highlight=False, soft_wrap=True)
+        if now - self._since >= PATIENCE.total_seconds():
+            raise error
+        await self._clock.sleep(REST)
+
+
+async def _followed(place: Place, control: Control, run: ReplayRun) -> ReplayRun:
+    """Drive open runs, unless another process does, until ``run`` has ended."""
     clock = SystemClock()
     driver = replay_driver_of(place.store, clock=clock)
-    run = await control.dead_letters.run(run_id)
     if not wants_json():
-        click.echo(f"replay run {run_id}", err=True)
+        click.echo(f"replay run {run.id}", err=True)
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bars:
         bar = bars.add_task("replaying", total=run.total, completed=run.count(*OVER))
+        patience = _Patience(clock, bars.console)
         try:
             look_at = clock.monotonic()
             while run.state is RunState.OPEN:
                 try:
                     await driver.round()
-                except ConflictError:
+                    if (began := clock.monotonic()) >= look_at:
+                        run = await control.dead_letters.run(run.id)
+                        look_at = look_again_at(began, clock.monotonic())
+                except (ConflictError, TransientError) as error:
+                    await patience.bear(error)
                     continue
-                await clock.sleep(driver.rest)
-                if (began := clock.monotonic()) >= look_at:
-                    run = await control.dead_letters.run(run_id)
-                    look_at = look_again_at(began, clock.monotonic())
-                    bars.update(bar, total=run.total, completed=run.count(*OVER))
+                patience.went_well()
+                bars.update(bar, total=run.total, completed=run.count(*OVER))
+                if run.state is RunState.OPEN:
+                    await clock.sleep(driver.rest)
         finally:
-            await driver.leave()
+            with suppress(ConflictError, TransientError):  # its lease ends by itself
+                await driver.leave()
     return run
 
 

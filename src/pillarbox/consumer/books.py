@@ -122,7 +122,7 @@ class Books:
                     reason=item.verdict.reason,
                     attempts=item.attempts,
                     error_type=type(item.error).__qualname__,
-                    group="" if item.error is None else fingerprint_of(item.error, item.message.type),
+                    group="" if item.error is None else self._group_of(item, item.error),
                     holds_key=self._run.rules.blocks_key,
                     quiet_for=arrival.quiet_for,
                     regressed=arrival.regressed,
@@ -130,3 +130,6 @@ class Books:
             )
             if self._run.rules.stops:
                 self._observer.notice(ConsumerStopped(consumer=self._name, message_id=message_id))
+
+    def _group_of(self, item: Item, error: BaseException) -> str:
+        return fingerprint_of(error, item.message.type, package=self._run.rules.package)

@@ -104,16 +104,18 @@ class Burials:
         holding: HoldingStore,
         blocks: Blocks,
         redact: Callable[[str], str],
+        package: str = "",
     ) -> None:
         """Block what the message ``blocks``; the message alone is blocked so that late duplicates do not run.
 
-        Stacks go through ``redact``.
+        Stacks go through ``redact``; ``package`` is the handler's, see ``fingerprint_of``.
         """
         self._consumer = consumer
         self._dead_letters = dead_letters
         self._holding = holding
         self._blocks: Blocks = blocks
         self._redact = redact
+        self._package = package
 
     def bury(self, items: Sequence[Item]) -> Program[None]:
         """Store the dead letters and the holds they are the reason of."""
@@ -135,7 +137,7 @@ class Burials:
             attempts=item.attempts,
             history=item.history,
             stack=stack_of(item.error, self._redact),
-            fingerprint=fingerprint_of(item.error, item.message.type),
+            fingerprint=fingerprint_of(item.error, item.message.type, package=self._package),
         )
 
     def _hold_key_of(self, item: Item) -> str:

@@ -66,6 +66,7 @@ class RunRules:
         translate: names a driver's error in the library's words.
         needs: what its handler calls.
         calls: calls to the outside; ``None`` where handlers have a transaction.
+        package: the top-level package of its handler.
     """
 
     consumer: str
@@ -89,6 +90,7 @@ class RunRules:
     calls: OutsideCalls | None = None
     business_row: Callable[[Message], str] | None = None
     guard: Guard = UNGUARDED
+    package: str = ""
 
 
 class Run:

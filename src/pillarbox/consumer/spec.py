@@ -154,6 +154,12 @@ class Consumer:
         return self.route is not None or self.signature.payload == list[Message]
 
     @property
+    def package(self) -> str:
+        """The top-level package of its handler."""
+        handler: object = getattr(self.handler, "func", self.handler)  # what a partial stands for
+        return str(getattr(handler, "__module__", "")).partition(".")[0]
+
+    @property
     def mode(self) -> str:
         """How its effects are kept: ``transaction``, or ``outside`` at least once under a claim."""
         return "outside" if self.signature.transaction is None else "transaction"

@@ -95,7 +95,7 @@ class HeldControl:
     def _buried(self, consumer: str, hold_key: str, hold: LockedHold) -> Program[DeadLetter]:
         """Make a dead letter of the message that a key waits for."""
         head = hold.head
-        if head is None or head.state is HeldState.HELD:
+        if head is None or _goes_on(hold, head):
             raise ConflictError(f"nothing holds {hold_key!r} of {consumer} up: it goes on by itself")
         if hold.is_leased:
             raise ConflictError(f"{hold_key!r} of {consumer} is handled at this moment; look again, then try again")
@@ -124,6 +124,11 @@ class HeldControl:
             details={"letters": tuple(letters)},
         )
         yield from self._ports.acts.record(act)
+
+
+def _goes_on(hold: LockedHold, head: HeldMessage) -> bool:
+    """Tell whether nothing keeps the head of a hold: what was held behind another stays ``held`` when it fails."""
+    return head.state is HeldState.HELD and hold.is_due and not head.history
 
 
 def _burial(head: HeldMessage, hold_key: str, known: DeadLetter | None) -> Burial:

@@ -35,13 +35,17 @@ def stack_of(error: BaseException, redact: Redact = nothing_redacted) -> str:
     return storable(redact("".join(lines)))[-MAX_STACK_CHARS:]
 
 
-def fingerprint_of(error: BaseException, message_type: str) -> str:
+def fingerprint_of(error: BaseException, message_type: str, *, package: str = "") -> str:
     """Return the same short text for failures of the same cause, in every process.
 
     The cause is the message's type, the error's class and the application's own functions on the way to it. A failure
     outside of them, as that of a body that cannot be read, is told apart by its text.
+
+    Args:
+        package: the top-level package of the handler, which is the application's wherever it is installed.
     """
-    frames = [_name(frame) for frame, _ in traceback.walk_tb(error.__traceback__) if _is_of_the_application(frame)]
+    stack = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    frames = [_name(frame) for frame in stack if _is_of_the_application(frame, package)]
     where = frames[-FRAMES:] or [text_of(error)[:200]]
     cause = "\0".join([message_type, type(error).__qualname__, *map(stripped, where)])
     return hashlib.sha256(cause.encode("utf-8", "replace")).hexdigest()[:16]
@@ -63,9 +67,12 @@ def _name(frame: FrameType) -> str:
     return f"{frame.f_globals.get('__name__', '')}.{frame.f_code.co_qualname}"
 
 
-def _is_of_the_application(frame: FrameType) -> bool:
-    """Tell whether ``frame`` is neither of an installed package, nor Python's or ours."""
+def _is_of_the_application(frame: FrameType, package: str) -> bool:
+    """Tell whether ``frame`` is of ``package``, or neither of another installed one, nor Python's or ours."""
     file, module = frame.f_code.co_filename, str(frame.f_globals.get("__name__", ""))
-    if file.startswith("<frozen") or module.partition(".")[0] == _OURS:
+    top = module.partition(".")[0]
+    if file.startswith("<frozen") or top == _OURS:
         return False
+    if top == package:
+        return True
     return not file.startswith(_STANDARD) and not any(name in file for name in _INSTALLED)

@@ -18,11 +18,13 @@ class LockedHold:
     Attributes:
         is_leased: a process handles its messages at this moment.
         head: the first of its messages; ``None`` where nothing waits.
+        is_due: the head waits for no time.
     """
 
     state: HoldState
     is_leased: bool
     head: HeldMessage | None
+    is_due: bool = False
 
 
 class HoldDecisions(Protocol):

@@ -22,7 +22,13 @@ _behind = and_(held.c.consumer == BY, held.c.hold_key == KEY)
 _is_leased = and_(holds.c.lease_token.is_not(None), holds.c.lease_until > now_us())
 LOCK = select(holds.c.state, case((_is_leased, 1), else_=0)).where(_hold).with_for_update()
 HEAD = (  # index on (consumer, hold_key, rank, position)
-    select(held.c.state, held.c.attempts, held.c.history, *message_columns(held))
+    select(
+        case((held.c.due_at <= now_us(), 1), else_=0),
+        held.c.state,
+        held.c.attempts,
+        held.c.history,
+        *message_columns(held),
+    )
     .where(_behind)
     .order_by(held.c.rank, held.c.position)
     .limit(1)
@@ -51,7 +57,8 @@ class RelationalHoldDecisions(HoldDecisions):
         return LockedHold(
             state=HoldState(found[0][0]),
             is_leased=bool(found[0][1]),
-            head=_head(hold_key, first[0]) if first else None,
+            head=_head(hold_key, first[0][1:]) if first else None,
+            is_due=bool(first) and bool(first[0][0]),
         )
 
     def let_go(self, consumer: str, hold_key: str) -> Program[None]:

@@ -277,6 +277,19 @@ def test_a_hold_and_a_queue_that_wait_too_long_are_told_of_unless_their_rule_is_
     assert waiting(HOUR, HOUR) == waiting(None, HOUR) == waiting(99 * HOUR, None) == []
 
 
+@pytest.mark.parametrize(
+    ("limit", "found"), [(10_000, []), (9_999, [("held-messages", "holding", 1)]), (None, [])], ids=str
+)
+def test_more_held_messages_than_the_limit_are_told(limit: int | None, found: list[tuple[str, str, int]]) -> None:
+    at = scene(held_messages=limit)
+    holding = HoldingState(keys=1, blocked=1, messages=10_000, oldest_for=None)
+    outbox = OutboxState(pending=0, oldest_for=None, scheduled=0, parked=0, held=0)
+
+    at.alarm.notice_vitals(Vitals(outbox=outbox, holding=holding, oldest_queued_for=None, dead=0))
+
+    assert at.waiting() == found
+
+
 def test_the_oldest_alerts_give_way_and_it_is_said_how_many_did() -> None:
     at = scene(repeat_after=timedelta(0), regression_after=None, dead_letters=None)
     for number in range(MOST_WAITING + 3):

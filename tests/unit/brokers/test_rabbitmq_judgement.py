@@ -56,10 +56,32 @@ def test_what_endangers_messages_is_found(facts: RabbitMqFacts, code: str, sever
     [
         with_policy(max_length=5),
         with_policy(max_length=5, overflow="drop-head"),
-        with_policy(delivery_limit=20, dead_letter_exchange="dead"),
+        with_policy(dead_letter_exchange="dead"),
         with_policy(delivery_limit=100_000),
     ],
-    ids=["rejects", "rejects whatever a policy says", "keeps what it drops", "a limit that is not reached"],
+    ids=["rejects", "rejects whatever a policy says", "moves nothing without a limit", "a limit that is not reached"],
 )
 def test_limits_that_cost_nothing_are_well(queue: QueueFacts) -> None:
     assert {one.severity for one in judge_rabbitmq(replace(SOUND, queues=[queue]))} == {Severity.OK}
+
+
+@pytest.mark.parametrize("limit", [{"delivery_limit": 20}, {"message_ttl": 60_000}], ids=["deliveries", "age"])
+def test_a_limit_that_moves_messages_out_of_our_sight_is_found_with_the_way_back(limit: dict[str, int]) -> None:
+    queue = with_policy(**limit, dead_letter_exchange="dead")
+
+    (finding,) = [one for one in judge_rabbitmq(replace(SOUND, queues=[queue])) if one.severity is not Severity.OK]
+
+    assert finding.severity is Severity.ERROR
+    assert "'dead'" in finding.means
+    assert "dead-letter-exchange" not in finding.do
+    assert f"back to {QUEUE.name}" in finding.do
+
+
+def test_no_advice_is_to_let_the_server_move_messages() -> None:
+    (finding,) = [
+        one
+        for one in judge_rabbitmq(replace(SOUND, queues=[with_policy(delivery_limit=20)]))
+        if one.severity is not Severity.OK
+    ]
+
+    assert "dead-letter-exchange" not in finding.do

@@ -1,14 +1,20 @@
 """The commands that work with dead letters and held keys."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from pillarbox.holding import FailedAttempt, HeldMessage, HeldState, Hold
+from pillarbox.relational import RelationalStore
+from pillarbox.transaction import Program
 from tests.unit.cli.conftest import CONSUMER, Shell, message
 
 Put = Callable[..., None]
 WHY = ("--reason", "counted by hand", "--by", "ann")
+HOUR = timedelta(hours=1)
+FAILED = (FailedAttempt(attempt=1, at=datetime(2026, 1, 1, tzinfo=UTC), error_type="ValueError", error="no"),)
 
 
 def test_statistics_and_groups_count_letters(pillarbox: Shell, bury: Put) -> None:
@@ -149,3 +155,39 @@ def test_what_a_held_key_waits_for_is_skipped(pillarbox: Shell, bury: Put) -> No
     assert pillarbox.json("dead-letters", "list", "--state", "discarded")[0]["id"] == 1
     assert "goes on by itself" in pillarbox("held", "skip", CONSUMER, "k:k", *WHY).stderr
     assert pillarbox("held", "skip", CONSUMER, "k:k", "--reason", "").exit_code == 2
+
+
+@pytest.mark.parametrize("history", [FAILED, ()], ids=["failed", "waits for its cause"])
+def test_what_came_to_the_head_of_its_key_and_waits_there_is_skipped(
+    pillarbox: Shell, history: tuple[FailedAttempt, ...]
+) -> None:
+    _put_at_the_head(pillarbox, due_in=HOUR, history=history)
+
+    assert pillarbox.json("held", "skip", CONSUMER, "k:k", *WHY)["skipped"] == 1
+    assert pillarbox.json("dead-letters", "list", "--state", "discarded")[0]["message_id"] == "m2"
+
+
+def test_what_has_come_to_the_head_of_its_key_just_now_is_not_skipped(pillarbox: Shell) -> None:
+    _put_at_the_head(pillarbox, due_in=timedelta(0), history=())
+
+    assert "goes on by itself" in pillarbox("held", "skip", CONSUMER, "k:k", *WHY).stderr
+
+
+def _put_at_the_head(pillarbox: Shell, *, due_in: timedelta, history: tuple[FailedAttempt, ...]) -> None:
+    """Hold a key whose first message went away; its second was held behind it, and has been tried if there is one."""
+    waiting = HeldMessage(hold_key="k:k", message=message("m2"), state=HeldState.HELD)
+    again = HeldMessage(
+        hold_key="k:k",
+        message=waiting.message,
+        state=HeldState.HELD,
+        attempts=len(history),
+        due_in=due_in,
+        history=history,
+    )
+
+    def put(store: RelationalStore) -> Program[None]:
+        yield from store.holding.hold(CONSUMER, [Hold(hold_key="k:k", due_in=due_in)])
+        yield from store.holding.append(CONSUMER, [waiting])
+        yield from store.holding.reschedule(CONSUMER, [again])
+
+    pillarbox.run(put)

@@ -68,6 +68,14 @@ def test_whatever_waits_for_an_operator_is_degraded() -> None:
     assert [status(vitals) for vitals in waiting] == [HealthStatus.DEGRADED] * len(waiting)
 
 
+def test_more_held_messages_than_the_limit_are_degraded() -> None:
+    many = replace(QUIET, holding=replace(QUIET.holding, keys=1, messages=10_001))
+
+    (problem,) = judge(many).problems
+    assert (problem.status, problem.what[:23]) == (HealthStatus.DEGRADED, "10001 messages are held")
+    assert status(replace(QUIET, holding=replace(QUIET.holding, keys=1, messages=10_000))) is HealthStatus.OK
+
+
 def test_a_saga_that_needs_attention_is_degraded() -> None:
     found = judge(replace(QUIET, sagas_in_need=SagasInNeed(count=2, oldest_for=timedelta(minutes=3))))
 

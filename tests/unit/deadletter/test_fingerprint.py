@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -67,6 +68,40 @@ def test_frames_of_python_and_of_libraries_do_not() -> None:
     alone.__code__ = alone.__code__.replace(co_qualname=within_libraries.__code__.co_qualname)
 
     assert _fingerprint("1", by=within_libraries) == _fingerprint("1", by=alone)
+
+
+def test_the_package_of_the_handler_is_the_application_where_it_is_installed_too() -> None:
+    at, other = _installed("shop.orders", "charge"), _installed("shop.orders", "refund")
+    anna, bert = at("no customer 'anna'"), at("no customer 'bert'")
+
+    assert fingerprint_of(anna, "a", package="shop") == fingerprint_of(bert, "a", package="shop")
+    assert fingerprint_of(at("x"), "a", package="shop") != fingerprint_of(other("x"), "a", package="shop")
+
+
+def test_other_installed_packages_are_not_the_application() -> None:
+    at, other = _installed("shopping.cart", "add"), _installed("shopping.cart", "drop")
+
+    assert fingerprint_of(at("x"), "a", package="shop") == fingerprint_of(other("x"), "a", package="shop")
+
+
+def test_a_handler_of_ours_does_not_make_our_frames_the_application() -> None:
+    at, other = _installed("pillarbox.saga", "start"), _installed("pillarbox.saga", "reply")
+
+    assert fingerprint_of(at("x"), "a", package="pillarbox") == fingerprint_of(other("x"), "a", package="pillarbox")
+
+
+def _installed(module: str, function: str) -> Callable[[str], Exception]:
+    """Return what fails in ``function`` of a module that lies where ``pip install`` puts it."""
+    source = f"def {function}(text):\n    raise ValueError(text)\n"
+    names: dict[str, Any] = {"__name__": module}
+    exec(compile(source, f"/usr/lib/site-packages/{module.replace('.', '/')}.py", "exec"), names)
+
+    def fail(text: str) -> Exception:
+        error = _failure(text, by=names[function])
+        assert error.__traceback__ is not None
+        return error.with_traceback(error.__traceback__.tb_next)  # without this file's own frame
+
+    return fail
 
 
 def test_how_often_a_function_called_itself_does_not() -> None:

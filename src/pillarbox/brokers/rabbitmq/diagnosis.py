@@ -134,10 +134,10 @@ def _type(queue: QueueFacts) -> Finding | None:
 
 def _delivery_limit(queue: QueueFacts) -> Finding | None:
     limit = queue.settings.get("delivery-limit")
-    if limit is None or int(limit) > PLENTY or int(limit) < 0 or "dead-letter-exchange" in queue.settings:
+    if limit is None or int(limit) > PLENTY or int(limit) < 0:
         return None
-    means = "what was delivered that often is dropped in silence; each restart of a consumer counts"
-    do = "take delivery-limit out of the policy, or name a dead-letter-exchange"
+    means = f"what was delivered that often is {_fate(queue)}; each restart of a consumer counts"
+    do = f"take delivery-limit out of the policy{_way_back(queue)}"
     return problem("delivery-limit", Severity.ERROR, queue.name, str(limit), means=means, do=do)
 
 
@@ -154,9 +154,26 @@ def _time_to_live(queue: QueueFacts) -> Finding | None:
     found = [name for name in ("message-ttl", "expires") if name in queue.settings]
     if not found:
         return None
-    means = "messages that wait longer, or the queue with all of them, are dropped in silence"
-    do = "take it out of the policy"
+    if "expires" in found:
+        means = "while nobody reads it, the queue with all of its messages is dropped in silence"
+    else:
+        means = f"what waits longer is {_fate(queue)}"
+    do = f"take {' and '.join(found)} out of the policy{_way_back(queue)}"
     return problem("message-ttl", Severity.ERROR, queue.name, ", ".join(found), means=means, do=do)
+
+
+def _fate(queue: QueueFacts) -> str:
+    """Say what becomes of a message that the server removes by a limit."""
+    exchange = queue.settings.get("dead-letter-exchange")
+    if exchange is None:
+        return "dropped in silence"
+    return f"moved through the exchange {exchange!r} to where Pillarbox does not see it: it is no dead letter here"
+
+
+def _way_back(queue: QueueFacts) -> str:
+    if "dead-letter-exchange" not in queue.settings:
+        return ""
+    return f", then shovel what was moved back to {queue.name}: see the page about RabbitMQ"
 
 
 def queue_facts(told: Mapping[str, Any]) -> QueueFacts:

@@ -38,6 +38,15 @@ class HoldDecisionsContract:
         assert await _lock(harness, "k:empty") == LockedHold(state=HoldState.BLOCKED, is_leased=False, head=None)
         assert await _lock(harness, "k:other") is None
 
+    async def test_the_first_message_of_a_hold_is_due_or_waits_for_its_time(self, harness: StoreHarness) -> None:
+        """Also one that was held behind another and failed when its turn came."""
+        await hold(harness, KEY, "k:o-2", "k:empty")
+        await put_aside(harness, held("m1"), held("m2", hold_key="k:o-2"))
+        await harness.source.run(harness.held_queue.reschedule(CONSUMER, [held("m2", hold_key="k:o-2", due_in=LONG)]))
+
+        locked = [await _lock(harness, one) for one in (KEY, "k:o-2", "k:empty")]
+        assert [one.is_due for one in locked if one is not None] == [True, False, False]
+
     async def test_a_hold_is_leased_until_its_lease_ends(self, harness: StoreHarness) -> None:
         """By the database's clock."""
         await hold(harness, KEY)
