@@ -116,8 +116,8 @@ async def test_failures_of_a_handler_that_is_installed_as_a_wheel_are_of_one_gro
     async with box.running():
         await publish(box, OrderPlaced("anna", 1), OrderPlaced("bert", 1))
         told = await happenings.until(MessageDead, 2)
+        (group,) = await box.dead_letters.groups()
 
-    (group,) = await box.dead_letters.groups()
     assert {one.group for one in told} == {group.fingerprint}
 
 

@@ -173,7 +173,7 @@ CLAIMS: dict[str, tuple[Executable, Mapping[str, str], int, int]] = {
         5,
         2 * SLOTS + 20,
     ),
-    "due": (outbox.DUE, {"up_to": "5", **FENCE}, 5, 2 * SLOTS + 20),
+    "due": (outbox.DUE, {"after_due": "0", "after": "0", "up_to": "5", **FENCE}, 5, 2 * SLOTS + 20),
     "beside": (outbox.HAS_BESIDE, {"slots": ALL_SLOTS}, 1, 2),
     "owned": (outbox_held.OWNED_AMONG, {"positions": FIVE, **FENCE}, 5, 2 * SLOTS + 10),
     "lease free": (leases.FREE, {"in_scope": "'relay'", "up_to": "5"}, 0, SLOTS),
