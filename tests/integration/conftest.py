@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from pillarbox.app.system_clock import SystemClock
 from pillarbox.brokers.partitions import PartitionLeases
 from pillarbox.stores.sqlite import sqlite_store
 from pillarbox.testing.contracts import BrokerHarness
+from tests import effort
 from tests.conftest import skip_or_fail
 from tests.servers import PgBouncerServer, ServerMissingError
 
@@ -28,7 +30,23 @@ LEASE = timedelta(seconds=2)
 MARIADB = pytest.param("mariadb+asyncmy", marks=pytest.mark.server)
 
 
-@pytest.fixture(params=["memory", "sqlite", *SERVERS, MARIADB])
+IN_PROCESS = ["memory", "sqlite"]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Have each test that does not name its stores run on one of a kind: half of them on each of two that are alike.
+
+    The contract suites hold all of them to the same rules. With everything wanted, each test runs on every store.
+    """
+    named = any("store_url" in marker.args[0] for marker in metafunc.definition.iter_markers("parametrize"))
+    if "store_url" not in metafunc.fixturenames or named or hasattr(metafunc.module, "store_url"):
+        return
+    half = zlib.crc32(metafunc.definition.nodeid.encode()) % 2
+    stores = effort.of([*IN_PROCESS, *SERVERS, MARIADB], [IN_PROCESS[half], SERVERS[half], MARIADB])
+    metafunc.parametrize("store_url", stores, indirect=True)
+
+
+@pytest.fixture
 def store_url(request: pytest.FixtureRequest) -> str:
     """The URL of an empty store: in memory, in a file, on a server by either driver."""
     match request.param:

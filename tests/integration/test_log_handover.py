@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pillarbox import RelaySettings
 from pillarbox.errors import ConfigurationError, StoreUnavailableError
+from pillarbox.relay import RelayKind
 from tests.integration.boxes import OrderPlaced
 from tests.integration.log_boxes import LogScene
 
@@ -91,3 +93,42 @@ async def test_a_log_that_was_about_to_be_given_up_is_read_again_without_a_gap(s
 
     assert scene.broker.numbers == [1, 2]
     assert scene.gaps() == []
+
+
+@pytest.mark.parametrize(("told_of", "reason"), [("dropped", "slot missing"), ("made anew", "slot recreated")])
+@pytest.mark.parametrize("kind", [RelayKind.POLLING, RelayKind.SEQUENCE])
+async def test_a_log_that_somebody_cut_while_no_relay_read_it_is_told_of_by_whoever_takes_over(
+    scene: LogScene, told_of: str, reason: str, kind: RelayKind
+) -> None:
+    await scene.publish(1)
+    scene.sql(f"SELECT pg_drop_replication_slot('{scene.slot}')")
+    if told_of == "made anew":
+        scene.sql(f"SELECT pg_create_logical_replication_slot('{scene.slot}', 'pgoutput')")
+
+    scene.form = "table"
+    async with scene.relaying(RelaySettings(kind=kind.value)):
+        await scene.publish(2)
+        await scene.broker.until([2])
+    async with scene.relaying(RelaySettings(kind=kind.value)):
+        await scene.publish(3)
+        await scene.broker.until([3])
+
+    assert scene.broker.numbers == [2, 3]
+    assert scene.gaps() == [(reason, False)], "once, and that nothing heals it"
+
+
+async def test_a_log_that_was_cut_is_no_loss_where_the_table_has_it_all(
+    postgresql_server: PostgresServer, postgresql_url: str
+) -> None:
+    scene = LogScene(postgresql_server, postgresql_url)
+    async with scene.relaying():
+        await scene.until_read()
+    await scene.until_unread()
+    await scene.publish(1)
+    scene.sql(f"SELECT pg_drop_replication_slot('{scene.slot}')")
+
+    async with scene.relaying(RelaySettings()):
+        await scene.broker.until([1])
+
+    assert scene.gaps() == [("slot missing", True)]
+    await scene.close()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pillarbox.relay.log_decision import GapReason
+from pillarbox.relay.log_reader import GapReason
 from tests.integration.log_boxes import FORMS, WITHIN, LogScene
 from tests.waiting import wait_until
 

@@ -216,7 +216,7 @@ class Parts:
 
     def _publication(self, keeper: LeaseKeeper) -> Publication:
         kind = RelayKind(self.relay.kind)
-        hand_over = HandOver(kind, marks=self.store.marks, keeper=keeper, keep=self._keeps)
+        hand_over = HandOver(kind, marks=self.store.marks, keeper=keeper, observer=self.observers, keep=self._keeps)
         if self.broker.capabilities.transactional:
             if kind is not RelayKind.POLLING:
                 raise ConfigurationError(

@@ -34,7 +34,7 @@ from pillarbox.relational.leases import is_owned
 from pillarbox.relational.outbox_held import put_aside
 from pillarbox.relational.tables import leases, outbox, outbox_cursor, outbox_cursor_history
 from pillarbox.relay.handover import RelayMarks
-from pillarbox.relay.log_reader import LogCheckpoints
+from pillarbox.relay.log_reader import LogCheckpoints, LogGap
 from pillarbox.relay.reader import Aside
 from pillarbox.relay.sequence import Cursor
 from pillarbox.relay.settings import RelayKind
@@ -115,6 +115,12 @@ class RelationalRelayMarks(RelayMarks):
     def __init__(self, log: LogCheckpoints | None = None) -> None:
         """Retire the place in ``log`` too; ``None`` where there is no log to be read."""
         self._log = log
+
+    def gap(self, successor: RelayKind) -> Program[LogGap | None]:
+        """Ask the log, where there is one."""
+        if successor is RelayKind.LOG or self._log is None:
+            return None
+        return (yield from self._log.gap())
 
     def clear(
         self, scope: str, tokens: Sequence[int], *, successor: RelayKind, keep: bool, limit: int

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import (
     DDL,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Identity,
@@ -170,6 +171,7 @@ outbox_checkpoint = _table(  # of a log tailing relay; locations in the log are 
     Column("partial_lsn", Name, nullable=False),
     Column("partial_rows", BigInteger, nullable=False),
     Column("healing_snapshot", Text),
+    Column("has_table", Boolean, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
 )
 outbox_published = _table(

@@ -6,6 +6,8 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from pillarbox.observe import LogGapFound, Observer
+from pillarbox.relay.log_reader import LogGap
 from pillarbox.relay.settings import RelayKind
 from pillarbox.transaction import Program
 
@@ -21,6 +23,10 @@ class RelayMarks(Protocol):
 
     Every implementation must pass ``pillarbox.testing.contracts.RelayMarksContract``.
     """
+
+    @abstractmethod
+    def gap(self, successor: RelayKind) -> Program[LogGap | None]:
+        """Return what the log lacks that a relay was to read, unless the ``successor`` finds that itself."""
 
     @abstractmethod
     def clear(
@@ -39,19 +45,27 @@ class RelayMarks(Protocol):
 class HandOver:
     """Takes over from relays of other kinds, each time when slots were gained."""
 
-    def __init__(self, kind: RelayKind, *, marks: RelayMarks, keeper: LeaseKeeper, keep: bool = False) -> None:
+    def __init__(
+        self, kind: RelayKind, *, marks: RelayMarks, keeper: LeaseKeeper, observer: Observer, keep: bool = False
+    ) -> None:
         """Take over for a relay of ``kind`` that works on the slots of ``keeper``, and may ``keep`` what it removes."""
         self._kind = kind
         self._marks = marks
         self._keeper = keeper
+        self._observer = observer
         self._keep = keep
         self._done_for = frozenset[int]()
 
     async def take_over(self) -> None:
-        """Make sure that the outbox holds nothing that was published, before anything is read from it."""
+        """Make sure that the outbox holds nothing that was published, before anything is read from it.
+
+        A log that lacks something is told of before it is forgotten.
+        """
         tokens = frozenset(self._keeper.tokens.values())
         if tokens <= self._done_for:
             return
+        if (gap := await self._keeper.source.run(self._marks.gap(self._kind))) is not None:
+            self._observer.notice(LogGapFound(reason=gap.reason.value, healed=gap.has_table))
         scope = self._keeper.terms.scope
         while await self._keeper.source.run(
             self._marks.clear(scope, sorted(tokens), successor=self._kind, keep=self._keep, limit=AT_A_TIME)

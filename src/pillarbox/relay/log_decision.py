@@ -7,24 +7,9 @@ relay reads on only where slot and checkpoint fit together; everything else is a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TypeAlias
 
-from pillarbox.relay.log_reader import Checkpoint, Outlook
-
-
-class GapReason(StrEnum):
-    """Why the log may lack something between the checkpoint and now."""
-
-    SLOT_MISSING = "slot missing"
-    SLOT_LOST = "slot invalidated"
-    SLOT_RECREATED = "slot recreated"
-    SLOT_RENAMED = "slot renamed"
-    NO_CHECKPOINT = "slot without a checkpoint"
-    OTHER_SYSTEM = "other database cluster"
-    OTHER_TIMELINE = "other timeline"
-    NOT_PUBLISHED = "publication missing or altered"
-    LOG_BROKEN = "log broken"
+from pillarbox.relay.log_reader import Checkpoint, GapReason, Outlook
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -92,6 +93,7 @@ class Checkpoint:
         flushed_lsn: everything that was committed before it is settled; ``None`` while a new slot is being made.
         partial_lsn: the commit of the transaction of which ``partial_rows`` records are settled; 0 for none.
         healing_snapshot: records of the table that it sees are still to be published from there, before the log.
+        has_table: every record that the log may hold has a row too.
     """
 
     system_id: str
@@ -101,6 +103,7 @@ class Checkpoint:
     partial_lsn: int = 0
     partial_rows: int = 0
     healing_snapshot: str | None = None
+    has_table: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,6 +210,33 @@ class LogReader(Protocol):
         """Stop reading and let go of the slot; ``start`` may be called again."""
 
 
+class GapReason(StrEnum):
+    """Why the log may lack something between the checkpoint and now."""
+
+    SLOT_MISSING = "slot missing"
+    SLOT_LOST = "slot invalidated"
+    SLOT_RECREATED = "slot recreated"
+    SLOT_RENAMED = "slot renamed"
+    NO_CHECKPOINT = "slot without a checkpoint"
+    OTHER_SYSTEM = "other database cluster"
+    OTHER_TIMELINE = "other timeline"
+    NOT_PUBLISHED = "publication missing or altered"
+    LOG_BROKEN = "log broken"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogGap:
+    """What the log lacks that a relay was to read.
+
+    Attributes:
+        reason: why it may lack something.
+        has_table: the table holds it too.
+    """
+
+    reason: GapReason
+    has_table: bool
+
+
 class LogCheckpoints(Protocol):
     """What a log tailing relay writes down, and the records that are still in the table."""
 
@@ -242,6 +272,10 @@ class LogCheckpoints(Protocol):
     @abstractmethod
     def state(self) -> Program[LogState | None]:
         """Return how the log fares; any process can ask. ``None`` when no log tailing relay has worked here."""
+
+    @abstractmethod
+    def gap(self) -> Program[LogGap | None]:
+        """Return why the slot does not lead on from the checkpoint; ``None`` where it does, or where it is told."""
 
     @abstractmethod
     def retire(self) -> Program[bool]:

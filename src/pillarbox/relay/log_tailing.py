@@ -85,7 +85,10 @@ class LogTailingFeed(Feed):
         if isinstance(decision, Heal):
             checkpoint = await self._begin_to_heal(outlook, found, decision)
         else:
-            checkpoint = replace(decision.checkpoint, timeline=outlook.timeline)
+            found = decision.checkpoint
+            checkpoint = replace(found, timeline=outlook.timeline, has_table=found.has_table and self._has_table)
+            if checkpoint != found:
+                await self._save(checkpoint)
         self._checkpoint = checkpoint
         self._is_broken = False
         self._healed_up_to = 0
@@ -135,7 +138,11 @@ class LogTailingFeed(Feed):
         if decision.gap is not None:
             self._observer.notice(LogGapFound(reason=decision.gap.value, healed=self._has_table))
         begun = Checkpoint(
-            system_id=outlook.system_id, timeline=outlook.timeline, slot_name=outlook.slot_name, flushed_lsn=None
+            system_id=outlook.system_id,
+            timeline=outlook.timeline,
+            slot_name=outlook.slot_name,
+            flushed_lsn=None,
+            has_table=self._has_table,
         )
         replaced = None if found is None or found.slot_name == outlook.slot_name else found.slot_name
         await self._save(begun if replaced is None else replace(begun, slot_name=replaced))

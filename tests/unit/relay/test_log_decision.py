@@ -5,8 +5,8 @@ from itertools import product
 
 import pytest
 
-from pillarbox.relay.log_decision import GapReason, Heal, Resume, decide
-from pillarbox.relay.log_reader import Checkpoint, Outlook, Slot
+from pillarbox.relay.log_decision import Heal, Resume, decide
+from pillarbox.relay.log_reader import Checkpoint, GapReason, Outlook, Slot
 
 SLOT = Slot(confirmed_lsn=100, is_lost=False)
 OUTLOOK = Outlook(system_id="7", timeline=1, slot_name="ours", slot=SLOT, is_published=True)

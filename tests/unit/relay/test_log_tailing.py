@@ -11,8 +11,7 @@ import pytest
 
 from pillarbox.errors import StoreUnavailableError
 from pillarbox.observe import Event, LogGapFound
-from pillarbox.relay.log_decision import GapReason
-from pillarbox.relay.log_reader import Checkpoint, NewSlot, Outlook, Slot
+from pillarbox.relay.log_reader import Checkpoint, GapReason, NewSlot, Outlook, Slot
 from pillarbox.relay.log_tailing import LogTailingFeed
 from pillarbox.testing import VirtualClock
 from pillarbox.transaction import Program

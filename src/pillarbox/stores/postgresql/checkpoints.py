@@ -33,7 +33,7 @@ from pillarbox.relational.leases import is_owned
 from pillarbox.relational.outbox_held import REMOVE
 from pillarbox.relational.rows import message_of, record_message_columns
 from pillarbox.relational.tables import outbox, outbox_checkpoint
-from pillarbox.relay.log_reader import Checkpoint, LogCheckpoints, LogEntry, LogState
+from pillarbox.relay.log_reader import Checkpoint, GapReason, LogCheckpoints, LogEntry, LogGap, LogState
 from pillarbox.relay.reader import Aside, PendingRecord
 from pillarbox.stores.postgresql.partitions import SHORT_LOCKS
 from pillarbox.stores.postgresql.pgoutput import lsn_of, lsn_text
@@ -64,6 +64,7 @@ LOAD = select(  # primary key
     _table.c.partial_lsn,
     _table.c.partial_rows,
     _table.c.healing_snapshot,
+    _table.c.has_table,
 ).where(_table.c.name == NAME)
 _VALUES: dict[str, ColumnElement[Any]] = {
     "name": literal(NAME, String),
@@ -74,6 +75,7 @@ _VALUES: dict[str, ColumnElement[Any]] = {
     "partial_lsn": bindparam("partial_lsn", type_=String),
     "partial_rows": bindparam("partial_rows", type_=BigInteger),
     "healing_snapshot": bindparam("healing_snapshot", type_=Text),
+    "has_table": bindparam("has_table", type_=Boolean),
     "updated_at": now_us(),
 }
 _inserted = upsert(_table).from_select(
@@ -108,6 +110,12 @@ STATE = text(
     " FROM pillarbox_outbox_checkpoint AS c LEFT JOIN pg_replication_slots AS s"
     " ON s.slot_name = c.slot AND s.database = current_database()"
 ).columns(slot=String, wal_status=String, active=Boolean, retained=BigInteger, unconfirmed=BigInteger, quiet=BigInteger)
+GAP = text(
+    "SELECT s.slot_name IS NOT NULL AS is_there, s.wal_status = 'lost' AS is_lost,"
+    " s.confirmed_flush_lsn > CAST(c.flushed_lsn AS pg_lsn) AS leads_on_later, c.has_table"
+    " FROM pillarbox_outbox_checkpoint AS c LEFT JOIN pg_replication_slots AS s"
+    " ON s.slot_name = c.slot AND s.database = current_database() WHERE c.flushed_lsn <> ''"
+).columns(is_there=Boolean, is_lost=Boolean, leads_on_later=Boolean, has_table=Boolean)
 END_READER = text(  # it may take a moment
     "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots"
     " WHERE slot_name = :slot AND database = current_database() AND active_pid IS NOT NULL"
@@ -132,7 +140,7 @@ class PostgresLogCheckpoints(LogCheckpoints):
         found = yield Execute(LOAD)
         if not found:
             return None
-        system_id, timeline, slot, flushed, partial, partial_rows, snapshot = found[0]
+        system_id, timeline, slot, flushed, partial, partial_rows, snapshot, has_table = found[0]
         return Checkpoint(
             system_id=system_id,
             timeline=timeline,
@@ -141,6 +149,7 @@ class PostgresLogCheckpoints(LogCheckpoints):
             partial_lsn=0 if partial == NOWHERE else lsn_of(partial),
             partial_rows=partial_rows,
             healing_snapshot=snapshot,
+            has_table=has_table,
         )
 
     def save(self, scope: str, tokens: Sequence[int], checkpoint: Checkpoint) -> Program[bool]:
@@ -172,6 +181,16 @@ class PostgresLogCheckpoints(LogCheckpoints):
     def present(self, snapshot: str, *, after: int, limit: int) -> Program[Sequence[PendingRecord]]:
         rows = yield Execute(PRESENT, {"snapshot": snapshot, "after": after, "up_to": limit})
         return [PendingRecord(position=row[0], slot=row[1], held=False, message=message_of(row[2:])) for row in rows]
+
+    def gap(self) -> Program[LogGap | None]:
+        for is_there, is_lost, leads_on_later, has_table in (yield Execute(GAP)):
+            if not is_there:
+                return LogGap(reason=GapReason.SLOT_MISSING, has_table=has_table)
+            if is_lost:
+                return LogGap(reason=GapReason.SLOT_LOST, has_table=has_table)
+            if leads_on_later:
+                return LogGap(reason=GapReason.SLOT_RECREATED, has_table=has_table)
+        return None
 
     def retire(self) -> Program[bool]:
         found = yield Execute(LOAD)
@@ -242,4 +261,5 @@ def _values(checkpoint: Checkpoint) -> dict[str, object]:
         "partial_lsn": lsn_text(partial) if partial else NOWHERE,
         "partial_rows": checkpoint.partial_rows,
         "healing_snapshot": checkpoint.healing_snapshot,
+        "has_table": checkpoint.has_table,
     }
