@@ -17,10 +17,10 @@ from pillarbox.brokers.nats import NatsBroker, nats_broker
 from pillarbox.brokers.nats import receiver as receiving
 from pillarbox.brokers.nats.api import JetStream
 from pillarbox.brokers.nats.connection import NatsConnection
-from pillarbox.brokers.nats.consumers import NANOSECONDS
+from pillarbox.brokers.nats.consumers import NANOSECONDS, declare, make_stream
 from pillarbox.brokers.nats.layout import durable_of, stream_of, subject_of
 from pillarbox.brokers.nats.receiver import TRIM_AFTER
-from pillarbox.brokers.partitions import PartitionLeases, partition_of
+from pillarbox.brokers.partitions import PARTITIONS, PartitionLeases, partition_of
 from pillarbox.channel import Confirmed, NotReady, Outcome, Refused, Subscription, Unavailable, Unknown
 from pillarbox.control.diagnosis import DiagnosisLimits, Severity
 from pillarbox.errors import BrokerUnavailableError, ConfigurationError
@@ -54,6 +54,10 @@ from tests.servers import NatsServer
 from tests.waiting import Deadline, wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from pillarbox.brokers.nats.pull import Pull
+    from pillarbox.channel import MessageReceiver
     from pillarbox.message import Message
 
 WITHIN = timedelta(seconds=30)
@@ -113,6 +117,19 @@ async def pending(jetstream: JetStream, subscription: Subscription, message: Mes
     consumer = await jetstream.consumer(where(message)[0], durable(subscription, message))
     assert consumer is not None
     return consumer.pending
+
+
+def nothing_pending(
+    jetstream: JetStream, subscription: Subscription, message: Message, receiver: MessageReceiver | None = None
+) -> Callable[[], Awaitable[bool]]:
+    """Whether all in the partition of ``message`` is acknowledged; meanwhile ``receiver`` is handed nothing."""
+
+    async def is_so() -> bool:
+        if receiver is not None:
+            assert list(await receiver.receive(10, within=timedelta(milliseconds=50))) == []
+        return await pending(jetstream, subscription, message) == 0
+
+    return is_so
 
 
 async def test_an_absent_server_is_an_error_that_waiting_may_help(
@@ -361,6 +378,104 @@ async def test_consumers_that_are_gone_begin_again_with_all_that_is_there(
         assert list(await broker.sender().send([message])) == [Confirmed()]
 
         assert [one.message for one in await receive(receiver, 1)] == [message]
+
+
+@pytest.mark.parametrize("settled", [True, False], ids=["settled", "out"])
+async def test_a_stream_that_is_made_again_is_read_from_its_beginning_whatever_lay_there_before(
+    broker: NatsBroker, harness: BrokerHarness, jetstream: JetStream, settled: bool
+) -> None:
+    """Its sequences begin again: what is there now must not be taken for what lay there."""
+    queue = new_queue()
+    subscription = new_subscription(queue)
+    before, now = (letter(name, queue) for name in ("before", "now"))
+    async with listening(harness, subscription) as receiver:
+        await broker.sender().send([before])
+        out = await receive(receiver, 1)
+        if settled:
+            await receiver.settle(out, Outcome.ACCEPTED)
+        await jetstream.ask(f"STREAM.DELETE.{stream_of(queue)}")
+        assert list(await broker.sender().send([now])) == [Confirmed()]
+
+        came = await receive(receiver, 1)
+
+        assert [one.message for one in came] == [now]
+        await receiver.settle(out, Outcome.ACCEPTED)
+        assert await pending(jetstream, subscription, now) == 1, "only what was before is settled"
+        await receiver.settle(came, Outcome.ACCEPTED)
+        await wait_until(nothing_pending(jetstream, subscription, now), WITHIN)
+
+
+@pytest.fixture
+def hard_of_hearing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Receivers that hear of the first partition only that its consumer was removed; the rest is lost on its way."""
+    hear = receiving.NatsReceiver._hear
+
+    def hear_of_the_first(self: receiving.NatsReceiver, share: Pull, status: str) -> None:
+        if share.partition == 0:
+            hear(self, share, status)
+
+    monkeypatch.setattr(receiving.NatsReceiver, "_hear", hear_of_the_first)
+    monkeypatch.setattr(receiving, "COUNT_EVERY_S", 0.5)
+
+
+@pytest.mark.usefixtures("hard_of_hearing")
+async def test_when_all_consumers_are_gone_each_partition_begins_again(
+    broker: NatsBroker, harness: BrokerHarness, jetstream: JetStream
+) -> None:
+    """Whoever misses one makes all of them: then none of the others is missing any more."""
+    queue = new_queue()
+    subscription = new_subscription(queue)
+    sent = [letter(f"m{number}", queue, key=f"k{number}") for number in range(20)]
+    async with listening(harness, subscription) as receiver:
+        assert list(await receiver.receive(1, within=DEAF)) == []
+        await jetstream.ask(f"STREAM.DELETE.{stream_of(queue)}")
+        assert list(await broker.sender().send(sent)) == [Confirmed()] * len(sent)
+
+        came = await receive(receiver, len(sent))
+
+    assert {one.message.id for one in came} == {one.id for one in sent}
+
+
+@pytest.mark.usefixtures("hard_of_hearing")
+@pytest.mark.parametrize("handled", [0, 1])
+async def test_a_consumer_that_another_instance_made_again_is_noticed(
+    broker: NatsBroker, harness: BrokerHarness, jetstream: JetStream, handled: int
+) -> None:
+    topic = new_topic()
+    subscription = new_subscription(topic)
+    await broker.declare([new_subscription(topic)])  # another consumer keeps what is handled
+    sent = [letter(f"m{number}", topic) for number in range(3)]
+    async with listening(harness, subscription) as receiver:
+        assert list(await receiver.receive(1, within=DEAF)) == []
+        for message in sent[:handled]:
+            await broker.sender().send([message])
+            await receiver.settle(await receive(receiver, 1), Outcome.ACCEPTED)
+        for partition in range(PARTITIONS):
+            durable = durable_of(subscription.consumer, partition)
+            await jetstream.ask(f"CONSUMER.DELETE.{stream_of(topic)}.{durable}")
+        await declare(jetstream, subscription, replicas=1, anew=True)
+        assert list(await broker.sender().send(sent[handled:])) == [Confirmed()] * (3 - handled)
+
+        came = await receive(receiver, 3 - handled)
+
+        assert [one.message for one in came] == sent[handled:]
+        await receiver.settle(came, Outcome.ACCEPTED)
+        await wait_until(nothing_pending(jetstream, subscription, sent[0], receiver), WITHIN)
+
+
+async def test_what_is_confirmed_before_the_first_consumer_is_made_is_its(
+    broker: NatsBroker, harness: BrokerHarness, jetstream: JetStream
+) -> None:
+    """A relay publishes as soon as there is a stream, and whoever made it may not have made its consumers yet."""
+    topic = new_topic()
+    await make_stream(jetstream, topic, replicas=1)
+    message = letter("m1", topic)
+    assert list(await broker.sender().send([message])) == [Confirmed()]
+
+    async with listening(harness, new_subscription(topic)) as receiver:
+        assert [one.message for one in await receive(receiver, 1)] == [message]
+    async with listening(harness, new_subscription(topic)) as later:
+        await assert_silent(later)
 
 
 async def test_a_stream_of_other_subjects_is_refused_with_what_to_do(broker: NatsBroker, jetstream: JetStream) -> None:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from pillarbox.brokers.nats.api import JetStream, Refusal, refused
+from pillarbox.brokers.nats.api import Consumer, JetStream, Refusal, refused
 from pillarbox.brokers.nats.layout import consumer_of, durable_of, stream_of, subject_of
 from pillarbox.brokers.partitions import PARTITIONS, two_consumers
 from pillarbox.channel import Subscription, is_queue
@@ -66,8 +66,9 @@ def drift(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]
 async def declare(jetstream: JetStream, subscription: Subscription, *, replicas: int, anew: bool = False) -> None:
     """Make the streams of ``subscription`` and its durable consumers; those that are there stay as they are.
 
-    A queue's consumer begins with all that waits in it, a topic's with what comes from now on; ``anew``, after a
-    server forgot them, both with all that is there.
+    A queue's consumer begins with all that waits in it, a topic's with what comes from now on; the first one of a
+    topic, and ``anew``, after a server forgot them, any of them with all that is there: what came after the stream was
+    made and before its consumers were has been confirmed, and nobody else has it.
 
     Raises:
         BrokerUnavailableError: the server cannot be reached, or would not.
@@ -76,23 +77,29 @@ async def declare(jetstream: JetStream, subscription: Subscription, *, replicas:
     """
     for channel in subscription.channels:
         await make_stream(jetstream, channel, replicas=replicas)
+        found = await _consumers(jetstream, channel)
         if is_queue(channel):
-            await _check_alone(jetstream, channel, subscription.consumer)
+            _check_alone(found, channel, subscription.consumer)
         try:
             async with asyncio.TaskGroup() as group:
                 for partition in range(PARTITIONS):
-                    begin = "all" if anew or is_queue(channel) else "new"
+                    subject = subject_of(channel, partition)
+                    is_first = not any(_concerns(one.config, channel, subject) for one in found)
+                    begin = "all" if anew or is_queue(channel) or is_first else "new"
                     group.create_task(_make_consumer(jetstream, channel, subscription.consumer, partition, begin))
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from errors
 
 
-async def _check_alone(jetstream: JetStream, channel: str, consumer: str) -> None:
-    ours = {durable_of(consumer, partition) for partition in range(PARTITIONS)}
+async def _consumers(jetstream: JetStream, channel: str) -> Sequence[Consumer]:
     try:
-        found = await jetstream.consumers(stream_of(channel))
+        return await jetstream.consumers(stream_of(channel))
     except Refusal as refusal:
         raise refused(refusal, what=f"consumers of {stream_of(channel)}") from refusal
+
+
+def _check_alone(found: Sequence[Consumer], channel: str, consumer: str) -> None:
+    ours = {durable_of(consumer, partition) for partition in range(PARTITIONS)}
     others = {consumer_of(one.name) for one in found if one.name not in ours}
     if others:
         raise ConfigurationError(two_consumers(channel, consumer, *others))
@@ -111,12 +118,20 @@ async def _make_consumer(jetstream: JetStream, channel: str, consumer: str, part
                 "ack_wait": ACK_WAIT_S * NANOSECONDS,
                 "max_ack_pending": MOST_PENDING,
             }
-            await jetstream.ask(f"CONSUMER.DURABLE.CREATE.{stream}.{name}", stream_name=stream, config=config)
+            await _create_consumer(jetstream, stream, name, config)
             return
     except Refusal as refusal:
         raise refused(refusal, what=f"consumer {name} of {stream}") from refusal
     for setting, is_now in drift(CONSUMER, found.config).items():
         logger.warning("the consumer %s of %s has %s=%r, not %r", name, stream, setting, is_now, CONSUMER[setting])
+
+
+async def _create_consumer(jetstream: JetStream, stream: str, name: str, config: Mapping[str, Any]) -> None:
+    try:
+        await jetstream.ask(f"CONSUMER.DURABLE.CREATE.{stream}.{name}", stream_name=stream, config=config)
+    except Refusal:
+        if await jetstream.consumer(stream, name) is None:  # else another instance made it, to begin elsewhere
+            raise
 
 
 async def trim(jetstream: JetStream, channel: str, partition: int) -> None:
