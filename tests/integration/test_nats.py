@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from dataclasses import replace
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from pillarbox import Pillarbox, RelaySettings, event
+from pillarbox.app.controlling import control_of
 from pillarbox.app.diagnosing import doctor_of
 from pillarbox.brokers.nats import NatsBroker, nats_broker
 from pillarbox.brokers.nats import receiver as receiving
@@ -40,6 +42,7 @@ from pillarbox.testing.contracts.broker_harness import (
 from tests.integration.boxes import (
     SETTINGS,
     ChargePayment,
+    Happenings,
     OrderPlaced,
     by_key,
     create_tables,
@@ -62,6 +65,16 @@ if TYPE_CHECKING:
 
 WITHIN = timedelta(seconds=30)
 DEAF = timedelta(0)
+LONG_AGO = datetime.fromisoformat("2020-01-01T00:00:00+00:00")
+REFUNDS = "topic:refund"
+
+
+@event("refund.issued", key="refund_id")
+@dataclass(frozen=True)
+class RefundIssued:
+    """Of a topic that no other test uses."""
+
+    refund_id: str
 
 
 @pytest.fixture
@@ -463,6 +476,31 @@ async def test_a_consumer_that_another_instance_made_again_is_noticed(
         await wait_until(nothing_pending(jetstream, subscription, sent[0], receiver), WITHIN)
 
 
+@pytest.mark.usefixtures("hard_of_hearing")
+async def test_an_acknowledgement_that_a_consumer_made_again_takes_for_its_own_costs_no_message(
+    broker: NatsBroker, harness: BrokerHarness, jetstream: JetStream, nats: NatsConnection
+) -> None:
+    """The server knows an acknowledgement by the sequence in the stream, and cannot tell which stream was meant."""
+    queue = new_queue()
+    subscription = new_subscription(queue)
+    before, now = (letter(name, queue) for name in ("before", "now"))
+    async with listening(harness, subscription) as receiver:
+        await broker.sender().send([before])
+        out = await receive(receiver, 1)
+        await jetstream.ask(f"STREAM.DELETE.{stream_of(queue)}")
+        await declare(jetstream, subscription, replicas=1, anew=True)
+        await broker.sender().send([now])
+        client = (await nats.link()).client
+        question = f"$JS.API.CONSUMER.MSG.NEXT.{where(now)[0]}.{durable(subscription, now)}"
+        taken = await client.subscribe(client.new_inbox())
+        await client.publish(question, b"", reply=taken.subject)
+        assert (await taken.next_msg(timeout=WITHIN.total_seconds())).data == now.body
+        await receiver.settle(out, Outcome.ACCEPTED)
+        await wait_until(nothing_pending(jetstream, subscription, now), WITHIN, what="the wrong acknowledgement")
+
+        assert [one.message for one in await receive(receiver, 1)] == [now]
+
+
 async def test_what_is_confirmed_before_the_first_consumer_is_made_is_its(
     broker: NatsBroker, harness: BrokerHarness, jetstream: JetStream
 ) -> None:
@@ -592,3 +630,75 @@ async def test_a_server_that_falls_silent_leaves_it_open_what_was_stored(
 
     assert [type(one) for one in results] == [Unknown]
     await broker.close()
+
+
+async def republish(box: Pillarbox) -> None:
+    """Publish what is kept once more, and wait until the relay has it confirmed."""
+    outbox = control_of(box.store).outbox
+
+    async def is_settled() -> bool:
+        return (await outbox.state()).pending == 0 and (await outbox.choose_kept(since=LONG_AGO)).count == 1
+
+    await wait_until(is_settled, WITHIN)
+    chosen = await outbox.choose_kept(since=LONG_AGO)
+    assert [batch async for batch in outbox.republish(chosen, by="ann", reason="it lost them")] == [1]
+    await wait_until(is_settled, WITHIN)
+
+
+@pytest.fixture
+async def refunds(
+    nats_server: NatsServer, jetstream: JetStream, sqlite_url: str
+) -> AsyncIterator[tuple[Pillarbox, Happenings]]:
+    """A box that keeps what it publishes, and notes the refunds that it hears of."""
+    keeping = replace(SETTINGS, relay=RelaySettings(keep=timedelta(days=1)))
+    box, happenings = make_box(sqlite_url, broker=nats_server.url, settings=keeping)
+
+    @box.on(RefundIssued, name="note-refund")
+    async def handle(refund: RefundIssued, tx: AsyncConnection) -> None:
+        await note(tx, refund.refund_id)
+
+    yield box, happenings
+    await jetstream.ask(f"STREAM.DELETE.{stream_of(REFUNDS)}")
+
+
+async def issue_and_lose(box: Pillarbox, jetstream: JetStream) -> None:
+    """Publish a refund that is handled, and remove it from its stream as a broker does that lost it."""
+    await create_tables(box)
+    await publish(box, RefundIssued("r-1"))
+    await wait_until(has_noted(box, 1), WITHIN)
+    await jetstream.ask(f"STREAM.PURGE.{stream_of(REFUNDS)}")
+
+
+async def test_what_nats_took_within_its_duplicate_window_is_confirmed_and_not_stored_when_it_is_republished(
+    refunds: tuple[Pillarbox, Happenings], jetstream: JetStream
+) -> None:
+    box, _ = refunds
+    async with box.running():
+        await issue_and_lose(box, jetstream)
+
+        await republish(box)
+
+        assert await count(jetstream, REFUNDS) == 0
+        stream = await jetstream.stream(stream_of(REFUNDS))
+    assert stream is not None
+    assert stream["config"]["duplicate_window"] == 120 * NANOSECONDS
+
+
+async def test_what_is_republished_after_the_duplicate_window_is_stored_and_suppressed_by_who_handled_it(
+    refunds: tuple[Pillarbox, Happenings], jetstream: JetStream
+) -> None:
+    name = stream_of(REFUNDS)
+    soon_over = {"duplicate_window": NANOSECONDS // 10}
+    await jetstream.ask(f"STREAM.CREATE.{name}", name=name, subjects=[subject_of(REFUNDS, "*")], **soon_over)
+    box, happenings = refunds
+    async with box.running():
+        await issue_and_lose(box, jetstream)
+
+        async def is_stored() -> bool:
+            await republish(box)
+            return await count(jetstream, REFUNDS) > 0
+
+        await wait_until(is_stored, WITHIN)
+        await happenings.until(DuplicateSuppressed)
+
+        assert await noted(box) == ["r-1"]

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from msgspec import structs
 
 from pillarbox.brokers.nats.api import Consumer, JetStream, Stored
 from pillarbox.brokers.nats.pull import Arrival, Pull
@@ -154,6 +155,18 @@ def test_what_is_out_and_comes_from_a_consumer_made_again_is_acknowledged_there_
     assert share.take(again) is Arrival.TAKEN
     assert bodies(share) == []
     assert share.accept([receipt_of(one) for one in out]) == [again.reply]
+
+
+def test_of_a_consumer_that_was_made_again_no_acknowledgement_is_believed() -> None:
+    share = pull()
+    done = structs.replace(consumer(SECOND, delivered=5), floor=5)
+    assert share.attach(done) == 0
+    assert share.attach(done) == 5
+    assert share.attach(structs.replace(done, floor=2, pending=3)) == 2
+
+    share.forget()
+
+    assert share.attach(structs.replace(done, created=FIRST)) == 5, "somebody else has read it meanwhile"
 
 
 def test_what_came_from_a_consumer_and_was_not_looked_at_is_left_when_another_is_followed() -> None:

@@ -48,7 +48,7 @@ class Pull(Share):
         replies: where each message that is here is acknowledged, by its place; empty where it was read from the stream,
             or came from a consumer that is gone, and has still to come from this one.
         settled: the places of those settled last.
-        created: when the consumer was made that is followed.
+        created: when the consumer was made that is followed; empty before any is.
         following: the number of the next delivery.
         asked: how many were asked for and have not come.
         asked_until: when they will not come any more.
@@ -81,13 +81,24 @@ class Pull(Share):
         """Count nothing as asked for, and ask no earlier."""
         self.asked, self.ask_from = 0, from_
 
-    def attach(self, consumer: Consumer) -> None:
-        """Begin with what follows the last delivery of ``consumer``; what is out stays, all else is found again."""
+    def attach(self, consumer: Consumer) -> int:
+        """Begin with what follows the last delivery of ``consumer``; what is out stays, all else is found again.
+
+        A consumer that was made again may have taken acknowledgements of the one before it for its own. So none of its
+        own are believed, and no more are sent.
+
+        Returns:
+            The sequence in the stream behind which to look for what it delivered.
+        """
         self.lay_aside()
         self.came.clear()
-        if consumer.created != self.created:  # it would take an acknowledgement of the old one's for one of its own
+        is_another = self.created not in ("", consumer.created)
+        if is_another:
             self.replies = dict.fromkeys(self.replies, "")
         self.created, self.following = consumer.created, consumer.delivered + 1
+        if is_another:
+            return 0
+        return consumer.floor if consumer.pending else consumer.delivered_up_to
 
     def follows(self, consumer: Consumer | None) -> bool:
         """Tell whether ``consumer`` is the one that is followed, and has given nothing to anybody else."""
@@ -140,6 +151,7 @@ class Pull(Share):
     def forget(self) -> None:
         """Have nothing of it."""
         Share.forget(self)
+        self.created = ""
         self.replies.clear()
         self.settled.clear()
         self.came.clear()

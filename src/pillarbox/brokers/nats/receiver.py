@@ -178,9 +178,8 @@ class NatsReceiver(MessageReceiver):
                 consumer = await self._jetstream.consumer(share.stream, share.durable)
             if consumer is None:
                 raise BrokerUnavailableError(broker=NAME, reason=f"consumer {share.durable} was removed once more")
-            share.attach(consumer)
-            after = consumer.floor
-            while consumer.pending and after < consumer.delivered_up_to:
+            after = share.attach(consumer)
+            while after < consumer.delivered_up_to:
                 found = await self._jetstream.message(share.stream, share.name, at_least=after + 1)
                 if found is None or found.sequence > consumer.delivered_up_to:
                     break
