@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -11,16 +11,16 @@ import pytest
 from pillarbox.brokers.nats import nats_broker
 from pillarbox.brokers.partitions import PARTITIONS, PartitionLeases, partition_of
 from pillarbox.brokers.redis import redis_broker
-from pillarbox.channel import OUT_OF_A_PLACE, Confirmed, Outcome
+from pillarbox.channel import OUT_OF_A_PLACE, Broker, Confirmed, Outcome
 from pillarbox.testing.contracts.broker_harness import A_WHILE, letter, listening, new_subscription, new_topic, receive
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from pillarbox.channel import Broker, Delivery
+    from pillarbox.channel import Delivery
     from pillarbox.message import Message
     from pillarbox.testing.contracts.broker_harness import BrokerHarness
 
-BROKERS = {"redis": redis_broker, "nats": nats_broker}
+BROKERS: Mapping[str, Callable[..., Broker]] = {"redis": redis_broker, "nats": nats_broker}
 WITHIN = timedelta(seconds=20)
 
 

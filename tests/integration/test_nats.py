@@ -19,7 +19,7 @@ from pillarbox.brokers.nats import NatsBroker, nats_broker
 from pillarbox.brokers.nats import receiver as receiving
 from pillarbox.brokers.nats.api import JetStream
 from pillarbox.brokers.nats.connection import NatsConnection
-from pillarbox.brokers.nats.consumers import NANOSECONDS, declare, make_stream
+from pillarbox.brokers.nats.consumers import NANOSECONDS, declare, make_stream, trim
 from pillarbox.brokers.nats.layout import durable_of, stream_of, subject_of
 from pillarbox.brokers.nats.receiver import TRIM_AFTER
 from pillarbox.brokers.partitions import PARTITIONS, PartitionLeases, partition_of
@@ -514,6 +514,48 @@ async def test_what_is_confirmed_before_the_first_consumer_is_made_is_its(
         assert [one.message for one in await receive(receiver, 1)] == [message]
     async with listening(harness, new_subscription(topic)) as later:
         await assert_silent(later)
+
+
+async def remove_consumer(jetstream: JetStream, subscription: Subscription, message: Message) -> None:
+    """Remove the consumer of one partition: the one of ``message``."""
+    await jetstream.ask(f"CONSUMER.DELETE.{where(message)[0]}.{durable(subscription, message)}")
+
+
+async def test_a_consumer_that_is_gone_from_one_partition_while_its_service_stands_still_misses_nothing(
+    broker: NatsBroker, harness: BrokerHarness, jetstream: JetStream
+) -> None:
+    """Its other partitions show that it has subscribed before."""
+    topic = new_topic()
+    subscription, other = new_subscription(topic), new_subscription(topic)
+    await broker.declare([other, subscription])
+    message = letter("m1", topic)
+    assert list(await broker.sender().send([message])) == [Confirmed()]
+    await remove_consumer(jetstream, subscription, message)
+
+    async with listening(harness, subscription) as receiver:
+        assert [one.message for one in await receive(receiver, 1)] == [message]
+
+
+async def test_what_a_consumer_has_not_read_that_is_gone_from_one_partition_is_not_removed(
+    broker: NatsBroker, harness: BrokerHarness, jetstream: JetStream
+) -> None:
+    topic = new_topic()
+    quick, gone = new_subscription(topic), new_subscription(topic)
+    await broker.declare([quick, gone])
+    sent = [letter(f"m{number}", topic) for number in range(TRIM_AFTER)]
+    await remove_consumer(jetstream, gone, sent[0])
+    await broker.sender().send(sent)
+    async with listening(harness, quick) as receiver:
+        came = await receive_all_but_first(receiver, TRIM_AFTER)
+        await receiver.settle(came[:1], Outcome.ACCEPTED)
+        await wait_until(nothing_pending(jetstream, quick, sent[0]), WITHIN)
+
+        await trim(jetstream, topic, partition_of(sent[0]))
+
+        assert await count(jetstream, topic) == TRIM_AFTER
+        await broker.declare([gone])
+        async with listening(harness, gone) as slow:
+            assert [one.message for one in await receive_all_but_first(slow, TRIM_AFTER)] == sent
 
 
 async def test_a_stream_of_other_subjects_is_refused_with_what_to_do(broker: NatsBroker, jetstream: JetStream) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pillarbox.brokers.nats.api import Consumer, JetStream, Refusal, refused
-from pillarbox.brokers.nats.layout import consumer_of, durable_of, stream_of, subject_of
+from pillarbox.brokers.nats.layout import consumer_of, durable_of, stream_of, subject_of, subjects_of
 from pillarbox.brokers.partitions import PARTITIONS, two_consumers
 from pillarbox.channel import Subscription, is_queue
 from pillarbox.errors import ConfigurationError
@@ -66,9 +66,9 @@ def drift(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]
 async def declare(jetstream: JetStream, subscription: Subscription, *, replicas: int, anew: bool = False) -> None:
     """Make the streams of ``subscription`` and its durable consumers; those that are there stay as they are.
 
-    A queue's consumer begins with all that waits in it, a topic's with what comes from now on; the first one of a
-    topic, and ``anew``, after a server forgot them, any of them with all that is there: what came after the stream was
-    made and before its consumers were has been confirmed, and nobody else has it.
+    A queue's consumer begins with all that waits in it, a topic's with what comes from now on. With all that is there
+    begin, too: the first consumer of a topic, since what came after the stream was made has been confirmed and nobody
+    else has it; one that has other partitions of it already; and ``anew``, after a server forgot them, any.
 
     Raises:
         BrokerUnavailableError: the server cannot be reached, or would not.
@@ -83,9 +83,10 @@ async def declare(jetstream: JetStream, subscription: Subscription, *, replicas:
         try:
             async with asyncio.TaskGroup() as group:
                 for partition in range(PARTITIONS):
-                    subject = subject_of(channel, partition)
-                    is_first = not any(_concerns(one.config, channel, subject) for one in found)
-                    begin = "all" if anew or is_queue(channel) or is_first else "new"
+                    is_new = _is_heard(found, channel, partition) and subscription.consumer not in _parted(
+                        found, channel
+                    )
+                    begin = "new" if is_new and not anew and not is_queue(channel) else "all"
                     group.create_task(_make_consumer(jetstream, channel, subscription.consumer, partition, begin))
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from errors
@@ -142,11 +143,29 @@ async def trim(jetstream: JetStream, channel: str, partition: int) -> None:
     """
     stream, subject = stream_of(channel), subject_of(channel, partition)
     try:
-        floors = [one.floor for one in await jetstream.consumers(stream) if _concerns(one.config, channel, subject)]
+        found = await jetstream.consumers(stream)
+        names = {one.name for one in found}
+        if any(durable_of(consumer, partition) not in names for consumer in _parted(found, channel)):
+            return  # it is made again, and begins with all that is there
+        floors = [one.floor for one in found if _concerns(one.config, channel, subject)]
         if floors and (floor := min(floors)) > 0:
             await jetstream.ask(f"STREAM.PURGE.{stream}", filter=subject, seq=floor + 1)
     except Refusal as refusal:
         raise refused(refusal, what=f"purge of {stream}") from refusal
+
+
+def _is_heard(found: Sequence[Consumer], channel: str, partition: int) -> bool:
+    """Tell whether any consumer may want messages of a partition."""
+    return any(_concerns(one.config, channel, subject_of(channel, partition)) for one in found)
+
+
+def _parted(found: Sequence[Consumer], channel: str) -> set[str]:
+    """Return the consumers of ours that have at least one of a channel's partitions."""
+    durables = {subject: partition for partition, subject in enumerate(subjects_of(channel))}
+    owners = ((one, consumer_of(one.name), durables.get(one.config.get("filter_subject", ""))) for one in found)
+    return {
+        owner for one, owner, partition in owners if partition is not None and durable_of(owner, partition) == one.name
+    }
 
 
 def _concerns(config: Mapping[str, Any], channel: str, subject: str) -> bool:
