@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from dataclasses import replace
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from pillarbox import Pillarbox, RelaySettings, event
+from pillarbox.app.controlling import control_of
 from pillarbox.app.diagnosing import doctor_of
 from pillarbox.brokers.nats import NatsBroker, nats_broker
 from pillarbox.brokers.nats import receiver as receiving
 from pillarbox.brokers.nats.api import JetStream
 from pillarbox.brokers.nats.connection import NatsConnection
-from pillarbox.brokers.nats.consumers import NANOSECONDS
+from pillarbox.brokers.nats.consumers import NANOSECONDS, declare, make_stream, trim
 from pillarbox.brokers.nats.layout import durable_of, stream_of, subject_of
 from pillarbox.brokers.nats.receiver import TRIM_AFTER
-from pillarbox.brokers.partitions import PartitionLeases, partition_of
+from pillarbox.brokers.partitions import PARTITIONS, PartitionLeases, partition_of
 from pillarbox.channel import Confirmed, NotReady, Outcome, Refused, Subscription, Unavailable, Unknown
 from pillarbox.control.diagnosis import DiagnosisLimits, Severity
 from pillarbox.errors import BrokerUnavailableError, ConfigurationError
@@ -40,6 +42,7 @@ from pillarbox.testing.contracts.broker_harness import (
 from tests.integration.boxes import (
     SETTINGS,
     ChargePayment,
+    Happenings,
     OrderPlaced,
     by_key,
     create_tables,
@@ -54,10 +57,24 @@ from tests.servers import NatsServer
 from tests.waiting import Deadline, wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from pillarbox.brokers.nats.pull import Pull
+    from pillarbox.channel import MessageReceiver
     from pillarbox.message import Message
 
 WITHIN = timedelta(seconds=30)
 DEAF = timedelta(0)
+LONG_AGO = datetime.fromisoformat("2020-01-01T00:00:00+00:00")
+REFUNDS = "topic:refund"
+
+
+@event("refund.issued", key="refund_id")
+@dataclass(frozen=True)
+class RefundIssued:
+    """Of a topic that no other test uses."""
+
+    refund_id: str
 
 
 @pytest.fixture
@@ -113,6 +130,19 @@ async def pending(jetstream: JetStream, subscription: Subscription, message: Mes
     consumer = await jetstream.consumer(where(message)[0], durable(subscription, message))
     assert consumer is not None
     return consumer.pending
+
+
+def nothing_pending(
+    jetstream: JetStream, subscription: Subscription, message: Message, receiver: MessageReceiver | None = None
+) -> Callable[[], Awaitable[bool]]:
+    """Whether all in the partition of ``message`` is acknowledged; meanwhile ``receiver`` is handed nothing."""
+
+    async def is_so() -> bool:
+        if receiver is not None:
+            assert list(await receiver.receive(10, within=timedelta(milliseconds=50))) == []
+        return await pending(jetstream, subscription, message) == 0
+
+    return is_so
 
 
 async def test_an_absent_server_is_an_error_that_waiting_may_help(
@@ -363,6 +393,171 @@ async def test_consumers_that_are_gone_begin_again_with_all_that_is_there(
         assert [one.message for one in await receive(receiver, 1)] == [message]
 
 
+@pytest.mark.parametrize("settled", [True, False], ids=["settled", "out"])
+async def test_a_stream_that_is_made_again_is_read_from_its_beginning_whatever_lay_there_before(
+    broker: NatsBroker, harness: BrokerHarness, jetstream: JetStream, settled: bool
+) -> None:
+    """Its sequences begin again: what is there now must not be taken for what lay there."""
+    queue = new_queue()
+    subscription = new_subscription(queue)
+    before, now = (letter(name, queue) for name in ("before", "now"))
+    async with listening(harness, subscription) as receiver:
+        await broker.sender().send([before])
+        out = await receive(receiver, 1)
+        if settled:
+            await receiver.settle(out, Outcome.ACCEPTED)
+        await jetstream.ask(f"STREAM.DELETE.{stream_of(queue)}")
+        assert list(await broker.sender().send([now])) == [Confirmed()]
+
+        came = await receive(receiver, 1)
+
+        assert [one.message for one in came] == [now]
+        await receiver.settle(out, Outcome.ACCEPTED)
+        assert await pending(jetstream, subscription, now) == 1, "only what was before is settled"
+        await receiver.settle(came, Outcome.ACCEPTED)
+        await wait_until(nothing_pending(jetstream, subscription, now), WITHIN)
+
+
+@pytest.fixture
+def hard_of_hearing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Receivers that hear of the first partition only that its consumer was removed; the rest is lost on its way."""
+    hear = receiving.NatsReceiver._hear
+
+    def hear_of_the_first(self: receiving.NatsReceiver, share: Pull, status: str) -> None:
+        if share.partition == 0:
+            hear(self, share, status)
+
+    monkeypatch.setattr(receiving.NatsReceiver, "_hear", hear_of_the_first)
+    monkeypatch.setattr(receiving, "COUNT_EVERY_S", 0.5)
+
+
+@pytest.mark.usefixtures("hard_of_hearing")
+async def test_when_all_consumers_are_gone_each_partition_begins_again(
+    broker: NatsBroker, harness: BrokerHarness, jetstream: JetStream
+) -> None:
+    """Whoever misses one makes all of them: then none of the others is missing any more."""
+    queue = new_queue()
+    subscription = new_subscription(queue)
+    sent = [letter(f"m{number}", queue, key=f"k{number}") for number in range(20)]
+    async with listening(harness, subscription) as receiver:
+        assert list(await receiver.receive(1, within=DEAF)) == []
+        await jetstream.ask(f"STREAM.DELETE.{stream_of(queue)}")
+        assert list(await broker.sender().send(sent)) == [Confirmed()] * len(sent)
+
+        came = await receive(receiver, len(sent))
+
+    assert {one.message.id for one in came} == {one.id for one in sent}
+
+
+@pytest.mark.usefixtures("hard_of_hearing")
+@pytest.mark.parametrize("handled", [0, 1])
+async def test_a_consumer_that_another_instance_made_again_is_noticed(
+    broker: NatsBroker, harness: BrokerHarness, jetstream: JetStream, handled: int
+) -> None:
+    topic = new_topic()
+    subscription = new_subscription(topic)
+    await broker.declare([new_subscription(topic)])  # another consumer keeps what is handled
+    sent = [letter(f"m{number}", topic) for number in range(3)]
+    async with listening(harness, subscription) as receiver:
+        assert list(await receiver.receive(1, within=DEAF)) == []
+        for message in sent[:handled]:
+            await broker.sender().send([message])
+            await receiver.settle(await receive(receiver, 1), Outcome.ACCEPTED)
+        for partition in range(PARTITIONS):
+            durable = durable_of(subscription.consumer, partition)
+            await jetstream.ask(f"CONSUMER.DELETE.{stream_of(topic)}.{durable}")
+        await declare(jetstream, subscription, replicas=1, anew=True)
+        assert list(await broker.sender().send(sent[handled:])) == [Confirmed()] * (3 - handled)
+
+        came = await receive(receiver, 3 - handled)
+
+        assert [one.message for one in came] == sent[handled:]
+        await receiver.settle(came, Outcome.ACCEPTED)
+        await wait_until(nothing_pending(jetstream, subscription, sent[0], receiver), WITHIN)
+
+
+@pytest.mark.usefixtures("hard_of_hearing")
+async def test_an_acknowledgement_that_a_consumer_made_again_takes_for_its_own_costs_no_message(
+    broker: NatsBroker, harness: BrokerHarness, jetstream: JetStream, nats: NatsConnection
+) -> None:
+    """The server knows an acknowledgement by the sequence in the stream, and cannot tell which stream was meant."""
+    queue = new_queue()
+    subscription = new_subscription(queue)
+    before, now = (letter(name, queue) for name in ("before", "now"))
+    async with listening(harness, subscription) as receiver:
+        await broker.sender().send([before])
+        out = await receive(receiver, 1)
+        await jetstream.ask(f"STREAM.DELETE.{stream_of(queue)}")
+        await declare(jetstream, subscription, replicas=1, anew=True)
+        await broker.sender().send([now])
+        client = (await nats.link()).client
+        question = f"$JS.API.CONSUMER.MSG.NEXT.{where(now)[0]}.{durable(subscription, now)}"
+        taken = await client.subscribe(client.new_inbox())
+        await client.publish(question, b"", reply=taken.subject)
+        assert (await taken.next_msg(timeout=WITHIN.total_seconds())).data == now.body
+        await receiver.settle(out, Outcome.ACCEPTED)
+        await wait_until(nothing_pending(jetstream, subscription, now), WITHIN, what="the wrong acknowledgement")
+
+        assert [one.message for one in await receive(receiver, 1)] == [now]
+
+
+async def test_what_is_confirmed_before_the_first_consumer_is_made_is_its(
+    broker: NatsBroker, harness: BrokerHarness, jetstream: JetStream
+) -> None:
+    """A relay publishes as soon as there is a stream, and whoever made it may not have made its consumers yet."""
+    topic = new_topic()
+    await make_stream(jetstream, topic, replicas=1)
+    message = letter("m1", topic)
+    assert list(await broker.sender().send([message])) == [Confirmed()]
+
+    async with listening(harness, new_subscription(topic)) as receiver:
+        assert [one.message for one in await receive(receiver, 1)] == [message]
+    async with listening(harness, new_subscription(topic)) as later:
+        await assert_silent(later)
+
+
+async def remove_consumer(jetstream: JetStream, subscription: Subscription, message: Message) -> None:
+    """Remove the consumer of one partition: the one of ``message``."""
+    await jetstream.ask(f"CONSUMER.DELETE.{where(message)[0]}.{durable(subscription, message)}")
+
+
+async def test_a_consumer_that_is_gone_from_one_partition_while_its_service_stands_still_misses_nothing(
+    broker: NatsBroker, harness: BrokerHarness, jetstream: JetStream
+) -> None:
+    """Its other partitions show that it has subscribed before."""
+    topic = new_topic()
+    subscription, other = new_subscription(topic), new_subscription(topic)
+    await broker.declare([other, subscription])
+    message = letter("m1", topic)
+    assert list(await broker.sender().send([message])) == [Confirmed()]
+    await remove_consumer(jetstream, subscription, message)
+
+    async with listening(harness, subscription) as receiver:
+        assert [one.message for one in await receive(receiver, 1)] == [message]
+
+
+async def test_what_a_consumer_has_not_read_that_is_gone_from_one_partition_is_not_removed(
+    broker: NatsBroker, harness: BrokerHarness, jetstream: JetStream
+) -> None:
+    topic = new_topic()
+    quick, gone = new_subscription(topic), new_subscription(topic)
+    await broker.declare([quick, gone])
+    sent = [letter(f"m{number}", topic) for number in range(TRIM_AFTER)]
+    await remove_consumer(jetstream, gone, sent[0])
+    await broker.sender().send(sent)
+    async with listening(harness, quick) as receiver:
+        came = await receive_all_but_first(receiver, TRIM_AFTER)
+        await receiver.settle(came[:1], Outcome.ACCEPTED)
+        await wait_until(nothing_pending(jetstream, quick, sent[0]), WITHIN)
+
+        await trim(jetstream, topic, partition_of(sent[0]))
+
+        assert await count(jetstream, topic) == TRIM_AFTER
+        await broker.declare([gone])
+        async with listening(harness, gone) as slow:
+            assert [one.message for one in await receive_all_but_first(slow, TRIM_AFTER)] == sent
+
+
 async def test_a_stream_of_other_subjects_is_refused_with_what_to_do(broker: NatsBroker, jetstream: JetStream) -> None:
     topic = new_topic()
     await jetstream.ask(f"STREAM.CREATE.{stream_of(topic)}", name=stream_of(topic), subjects=[f"other.{topic}"])
@@ -477,3 +672,75 @@ async def test_a_server_that_falls_silent_leaves_it_open_what_was_stored(
 
     assert [type(one) for one in results] == [Unknown]
     await broker.close()
+
+
+async def republish(box: Pillarbox) -> None:
+    """Publish what is kept once more, and wait until the relay has it confirmed."""
+    outbox = control_of(box.store).outbox
+
+    async def is_settled() -> bool:
+        return (await outbox.state()).pending == 0 and (await outbox.choose_kept(since=LONG_AGO)).count == 1
+
+    await wait_until(is_settled, WITHIN)
+    chosen = await outbox.choose_kept(since=LONG_AGO)
+    assert [batch async for batch in outbox.republish(chosen, by="ann", reason="it lost them")] == [1]
+    await wait_until(is_settled, WITHIN)
+
+
+@pytest.fixture
+async def refunds(
+    nats_server: NatsServer, jetstream: JetStream, sqlite_url: str
+) -> AsyncIterator[tuple[Pillarbox, Happenings]]:
+    """A box that keeps what it publishes, and notes the refunds that it hears of."""
+    keeping = replace(SETTINGS, relay=RelaySettings(keep=timedelta(days=1)))
+    box, happenings = make_box(sqlite_url, broker=nats_server.url, settings=keeping)
+
+    @box.on(RefundIssued, name="note-refund")
+    async def handle(refund: RefundIssued, tx: AsyncConnection) -> None:
+        await note(tx, refund.refund_id)
+
+    yield box, happenings
+    await jetstream.ask(f"STREAM.DELETE.{stream_of(REFUNDS)}")
+
+
+async def issue_and_lose(box: Pillarbox, jetstream: JetStream) -> None:
+    """Publish a refund that is handled, and remove it from its stream as a broker does that lost it."""
+    await create_tables(box)
+    await publish(box, RefundIssued("r-1"))
+    await wait_until(has_noted(box, 1), WITHIN)
+    await jetstream.ask(f"STREAM.PURGE.{stream_of(REFUNDS)}")
+
+
+async def test_what_nats_took_within_its_duplicate_window_is_confirmed_and_not_stored_when_it_is_republished(
+    refunds: tuple[Pillarbox, Happenings], jetstream: JetStream
+) -> None:
+    box, _ = refunds
+    async with box.running():
+        await issue_and_lose(box, jetstream)
+
+        await republish(box)
+
+        assert await count(jetstream, REFUNDS) == 0
+        stream = await jetstream.stream(stream_of(REFUNDS))
+    assert stream is not None
+    assert stream["config"]["duplicate_window"] == 120 * NANOSECONDS
+
+
+async def test_what_is_republished_after_the_duplicate_window_is_stored_and_suppressed_by_who_handled_it(
+    refunds: tuple[Pillarbox, Happenings], jetstream: JetStream
+) -> None:
+    name = stream_of(REFUNDS)
+    soon_over = {"duplicate_window": NANOSECONDS // 10}
+    await jetstream.ask(f"STREAM.CREATE.{name}", name=name, subjects=[subject_of(REFUNDS, "*")], **soon_over)
+    box, happenings = refunds
+    async with box.running():
+        await issue_and_lose(box, jetstream)
+
+        async def is_stored() -> bool:
+            await republish(box)
+            return await count(jetstream, REFUNDS) > 0
+
+        await wait_until(is_stored, WITHIN)
+        await happenings.until(DuplicateSuppressed)
+
+        assert await noted(box) == ["r-1"]

@@ -224,6 +224,27 @@ async def test_what_a_former_owner_took_after_its_lease_had_ended_is_found(
         assert [one.message for one in await receive(receiver, 1)] == [message]
 
 
+async def test_what_a_former_owner_took_after_its_lease_had_ended_comes_before_what_follows(
+    broker: RedisBroker, harness: BrokerHarness, redis: RedisConnection
+) -> None:
+    """It is found at once, by what follows; not only when what is pending is counted the next time."""
+    topic = new_topic()
+    subscription = new_subscription(topic)
+    sent = [letter(f"m{number}", topic) for number in range(3)]
+    stream = streams_of(topic)[partition_of(sent[0])]
+    async with listening(harness, subscription) as receiver:
+        assert list(await receiver.receive(1, within=DEAF)) == []
+        await broker.sender().send(sent[:1])
+        out = await receive(receiver, 1)
+        await broker.sender().send(sent[1:2])
+        await redis.execute("XREADGROUP", "GROUP", subscription.consumer, MEMBER, "STREAMS", stream, ">")
+        await broker.sender().send(sent[2:])
+
+        came = await receive(receiver, 2)
+
+        assert [one.message for one in [*out, *came]] == sent
+
+
 async def test_what_somebody_removed_while_it_was_pending_is_told_once(
     broker: RedisBroker, redis: RedisConnection, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -265,6 +286,26 @@ async def test_entries_are_removed_once_the_slowest_group_has_them_behind_it(
         await receiver.settle(came[:1], Outcome.ACCEPTED)
 
     assert await count_entries(redis, topic) <= 1
+
+
+async def test_a_group_of_somebody_else_does_not_stand_for_one_that_is_gone(
+    broker: RedisBroker, harness: BrokerHarness, redis: RedisConnection
+) -> None:
+    """Made again, the one that is gone begins with all that is there, so nothing is removed that it has not read."""
+    topic = new_topic()
+    quick, gone = new_subscription(topic), new_subscription(topic)
+    await broker.declare([quick, gone])
+    sent = [letter(f"m{number}", topic) for number in range(TRIM_AFTER)]
+    stream = streams_of(topic)[partition_of(sent[0])]
+    await redis.execute("XGROUP", "DESTROY", stream, gone.consumer)
+    await redis.execute("XGROUP", "CREATE", stream, "who-knows", "$")
+    await broker.sender().send(sent)
+    await redis.execute("XGROUP", "SETID", stream, "who-knows", "$")
+    async with listening(harness, quick) as receiver:
+        came = await receive_all_but_first(receiver, TRIM_AFTER)
+        await receiver.settle(came[:1], Outcome.ACCEPTED)
+
+    assert await count_entries(redis, topic) == TRIM_AFTER
 
 
 async def test_groups_that_are_gone_begin_again_with_all_that_is_there(

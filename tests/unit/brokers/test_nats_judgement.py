@@ -15,7 +15,9 @@ SOUND = {**STREAM, "name": "topic:order", "subjects": ["topic.order.*"], "num_re
 
 
 def facts(*, is_cluster: bool = True, consumer: dict[str, Any] | None = None, **config: Any) -> NatsFacts:
-    of = Consumer(name="c-0", config=consumer or CONSUMER, delivered=0, delivered_up_to=0, floor=0, pending=0)
+    of = Consumer(
+        name="c-0", config=consumer or CONSUMER, created="", delivered=0, delivered_up_to=0, floor=0, pending=0
+    )
     stream = StreamFacts(config={**SOUND, **config}, consumers=[of])
     return NatsFacts(streams=[stream], is_cluster=is_cluster)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
@@ -37,6 +38,7 @@ class Consumer(msgspec.Struct, frozen=True, kw_only=True):
     """What JetStream knows of a consumer.
 
     Attributes:
+        created: when it was made, as JetStream writes it: one that is made again under its name is another one.
         delivered: the sequence, among its deliveries, of the last one; each delivery has the next.
         delivered_up_to: the sequence in the stream of the last message that it delivered.
         floor: all messages up to this sequence of the stream are acknowledged.
@@ -45,6 +47,7 @@ class Consumer(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     config: Mapping[str, Any]
+    created: str
     delivered: int
     delivered_up_to: int
     floor: int
@@ -52,9 +55,10 @@ class Consumer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
-    """A message as it lies in a stream; ``headers`` is the block as it was sent."""
+    """A message as it lies in a stream; ``headers`` is the block as it was sent, ``time_ns`` when it was stored."""
 
     sequence: int
+    time_ns: int
     headers: bytes
     body: bytes
 
@@ -114,6 +118,7 @@ class JetStream:
         found = answer["message"]
         return Stored(
             sequence=found["seq"],
+            time_ns=_nanoseconds(found["time"]),
             headers=base64.b64decode(found.get("hdrs", "")),
             body=base64.b64decode(found.get("data", "")),
         )
@@ -128,8 +133,15 @@ def _consumer(info: Mapping[str, Any]) -> Consumer:
     return Consumer(
         name=info["name"],
         config=info["config"],
+        created=info["created"],
         delivered=info["delivered"]["consumer_seq"],
         delivered_up_to=info["delivered"]["stream_seq"],
         floor=info["ack_floor"]["stream_seq"],
         pending=info["num_ack_pending"],
     )
+
+
+def _nanoseconds(instant: str) -> int:
+    """Return an instant, ``2031-05-17T08:00:00.123456789Z``, in nanoseconds since 1970; datetime knows microseconds."""
+    seconds, _, fraction = instant.removesuffix("Z").partition(".")
+    return int(datetime.fromisoformat(f"{seconds}+00:00").timestamp()) * 1_000_000_000 + int(f"{fraction:0<9}")

@@ -7,8 +7,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from pillarbox.brokers.nats.api import JetStream, Refusal, refused
-from pillarbox.brokers.nats.layout import consumer_of, durable_of, stream_of, subject_of
+from pillarbox.brokers.nats.api import Consumer, JetStream, Refusal, refused
+from pillarbox.brokers.nats.layout import consumer_of, durable_of, stream_of, subject_of, subjects_of
 from pillarbox.brokers.partitions import PARTITIONS, two_consumers
 from pillarbox.channel import Subscription, is_queue
 from pillarbox.errors import ConfigurationError
@@ -66,8 +66,9 @@ def drift(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]
 async def declare(jetstream: JetStream, subscription: Subscription, *, replicas: int, anew: bool = False) -> None:
     """Make the streams of ``subscription`` and its durable consumers; those that are there stay as they are.
 
-    A queue's consumer begins with all that waits in it, a topic's with what comes from now on; ``anew``, after a
-    server forgot them, both with all that is there.
+    A queue's consumer begins with all that waits in it, a topic's with what comes from now on. With all that is there
+    begin, too: the first consumer of a topic, since what came after the stream was made has been confirmed and nobody
+    else has it; one that has other partitions of it already; and ``anew``, after a server forgot them, any.
 
     Raises:
         BrokerUnavailableError: the server cannot be reached, or would not.
@@ -76,23 +77,30 @@ async def declare(jetstream: JetStream, subscription: Subscription, *, replicas:
     """
     for channel in subscription.channels:
         await make_stream(jetstream, channel, replicas=replicas)
+        found = await _consumers(jetstream, channel)
         if is_queue(channel):
-            await _check_alone(jetstream, channel, subscription.consumer)
+            _check_alone(found, channel, subscription.consumer)
         try:
             async with asyncio.TaskGroup() as group:
                 for partition in range(PARTITIONS):
-                    begin = "all" if anew or is_queue(channel) else "new"
+                    is_new = _is_heard(found, channel, partition) and subscription.consumer not in _parted(
+                        found, channel
+                    )
+                    begin = "new" if is_new and not anew and not is_queue(channel) else "all"
                     group.create_task(_make_consumer(jetstream, channel, subscription.consumer, partition, begin))
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from errors
 
 
-async def _check_alone(jetstream: JetStream, channel: str, consumer: str) -> None:
-    ours = {durable_of(consumer, partition) for partition in range(PARTITIONS)}
+async def _consumers(jetstream: JetStream, channel: str) -> Sequence[Consumer]:
     try:
-        found = await jetstream.consumers(stream_of(channel))
+        return await jetstream.consumers(stream_of(channel))
     except Refusal as refusal:
         raise refused(refusal, what=f"consumers of {stream_of(channel)}") from refusal
+
+
+def _check_alone(found: Sequence[Consumer], channel: str, consumer: str) -> None:
+    ours = {durable_of(consumer, partition) for partition in range(PARTITIONS)}
     others = {consumer_of(one.name) for one in found if one.name not in ours}
     if others:
         raise ConfigurationError(two_consumers(channel, consumer, *others))
@@ -111,12 +119,20 @@ async def _make_consumer(jetstream: JetStream, channel: str, consumer: str, part
                 "ack_wait": ACK_WAIT_S * NANOSECONDS,
                 "max_ack_pending": MOST_PENDING,
             }
-            await jetstream.ask(f"CONSUMER.DURABLE.CREATE.{stream}.{name}", stream_name=stream, config=config)
+            await _create_consumer(jetstream, stream, name, config)
             return
     except Refusal as refusal:
         raise refused(refusal, what=f"consumer {name} of {stream}") from refusal
     for setting, is_now in drift(CONSUMER, found.config).items():
         logger.warning("the consumer %s of %s has %s=%r, not %r", name, stream, setting, is_now, CONSUMER[setting])
+
+
+async def _create_consumer(jetstream: JetStream, stream: str, name: str, config: Mapping[str, Any]) -> None:
+    try:
+        await jetstream.ask(f"CONSUMER.DURABLE.CREATE.{stream}.{name}", stream_name=stream, config=config)
+    except Refusal:
+        if await jetstream.consumer(stream, name) is None:  # else another instance made it, to begin elsewhere
+            raise
 
 
 async def trim(jetstream: JetStream, channel: str, partition: int) -> None:
@@ -127,11 +143,29 @@ async def trim(jetstream: JetStream, channel: str, partition: int) -> None:
     """
     stream, subject = stream_of(channel), subject_of(channel, partition)
     try:
-        floors = [one.floor for one in await jetstream.consumers(stream) if _concerns(one.config, channel, subject)]
+        found = await jetstream.consumers(stream)
+        names = {one.name for one in found}
+        if any(durable_of(consumer, partition) not in names for consumer in _parted(found, channel)):
+            return  # it is made again, and begins with all that is there
+        floors = [one.floor for one in found if _concerns(one.config, channel, subject)]
         if floors and (floor := min(floors)) > 0:
             await jetstream.ask(f"STREAM.PURGE.{stream}", filter=subject, seq=floor + 1)
     except Refusal as refusal:
         raise refused(refusal, what=f"purge of {stream}") from refusal
+
+
+def _is_heard(found: Sequence[Consumer], channel: str, partition: int) -> bool:
+    """Tell whether any consumer may want messages of a partition."""
+    return any(_concerns(one.config, channel, subject_of(channel, partition)) for one in found)
+
+
+def _parted(found: Sequence[Consumer], channel: str) -> set[str]:
+    """Return the consumers of ours that have at least one of a channel's partitions."""
+    durables = {subject: partition for partition, subject in enumerate(subjects_of(channel))}
+    owners = ((one, consumer_of(one.name), durables.get(one.config.get("filter_subject", ""))) for one in found)
+    return {
+        owner for one, owner, partition in owners if partition is not None and durable_of(owner, partition) == one.name
+    }
 
 
 def _concerns(config: Mapping[str, Any], channel: str, subject: str) -> bool:

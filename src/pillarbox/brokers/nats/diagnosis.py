@@ -74,7 +74,7 @@ def _judge(stream: StreamFacts, facts: NatsFacts) -> Iterator[Finding]:
     for consumer in stream.consumers:
         if changed := drift(CONSUMER, consumer.config):
             means = "after so many deliveries, or at once, a message is given up that nobody has handled"
-            do = "remove the consumer while its service stands still; it is made anew as it must be"
+            do = "remove it while its service runs: it is made anew as it must be, and begins with all that is there"
             yield problem("nats-consumer", Severity.ERROR, consumer.name, str(changed), means=means, do=do)
 
 

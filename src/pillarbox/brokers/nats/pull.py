@@ -6,10 +6,11 @@ from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
+from pillarbox.brokers.nats.api import Consumer, Stored
 from pillarbox.brokers.nats.consumers import MOST_PENDING
-from pillarbox.brokers.nats.headers import message_from
+from pillarbox.brokers.nats.headers import headers_from, message_from
 from pillarbox.brokers.partitions import Receipt, Share, receipt_of
 from pillarbox.message import Message
 from pillarbox.serialization import ForeignMessages
@@ -17,6 +18,8 @@ from pillarbox.serialization import ForeignMessages
 ASK_AT_ONCE: Final = 200
 LOW: Final = 100
 REMEMBERED: Final = 4 * MOST_PENDING
+Place: TypeAlias = tuple[int, ...]
+"""A message's sequence in its stream, and when it was stored: a stream that is made again gives the sequences again."""
 
 
 class Arrival(Enum):
@@ -26,7 +29,8 @@ class Arrival(Enum):
     ACKNOWLEDGED_BEFORE = auto()
     """It is settled, and the server does not know; acknowledge it again."""
     GAP = auto()
-    """Somebody else was given what lies between: what is pending has to be read again."""
+    """Somebody else was given what lies between, or another consumer has the name: what is pending is to be read again.
+    """
 
 
 @dataclass(slots=True)
@@ -34,16 +38,17 @@ class Pull(Share):
     """A share that is pulled.
 
     The server numbers its deliveries, whoever gets them: by a missing number it shows that another instance, or a
-    connection that is lost, got something.
+    connection that is lost, got something. A consumer that was removed and made again begins with one.
 
     Attributes:
         stream: the stream of its channel.
         durable: the consumer of its partition.
         inbox: the subscription to which what is asked for comes; none while nothing is.
         foreign: how messages of the channel are read that are no CloudEvents.
-        replies: where each message that is here is acknowledged, by its sequence in the stream; empty where it was read
-            from the stream and has still to come from the consumer.
-        settled: sequences of those settled last.
+        replies: where each message that is here is acknowledged, by its place; empty where it was read from the stream,
+            or came from a consumer that is gone, and has still to come from this one.
+        settled: the places of those settled last.
+        created: when the consumer was made that is followed; empty before any is.
         following: the number of the next delivery.
         asked: how many were asked for and have not come.
         asked_until: when they will not come any more.
@@ -55,8 +60,9 @@ class Pull(Share):
     durable: str = ""
     foreign: ForeignMessages | None = None
     inbox: Any = None
-    replies: dict[int, str] = field(default_factory=dict[int, str])
-    settled: OrderedDict[int, None] = field(default_factory=OrderedDict[int, None])
+    replies: dict[Place, str] = field(default_factory=dict[Place, str])
+    settled: OrderedDict[Place, None] = field(default_factory=OrderedDict[Place, None])
+    created: str = ""
     following: int = 0
     asked: int = 0
     asked_until: float = 0.0
@@ -75,36 +81,49 @@ class Pull(Share):
         """Count nothing as asked for, and ask no earlier."""
         self.asked, self.ask_from = 0, from_
 
-    def attach(self, *, following: int) -> None:
-        """Begin with the delivery ``following``; what is out stays, all else is found again."""
-        for delivery in self.ready:
-            self.replies.pop(receipt_of(delivery).order[0], None)
-        self.ready.clear()
-        self.following = following
+    def attach(self, consumer: Consumer) -> int:
+        """Begin with what follows the last delivery of ``consumer``; what is out stays, all else is found again.
 
-    def knows(self, sequence: int) -> bool:
-        """Tell whether a message is here, or was settled here."""
-        return sequence in self.replies or sequence in self.settled
+        A consumer that was made again may have taken acknowledgements of the one before it for its own. So none of its
+        own are believed, and no more are sent.
 
-    def find(self, sequence: int, headers: Mapping[str, str], body: bytes) -> None:
-        """Make ready what was read from the stream."""
-        self.replies[sequence] = ""
-        self.add((sequence,), self._message(sequence, headers, body))
+        Returns:
+            The sequence in the stream behind which to look for what it delivered.
+        """
+        self.lay_aside()
+        self.came.clear()
+        is_another = self.created not in ("", consumer.created)
+        if is_another:
+            self.replies = dict.fromkeys(self.replies, "")
+        self.created, self.following = consumer.created, consumer.delivered + 1
+        if is_another:
+            return 0
+        return consumer.floor if consumer.pending else consumer.delivered_up_to
+
+    def follows(self, consumer: Consumer | None) -> bool:
+        """Tell whether ``consumer`` is the one that is followed, and has given nothing to anybody else."""
+        if consumer is None or consumer.created != self.created:
+            return False
+        return bool(self.came) or consumer.delivered < self.following
+
+    def find(self, stored: Stored) -> None:
+        """Make ready what was read from the stream, unless it is here or was settled here."""
+        place = stored.sequence, stored.time_ns
+        if place not in self.replies and place not in self.settled:
+            self.replies[place] = ""
+            self.add(place, self._message(stored.sequence, headers_from(stored.headers), stored.body))
 
     def take(self, came: Any) -> Arrival:
         """Make ready what came from the consumer."""
-        sequence, delivery = _numbers(came.reply)
-        if delivery > self.following:
+        place, delivery = _numbers(came.reply)
+        if delivery != self.following:
             return Arrival.GAP
-        is_new = delivery == self.following
-        self.following += is_new
-        if sequence in self.replies:
-            self.replies[sequence] = came.reply
-        elif sequence in self.settled:
+        self.following += 1
+        if place in self.settled:
             return Arrival.ACKNOWLEDGED_BEFORE
-        elif is_new:
-            self.replies[sequence] = came.reply
-            self.add((sequence,), self._message(sequence, came.headers, came.data))
+        if place not in self.replies:
+            self.add(place, self._message(place[0], came.headers, came.data))
+        self.replies[place] = came.reply
         return Arrival.TAKEN
 
     def accept(self, receipts: list[Receipt]) -> list[str]:
@@ -112,10 +131,9 @@ class Pull(Share):
         replies: list[str] = []
         for receipt in receipts:
             if self.settle([receipt]):
-                (sequence,) = receipt.order
-                if reply := self.replies.pop(sequence, ""):
+                if reply := self.replies.pop(receipt.order, ""):
                     replies.append(reply)
-                self.settled[sequence] = None
+                self.settled[receipt.order] = None
         while len(self.settled) > REMEMBERED:
             self.settled.popitem(last=False)
         return replies
@@ -124,20 +142,27 @@ class Pull(Share):
         place = f"{self.stream}/{sequence}"
         return message_from(headers, body, channel=self.channel, place=place, foreign=self.foreign)
 
+    def lay_aside(self) -> None:
+        """Hand out nothing more of it for now."""
+        for delivery in self.ready:
+            self.replies.pop(receipt_of(delivery).order, None)
+        Share.lay_aside(self)
+
     def forget(self) -> None:
         """Have nothing of it."""
         Share.forget(self)
+        self.created = ""
         self.replies.clear()
         self.settled.clear()
         self.came.clear()
 
 
-def _numbers(reply: str) -> tuple[int, int]:
-    """Return, of the subject where a delivery is acknowledged, the sequence in the stream and the delivery's number.
+def _numbers(reply: str) -> tuple[Place, int]:
+    """Return, of the subject where a delivery is acknowledged, the message's place and the delivery's number.
 
     ``$JS.ACK.<stream>.<consumer>.<deliveries>.<stream sequence>.<consumer sequence>.<time>.<pending>``; with a domain
     and an account before the stream, and a token at the end, in newer servers.
     """
     tokens = reply.split(".")
     at = 5 if len(tokens) == 9 else 7
-    return int(tokens[at]), int(tokens[at + 1])
+    return (int(tokens[at]), int(tokens[at + 2])), int(tokens[at + 1])

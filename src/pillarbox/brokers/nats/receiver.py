@@ -18,13 +18,14 @@ import msgspec
 from nats.errors import Error as NatsError
 
 from pillarbox.brokers.nats.api import JetStream, Refusal, refused
-from pillarbox.brokers.nats.connection import Link, NatsConnection, unavailable
+from pillarbox.brokers.nats.connection import NAME, Link, NatsConnection, unavailable
 from pillarbox.brokers.nats.consumers import ACK_WAIT_S, NANOSECONDS, declare, trim
-from pillarbox.brokers.nats.headers import headers_from, status_of
+from pillarbox.brokers.nats.headers import status_of
 from pillarbox.brokers.nats.layout import durable_of, stream_of, subject_of
 from pillarbox.brokers.nats.pull import Arrival, Pull
 from pillarbox.brokers.partitions import Shares, by_place, hand_out
 from pillarbox.channel import Delivery, MessageReceiver, Outcome, Subscription
+from pillarbox.errors import BrokerUnavailableError
 from pillarbox.serialization import ForeignMessages
 
 if TYPE_CHECKING:
@@ -148,19 +149,22 @@ class NatsReceiver(MessageReceiver):
         await self._touch()
 
     async def _count(self, mine: Sequence[Pull]) -> None:
-        """Have a partition read again of which somebody else was given the last message, so that nothing shows it."""
+        """Have a partition read again where nothing shows that it must be.
+
+        Somebody else was given its last message, or its consumer was removed and is another one by now.
+        """
         now = self._clock.monotonic()
         if now < self._count_from:
             return
         self._count_from = now + COUNT_EVERY_S
         for share in mine:
-            if share.token is None or share.came:
+            if share.token is None:
                 continue
             try:
                 consumer = await self._jetstream.consumer(share.stream, share.durable)
             except Refusal as refusal:
                 raise refused(refusal, what=f"consumer {share.durable} of {share.stream}") from refusal
-            if consumer is None or (consumer.delivered >= share.following and not share.came):
+            if not share.follows(consumer):
                 share.token = None
 
     async def _attach(self, link: Link, share: Pull) -> None:
@@ -169,19 +173,18 @@ class NatsReceiver(MessageReceiver):
             consumer = await self._jetstream.consumer(share.stream, share.durable)
             if consumer is None:
                 logger.warning("the consumer %s was gone; it begins again with all that is there", share.durable)
+                self._count_from = float("-inf")  # others may be gone, and are made again with it
                 await declare(self._jetstream, self._subscription, replicas=self._replicas, anew=True)
                 consumer = await self._jetstream.consumer(share.stream, share.durable)
             if consumer is None:
-                return
-            share.attach(following=consumer.delivered + 1)
-            after = consumer.floor
-            while consumer.pending and after < consumer.delivered_up_to:
+                raise BrokerUnavailableError(broker=NAME, reason=f"consumer {share.durable} was removed once more")
+            after = share.attach(consumer)
+            while after < consumer.delivered_up_to:
                 found = await self._jetstream.message(share.stream, share.name, at_least=after + 1)
                 if found is None or found.sequence > consumer.delivered_up_to:
                     break
                 after = found.sequence
-                if not share.knows(after):
-                    share.find(after, headers_from(found.headers), found.body)
+                share.find(found)
         except Refusal as refusal:
             raise refused(refusal, what=f"consumer {share.durable} of {share.stream}") from refusal
         share.ask_again(from_=0.0)

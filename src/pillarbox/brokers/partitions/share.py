@@ -68,6 +68,11 @@ class Share:
         returned = [self.out.pop(receipt) for receipt in receipts if receipt in self.out]
         self.ready = deque(sorted([*returned, *self.ready], key=receipt_of))
 
+    def lay_aside(self) -> None:
+        """Hand out nothing more of it for now; what is ready is read again if this instance is to go on with it."""
+        self.ready.clear()
+        self.token = None
+
     def forget(self) -> None:
         """Have nothing of it; what is pending is found by whoever reads it next."""
         self.ready.clear()

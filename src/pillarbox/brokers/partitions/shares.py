@@ -51,7 +51,7 @@ class Shares(Generic[SomeShare]):
             if token is not None and share.partition not in surplus:
                 mine.append(share)
             elif share.out:
-                share.ready.clear()
+                share.lay_aside()
                 busy.add(share.partition)
             else:
                 share.forget()

@@ -54,6 +54,10 @@ class QueueShare(Share):
         self.unsettled.clear()
         return closed if isinstance(closed, ChannelClosedError) else None
 
+    def lay_aside(self) -> None:
+        """Hand out nothing more of it for now; its channel has what is laid aside."""
+        self.ready.clear()
+
     def restore(self) -> None:
         """Make ready again what is neither settled nor out: it was laid aside when the share was to be given back."""
         if len(self.unsettled) > self.known:

@@ -84,16 +84,16 @@ class RedisReceiver(MessageReceiver):
 
     async def _read(self, mine: Sequence[Share], limit: int, within: timedelta) -> None:
         try:
-            await self._count_pending(mine)
+            await self._count_now_and_then(mine)
             if gained := self._shares.gained(mine):
                 await self._read_pending([self._shares[name] for name in gained])
                 for name, token in gained.items():
                     self._shares[name].token = token
-            if not any(share.gives for share in mine):
-                await self._read_new(mine, limit, within)
             if self._removed:
                 removed, self._removed = self._removed, {}
                 await self._acknowledge(removed)
+            if not any(share.gives for share in mine):
+                await self._read_new(mine, limit, within)
         except BrokerUnavailableError as error:
             self._read_all_again()
             if error.reason.startswith("NOGROUP"):
@@ -104,21 +104,24 @@ class RedisReceiver(MessageReceiver):
             self._read_all_again()  # an answer may have been on its way
             raise
 
-    async def _count_pending(self, mine: Sequence[Share]) -> None:
+    async def _count_now_and_then(self, mine: Sequence[Share]) -> None:
+        now = self._clock.monotonic()
+        if now >= self._count_from:
+            self._count_from = now + self._keeper.terms.ttl.total_seconds()
+            await self._count_pending(mine)
+
+    async def _count_pending(self, shares: Sequence[Share]) -> None:
         """Have a stream's pending entries read again when there are more than are known here.
 
         A former owner that was paused between looking at its lease and reading may have taken some afterwards.
         """
-        now = self._clock.monotonic()
-        if now < self._count_from:
-            return
-        self._count_from = now + self._keeper.terms.ttl.total_seconds()
-        answers = await self._connection.execute_all([("XPENDING", share.name, self._group) for share in mine])
-        for share, answer in zip(mine, answers, strict=True):
+        known = [share.known for share in shares]  # before the question: what is settled meanwhile is not missing
+        answers = await self._connection.execute_all([("XPENDING", share.name, self._group) for share in shares])
+        for share, before, answer in zip(shares, known, answers, strict=True):
             if is_refusal(answer):
                 raise BrokerUnavailableError(broker=NAME, reason=str(answer)) from answer
-            if answer[0] > share.known:
-                share.token = None
+            if answer[0] > before:
+                share.lay_aside()
 
     async def _read_new(self, mine: Sequence[Share], limit: int, within: timedelta) -> None:
         names = [share.name for share in mine if share.token is not None and not share.ready]
@@ -129,7 +132,8 @@ class RedisReceiver(MessageReceiver):
             return
         wait_ms = min(int(within.total_seconds() * 1000), BLOCK_AT_MOST_MS)
         block = ("BLOCK", wait_ms) if wait_ms > 0 else ()
-        await self._ask(dict.fromkeys(names, ">"), "COUNT", limit, *block)
+        found = await self._ask(dict.fromkeys(names, ">"), "COUNT", limit, *block)
+        await self._count_pending([self._shares[name] for name in found])  # before what was read overtakes any
 
     async def _read_pending(self, gained: Sequence[Share]) -> None:
         """Read what was delivered to somebody and never acknowledged, but for what this instance has handed out."""

@@ -23,9 +23,9 @@ return {stored, ''}
 
 TRIM: Final = """
 -- KEYS: a stream, the set of its channel's groups. Removes what lies before every group's oldest pending entry.
-local groups = redis.call('XINFO', 'GROUPS', KEYS[1])
-if #groups < redis.call('SCARD', KEYS[2]) then
-    return 0
+local groups, missing = redis.call('XINFO', 'GROUPS', KEYS[1]), {}
+for _, name in ipairs(redis.call('SMEMBERS', KEYS[2])) do
+    missing[name] = true
 end
 local function is_before(one, other)
     local one_ms, one_seq = string.match(one, '(%d+)-(%d+)')
@@ -41,6 +41,7 @@ for _, facts in ipairs(groups) do
     for i = 1, #facts, 2 do
         of[facts[i]] = facts[i + 1]
     end
+    missing[of['name']] = nil
     local at = of['last-delivered-id']
     if of['pending'] > 0 then
         at = redis.call('XPENDING', KEYS[1], of['name'])[2]
@@ -49,6 +50,6 @@ for _, facts in ipairs(groups) do
         least = at
     end
 end
-return least == nil and 0 or redis.call('XTRIM', KEYS[1], 'MINID', least)
+return (least == nil or next(missing)) and 0 or redis.call('XTRIM', KEYS[1], 'MINID', least)
 """
 """A stream that lacks one of its channel's groups is left alone: that group has still to read it."""
