@@ -123,10 +123,13 @@ async def test_nothing_is_given_back_where_there_is_no_limit(store: RelationalSt
     assert await held_messages(store) == 5
 
 
-async def test_a_late_duplicate_of_a_dead_message_is_put_behind_it_whatever_the_limit(store: RelationalStore) -> None:
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_a_late_duplicate_of_a_dead_message_is_put_behind_it_whatever_the_limit(
+    store: RelationalStore, *, ordered: bool
+) -> None:
     """There is one of it at most, whose hold holds nothing else."""
     intake = intake_of(store, max_held=1)
-    duplicate = item("m1")
+    duplicate = item("m1", ordered=ordered)
     await store.run(store.holding.hold(CONSUMER, [Hold(hold_key=own_hold_key("m1"), state=HoldState.BLOCKED)]))
 
     for _ in range(2):

@@ -57,7 +57,7 @@ class Frail(MessageReceiver):
         self._inner = inner
         self.fails = False
         self.slow = set[str]()
-        self.arrival = asyncio.Event()
+        self.is_read, self.arrival = asyncio.Event(), asyncio.Event()
 
     async def receive(self, limit: int, *, within: timedelta) -> Sequence[Delivery]:
         if self.fails:
@@ -65,6 +65,7 @@ class Frail(MessageReceiver):
             raise RuntimeError("cannot execute UPDATE in a read-only transaction")
         deliveries = await self._inner.receive(limit, within=within)
         if any(one.message.id in self.slow for one in deliveries):
+            self.is_read.set()
             await self.arrival.wait()
         return deliveries
 
@@ -100,6 +101,8 @@ class Refusing(Gated):
 
     async def handle(self, items: Sequence[Item], *, intake: Intake, size: RunSize) -> int:
         self.begun += ids(items)
+        if (gate := self.closed.get(items[0].message.key)) is not None:
+            await gate.wait()
         for one in items:
             one.returned = self.refuses.get(one.message.key or "", 0) > 0
             if one.returned:
@@ -261,11 +264,14 @@ async def test_nothing_of_a_key_overtakes_what_there_was_no_room_for() -> None:
 async def test_what_was_being_read_does_not_overtake_what_there_was_no_room_for() -> None:
     at = Scene(Refusing(k=1))
     at.receiver.slow = {"m2"}
+    gate = at.process.closed["k"] = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(at.worker.run())
         await at.send(message("m1"))
-        await at.send(message("m2"))
         await at.until(begun=["m1"])
+        await at.send(message("m2"))
+        await asyncio.wait_for(at.receiver.is_read.wait(), PATIENCE_S)
+        gate.set()
         await at.clock.sleep(TURN)
         at.receiver.arrival.set()
         await at.until(ended=["m1", "m2"])
