@@ -247,7 +247,9 @@ def _opened(event: BreakerOpened) -> Finding:
 
 def _full(event: HeldKeyFull) -> Finding:
     what = f"a held key of {event.consumer} is full with {event.limit} messages, its channel keeps the rest"
-    text = f"{what}: replay or discard its dead letter, or skip its head: pillarbox held list --consumer {event.consumer}"
+    text = (
+        f"{what}: replay or discard its dead letter, or skip its head: pillarbox held list --consumer {event.consumer}"
+    )
     facts: dict[str, Fact] = {"message_id": event.message_id, "limit": event.limit}
     return Finding(rule="full-key", subject=event.consumer, text=text, facts=facts)
 

@@ -31,8 +31,8 @@ class Settings:
         drain_within: how long a stopping box waits for handlers under way.
         answer_within: how long the database may take over what Pillarbox asks it; then the connection is given up.
         foreign: by channel (``topic:…``, ``queue:…``), how messages of others are read that are no CloudEvents.
-        max_held: how many messages of one key a consumer puts aside while the key is held, for a retry or a dead letter;
-            what comes besides stays in its channel, and comes again until there is room. ``None`` sets no bound.
+        max_held: how many messages of one key a consumer puts aside while the key is held; what comes besides stays in
+            its channel, and comes again until there is room. ``None`` sets no bound.
         inbox: for how long processed ids are kept, and dead letters may be replayed.
         keep_flows: for how long it is kept what was seen of flows, and which have ended.
         keep_sagas: for how long sagas that ended are kept; ``None`` for ever. What needs attention stays.

@@ -47,7 +47,7 @@ class Place:
 
     @property
     def max_held(self) -> int | None:
-        """How many messages of a held key the box puts aside; for a store by its URL alone, what boxes do by default."""
+        """How many messages of a held key the box puts aside; for a store by its URL alone, the default."""
         return DEFAULTS.max_held if self.box is None else self.box.settings.max_held
 
     @property

@@ -106,12 +106,7 @@ class Books:
             notice(MessageHandled(consumer=self._name, message_id=item.message.id, attempts=item.attempts + 1))
         for event in report.notices:
             notice(event)
-        for item in [*report.handled, *report.retried, *report.dead]:
-            if item.notice is not None:
-                notice(item.notice)
-        for item in report.returned:
-            if item.notice is not None and self._is_news(item.hold_key):
-                notice(item.notice)
+        self._tell_notices(report)
         for item in report.suppressed:
             notice(DuplicateSuppressed(consumer=self._name, message_id=item.message.id))
         for item in report.discarded:
@@ -120,6 +115,14 @@ class Books:
             notice(MessageHeld(consumer=self._name, message_id=item.message.id))
         for item in [*report.retried, *report.dead]:
             self._tell_failure(item)
+
+    def _tell_notices(self, report: RunReport) -> None:
+        for item in [*report.handled, *report.retried, *report.dead]:
+            if item.notice is not None:
+                self._observer.notice(item.notice)
+        for item in report.returned:
+            if item.notice is not None and self._is_news(item.hold_key):
+                self._observer.notice(item.notice)
 
     def _is_news(self, full_key: str) -> bool:
         """Tell whether nothing was told of ``full_key`` lately."""

@@ -267,9 +267,7 @@ class RelationalHoldingStore(HoldingStore, HeldQueue):
         keys, blocked, oldest_us = (yield Execute(STATE, whose))[0]
         messages, fullest = (yield Execute(COUNT_MESSAGES, whose))[0]
         oldest = None if oldest_us is None else timedelta(microseconds=max(int(oldest_us), 0))
-        return HoldingState(
-            keys=keys, blocked=blocked, messages=int(messages), oldest_for=oldest, fullest=int(fullest)
-        )
+        return HoldingState(keys=keys, blocked=blocked, messages=int(messages), oldest_for=oldest, fullest=int(fullest))
 
     def lease_due(self, consumer: str, *, token: str, limit: int, ttl: timedelta) -> Program[int]:
         """Lock what is free, then write the token."""

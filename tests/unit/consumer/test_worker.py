@@ -136,7 +136,12 @@ class Scene:
     """A worker of two lanes and what it works with."""
 
     def __init__(
-        self, process: Gated | None = None, *, run_size: int = 1, ordering: Ordering | None = None, needs: Needs = NOTHING
+        self,
+        process: Gated | None = None,
+        *,
+        run_size: int = 1,
+        ordering: Ordering | None = None,
+        needs: Needs = NOTHING,
     ) -> None:
         self.clock = VirtualClock(autojump=True)
         self.told = Noting()
