@@ -58,7 +58,7 @@ HELD_AMONG = (  # primary key; locked against deletion only: its lease may be re
     .with_for_update(read=True, key_share=True)
 )
 _at_the_limit = (
-    select(literal(1))
+    select(held.c.position)
     .where(held.c.consumer == holds.c.consumer, held.c.hold_key == holds.c.hold_key)
     .order_by(held.c.rank, held.c.position)
     .limit(1)
