@@ -21,6 +21,7 @@ from pillarbox.relational import (
     dead_letters,
     flow_journal,
     flows,
+    holding,
     idempotency,
     outbox,
     outbox_held,
@@ -94,6 +95,7 @@ STATEMENTS: dict[str, tuple[Executable, Mapping[str, str], str]] = {
         )
         for by, state in (("consumer", "dead"), ("group", "resolved"), ("type", "discarded"))
     },
+    "full keys": (holding.FULL_AMONG, {"by": "'one'", "hold_keys": "'{k1,k2,k3}'", "but_one": "99"}, "held"),
     BLOCKING: (dead_letters.BLOCKING, {"by": "'one'", "held_key": "'k1'"}, "dead_letters"),
     "accept": (queue.ACCEPT, {"positions": POSITIONS, **FENCE}, "queue"),
 }
@@ -125,6 +127,12 @@ FILL = (
     " SELECT 'c' || n % 50, 'k' || n, 'm' || n, 't' || n % 40, 'topic:order', 'k' || n, 'application/json', '{}',"
     " '\\x00', (ARRAY['dead', 'replaying', 'resolved', 'discarded'])[1 + n / 50 % 4], 1, 'exhausted', '[]', '',"
     f" 'f' || n % 400, n, n, 0 FROM generate_series(1, {BACKLOG}) AS n",
+    "INSERT INTO pillarbox_holds (consumer, hold_key, state, due_at, lease_until, since)"
+    f" SELECT 'one', 'k' || n, 'blocked', n, 0, n FROM generate_series(0, {BACKLOG // 100}) AS n",
+    "INSERT INTO pillarbox_held (consumer, hold_key, message_id, type, channel, message_key, content_type, headers, body,"
+    " state, rank, attempts, due_at, history) SELECT 'one', 'k' || n / 100, 'm' || n, 'order.placed', 'topic:order',"
+    " 'k' || n / 100, 'application/json', '{}', '\\x00', 'held', 2, 0, n, '[]'"
+    f" FROM generate_series(1, {BACKLOG}) AS n",
     "INSERT INTO pillarbox_leases (scope, slot, owner, token, expires_at)"
     " SELECT 'relay', n, 'me', n + 1024, 9000000000000000 FROM generate_series(0, 63) AS n",
 )
@@ -134,6 +142,7 @@ async def _plan(connection: AsyncConnection, statement: Executable, values: Mapp
     """Return the plan that PostgreSQL makes without looking at ``values``."""
     made = statement.compile(dialect=PGDialect_psycopg())  # type: ignore[attr-defined, no-untyped-call]
     compiled = cast("SQLCompiler", made)
+    values = {**{name: repr(value) for name, value in compiled.params.items() if name not in values}, **values}
     numbers = {name: f"${number}" for number, name in enumerate(values, start=1)}
     sql = str(compiled) % numbers
     await connection.exec_driver_sql("SET LOCAL plan_cache_mode = force_generic_plan")

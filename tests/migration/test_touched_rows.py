@@ -17,7 +17,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from pillarbox.relational import cursor, leases, outbox, outbox_held, published, transfer
+from pillarbox.relational import cursor, holding, leases, outbox, outbox_held, published, transfer
 from pillarbox.stores.postgresql import postgresql_store, sequence
 
 RETAINED, PENDING, LATE, SLOTS = 20_000, 30, 3, 64
@@ -199,3 +199,24 @@ async def test_what_is_moved_is_what_was_named(statement: Executable, connection
     _, looked_at = await touched(connection, statement, {**held, "positions": FIVE})
 
     assert looked_at <= 5
+
+
+async def test_whether_keys_are_full_is_told_from_no_more_messages_of_each_than_the_limit(
+    connection: AsyncConnection,
+) -> None:
+    for statement in (
+        "INSERT INTO pillarbox_holds (consumer, hold_key, state, due_at, lease_until, since)"
+        " SELECT 'one', 'k' || n, 'blocked', n, 0, n FROM generate_series(0, 9) AS n",
+        "INSERT INTO pillarbox_held (consumer, hold_key, message_id, type, channel, message_key, content_type, headers,"
+        " body, state, rank, attempts, due_at, history) SELECT 'one', 'k' || n % 10, 'm' || n, 'order.placed',"
+        " 'topic:order', 'k', 'application/json', '{}', '\\x00', 'held', 2, 0, n, '[]'"
+        " FROM generate_series(1, 20000) AS n",
+        "ANALYZE pillarbox_held",
+    ):
+        await connection.execute(text(statement))
+    asked = {"by": "'one'", "hold_keys": "'{k1,k2,k99}'", "but_one": "49"}
+
+    rows, looked_at = await touched(connection, holding.FULL_AMONG, asked)
+
+    assert rows == 2
+    assert looked_at <= 2 * 50 + 10

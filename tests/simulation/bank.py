@@ -90,10 +90,13 @@ class Bank:
         retry: Retry = ONCE_MORE,
         broker: Broker | None = None,
         handler: Callable[..., Any] | None = None,
+        max_held: int | None = None,
     ) -> None:
         """Work on ``store``; without a ``handler`` entries are posted in the loop, on good days."""
         self.store = store
-        self.box = Pillarbox(SERVICE, store=store, broker=broker or "database://", settings=Settings())
+        self.returned: list[Message] = []
+        settings = Settings(max_held=max_held)
+        self.box = Pillarbox(SERVICE, store=store, broker=broker or "database://", settings=settings)
 
         async def post(entered: Entered, tx: AsyncConnection, ctx: Context) -> Posted:
             row = {"consumer": "post", "token": entered.token, "account": entered.account}
@@ -127,6 +130,7 @@ class Bank:
 
     async def _handle(self, items: Sequence[Item]) -> None:
         await self.worker._process.handle(items, intake=self.worker._intake, size=RunSize(largest=100))
+        self.returned += [item.message for item in items if item.returned]
 
 
 async def empty(store: RelationalStore) -> None:

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import pytest
@@ -49,6 +50,7 @@ class Situation:
     arriving: Sequence[Message]
     bad: dict[str, int] = field(default_factory=dict)
     retry: Retry = ONCE_MORE
+    max_held: int | None = None
 
     @property
     def messages(self) -> list[Message]:
@@ -57,6 +59,7 @@ class Situation:
 
 
 QUIET = Situation(held=[HEAD, BEHIND], arriving=[ARRIVING])
+FULL = Situation(held=[HEAD, BEHIND], arriving=[ARRIVING, entry(4)], max_held=2)
 HEAD_FAILS_AGAIN = Situation(held=[HEAD], arriving=[BEHIND], bad={f"{ACCOUNT}/1": 1})
 ARRIVAL_FAILS = Situation(held=[HEAD], arriving=[BEHIND], bad={f"{ACCOUNT}/2": 1})
 HEAD_DIES = Situation(held=[HEAD, BEHIND], arriving=[ARRIVING], bad={f"{ACCOUNT}/1": 9})
@@ -68,13 +71,13 @@ async def play_all(
     situation: Situation,
     *,
     holding: type[RelationalHoldingStore] = RelationalHoldingStore,
-) -> int:
-    """Play ``situation`` by all ``schedules``, the drainer with ``holding``; return how many there were.
+) -> Sequence[bool]:
+    """Play ``situation`` by all ``schedules``, the drainer with ``holding``; return of each if there was no room.
 
     Raises:
         AssertionError: names the first order that ended badly.
     """
-    orders = 0
+    orders: list[bool] = []
     async with store.engine.connect() as monitor:
         await monitor.execution_options(isolation_level="AUTOCOMMIT")
         for schedule in schedules:
@@ -94,17 +97,22 @@ async def play_all(
                 monitor,
             )
             try:
-                await _end_is_good(store, situation, days)
+                await _end_is_good(store, situation, days, appending.returned)
             except AssertionError as error:
                 raise AssertionError(f"order {' '.join(order)}: {error}") from error
-            orders += 1
+            orders.append(bool(appending.returned))
     return orders
 
 
-async def _end_is_good(store: RelationalStore, situation: Situation, days: Days) -> None:
+async def _end_is_good(
+    store: RelationalStore, situation: Situation, days: Days, returned: Sequence[Message] = ()
+) -> None:
     bank = _bank(store, situation, days)
     await bury_the_living(store)
     await bank.membership.join()
+    while await bank.drain():
+        pass
+    await bank.arrive(returned)  # as the channel delivers them again
     while await bank.drain():
         pass
     found = await look(store)
@@ -118,7 +126,8 @@ async def _end_is_good(store: RelationalStore, situation: Situation, days: Days)
 
 
 def _bank(store: RelationalStore, situation: Situation, days: Days) -> Bank:
-    return Bank(store, days=days, retry=situation.retry, broker=CopyingBroker([], asyncio.Event()))
+    broker = CopyingBroker([], asyncio.Event())
+    return Bank(store, days=days, retry=situation.retry, broker=broker, max_held=situation.max_held)
 
 
 @pytest.mark.parametrize(
@@ -132,8 +141,20 @@ async def test_a_hold_drained_while_appended_to_strands_nothing_and_keeps_order(
     """By default in some orders that the dice choose."""
     orders = await play_all(every_schedule() if effort.THOROUGH else some_schedules(SOME, rng), store, situation)
 
-    print(f"{orders} orders")
-    assert orders >= SOME
+    print(f"{len(orders)} orders")
+    assert len(orders) >= SOME
+
+
+async def test_a_full_hold_drained_while_messages_come_strands_nothing_and_keeps_order(
+    store: RelationalStore, rng: Random
+) -> None:
+    """What there is no room for is delivered again afterwards; by default in the first orders, and some by dice."""
+    some = chain(islice(every_schedule(), SOME // 2), some_schedules(SOME // 2, rng))
+    orders = await play_all(every_schedule() if effort.THOROUGH else some, store, FULL)
+
+    print(f"{len(orders)} orders, no room in {sum(orders)}")
+    assert True in orders
+    assert False in orders
 
 
 class UnlockedFinish(RelationalHoldingStore):

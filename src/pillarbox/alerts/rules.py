@@ -17,6 +17,7 @@ from pillarbox.observe import (
     FlowStuck,
     GapFound,
     GapSkipped,
+    HeldKeyFull,
     LogGapFound,
     MessageDead,
     RecordParked,
@@ -44,6 +45,7 @@ class AlertRules:
         dead_letters: so many dead letters of one consumer ``within`` that time (``dead-letter-rate``).
         within: for the rate of dead letters, and for a worker that falters.
         held_key: a key is held by a dead letter, or by a record that the broker does not take.
+        full_key: a held key has as many messages as it may, and its channel keeps the rest.
         consumer_stopped: a dead letter has stopped a consumer, in every process.
         gap: numbers of a key have not come, or a consumer goes on without them.
         breaker_opened: a dependency is down, and its consumers pause.
@@ -67,6 +69,7 @@ class AlertRules:
     dead_letters: int | None = 20
     within: timedelta = timedelta(minutes=1)
     held_key: bool = True
+    full_key: bool = True
     consumer_stopped: bool = True
     gap: bool = True
     breaker_opened: bool = True
@@ -160,6 +163,8 @@ class Judge:
             text = f"{event.consumer} is stopped by a dead letter, in every process: {SETTLEMENT}"
             facts = {"message_id": event.message_id}
             yield Finding(rule="consumer-stopped", subject=event.consumer, text=text, facts=facts)
+        elif isinstance(event, HeldKeyFull) and self._rules.full_key:
+            yield _full(event)
         elif isinstance(event, (GapFound, GapSkipped)) and self._rules.gap:
             what = "goes on without" if isinstance(event, GapSkipped) else "waits for"
             text = f"{event.consumer} {what} numbers {event.first} to {event.last} of a key: pillarbox gaps"
@@ -238,6 +243,15 @@ def _opened(event: BreakerOpened) -> Finding:
     text = f"{event.dependency} is down ({event.error_type}); what needs it pauses, the next probe is in {wait}"
     facts: dict[str, Fact] = {"error_type": event.error_type, "openings": event.openings}
     return Finding(rule="breaker-opened", subject=event.dependency, text=text, facts=facts)
+
+
+def _full(event: HeldKeyFull) -> Finding:
+    what = f"a held key of {event.consumer} is full with {event.limit} messages, its channel keeps the rest"
+    text = (
+        f"{what}: replay or discard its dead letter, or skip its head: pillarbox held list --consumer {event.consumer}"
+    )
+    facts: dict[str, Fact] = {"message_id": event.message_id, "limit": event.limit}
+    return Finding(rule="full-key", subject=event.consumer, text=text, facts=facts)
 
 
 def _stuck(event: FlowStuck) -> Finding:

@@ -95,6 +95,7 @@ class Parts:
     worker: str
     new_id: Callable[[], str]
     dependencies: Dependencies
+    max_held: int | None
     solitude: Solitude = field(default_factory=Solitude)
     has_table: bool = True
     dice: Callable[[], float] = random.random
@@ -166,6 +167,7 @@ class Parts:
             holding=self.store.holding,
             burials=self._burials(consumer),
             accepts=self._accepts(receiver),
+            max_held=self.max_held,
         )
         return ConsumerWorker(
             consumer,

@@ -38,7 +38,7 @@ from pillarbox.channel.wakeup import Wakeup
 from pillarbox.consumer import Consumer, Handlers, Provider, Providers, Scope
 from pillarbox.consumer.dependency import Sharing
 from pillarbox.consumer.resolve import check_rename, resolve
-from pillarbox.control import Health
+from pillarbox.control import Health, HealthLimits
 from pillarbox.deadletter.redaction import redacting
 from pillarbox.errors import ConfigurationError, InvalidSetupError, UnregisteredConsumerError
 from pillarbox.message import Registry, Upcaster, check_name, new_message_id
@@ -187,7 +187,7 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
 
     async def health(self) -> Health:
         """Return how the messages fare, from the tables alone: it is right also when no relay runs anywhere."""
-        return await control_of(self.store).health.check()
+        return await control_of(self.store).health.check(HealthLimits(fullest_key=self.settings.max_held))
 
     async def migrate(self) -> tuple[int, ...]:
         """Bring the store's tables to this release; return the versions applied. Safe to run many times at once."""
@@ -355,7 +355,8 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
 
     def _parts(self) -> Parts:
         identity = new_message_id()
-        observers = waking(_with_wakeup(self.observers, self._queue_wakeup), self._saga_wakeup, service=self.name)
+        published = _RingOnPublish(self._queue_wakeup)
+        observers = waking(Observers([self.observers, published]), self._saga_wakeup, service=self.name)
         sharing = Sharing(
             circuits=self.store.circuits,
             source=self.store,
@@ -381,17 +382,15 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
             outbox_wakeup=self._outbox_wakeup,
             has_table=self.settings.outbox == "table",
             dependencies=Dependencies(self._breakers, sharing),
+            max_held=self.settings.max_held,
             worker=f"{self.name}-{os.getpid()}-{identity[-12:]}",
             new_id=new_message_id,
         )
 
 
-def _with_wakeup(observers: Observers, wakeup: Wakeup) -> Observers:
-    """Return observers that also wake the receivers of this process when something was published."""
-    return Observers([observers, _RingOnPublish(wakeup)])
-
-
 class _RingOnPublish(Observer):
+    """Wakes the receivers of this process when something was published."""
+
     def __init__(self, wakeup: Wakeup) -> None:
         self._wakeup = wakeup
 

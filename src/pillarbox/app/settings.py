@@ -9,6 +9,7 @@ from typing import Literal
 
 from pillarbox.app.system_clock import SystemClock
 from pillarbox.clock import Clock
+from pillarbox.errors import ConfigurationError
 from pillarbox.idempotency import InboxSettings
 from pillarbox.message import Limits
 from pillarbox.relay import RelaySettings
@@ -30,6 +31,8 @@ class Settings:
         drain_within: how long a stopping box waits for handlers under way.
         answer_within: how long the database may take over what Pillarbox asks it; then the connection is given up.
         foreign: by channel (``topic:…``, ``queue:…``), how messages of others are read that are no CloudEvents.
+        max_held: how many messages of one key a consumer puts aside while the key is held; what comes besides stays in
+            its channel, and comes again until there is room. ``None`` sets no bound.
         inbox: for how long processed ids are kept, and dead letters may be replayed.
         keep_flows: for how long it is kept what was seen of flows, and which have ended.
         keep_sagas: for how long sagas that ended are kept; ``None`` for ever. What needs attention stays.
@@ -46,12 +49,22 @@ class Settings:
     drain_within: timedelta = timedelta(seconds=30)
     answer_within: timedelta = timedelta(seconds=30)
     foreign: Mapping[str, ForeignMessages] = field(default_factory=dict[str, ForeignMessages])
+    max_held: int | None = 10_000
     inbox: InboxSettings = field(default_factory=InboxSettings)
     keep_flows: timedelta = timedelta(days=7)
     keep_sagas: timedelta | None = timedelta(days=30)
     outbox: Literal["table", "log"] = "table"
     clock: Clock = field(default_factory=SystemClock)
     migrate_on_open: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing.
+
+        Raises:
+            ConfigurationError: there is no room for any message.
+        """
+        if self.max_held is not None and self.max_held < 1:
+            raise ConfigurationError(f"max_held is at least 1, or None to set no bound, got {self.max_held}")
 
 
 DEFAULTS = Settings()

@@ -28,7 +28,8 @@ async def health(place: Place, strict: bool, oldest_pending: timedelta) -> None:
     Computed from the tables alone: it is right also when no relay runs anywhere.
     """
     async with place.open() as control:
-        found = await control.health.check(HealthLimits(oldest_pending=oldest_pending))
+        limits = HealthLimits(oldest_pending=oldest_pending, fullest_key=place.max_held)
+        found = await control.health.check(limits)
     _show(found)
     bad = {HealthStatus.UNHEALTHY, HealthStatus.DEGRADED} if strict else {HealthStatus.UNHEALTHY}
     if found.status in bad:
@@ -57,6 +58,7 @@ def _show(found: Health) -> None:
             "held keys": vitals.holding.keys,
             "blocked keys": vitals.holding.blocked,
             "held messages": vitals.holding.messages,
+            "of the fullest key": vitals.holding.fullest,
             "oldest hold": vitals.holding.oldest_for,
             "waiting for numbers": vitals.gaps.buffered,
             "oldest gap": vitals.gaps.oldest_for,

@@ -19,6 +19,7 @@ import click
 from pillarbox.app import Pillarbox
 from pillarbox.app.controlling import control_of
 from pillarbox.app.places import STORE_VARIABLE, store_at
+from pillarbox.app.settings import DEFAULTS
 from pillarbox.channel import Broker
 from pillarbox.cli.output import AS_JSON
 from pillarbox.control import Control
@@ -43,6 +44,11 @@ class Place:
     def inbox(self) -> InboxSettings:
         """How the box keeps its inboxes; for a store by its URL alone, what boxes do unless told otherwise."""
         return InboxSettings() if self.box is None else self.box.settings.inbox
+
+    @property
+    def max_held(self) -> int | None:
+        """How many messages of a held key the box puts aside; for a store by its URL alone, the default."""
+        return DEFAULTS.max_held if self.box is None else self.box.settings.max_held
 
     @property
     def broker(self) -> Broker | None:

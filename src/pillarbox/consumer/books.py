@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
 
 from pillarbox.consumer.item import Item
 from pillarbox.consumer.report import RunReport
@@ -25,6 +26,9 @@ from pillarbox.observe import (
 from pillarbox.retry import GiveUp, RetryLater
 from pillarbox.transaction import Program
 
+TELL_AGAIN_AFTER = timedelta(minutes=1)
+"""How often a process tells that a held key is full."""
+
 
 class Books:
     """What one worker notes about the messages of one consumer."""
@@ -36,7 +40,10 @@ class Books:
         self._observer = around.observer
         self._worker = around.worker
         self._solitude = around.solitude
+        self._clock = around.clock
         self._name = run.rules.consumer
+        self._told_until: dict[str, float] = {}
+        """For how long nothing more is told of full keys."""
 
     def start(self, items: Sequence[Item]) -> Program[Mapping[str, Suspect]]:
         """Note that all are about to be handled; return those that a dead process left behind."""
@@ -79,6 +86,16 @@ class Books:
         """Note that ``items`` are not under way any more: they go back to where they came from."""
         for item in items:
             item.is_left = True
+        await self._clear(items)
+
+    async def turn_back(self, items: Sequence[Item]) -> None:
+        """Note that ``items`` are not under way any more: they stand behind one that there was no room for."""
+        for item in items:
+            item.returned = True
+        if items:
+            await self._clear(items)
+
+    async def _clear(self, items: Sequence[Item]) -> None:
         ids = sorted({item.message.id for item in items})
         await self._source.run(self._run.rules.attempts.clear(self._name, ids))
 
@@ -89,9 +106,7 @@ class Books:
             notice(MessageHandled(consumer=self._name, message_id=item.message.id, attempts=item.attempts + 1))
         for event in report.notices:
             notice(event)
-        for item in [*report.handled, *report.retried, *report.dead]:
-            if item.notice is not None:
-                notice(item.notice)
+        self._tell_notices(report)
         for item in report.suppressed:
             notice(DuplicateSuppressed(consumer=self._name, message_id=item.message.id))
         for item in report.discarded:
@@ -100,6 +115,23 @@ class Books:
             notice(MessageHeld(consumer=self._name, message_id=item.message.id))
         for item in [*report.retried, *report.dead]:
             self._tell_failure(item)
+
+    def _tell_notices(self, report: RunReport) -> None:
+        for item in [*report.handled, *report.retried, *report.dead]:
+            if item.notice is not None:
+                self._observer.notice(item.notice)
+        for item in report.returned:
+            if item.notice is not None and self._is_news(item.hold_key):
+                self._observer.notice(item.notice)
+
+    def _is_news(self, full_key: str) -> bool:
+        """Tell whether nothing was told of ``full_key`` lately."""
+        now = self._clock.monotonic()
+        if self._told_until.get(full_key, now) > now:
+            return False
+        self._told_until = {key: until for key, until in self._told_until.items() if until > now}
+        self._told_until[full_key] = now + TELL_AGAIN_AFTER.total_seconds()
+        return True
 
     def _tell_failure(self, item: Item) -> None:
         message_id = item.message.id

@@ -64,7 +64,6 @@ class SequenceGate(Gate):
         lines: ByLine = {}
         ready: list[Item] = []
         for item in items:
-            item.returned = False
             line, number = _line_of(item), number_of(item.message)
             if line is not None and number is not None:
                 lines.setdefault(line, []).append((number, item))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from typing import Literal, Protocol, TypeAlias
 
@@ -22,6 +22,7 @@ from pillarbox.holding import (
     own_hold_key,
     stop_key_of,
 )
+from pillarbox.observe import HeldKeyFull
 from pillarbox.retry import GiveUp, RetryLater
 from pillarbox.transaction import Program
 
@@ -42,7 +43,10 @@ class Intake(Protocol):
 
     @abstractmethod
     def admit(self, items: Sequence[Item]) -> Program[Sequence[Item]]:
-        """Return the items that may run; put those behind a held key that may not."""
+        """Return the items that may run; put those behind a held key that may not.
+
+        One that there is no room for behind its key is marked as returned, and so are all later ones of its key.
+        """
 
     @abstractmethod
     def retry_later(self, items: Sequence[Item]) -> Program[None]:
@@ -155,27 +159,62 @@ class Burials:
 class ChannelIntake(Intake):
     """Messages as a channel delivers them."""
 
-    def __init__(self, consumer: str, *, holding: HoldingStore, burials: Burials, accepts: Accepts | None) -> None:
-        """Accept within the transaction where the channel can (``accepts``), else after its commit."""
+    def __init__(
+        self,
+        consumer: str,
+        *,
+        holding: HoldingStore,
+        burials: Burials,
+        accepts: Accepts | None,
+        max_held: int | None = None,
+    ) -> None:
+        """Accept within the transaction where the channel can (``accepts``), else after its commit.
+
+        A held key that has ``max_held`` messages gets no more of them from the channel; ``None`` sets no bound.
+        """
         self._consumer = consumer
         self._holding = holding
         self._burials = burials
         self._accepts = accepts
+        self._max_held = max_held
 
     def admit(self, items: Sequence[Item]) -> Program[Sequence[Item]]:
-        """Look up the holds of the items' keys, and of the items themselves: a late duplicate of a dead one waits."""
+        """Look up the holds of the items' keys, and of the items themselves: a late duplicate of a dead one waits.
+
+        What comes for a full key goes back. A run that finds room is put behind it as a whole, and may cross the limit.
+        """
+        for item in items:
+            item.returned, item.notice = False, None
         own = {item.message.id: own_hold_key(item.message.id) for item in items}
         asked = sorted({item.hold_key for item in items} | set(own.values()))
         held = yield from self._holding.held_among(self._consumer, asked)
         if not held:
             return items
-        waiting = [
-            _held(item, hold_key=item.hold_key if item.hold_key in held else own[item.message.id])
-            for item in items
-            if item.hold_key in held or own[item.message.id] in held
-        ]
-        yield from self._holding.append(self._consumer, waiting)
-        return [item for item in items if item.hold_key not in held and own[item.message.id] not in held]
+        full = yield from self._full_among(set(held).difference(own.values()))
+        waiting: list[HeldMessage] = []
+        admitted: list[Item] = []
+        for item in items:
+            if item.hold_key in full:
+                self._give_back(item)
+            elif item.hold_key in held:
+                waiting.append(_held(item, hold_key=item.hold_key))
+            elif own[item.message.id] in held:
+                waiting.append(_held(item, hold_key=own[item.message.id]))
+            else:
+                admitted.append(item)
+        if waiting:
+            yield from self._holding.append(self._consumer, waiting)
+        return admitted
+
+    def _full_among(self, keys: Collection[str]) -> Program[Collection[str]]:
+        """Return which of these held keys take no more; the hold of one message alone is not asked about."""
+        if self._max_held is None or not keys:
+            return ()
+        return (yield from self._holding.full_among(self._consumer, sorted(keys), limit=self._max_held))
+
+    def _give_back(self, item: Item) -> None:
+        item.returned = True
+        item.notice = HeldKeyFull(consumer=self._consumer, message_id=item.message.id, limit=self._max_held or 0)
 
     def retry_later(self, items: Sequence[Item]) -> Program[None]:
         """Create the holds, each with its head; one that somebody else has created meanwhile stays as it is."""

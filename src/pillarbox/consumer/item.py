@@ -37,7 +37,7 @@ class Item(msgspec.Struct, kw_only=True, eq=False):
         returned: there is no room for it: its channel is to deliver it again.
         awaits: the messages that must be handled before it and were not, when its gate looked.
         relies_on: messages before it in the same run that must be handled, or it is not.
-        notice: what its gate wants told of once the run is durable.
+        notice: what its intake or its gate wants told of once the run is durable.
         is_through: its handler is not called, and it counts as handled: what it asks for was done or must not be.
         arrival: what the group of its cause was before, once it is buried.
         line: where the line of its number stands, as the transaction knows that has locked it.

@@ -18,7 +18,7 @@ from pillarbox.consumer.effects import Invoke, Raised, Returned
 from pillarbox.consumer.injection import Providers
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
-from pillarbox.consumer.report import RunReport, put_aside, without
+from pillarbox.consumer.report import RunReport, sort_out, without
 from pillarbox.consumer.run import Run
 from pillarbox.consumer.spec import Consumer
 from pillarbox.consumer.stopping import StoppedByDeadLetter
@@ -224,7 +224,7 @@ class OutsideProcess:
         rules = self._run.rules
         entry = Entry(suspects={**(yield from self._books.start(items)), **known})
         admitted = yield from intake.admit(items)
-        entry.report.held = without(items, admitted)
+        sort_out(without(items, admitted), entry.report, waiting=entry.report.held)
         marks = self._marks_of(admitted)
         claimed = set(marks)
         if marks and rules.deduplicates:
@@ -247,7 +247,7 @@ class OutsideProcess:
                 busy_keys.add(item.hold_key)
                 entry.busy.append(item)
         entry.ready += yield from rules.gate.admit(new)
-        put_aside(without(new, entry.ready), entry.report)
+        sort_out(without(new, entry.ready), entry.report, waiting=entry.report.early)
         yield from rules.guard.look(entry.ready)
         if rules.deduplicates:
             yield from self._tidy(entry.report, needless=claimed, token=token)

@@ -77,10 +77,20 @@ class Process:
                 stopped |= self._run.stopped_by(report)
                 published += report.published
                 self._books.tell(report)
+                if report.returned:
+                    await self._turn_back(report.returned, work)
                 if report.left:
                     await self._books.leave([*report.left, *(item for part in work for item in part)])
                     break
         return published
+
+    async def _turn_back(self, returned: Sequence[Item], work: deque[list[Item]]) -> None:
+        """Take what is behind something that was given back out of ``work``, to be given back with it."""
+        keys = {item.hold_key for item in returned}
+        parts = [[item for item in part if item.hold_key not in keys] for part in work]
+        await self._books.turn_back([item for part in work for item in part if item.hold_key in keys])
+        work.clear()
+        work.extend(part for part in parts if part)
 
     async def _batch(
         self,

@@ -16,7 +16,7 @@ class RunReport:
     Attributes:
         behind: put behind an earlier message of their key that began to wait in this run.
         early: put aside by the gate, until what must come before them has.
-        returned: given back to their channel by the gate, which has no room for them.
+        returned: given back to their channel: there is no room for them, behind their hold or in the gate.
         held: put behind a hold that was there before this run.
         left: not handled, since what the handler needs is down.
         notices: what the handlings want told of.
@@ -36,10 +36,10 @@ class RunReport:
     notices: list[Event] = field(default_factory=list[Event])
 
 
-def put_aside(items: Sequence[Item], report: RunReport) -> None:
-    """Note in ``report`` what the gate did not admit."""
+def sort_out(items: Sequence[Item], report: RunReport, *, waiting: list[Item]) -> None:
+    """Note what was not admitted: in ``report`` what is given back, in its list ``waiting`` what was put aside."""
     for item in items:
-        (report.returned if item.returned else report.early).append(item)
+        (report.returned if item.returned else waiting).append(item)
 
 
 def without(items: Sequence[Item], others: Sequence[Item]) -> list[Item]:

@@ -21,7 +21,7 @@ from pillarbox.consumer.guard import UNGUARDED, Guard
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
 from pillarbox.consumer.remembering import Marks, Memory
-from pillarbox.consumer.report import RunReport, put_aside, without
+from pillarbox.consumer.report import RunReport, sort_out, without
 from pillarbox.consumer.stray import failure_of
 from pillarbox.errors import (
     ConfigurationError,
@@ -116,9 +116,9 @@ class Run:
     def _ready(
         self, items: Sequence[Item], intake: Intake, report: RunReport
     ) -> Generator[Execute, Any, tuple[Sequence[Item], Memory]]:
-        """Return what may run, in order; note in ``report`` what is held, was processed, or is early."""
+        """Return what may run, in order; note in ``report`` what is held, was processed, is early, or goes back."""
         admitted = yield from intake.admit(items)
-        report.held = without(items, admitted)
+        sort_out(without(items, admitted), report, waiting=report.held)
         memory = yield from self._remember([item for item in admitted if self.rules.handles(item.message)])
         new: list[Item] = []
         met = set[str]()
@@ -134,7 +134,7 @@ class Run:
                 memory.suppress(item.marks)
                 report.suppressed.append(item)
         ready = yield from self.rules.gate.admit(new)
-        put_aside(without(new, ready), report)
+        sort_out(without(new, ready), report, waiting=report.early)
         yield from self.rules.guard.look(ready)
         return ready, memory
 

@@ -72,6 +72,11 @@ class ConsumerOptions:
         return isinstance(self.ordering, ByKey | BySequence)
 
     @property
+    def keeps_arrival_order(self) -> bool:
+        """Whether messages of a key are handled in the order in which they come; numbers have an order of their own."""
+        return isinstance(self.ordering, ByKey)
+
+    @property
     def blocks_key(self) -> bool:
         """Whether nothing of a dead message's key goes on."""
         return (self.when_dead or ("hold-key" if self.is_ordered else "skip")) != "skip"

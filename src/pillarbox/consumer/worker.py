@@ -46,7 +46,7 @@ class Lane:
     """The messages of a bucket of keys, in the order they came.
 
     Attributes:
-        generation: rises whenever the lane has given its messages back; what was read before that is given back too.
+        generation: rises whenever the lane has given messages back; what was read before that is given back too.
         in_hand: how many messages it has that are not settled.
     """
 
@@ -84,6 +84,8 @@ class ConsumerWorker:
             self._share = around.run_size
         self._room = Wakeup()
         self._stopping = False
+        self._passed_over = 0
+        """How many probes in a row came to nothing, since there was no room for their message."""
 
     @property
     def in_hand(self) -> int:
@@ -151,20 +153,31 @@ class ConsumerWorker:
         return min(within_shares, self._share * len(self._lanes) * AT_MOST - self.in_hand)
 
     async def _receive_probe(self) -> int:
-        """Receive one message if it may find out whether what it needs is back; there is no room for others."""
+        """Take one message in hand if it may find out whether what it needs is back; there is no room for others."""
         probe = None if self.in_hand else await self._needs.probe()
         generations = [lane.generation for lane in self._lanes]
         try:
-            deliveries = await self._read(int(probe is not None), within=PROBE_WITHIN * (probe is not None))
+            some = self._share if self._passed_over else 1
+            deliveries = await self._read(some * (probe is not None), within=PROBE_WITHIN * (probe is not None))
         except BaseException:
             await self._needs.settle(probe)
             raise
         if deliveries:
-            await self._spread(deliveries, generations, probe)
+            chosen = self._candidate(deliveries)
+            await self._spread([chosen], generations, probe)
+            if others := [one for one in deliveries if one is not chosen]:
+                await self._receiver.settle(others, Outcome.RETURNED)
         elif probe is not None:
             await self._needs.settle(probe)
             await self._room.wait(self._clock, RECEIVE_WITHIN)  # somebody else may have a message for a probe
         return 0
+
+    def _candidate(self, deliveries: Sequence[Delivery]) -> Delivery:
+        """Choose the first message of some key: of another one each time that there was no room for the last."""
+        firsts: dict[str, Delivery] = {}
+        for one in deliveries:
+            firsts.setdefault(self._consumer.lane_key_of(one.message), one)
+        return list(firsts.values())[self._passed_over % len(firsts)]
 
     async def _spread(
         self, deliveries: Sequence[Delivery], generations: Sequence[int], probe: Probe | None = None
@@ -201,9 +214,8 @@ class ConsumerWorker:
             run, lane.waiting = lane.waiting[: lane.size.size], lane.waiting[lane.size.size :]
             try:
                 published = await self._process.handle(run, intake=self._intake, size=lane.size)
-                left = [item for item in run if item.is_left]
-                done = [item for item in run if not item.is_left] if left else run
-                await self._settle(done)
+                done = [item for item in run if not item.is_left and not item.returned]
+                await self._receiver.settle(_deliveries(done), Outcome.ACCEPTED)
             except StoppedByDeadLetter as stopped:
                 await self._end(lane, run, stopped.undone)
             except (Exception, asyncio.CancelledError) as caught:
@@ -215,18 +227,21 @@ class ConsumerWorker:
                 self._room.ring()
                 if published:
                     self._on_published()
-                if left:
-                    await self._give_back(lane, left)
+                if len(done) < len(run):
+                    await self._give_back_undone(lane, [item for item in run if item.is_left or item.returned])
             await self._end_probe(run)
         await self._give_back(lane, [])
 
-    async def _settle(self, run: Sequence[Item]) -> None:
-        """Accept what has its outcome; give back what there is no room for, not too often."""
-        returned = [item for item in run if item.returned]
-        await self._receiver.settle(_deliveries([item for item in run if not item.returned]), Outcome.ACCEPTED)
-        if returned:
-            await self._receiver.settle(_deliveries(returned), Outcome.RETURNED)
-            await self._clock.sleep(PAUSE_AFTER_TROUBLE)
+    async def _give_back_undone(self, lane: Lane, undone: Sequence[Item]) -> None:
+        """Return what was not called for or has no room; of the latter only its keys, not too often."""
+        if any(item.is_left for item in undone):
+            await self._give_back(lane, undone)
+            return
+        keys = {item.hold_key for item in undone} if self._consumer.options.keeps_arrival_order else set[str]()
+        behind = [item for item in lane.waiting if item.hold_key in keys]
+        lane.waiting = [item for item in lane.waiting if item.hold_key not in keys]
+        await self._return(lane, [*undone, *behind])
+        await self._clock.sleep(PAUSE_AFTER_TROUBLE)
 
     async def _end(self, lane: Lane, run: Sequence[Item], undone: Sequence[Item]) -> None:
         """Settle what of ``run`` is done, give the rest back and stop: the consumer is stopped in every process."""
@@ -244,6 +259,10 @@ class ConsumerWorker:
         """Return everything the lane has, so that what comes again comes in order."""
         items = [*run, *lane.waiting]
         lane.waiting = []
+        await self._return(lane, items)
+
+    async def _return(self, lane: Lane, items: Sequence[Item]) -> None:
+        """Return ``items``, and what is being read for the lane, which would come before them."""
         lane.generation += 1
         lane.in_hand -= len(items)
         self._room.ring()
@@ -259,6 +278,7 @@ class ConsumerWorker:
             if item.probe is None:
                 continue
             probe, item.probe = item.probe, None
+            self._passed_over = self._passed_over + 1 if item.returned else 0
             try:
                 await self._needs.settle(probe)
             except (TransientError, ConflictError) as error:

@@ -35,7 +35,8 @@ class HealthLimits:
         oldest_pending: the oldest record of the outbox; beyond it no relay works, or its broker is away.
         oldest_queued: the oldest message in the database's own queues; beyond it consumers do not keep up.
         oldest_hold: the oldest hold of a key in a consumer.
-        held_messages: how many messages wait behind held keys, all together; nothing bounds those of one key.
+        held_messages: how many messages wait behind held keys, all together.
+        fullest_key: with so many messages a held key is full: see ``Settings.max_held``. ``None`` for never.
         oldest_gap: the gap of a consumer that goes by numbers that has stalled longest.
         oldest_wait: the message that has waited longest for its causes.
         oldest_due: the saga that has been due for longest; beyond it nobody runs its definition, or it cannot be read.
@@ -48,6 +49,7 @@ class HealthLimits:
     oldest_queued: timedelta = timedelta(minutes=5)
     oldest_hold: timedelta = timedelta(hours=1)
     held_messages: int = 10_000
+    fullest_key: int | None = 10_000
     oldest_gap: timedelta = timedelta(seconds=30)
     oldest_wait: timedelta = timedelta(minutes=5)
     oldest_due: timedelta = timedelta(seconds=30)
@@ -193,6 +195,9 @@ def _problems_of_order(vitals: Vitals, limits: HealthLimits) -> Iterator[Problem
         yield Problem(status=HealthStatus.DEGRADED, what=what)
     if _exceeds(holding.oldest_for, limits.oldest_hold):
         what = f"the oldest hold of a key has lasted for {_seconds(holding.oldest_for)}: pillarbox held list"
+        yield Problem(status=HealthStatus.DEGRADED, what=what)
+    if limits.fullest_key is not None and holding.fullest >= limits.fullest_key:
+        what = f"a held key is full with {holding.fullest} messages, the rest stays in its channel: pillarbox held list"
         yield Problem(status=HealthStatus.DEGRADED, what=what)
     if holding.messages > limits.held_messages:
         what = f"{holding.messages} messages are held, behind {holding.keys} keys: pillarbox held list"

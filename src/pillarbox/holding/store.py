@@ -20,12 +20,14 @@ class HoldingState:
         keys: held keys; ``blocked`` of them wait for an operator.
         messages: messages in holding.
         oldest_for: how long the oldest hold has lasted.
+        fullest: messages of the key that has most of them.
     """
 
     keys: int
     blocked: int
     messages: int
     oldest_for: timedelta | None
+    fullest: int = 0
 
 
 class HoldingStore(Protocol):
@@ -39,6 +41,13 @@ class HoldingStore(Protocol):
         """Return which of ``hold_keys`` are held, and keep these holds from ending before this transaction does.
 
         A hold whose end is under way is waited for; if it ended, it is not returned.
+        """
+
+    @abstractmethod
+    def full_among(self, consumer: str, hold_keys: Sequence[str], *, limit: int) -> Program[Collection[str]]:
+        """Return which of ``hold_keys`` are held and have ``limit`` messages or more, whatever their states.
+
+        Reads no more than ``limit`` messages of a key, and locks nothing: others may append meanwhile.
         """
 
     @abstractmethod

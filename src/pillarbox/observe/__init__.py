@@ -11,8 +11,6 @@ from pillarbox.observe.events import (
     BreakerClosed,
     BreakerOpened,
     BrokerAway,
-    CauseAwaited,
-    CauseMissing,
     ConsumerStopped,
     CursorRebased,
     DestinationNotReady,
@@ -29,7 +27,6 @@ from pillarbox.observe.events import (
     MessageDiscarded,
     MessageFiltered,
     MessageHandled,
-    MessageHeld,
     MessageRouted,
     MessagesPublished,
     RecordParked,
@@ -43,6 +40,7 @@ from pillarbox.observe.events import (
     WorkerFaltered,
 )
 from pillarbox.observe.flows import FlowDoubtful, FlowStuck
+from pillarbox.observe.held import CauseAwaited, CauseMissing, HeldKeyFull, MessageHeld
 from pillarbox.observe.observer import Observer, Observers
 
 __all__ = [
@@ -64,6 +62,7 @@ __all__ = [
     "GapFetched",
     "GapFound",
     "GapSkipped",
+    "HeldKeyFull",
     "InboxPurged",
     "LineBegun",
     "LogGapFound",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from pillarbox.observe.flows import FlowDoubtful, FlowStuck
+from pillarbox.observe.held import CauseAwaited, CauseMissing, HeldKeyFull, MessageHeld
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,39 +149,6 @@ class AttemptFailed:
     attempt: int
     error_type: str
     retry_after: timedelta | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MessageHeld:
-    """A message was put aside since its key is held, or since it must come after one that has not come yet."""
-
-    consumer: str
-    message_id: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CauseAwaited:
-    """A message was put aside until its consumer has processed what came before it; ``causes`` are message ids."""
-
-    consumer: str
-    message_id: str
-    causes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CauseMissing:
-    """What comes before a message does not come: not in time, as a dead letter, or because it waits for the message.
-
-    ``trouble`` is ``missing``, ``dead`` or ``cycle``; ``outcome`` is what the consumer says is to become of the
-    message: ``hold``, ``run`` or ``dead``. While it is held this is told again from time to time.
-    """
-
-    consumer: str
-    message_id: str
-    causes: tuple[str, ...]
-    trouble: str
-    outcome: str
-    waited: timedelta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -377,6 +345,7 @@ Event = (
     | MessageFiltered
     | AttemptFailed
     | MessageHeld
+    | HeldKeyFull
     | CauseAwaited
     | CauseMissing
     | MessageDead

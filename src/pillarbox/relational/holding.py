@@ -57,6 +57,17 @@ HELD_AMONG = (  # primary key; locked against deletion only: its lease may be re
     .order_by(holds.c.hold_key)
     .with_for_update(read=True, key_share=True)
 )
+_at_the_limit = (
+    select(held.c.position)
+    .where(held.c.consumer == holds.c.consumer, held.c.hold_key == holds.c.hold_key)
+    .order_by(held.c.rank, held.c.position)
+    .limit(1)
+    .offset(bindparam("but_one", type_=BigInteger))
+    .scalar_subquery()
+)
+FULL_AMONG = (  # index on (consumer, hold_key, rank, position), of each key no further than the limit
+    select(holds.c.hold_key).where(holds.c.consumer == BY, any_of(holds.c.hold_key, KEYS), _at_the_limit.is_not(None))
+)
 _hold = insert_into(holds).values(
     consumer=BY,
     hold_key=bindparam("held_key", type_=String),
@@ -184,11 +195,14 @@ STATE = select(
     func.count(case((holds.c.state == HoldState.BLOCKED, 1))),
     now_us() - func.min(holds.c.since),
 ).where(_everyone)
-COUNT_MESSAGES = (
-    select(func.count())
+_by_key = (
+    select(func.count().label("messages"))
     .select_from(held)
     .where(or_(bindparam("everyone", type_=SmallInteger) == literal(1), held.c.consumer == BY))
+    .group_by(held.c.consumer, held.c.hold_key)
+    .subquery("by_key")
 )
+COUNT_MESSAGES = select(func.coalesce(func.sum(_by_key.c.messages), 0), func.coalesce(func.max(_by_key.c.messages), 0))
 
 
 def history_json(history: Sequence[FailedAttempt]) -> str:
@@ -207,6 +221,11 @@ class RelationalHoldingStore(HoldingStore, HeldQueue):
     def held_among(self, consumer: str, hold_keys: Sequence[str]) -> Program[Collection[str]]:
         """Select the holds, share-locked in sorted order."""
         rows = yield Execute(HELD_AMONG, {"by": consumer, "hold_keys": list(hold_keys)})
+        return frozenset(row[0] for row in rows)
+
+    def full_among(self, consumer: str, hold_keys: Sequence[str], *, limit: int) -> Program[Collection[str]]:
+        """Look for the message at the limit of each."""
+        rows = yield Execute(FULL_AMONG, {"by": consumer, "hold_keys": list(hold_keys), "but_one": limit - 1})
         return frozenset(row[0] for row in rows)
 
     def hold(self, consumer: str, holds: Sequence[Hold]) -> Program[None]:
@@ -246,9 +265,9 @@ class RelationalHoldingStore(HoldingStore, HeldQueue):
         """Count holds and messages."""
         whose = {"by": consumer or "", "everyone": int(consumer is None)}
         keys, blocked, oldest_us = (yield Execute(STATE, whose))[0]
-        messages = (yield Execute(COUNT_MESSAGES, whose))[0][0]
+        messages, fullest = (yield Execute(COUNT_MESSAGES, whose))[0]
         oldest = None if oldest_us is None else timedelta(microseconds=max(int(oldest_us), 0))
-        return HoldingState(keys=keys, blocked=blocked, messages=messages, oldest_for=oldest)
+        return HoldingState(keys=keys, blocked=blocked, messages=int(messages), oldest_for=oldest, fullest=int(fullest))
 
     def lease_due(self, consumer: str, *, token: str, limit: int, ttl: timedelta) -> Program[int]:
         """Lock what is free, then write the token."""

@@ -23,6 +23,7 @@ from pillarbox.observe import (
     FlowStuck,
     GapFound,
     GapSkipped,
+    HeldKeyFull,
     LogGapFound,
     MessageDead,
     MessageHandled,
@@ -288,6 +289,20 @@ def test_more_held_messages_than_the_limit_are_told(limit: int | None, found: li
     at.alarm.notice_vitals(Vitals(outbox=outbox, holding=holding, oldest_queued_for=None, dead=0))
 
     assert at.waiting() == found
+
+
+def test_a_full_key_is_told_with_what_to_do_unless_its_rule_is_left_out() -> None:
+    full = HeldKeyFull(consumer="shop/a", message_id="m7", limit=500)
+    at = scene()
+    at.alarm.notice(full)
+
+    (alert,) = at.alarm.waiting
+    assert (alert.rule, alert.subject, dict(alert.facts)) == ("full-key", "shop/a", {"message_id": "m7", "limit": 500})
+    assert "full with 500 messages" in alert.text
+    assert alert.text.endswith("pillarbox held list --consumer shop/a")
+    at.waiting()
+    assert at.told(full, full) == [], "it was told of just now"
+    assert scene(full_key=False).told(full) == []
 
 
 def test_the_oldest_alerts_give_way_and_it_is_said_how_many_did() -> None:

@@ -20,6 +20,7 @@ from pillarbox.errors import DecodeError
 from pillarbox.holding import hold_key_of
 from pillarbox.idempotency import AttemptStore, InboxStore, Suspect
 from pillarbox.message import Limits, Message, event
+from pillarbox.observe import HeldKeyFull
 from pillarbox.outbox import Outbox, OutboxRecord, OutboxState, OutboxStore
 from pillarbox.retry import Classification, Retry
 from pillarbox.serialization import JsonCodec
@@ -108,6 +109,8 @@ class IntakeNotes(Intake):
     """Notes what became of each message."""
 
     held_keys: frozenset[str] = frozenset()
+    full_keys: dict[str, int] = field(default_factory=dict[str, int])
+    """How many runs find no room behind a held key."""
     retried: list[str] = field(default_factory=list[str])
     dead: list[str] = field(default_factory=list[str])
     behind: list[str] = field(default_factory=list[str])
@@ -116,7 +119,14 @@ class IntakeNotes(Intake):
 
     def admit(self, items: Sequence[Item]) -> Program[Sequence[Item]]:
         yield from ()
-        return [item for item in items if item.hold_key not in self.held_keys]
+        full = {key for key, runs in self.full_keys.items() if runs > 0}
+        for item in items:
+            item.returned, item.notice = item.hold_key in full, None
+            if item.returned:
+                item.notice = HeldKeyFull(consumer=CONSUMER, message_id=item.message.id, limit=3)
+        for key in full.intersection(item.hold_key for item in items):
+            self.full_keys[key] -= 1
+        return [item for item in items if item.hold_key not in self.held_keys | full]
 
     def retry_later(self, items: Sequence[Item]) -> Program[None]:
         yield from ()

@@ -17,7 +17,7 @@ from pillarbox.consumer.run import Run, RunProgram
 from pillarbox.consumer.surroundings import Surroundings
 from pillarbox.errors import ConflictError, LeaseLostError, TransientError
 from pillarbox.idempotency import Suspect, Trial
-from pillarbox.observe import Event, Observer, RunRolledBack
+from pillarbox.observe import Event, HeldKeyFull, Observer, RunRolledBack
 from pillarbox.ordering import RunSize
 from pillarbox.retry import GiveUp, Retry, RetryLater
 from pillarbox.testing import VirtualClock
@@ -359,6 +359,61 @@ async def test_only_crashes_while_alone_count_and_too_many_are_the_end() -> None
 
     assert (batches.handled, scene.intake.dead) == (["m1"], ["m2"])
     assert (killer.verdict, killer.attempts) == (GiveUp("crashed"), 3)
+
+
+async def test_nothing_of_a_key_is_tried_after_what_there_was_no_room_for() -> None:
+    """Though there is room by then: it comes again in its place."""
+    scene = stage()
+    scene.attempts.left_behind = {one: Suspect(message_id=one, crashes=0) for one in ("m1", "n1")}
+    scene.intake.full_keys = {"k:full": 1}
+    batches = Batches(scene, returns())
+    items = [item("m0", key="full"), item("m1", key="full"), item("n0", key="other"), item("n1", key="other")]
+
+    await handle(scene, batches, items)
+
+    assert batches.handled == ["n0", "n1"]
+    assert ids([one for one in items if one.returned]) == ["m0", "m1"]
+    assert (scene.intake.accepted, scene.attempts.under_way) == (["n0", "n1"], set())
+
+
+class FullKeys(Observer):
+    """Which full keys were told of, by the messages that were given back."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def notice(self, event: Event, /) -> None:
+        if isinstance(event, HeldKeyFull):
+            self.told.append(event.message_id)
+
+
+async def test_a_full_key_is_told_of_once_a_minute() -> None:
+    """By each process; and what was rolled back, or had room after all, is not told of."""
+    scene, clock, told = stage(), VirtualClock(), FullKeys()
+    scene.intake.full_keys = {"k:k": 1000, "k:late": 1000}
+    around = Surroundings(
+        source=Steps(),
+        clock=clock,
+        observer=told,
+        worker="w1",
+        new_token=lambda: "t1",
+        on_published=lambda: None,
+    )
+    process = Process(Run(scene.rules), shell=Batches(scene, returns()), around=around)
+
+    async def give_back(*items: Item) -> list[str]:
+        told.told.clear()
+        await process.handle(items, intake=scene.intake, size=RunSize(largest=8))
+        return list(told.told)
+
+    assert await give_back(item("m1"), item("m2"), item("n1", key="free")) == ["m1"]
+    clock.advance(timedelta(seconds=30))
+    assert await give_back(item("m1"), item("l1", key="late")) == ["l1"]
+    clock.advance(timedelta(seconds=30))
+    assert await give_back(item("m1"), item("l1", key="late")) == ["m1"]
+    scene.intake.full_keys = {}
+    clock.advance(timedelta(minutes=2))
+    assert await give_back(item("m1"), item("l1", key="late")) == []
 
 
 async def test_trouble_shrinks_runs_and_success_lets_them_grow() -> None:

@@ -181,6 +181,16 @@ def test_what_the_intake_holds_back_is_neither_recorded_nor_invoked() -> None:
     assert (scene.intake.accepted, scene.intake.done) == (["m1", "m2"], ["m2"])
 
 
+def test_what_the_intake_has_no_room_for_is_neither_accepted_nor_told_to_be_held() -> None:
+    scene = stage()
+    scene.intake.full_keys = {"k:a": 1}
+
+    report = scene.run([item("m1", key="a"), item("m2", key="b"), item("m3", key="a")], returns())
+
+    assert (ids(report.returned), ids(report.held), ids(report.handled)) == (["m1", "m3"], [], ["m2"])
+    assert (scene.intake.accepted, scene.intake.done, scene.inbox.ids) == (["m2"], ["m2"], {"m2"})
+
+
 def test_a_late_copy_of_what_was_processed_does_not_wait_behind_its_key_and_is_not_forgotten() -> None:
     """The relay crashed after publishing: m1 m2 m1 m2; m1 was processed long ago, m2 fails."""
     scene = stage(retry=LATER)

@@ -76,6 +76,15 @@ def test_more_held_messages_than_the_limit_are_degraded() -> None:
     assert status(replace(QUIET, holding=replace(QUIET.holding, keys=1, messages=10_000))) is HealthStatus.OK
 
 
+def test_a_key_with_as_many_messages_as_may_be_held_is_degraded() -> None:
+    full = replace(QUIET, holding=replace(QUIET.holding, keys=1, messages=500, fullest=500))
+
+    (problem,) = judge(full, HealthLimits(fullest_key=500)).problems
+    assert (problem.status, problem.what[:43]) == (HealthStatus.DEGRADED, "a held key is full with 500 messages, the r")
+    assert judge(full, HealthLimits(fullest_key=501)).problems == ()
+    assert judge(full, HealthLimits(fullest_key=None)).problems == ()
+
+
 def test_a_saga_that_needs_attention_is_degraded() -> None:
     found = judge(replace(QUIET, sagas_in_need=SagasInNeed(count=2, oldest_for=timedelta(minutes=3))))
 

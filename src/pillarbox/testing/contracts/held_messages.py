@@ -48,6 +48,11 @@ async def held_among(harness: StoreHarness, *keys: str) -> set[str]:
     return set(await harness.source.run(harness.holding.held_among(CONSUMER, keys)))
 
 
+async def full_among(harness: StoreHarness, *keys: str, limit: int) -> set[str]:
+    """Ask which keys are full, in a transaction of its own."""
+    return set(await harness.source.run(harness.holding.full_among(CONSUMER, keys, limit=limit)))
+
+
 async def holding_state(harness: StoreHarness) -> HoldingState:
     """Count what the consumer has put aside."""
     return await harness.source.run(harness.holding.state(CONSUMER))

@@ -15,6 +15,7 @@ from pillarbox.testing.contracts.held_messages import (
     CONSUMER,
     KEY,
     drain,
+    full_among,
     held,
     held_among,
     hold,
@@ -22,6 +23,7 @@ from pillarbox.testing.contracts.held_messages import (
     join,
     lease,
     put_aside,
+    remove,
 )
 
 
@@ -132,6 +134,44 @@ class HeldKeysContract:
 
         assert first == ["m1"]
         assert [one.message.id for one in await drain(harness, "two")] == ["m2"]
+
+    async def test_a_key_is_full_from_the_limit_on(self, harness: StoreHarness) -> None:
+        """Its head counts, and so does what a transaction has appended itself; others' messages do not."""
+        await hold(harness, KEY, "k:o-2", "k:o-3")
+        await put_aside(harness, held("m1", HeldState.RETRYING), held("m2"), held("m3", HeldState.REPLAYING))
+        await put_aside(harness, *(held(f"n{number}", hold_key="k:o-2") for number in range(5)))
+        await harness.source.run(harness.holding.append("shop/other", [held(f"o{number}") for number in range(9)]))
+        asked = [KEY, "k:o-2", "k:o-3", KEY.upper(), "k:o-4"]
+
+        assert await full_among(harness, *asked, limit=1) == {KEY, "k:o-2"}
+        assert await full_among(harness, *asked, limit=3) == {KEY, "k:o-2"}
+        assert await full_among(harness, *asked, limit=4) == {"k:o-2"}
+        assert await full_among(harness, KEY, limit=1) == {KEY}
+        assert await full_among(harness, limit=1) == set()
+        async with rolled_back(harness) as tx:
+            await tx.run(harness.holding.append(CONSUMER, [held("m4")]))
+            assert set(await tx.run(harness.holding.full_among(CONSUMER, [KEY], limit=4))) == {KEY}
+
+    async def test_a_full_key_has_room_when_messages_were_removed(self, harness: StoreHarness) -> None:
+        """However many it had before."""
+        await hold(harness, KEY)
+        await put_aside(harness, *(held(f"m{number}") for number in range(6)))
+
+        before = await full_among(harness, KEY, limit=4)
+        await remove(harness, "m0", "m1", "m2")
+
+        assert (before, await full_among(harness, KEY, limit=4)) == ({KEY}, set())
+
+    async def test_the_state_tells_of_the_fullest_key(self, harness: StoreHarness) -> None:
+        """Of one consumer, or of all; keys of two consumers are two keys."""
+        nothing = (await holding_state(harness)).fullest
+        await hold(harness, KEY, "k:o-2")
+        await put_aside(harness, held("m1"), held("m2"), held("m3", hold_key="k:o-2"))
+        await harness.source.run(harness.holding.append("shop/other", [held(f"o{number}") for number in range(3)]))
+
+        mine, everyone = await holding_state(harness), await harness.source.run(harness.holding.state())
+
+        assert (nothing, mine.fullest, everyone.fullest) == (0, 2, 3)
 
     async def test_the_state_counts_keys_and_messages(self, harness: StoreHarness) -> None:
         """Of one consumer, or of all."""
