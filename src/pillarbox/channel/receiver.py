@@ -32,6 +32,8 @@ class MessageReceiver(Protocol):
 
         Of one place no more than ``OUT_OF_A_PLACE`` are out at a time, so that no key keeps all others waiting.
 
+        Where the broker puts messages aside by limits of its own, these are handed out too, and say so.
+
         A message that was handed out is not handed out again by this receiver until it is settled. May return
         nothing. Called again and again also while the consumer is busy (with ``limit`` 0), so that leases live.
 

@@ -17,7 +17,8 @@ from pillarbox.consumer.item import Item
 from pillarbox.consumer.stopping import StoppedByDeadLetter
 from pillarbox.consumer.stray import failure_of
 from pillarbox.consumer.surroundings import Surroundings
-from pillarbox.errors import ConflictError, LeaseLostError, TransientError
+from pillarbox.deadletter.redaction import nothing_redacted
+from pillarbox.errors import ConflictError, LeaseLostError, PermanentError, TransientError
 from pillarbox.errors.reading import text_of
 from pillarbox.observe import WorkerFaltered
 from pillarbox.ordering import RunSize, lane_of
@@ -201,7 +202,14 @@ class ConsumerWorker:
 
     def _item(self, delivery: Delivery) -> Item:
         message = delivery.message
-        return Item(message=message, hold_key=self._consumer.hold_key_of(message), delivery=delivery)
+        item = Item(message=message, hold_key=self._consumer.hold_key_of(message), delivery=delivery)
+        if (put_aside := delivery.put_aside) is not None:
+            error = PermanentError(
+                f"the broker put this message aside instead of delivering it from {put_aside.place!r}: "
+                f"{put_aside.reason}; see to the limits that are set there, then replay it"
+            )
+            item.give_up(put_aside.reason, error, at=self._clock.now(), redact=nothing_redacted)
+        return item
 
     async def _run_lane(self, lane: Lane) -> None:
         while not self._stopping:

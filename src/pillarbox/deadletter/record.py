@@ -25,7 +25,8 @@ class Burial:
 
     Attributes:
         hold_key: the hold that it blocks.
-        reason: ``permanent``, ``exhausted``, ``undecodable``, ``no-business-key`` or ``crashed``.
+        reason: ``permanent``, ``exhausted``, ``undecodable``, ``no-business-key``, ``crashed``, or a broker's own word,
+            as ``expired``, for what it put aside.
         attempts: how often the handler was invoked.
         history: the failed attempts, the last one included.
         stack: the last failure's stack, cut.

@@ -8,20 +8,21 @@ from typing import Any
 import pytest
 
 from pillarbox.brokers.rabbitmq.diagnosis import QueueFacts, RabbitMqFacts, judge_rabbitmq, queue_facts
-from pillarbox.brokers.rabbitmq.layout import ARGUMENTS
+from pillarbox.brokers.rabbitmq.layout import arguments, dead_of, kept_of
 from pillarbox.control.diagnosis import Severity
 
-QUEUE = queue_facts(
-    {"name": "topic:a/shop/c/0", "type": "quorum", "arguments": ARGUMENTS, "members": "abc", "online": "abc"}
-)
+PLACE = "topic:a/shop/c"
+PARTITION = {"name": f"{PLACE}/0", "type": "quorum", "arguments": arguments("topic:a", dead_of(PLACE))}
+DEAD = {"name": dead_of(PLACE), "type": "quorum", "arguments": arguments("topic:a", kept_of(PLACE))}
+STRANGE = {"name": f"{PLACE}/0", "type": "quorum", "arguments": {"x-dead-letter-exchange": "theirs"}}
+QUEUE = queue_facts({**PARTITION, "members": "abc", "online": "abc"})
 SOUND = RabbitMqFacts(version="4.1.0", blocked=None, untold=None, nodes=["a", "b", "c"], queues=[QUEUE])
 
 
-def with_policy(**policy: Any) -> QueueFacts:
-    """Facts of a queue of ours under a policy, whose names have lines where Python has underscores."""
+def with_policy(told: dict[str, Any] = PARTITION, **policy: Any) -> QueueFacts:
+    """Facts of a queue under a policy, whose names have lines where Python has underscores."""
     definition = {name.replace("_", "-"): value for name, value in policy.items()}
-    told = {"name": QUEUE.name, "type": "quorum", "arguments": ARGUMENTS, "effective_policy_definition": definition}
-    return queue_facts(told)
+    return queue_facts({**told, "effective_policy_definition": definition})
 
 
 def test_a_sound_server_has_nothing_amiss() -> None:
@@ -37,8 +38,11 @@ def test_a_sound_server_has_nothing_amiss() -> None:
         (replace(SOUND, nodes=["a"]), "copies", Severity.NOTICE),
         (replace(SOUND, queues=[replace(QUEUE, online=2)]), "copies", Severity.WARNING),
         (replace(SOUND, queues=[replace(QUEUE, kind="classic")]), "queue-type", Severity.ERROR),
-        (replace(SOUND, queues=[with_policy(delivery_limit=20)]), "delivery-limit", Severity.ERROR),
-        (replace(SOUND, queues=[with_policy(message_ttl=60_000)]), "message-ttl", Severity.ERROR),
+        (replace(SOUND, queues=[with_policy(delivery_limit=20)]), "delivery-limit", Severity.WARNING),
+        (replace(SOUND, queues=[with_policy(message_ttl=60_000)]), "message-ttl", Severity.WARNING),
+        (replace(SOUND, queues=[with_policy(DEAD, delivery_limit=20)]), "delivery-limit", Severity.ERROR),
+        (replace(SOUND, queues=[with_policy(DEAD, message_ttl=60_000)]), "message-ttl", Severity.ERROR),
+        (replace(SOUND, queues=[with_policy(STRANGE, message_ttl=60_000)]), "message-ttl", Severity.ERROR),
         (replace(SOUND, queues=[with_policy(expires=60_000)]), "message-ttl", Severity.ERROR),
         (replace(SOUND, queues=[replace(QUEUE, settings={"max-length": 5})]), "queue-length", Severity.ERROR),
     ],
@@ -66,15 +70,21 @@ def test_limits_that_cost_nothing_are_well(queue: QueueFacts) -> None:
 
 
 @pytest.mark.parametrize("limit", [{"delivery_limit": 20}, {"message_ttl": 60_000}], ids=["deliveries", "age"])
-def test_a_limit_that_moves_messages_out_of_our_sight_is_found_with_the_way_back(limit: dict[str, int]) -> None:
-    queue = with_policy(**limit, dead_letter_exchange="dead")
+def test_whatever_exchange_a_policy_names_messages_become_dead_letters_of_their_consumer(limit: dict[str, int]) -> None:
+    queue = with_policy(**limit, dead_letter_exchange="theirs")
 
     (finding,) = [one for one in judge_rabbitmq(replace(SOUND, queues=[queue])) if one.severity is not Severity.OK]
 
-    assert finding.severity is Severity.ERROR
-    assert "'dead'" in finding.means
-    assert "dead-letter-exchange" not in finding.do
-    assert f"back to {QUEUE.name}" in finding.do
+    assert finding.severity is Severity.WARNING
+    assert "dead letter of its consumer" in finding.means
+
+
+def test_what_is_removed_from_a_dead_queue_is_said_to_stay_in_the_server() -> None:
+    queue = with_policy(DEAD, message_ttl=60_000)
+
+    (finding,) = [one for one in judge_rabbitmq(replace(SOUND, queues=[queue])) if one.severity is not Severity.OK]
+
+    assert f"bound under {kept_of(PLACE)}" in finding.means
 
 
 def test_no_advice_is_to_let_the_server_move_messages() -> None:

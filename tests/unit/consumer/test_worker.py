@@ -9,9 +9,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec import structs
 
 from pillarbox.brokers.memory import MemoryBroker
 from pillarbox.channel import Delivery, MessageReceiver, Outcome, Subscription
+from pillarbox.channel.delivery import PutAside
 from pillarbox.consumer import Consumer, Handlers
 from pillarbox.consumer.dependency import NOTHING, Needs, Probe
 from pillarbox.consumer.intake import Intake
@@ -22,7 +24,7 @@ from pillarbox.consumer.surroundings import Surroundings
 from pillarbox.consumer.worker import ConsumerWorker, Handles
 from pillarbox.observe import Event, Observer, WorkerFaltered
 from pillarbox.ordering import ByKey, BySequence, Ordering, RunSize, lane_of
-from pillarbox.retry import Circuit
+from pillarbox.retry import Circuit, GiveUp
 from pillarbox.testing import VirtualClock
 from tests.messages import message
 from tests.unit.consumer.scripted import IntakeNotes, ids
@@ -58,16 +60,17 @@ class Frail(MessageReceiver):
         self.fails = False
         self.slow = set[str]()
         self.is_read, self.arrival = asyncio.Event(), asyncio.Event()
+        self.put_aside: dict[str, PutAside] = {}
 
     async def receive(self, limit: int, *, within: timedelta) -> Sequence[Delivery]:
         if self.fails:
             self.fails = False
             raise RuntimeError("cannot execute UPDATE in a read-only transaction")
-        deliveries = await self._inner.receive(limit, within=within)
-        if any(one.message.id in self.slow for one in deliveries):
+        came = await self._inner.receive(limit, within=within)
+        if any(one.message.id in self.slow for one in came):
             self.is_read.set()
             await self.arrival.wait()
-        return deliveries
+        return [structs.replace(one, put_aside=self.put_aside.get(one.message.id)) for one in came]
 
     async def settle(self, deliveries: Sequence[Delivery], outcome: Outcome) -> None:
         await self._inner.settle(deliveries, outcome)
@@ -130,6 +133,20 @@ class Stopping(Gated):
         await super().handle(items, intake=intake, size=size)
         items[0].returned = True
         raise StoppedByDeadLetter("shop/note", items[2:])
+
+
+class Giving(Gated):
+    """Notes the verdict that each message came with, its attempts, and the error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given_up: dict[str, tuple[object, int, str] | None] = {}
+
+    async def handle(self, items: Sequence[Item], *, intake: Intake, size: RunSize) -> int:
+        for item in items:
+            told = (item.verdict, item.attempts, type(item.error).__name__)
+            self.given_up[item.message.id] = None if item.verdict is None else told
+        return await super().handle(items, intake=intake, size=size)
 
 
 class Scene:
@@ -241,6 +258,21 @@ async def test_a_worker_that_an_error_has_ended_begins_again_with_nothing_in_han
         await at.until(ended=["m1", "m2"])
         at.worker.stop()
     assert at.process.begun == ["m1", "n1", "m1", "m2"]
+
+
+async def test_what_its_broker_put_aside_is_given_up_before_it_is_handled() -> None:
+    process = Giving()
+    at = Scene(process)
+    at.receiver.put_aside = {"m1": PutAside(reason="expired", place="topic:order/shop/note/3")}
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(at.worker.run())
+        await at.send(message("m1", key=in_lane(0)), message("n1", key=in_lane(1)))
+        await at.until(ended=["m1", "n1"])
+        at.worker.stop()
+
+    assert process.given_up["n1"] is None
+    assert process.given_up["m1"] == (GiveUp("expired"), 0, "PermanentError")
 
 
 async def test_what_there_is_no_room_for_goes_back_when_the_consumer_is_stopped() -> None:

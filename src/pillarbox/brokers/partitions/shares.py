@@ -19,12 +19,20 @@ class Shares(Generic[SomeShare]):
     """The shares of a subscription by their names, and the leases under which they are read."""
 
     def __init__(
-        self, subscription: Subscription, keeper: LeaseKeeper, *, make: Callable[[str, int], SomeShare]
+        self,
+        subscription: Subscription,
+        keeper: LeaseKeeper,
+        *,
+        make: Callable[[str, int], SomeShare],
+        beside: Sequence[SomeShare] = (),
     ) -> None:
-        """Have a share of every partition; ``make`` makes it from a channel and a partition's number."""
+        """Have a share of every partition; ``make`` makes it from a channel and a partition's number.
+
+        Shares ``beside`` these are read by whoever leases the partition that they name.
+        """
         self._keeper = keeper
         made = [make(channel, partition) for channel in subscription.channels for partition in range(PARTITIONS)]
-        self._shares: Mapping[str, SomeShare] = {share.name: share for share in made}
+        self._shares: Mapping[str, SomeShare] = {share.name: share for share in (*made, *beside)}
 
     def __getitem__(self, name: str) -> SomeShare:
         return self._shares[name]

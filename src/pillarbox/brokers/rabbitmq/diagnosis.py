@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pillarbox.brokers.rabbitmq.address import Address
+from pillarbox.brokers.rabbitmq.layout import dead_of, kept_of, mark_of
 from pillarbox.brokers.rabbitmq.management import ManagementError, ask_management
 from pillarbox.brokers.rabbitmq.wire import Wire
 from pillarbox.channel.address import QUEUE, TOPIC
@@ -73,8 +74,12 @@ async def look(wire: Wire, address: Address) -> RabbitMqFacts:
         untold=None,
         nodes=[str(node["name"]) for node in nodes if node.get("running")],
         alarms=[f"{node['name']}: {what}" for node in nodes for flag, what in kinds.items() if node.get(flag)],
-        queues=[queue_facts(queue) for queue in queues if str(queue["name"]).startswith((QUEUE, TOPIC))],
+        queues=[queue_facts(queue) for queue in queues if _has_messages(str(queue["name"]))],
     )
+
+
+def _has_messages(queue: str) -> bool:
+    return queue.startswith((QUEUE, TOPIC)) and queue != mark_of(queue.rpartition("/")[0])
 
 
 def judge_rabbitmq(facts: RabbitMqFacts) -> list[Finding]:
@@ -136,9 +141,11 @@ def _delivery_limit(queue: QueueFacts) -> Finding | None:
     limit = queue.settings.get("delivery-limit")
     if limit is None or int(limit) > PLENTY or int(limit) < 0:
         return None
-    means = f"what was delivered that often is {_fate(queue)}; each restart of a consumer counts"
-    do = f"take delivery-limit out of the policy{_way_back(queue)}"
-    return problem("delivery-limit", Severity.ERROR, queue.name, str(limit), means=means, do=do)
+    severity, fate = _fate(queue)
+    means = f"what was delivered that often {fate}; each restart of a consumer counts"
+    return problem(
+        "delivery-limit", severity, queue.name, str(limit), means=means, do="take delivery-limit out of the policy"
+    )
 
 
 def _length(queue: QueueFacts) -> Finding | None:
@@ -155,25 +162,27 @@ def _time_to_live(queue: QueueFacts) -> Finding | None:
     if not found:
         return None
     if "expires" in found:
+        severity = Severity.ERROR
         means = "while nobody reads it, the queue with all of its messages is dropped in silence"
     else:
-        means = f"what waits longer is {_fate(queue)}"
-    do = f"take {' and '.join(found)} out of the policy{_way_back(queue)}"
-    return problem("message-ttl", Severity.ERROR, queue.name, ", ".join(found), means=means, do=do)
+        severity, fate = _fate(queue)
+        means = f"what waits longer {fate}"
+    do = f"take {' and '.join(found)} out of the policy"
+    return problem("message-ttl", severity, queue.name, ", ".join(found), means=means, do=do)
 
 
-def _fate(queue: QueueFacts) -> str:
-    """Say what becomes of a message that the server removes by a limit."""
-    exchange = queue.settings.get("dead-letter-exchange")
-    if exchange is None:
-        return "dropped in silence"
-    return f"moved through the exchange {exchange!r} to where Pillarbox does not see it: it is no dead letter here"
-
-
-def _way_back(queue: QueueFacts) -> str:
-    if "dead-letter-exchange" not in queue.settings:
-        return ""
-    return f", then shovel what was moved back to {queue.name}: see the page about RabbitMQ"
+def _fate(queue: QueueFacts) -> tuple[Severity, str]:
+    """Say how bad it is, and what becomes of a message that the server removes by a limit."""
+    place = queue.name.rpartition("/")[0]
+    goes_to = queue.settings.get("dead-letter-routing-key")
+    if goes_to == dead_of(place):
+        return Severity.WARNING, "becomes a dead letter of its consumer, handled or not"
+    if goes_to == kept_of(place):
+        return Severity.ERROR, (
+            "before its consumer has read it as a dead letter stays in the server, where nobody can get at it until a "
+            f"queue is bound under {goes_to}: see the page about RabbitMQ"
+        )
+    return Severity.ERROR, "is lost to its consumer: this queue was not made by Pillarbox"
 
 
 def queue_facts(told: Mapping[str, Any]) -> QueueFacts:

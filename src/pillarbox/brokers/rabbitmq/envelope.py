@@ -8,13 +8,14 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 from msgspec.structs import replace
 
 from pillarbox.brokers.rabbitmq import frames
 from pillarbox.brokers.rabbitmq.frames import LONGEST_SHORT, OVERHEAD, Properties
+from pillarbox.channel.delivery import PutAside
 from pillarbox.message import Message
 from pillarbox.message.headers import SOURCE
 from pillarbox.message.names import MAX_MESSAGE_ID_BYTES
@@ -24,10 +25,19 @@ WRITTEN_PREFIX: Final = "cloudEvents:"
 READ_PREFIXES: Final = (WRITTEN_PREFIX.lower(), "cloudevents_")
 """The binding admits both, and the official SDK writes the other one."""
 CONTENT_TYPE, MESSAGE_ID = "content-type", "message-id"
+UNREADABLE_PROPERTIES: Final = (ValueError, IndexError, OverflowError, RecursionError, struct.error)
 UNNAMED: Final = "/"
 """The source of a message that names none, which CloudEvents demands; it is taken off again."""
 OF_THE_SERVER: Final = frozenset({"x-delivery-count", "x-acquired-count"})
 """What the server adds at a redelivery, which must be the same message."""
+DEATHS: Final = "x-death"
+OF_A_DEATH: Final = frozenset(
+    {DEATHS, *(f"x-{which}-death-{fact}" for which in ("first", "last") for fact in ("reason", "queue", "exchange"))}
+)
+"""What the server adds to a message that it puts aside, which must be the same message."""
+REASONS: Final = frozenset({"delivery_limit", "expired", "maxlen", "rejected"})
+"""Why the server puts a message aside. Source: RabbitMQ, *Dead Letter Exchanges*."""
+UNTOLD: Final = "put-aside"
 
 
 def pack(message: Message, *, frame_max: int) -> bytes:
@@ -51,7 +61,15 @@ def pack(message: Message, *, frame_max: int) -> bytes:
     return packed
 
 
-def unpack(packed: bytes, body: bytes, *, channel: str, queue: str, foreign: ForeignMessages | None = None) -> Message:
+def unpack(
+    packed: bytes,
+    body: bytes,
+    *,
+    channel: str,
+    queue: str,
+    foreign: ForeignMessages | None = None,
+    was_put_aside: bool = False,
+) -> Message:
     """Return the message that came with packed properties; one of the type ``unreadable`` for what is no CloudEvent.
 
     Args:
@@ -60,15 +78,17 @@ def unpack(packed: bytes, body: bytes, *, channel: str, queue: str, foreign: For
         channel: where it was sent.
         foreign: how messages of the channel are read that are no CloudEvents.
         queue: where it lay; it and all that came name a message that is no CloudEvent.
+        was_put_aside: the server has put it aside since, and has added headers.
     """
+    added = OF_THE_SERVER | OF_A_DEATH if was_put_aside else OF_THE_SERVER
     try:
         properties = frames.read_properties(packed)
-    except (ValueError, IndexError, OverflowError, RecursionError, struct.error):
+    except UNREADABLE_PROPERTIES:
         return unreadable(body, channel=channel, place=_place(packed, body, queue))
     headers = {
         name: value if type(value) is str else text_of(value)
         for name, value in properties.headers.items()
-        if name not in OF_THE_SERVER
+        if name not in added
     }
     if properties.content_type is not None:
         headers[CONTENT_TYPE] = properties.content_type
@@ -78,6 +98,27 @@ def unpack(packed: bytes, body: bytes, *, channel: str, queue: str, foreign: For
     if message.headers.get(SOURCE) == UNNAMED:
         return replace(message, headers={name: text for name, text in message.headers.items() if name != SOURCE})
     return message
+
+
+def read_death(packed: bytes, *, queue: str) -> PutAside:
+    """Return why, and from which partition, the server put a message aside that lies in the dead ``queue`` now.
+
+    Of what somebody else put there it says neither.
+    """
+    try:
+        told = frames.read_properties(packed).headers.get(DEATHS)
+    except UNREADABLE_PROPERTIES:
+        told = None
+    place = queue.rpartition("/")[0]
+    deaths = cast("list[Mapping[str, Any] | None]", told) if isinstance(told, list) else []
+    for death in deaths:  # the latest is the first
+        if not isinstance(death, Mapping):
+            continue
+        died_in, reason = text_of(death.get("queue")), text_of(death.get("reason"))
+        begins, _, number = died_in.rpartition("/")
+        if begins == place and number.isdecimal():
+            return PutAside(reason=reason if reason in REASONS else UNTOLD, place=died_in)
+    return PutAside(reason=UNTOLD, place=queue)
 
 
 def text_of(value: Any) -> str:

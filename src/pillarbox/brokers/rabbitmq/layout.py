@@ -29,9 +29,38 @@ counts; a message that cannot be handled is the consumer's to put aside, with it
 """
 
 
+def place_of(channel: str, consumer: str) -> str:
+    """Return what its queues begin with: a consumer's own on a topic; a queue's messages belong to nobody yet."""
+    return channel if is_queue(channel) else f"{channel}/{consumer}"
+
+
 def queue_of(channel: str, consumer: str, partition: int) -> str:
-    """Return the queue of a partition: a consumer's own on a topic; a queue's messages belong to nobody yet."""
-    return f"{channel}/{partition}" if is_queue(channel) else f"{channel}/{consumer}/{partition}"
+    """Return the queue of a partition."""
+    return f"{place_of(channel, consumer)}/{partition}"
+
+
+def dead_of(place: str) -> str:
+    """Return the queue to which the server moves what it will not deliver from a place, whatever a policy says."""
+    return f"{place}/dead"
+
+
+def kept_of(place: str) -> str:
+    """Return the key under which nothing is bound: what the server removes from a dead queue too, it has to keep."""
+    return f"{place}/kept"
+
+
+def arguments(channel: str, dead_letters: str) -> Mapping[str, Any]:
+    """Return the arguments of a queue whose dead letters go through the channel's exchange under a key.
+
+    The server keeps each until the queue of that key has confirmed it. The exchange is the channel's, since the default
+    one would demand the right to write to every queue.
+    """
+    return {
+        **ARGUMENTS,
+        "x-dead-letter-exchange": channel,
+        "x-dead-letter-routing-key": dead_letters,
+        "x-dead-letter-strategy": "at-least-once",
+    }
 
 
 def routing_key_of(partition: int) -> str:
@@ -60,7 +89,7 @@ def mark_of(channel: str) -> str:
 
 def mark(channel: str, consumer: str) -> Frame:
     """Return what makes ``consumer`` the one of a queue channel, or is refused since there is another."""
-    names_it = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": consumer}
+    names_it = {"x-dead-letter-exchange": channel, "x-dead-letter-routing-key": consumer}
     return commands.Queue.Declare(queue=mark_of(channel), durable=True, arguments={**ARGUMENTS, **names_it})
 
 
@@ -71,12 +100,19 @@ def declarations(channel: str, consumer: str) -> Iterator[Frame]:
         ConfigurationError: a name would be too long for RabbitMQ.
     """
     yield exchange_declaration(channel)
+    place = place_of(channel, consumer)
+    dead = dead_of(place)
+    if len(dead.encode()) > LONGEST_SHORT:
+        raise ConfigurationError(
+            f"the queue {dead!r} would have a name of more than {LONGEST_SHORT} bytes, which RabbitMQ does not "
+            "take; shorten the names of the channel, the service or the consumer"
+        )
+    yield from _queue(dead, channel, routing_key=dead, dead_letters=kept_of(place))
     for partition in range(PARTITIONS):
-        queue = queue_of(channel, consumer, partition)
-        if len(queue.encode()) > LONGEST_SHORT:
-            raise ConfigurationError(
-                f"the queue {queue!r} would have a name of more than {LONGEST_SHORT} bytes, which RabbitMQ does not "
-                "take; shorten the names of the channel, the service or the consumer"
-            )
-        yield commands.Queue.Declare(queue=queue, durable=True, arguments=dict(ARGUMENTS))
-        yield commands.Queue.Bind(queue=queue, exchange=channel, routing_key=routing_key_of(partition))
+        queue, routing_key = queue_of(channel, consumer, partition), routing_key_of(partition)
+        yield from _queue(queue, channel, routing_key=routing_key, dead_letters=dead)
+
+
+def _queue(name: str, channel: str, *, routing_key: str, dead_letters: str) -> Iterator[Frame]:
+    yield commands.Queue.Declare(queue=name, durable=True, arguments=dict(arguments(channel, dead_letters)))
+    yield commands.Queue.Bind(queue=name, exchange=channel, routing_key=routing_key)

@@ -17,8 +17,8 @@ from pamqp import commands
 from pillarbox.brokers.partitions import Shares, by_place, hand_out
 from pillarbox.brokers.rabbitmq.channel import NOT_FOUND, Channel
 from pillarbox.brokers.rabbitmq.declaring import declare
-from pillarbox.brokers.rabbitmq.envelope import unpack
-from pillarbox.brokers.rabbitmq.layout import queue_of
+from pillarbox.brokers.rabbitmq.envelope import read_death, unpack
+from pillarbox.brokers.rabbitmq.layout import dead_of, place_of, queue_of
 from pillarbox.brokers.rabbitmq.line import Line
 from pillarbox.brokers.rabbitmq.share import QueueShare
 from pillarbox.brokers.rabbitmq.wire import NAME, Wire
@@ -40,6 +40,8 @@ early, would give these back behind the rest.
 """
 WITHOUT_WORK: Final = timedelta(milliseconds=100)
 AFTER_A_REFUSAL_S: Final = 1.0
+READS_THE_DEAD: Final = 0
+"""Whoever leases this partition reads what the server would not deliver from any of them."""
 LONGEST_WAIT: Final = timedelta(seconds=1)
 """Shorter than any lease, so that leases are renewed while a queue is quiet."""
 
@@ -63,12 +65,15 @@ class RabbitMqReceiver(MessageReceiver):
         self._foreign = foreign
         self._came = Wakeup()
         self._arrivals = 0
+        consumer = subscription.consumer
         self._shares = Shares(
             subscription,
             keeper,
-            make=lambda channel, partition: QueueShare(
-                queue_of(channel, subscription.consumer, partition), channel, partition
-            ),
+            make=lambda channel, partition: QueueShare(queue_of(channel, consumer, partition), channel, partition),
+            beside=[
+                QueueShare(dead_of(place_of(channel, consumer)), channel, READS_THE_DEAD, is_dead=True)
+                for channel in subscription.channels
+            ],
         )
 
     async def receive(self, limit: int, *, within: timedelta) -> Sequence[Delivery]:
@@ -146,8 +151,12 @@ class RabbitMqReceiver(MessageReceiver):
         def deliver(tag: int, packed: bytes, body: bytes) -> None:
             if share.reader is reader:
                 self._arrivals += 1
-                message = unpack(packed, body, channel=share.channel, queue=share.name, foreign=foreign)
-                share.arrived(self._arrivals, tag, message)
+                death = read_death(packed, queue=share.name) if share.is_dead else None
+                queue = share.name if death is None else death.place
+                message = unpack(
+                    packed, body, channel=share.channel, queue=queue, foreign=foreign, was_put_aside=share.is_dead
+                )
+                share.arrived(self._arrivals, tag, message, death)
                 self._came.ring()
 
         token = self._keeper.tokens.get(share.partition)

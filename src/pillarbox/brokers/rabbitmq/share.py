@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pillarbox.brokers.partitions import Receipt, Share, receipt_of
 from pillarbox.brokers.rabbitmq.channel import Channel, ChannelClosedError
 from pillarbox.channel import Delivery
+from pillarbox.channel.delivery import PutAside
 from pillarbox.message import Message
 
 
@@ -20,12 +21,14 @@ class QueueShare(Share):
         reading: numbers the channels that have read it, since a tag means something on its own channel only.
         opens_from: when it may be opened, by the monotonic clock; later than now after a refusal.
         unsettled: what came by this channel and is not acknowledged, by its tags, in order.
+        is_dead: it is no partition, but what the server would not deliver from any of them.
     """
 
     reader: Channel | None = None
     reading: int = 0
     opens_from: float = 0.0
     unsettled: dict[int, Delivery] = field(default_factory=dict[int, Delivery])
+    is_dead: bool = False
 
     def is_to_be_opened(self, now: float) -> bool:
         """Tell whether nothing reads it, and nothing is out that would come a second time."""
@@ -36,9 +39,10 @@ class QueueShare(Share):
         self.reader, self.token = reader, token
         self.reading += 1
 
-    def arrived(self, arrival: int, tag: int, message: Message) -> None:
+    def arrived(self, arrival: int, tag: int, message: Message, put_aside: PutAside | None = None) -> None:
         """Make ready what came by the channel that reads it."""
-        delivery = Delivery(message=message, receipt=Receipt((arrival, self.reading, tag), self.name))
+        receipt = Receipt((arrival, self.reading, tag), self.name)
+        delivery = Delivery(message=message, receipt=receipt, put_aside=put_aside)
         self.unsettled[tag] = delivery
         self.ready.append(delivery)
 
