@@ -109,9 +109,8 @@ class SagaControl:
     async def retry(self, saga_id: str, *, reason: str, by: str, saga: str | None = None) -> None:
         """Try again what was given up, or at once what waits for its next attempt.
 
-        A step that surely failed is asked for anew: whoever was asked by a command and refused it handles the next
-        one, a call to the outside has a new key, a child is another one. What may have happened is asked for under the
-        same key, and so is every undoing.
+        What was refused is asked for anew: a participant that refused a command handles the next one, a call has a new
+        key, a child is another one. What may have happened is asked for under the same key, and so is every undoing.
 
         Raises:
             NotFoundError: there is no such saga.

@@ -88,7 +88,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc
     Attributes:
         state: where it stands.
         attempts: how many attempts have begun.
-        round: how often an operator had it tried again after it had surely failed: it is asked for anew.
+        round: how many rounds of attempts are over, each by a refusal; an operator's retry begins the next one.
         maybe: an earlier attempt may have happened.
         place: when it came to its end, counted over the saga: undoing goes backwards.
         due_us: when something is to be done about it: an attempt, or giving it up.

@@ -142,7 +142,7 @@ def _late(journal: Journal, what: Succeeded, progress: Progress, moment: Moment)
         if journal.status is SagaStatus.NEEDS_ATTENTION:
             return replace(journal, status=SagaStatus.COMPENSATING)
         return journal
-    journal = _ended(journal, what, ActState.UNKNOWN, moment, error=progress.error)
+    journal = _ended(journal, what, ActState.UNKNOWN, moment, error=progress.error, round_=what.round)
     if journal.status is SagaStatus.COMPENSATED:
         return replace(journal, status=SagaStatus.COMPENSATING)
     return journal
@@ -165,12 +165,15 @@ def _sent(shape: Shape, journal: Journal, what: Sent, moment: Moment) -> Journal
 
 
 def _refused(shape: Shape, journal: Journal, what: Refused, moment: Moment) -> Journal:
-    progress = journal.of(what.step, what.direction)
-    if progress is not None and not _is_awaited(shape, journal, what, progress):
+    progress = journal.of(what.step, what.direction) or NOT_BEGUN
+    if not _is_awaited(shape, journal, what, progress):
         return noted(journal, moment, "refused late", what, what.error)
-    maybe = progress is not None and progress.maybe and what.direction is Direction.DO
-    maybe = maybe and not _is_child(shape, what.step, what.direction)  # of which there is one only, and it has ended
-    journal = _ended(journal, what, ActState.UNKNOWN if maybe else ActState.FAILED, moment, error=what.error)
+    act, is_undo = act_of(shape, what.step, what.direction), what.direction is Direction.UNDO
+    kind = None if act is None else act.kind
+    maybe = progress.maybe and not is_undo and kind is not Kind.CHILD  # of which there is one only, and it has ended
+    is_over = not is_undo and (not maybe or kind is Kind.REQUEST)  # to whose attempts of a round there is one answer
+    state, round_ = ActState.UNKNOWN if maybe else ActState.FAILED, progress.round + is_over
+    journal = _ended(journal, what, state, moment, error=what.error, round_=round_)
     return noted(journal, moment, "refused", what, what.error)
 
 
@@ -208,13 +211,14 @@ def _ended(
     *,
     error: str = "",
     changed: tuple[str, ...] = (),
+    round_: int | None = None,
 ) -> Journal:
     """Return ``journal`` with an act at its end, in its place among the others."""
     before = journal.of(what.step, what.direction) or NOT_BEGUN
     progress = Progress(
         state=state,
         attempts=max(what.attempt, before.attempts, 1),
-        round=before.round,
+        round=before.round if round_ is None else round_,
         maybe=before.maybe,
         place=journal.places + 1,
         token=before.token,
@@ -280,14 +284,9 @@ def _turned(shape: Shape, journal: Journal, moment: Moment) -> Journal:
     """Turn round, once nothing is under way any more; what only waits for its next attempt has none."""
     for step, progress in journal.do.items():
         if progress.state is ActState.RETRY:
-            what = Refused(
-                step=step,
-                direction=Direction.DO,
-                error=progress.error,
-                attempt=progress.attempts,
-                round=progress.round,
-            )
-            journal = _refused(shape, journal, what, moment)
+            what = Refused(step=step, direction=Direction.DO, error=progress.error, attempt=progress.attempts)
+            state = ActState.UNKNOWN if progress.maybe else ActState.FAILED
+            journal = noted(_ended(journal, what, state, moment, error=what.error), moment, "refused", what, what.error)
     if any(progress.state.is_open for progress in journal.do.values()):
         return journal
     if (journal.beyond or past_pivot(shape, journal)) and not journal.forced:

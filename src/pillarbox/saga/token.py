@@ -21,7 +21,7 @@ class Awaited(msgspec.Struct, frozen=True, array_like=True):
     """One attempt at one direction of one step of one saga.
 
     Attributes:
-        round: how often the step was refused, and an operator had it tried again.
+        round: how often the step was refused before, and tried again by an operator.
     """
 
     saga: str

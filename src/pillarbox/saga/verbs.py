@@ -73,24 +73,20 @@ def cancelled(journal: Journal, what: Cancelled, moment: Moment) -> Journal:
 
 
 def retried(journal: Journal, what: Retried, moment: Moment) -> Journal:
-    """Try again what was given up: what has surely failed in a new round, what may have happened in the same one."""
+    """Try again what was given up, in the round that it has come to."""
     journal = noted(journal, moment, "retried", error=what.reason)
     if journal.status is not SagaStatus.NEEDS_ATTENTION:
         return replace(journal, do=_hastened(journal.do, moment), undo=_hastened(journal.undo, moment))
     if journal.undo or journal.forced:  # what is undone is not done again, and nothing goes on without it
         again = {step: one for step, one in journal.undo.items() if one.state is not ActState.FAILED}
         return replace(journal, undo=again, status=SagaStatus.COMPENSATING)
-    waiting = {step: _waiting(one, moment) for step, one in journal.do.items()}
+    waiting = {
+        step: replace(one, state=ActState.RETRY, attempts=0, due_us=moment.now_us, maybe=one.state is ActState.UNKNOWN)
+        if one.state in (ActState.FAILED, ActState.UNKNOWN)
+        else one
+        for step, one in journal.do.items()
+    }
     return replace(journal, do=waiting, stopping="", status=SagaStatus.RUNNING)
-
-
-def _waiting(progress: Progress, moment: Moment) -> Progress:
-    """Return ``progress`` of a step with its next attempt due, if it was given up."""
-    if progress.state not in (ActState.FAILED, ActState.UNKNOWN):
-        return progress
-    maybe = progress.state is ActState.UNKNOWN
-    round_ = progress.round if maybe else progress.round + 1
-    return replace(progress, state=ActState.RETRY, attempts=0, round=round_, maybe=maybe, due_us=moment.now_us)
 
 
 def _hastened(acts: Mapping[str, Progress], moment: Moment) -> Mapping[str, Progress]:

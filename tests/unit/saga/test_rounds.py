@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from pillarbox.saga.definition import Kind
+from pillarbox.saga.definition import STEP_RETRY, Kind
 from pillarbox.saga.happening import Cancelled, Failed, Happening, Refused, Retried, Sent, Succeeded
 from pillarbox.saga.journal import ActState, Arrived, Journal, SagaStatus, decode_journal, encode_journal
 from pillarbox.saga.token import Awaited, is_genuine, read_token, signed
@@ -61,8 +61,8 @@ def test_what_was_refused_is_tried_again_in_a_new_round() -> None:
     assert [act.step for act in SHAPE.planned(completed).acts] == ["thank"]
 
 
-def test_what_may_have_happened_is_asked_for_in_the_same_round() -> None:
-    """Its answer may be on its way; whoever was asked gives the one that is kept."""
+def test_what_may_have_happened_is_asked_for_in_the_same_round_until_it_is_refused() -> None:
+    """Its answer may be on its way; whoever was asked gives the one that is kept, to every attempt of the round."""
     overdue = SHAPE.planned(shipping(), at_us=LATER).journal
     assert overdue.do["ship"].state is ActState.UNKNOWN
 
@@ -70,7 +70,38 @@ def test_what_may_have_happened_is_asked_for_in_the_same_round() -> None:
     refused = SHAPE.after(SHAPE.observed(overdue, AGAIN, at_us=LATER), ASKED, no(), at_us=LATER)
     (again,) = SHAPE.planned(SHAPE.observed(refused, AGAIN, at_us=LATER), at_us=LATER).acts
 
-    assert (act.round, refused.do["ship"].state, again.round) == (0, ActState.UNKNOWN, 0)
+    assert (act.round, refused.do["ship"].state, again.round) == (0, ActState.UNKNOWN, 1)
+
+
+def test_a_call_that_may_have_happened_stays_in_its_round_though_it_is_refused_later() -> None:
+    """Whoever is called keeps no promise about what was asked before."""
+    shape = Stages.of(
+        OneStep("charge", OneAct(Kind.LOCAL), pivot=True), OneStep("call", OneAct(Kind.OUTSIDE, STEP_RETRY))
+    )
+    cut = Failed(step="call", direction=DO, attempt=1, error="the line was cut", maybe=True)
+    declined = Refused(step="call", direction=DO, attempt=2, error="declined")
+
+    journal = shape.after(Journal(), Succeeded(step="charge", direction=DO, attempt=1), cut)
+    journal = shape.planned(journal, at_us=LATER).journal
+    refused = shape.after(journal, declined, at_us=LATER)
+    (act,) = shape.planned(shape.observed(refused, AGAIN, at_us=LATER), at_us=LATER).acts
+
+    assert (refused.do["call"].state, act.round) == (ActState.UNKNOWN, 0)
+
+
+def test_what_only_waited_for_its_next_attempt_when_the_saga_stopped_was_not_refused() -> None:
+    ship = OneStep("ship", OneAct(Kind.REQUEST, STEP_RETRY, timedelta(seconds=1)))
+    shape = Stages(((OneStep("charge", OneAct(Kind.LOCAL), pivot=True),), (ship, OneStep("thank", OneAct(Kind.LOCAL)))))
+    journal = shape.after(Journal(), Succeeded(step="charge", direction=DO, attempt=1), ASKED)
+    journal = shape.planned(journal, at_us=2 * SECOND_US).journal
+    assert journal.do["ship"].state is ActState.RETRY
+
+    refused = Refused(step="thank", direction=DO, attempt=1, error="nobody there")
+    journal = shape.after(journal, refused, at_us=2 * SECOND_US)
+    acts = shape.planned(shape.observed(journal, AGAIN, at_us=LATER), at_us=LATER).acts
+
+    assert journal.status is SagaStatus.NEEDS_ATTENTION
+    assert [(act.step, act.round) for act in acts] == [("ship", 0), ("thank", 1)]
 
 
 def test_a_retry_that_only_hastens_begins_no_round() -> None:
@@ -81,6 +112,14 @@ def test_a_retry_that_only_hastens_begins_no_round() -> None:
     (act,) = shape.planned(shape.observed(replace(journal, do={"call": waiting}), AGAIN)).acts
 
     assert (act.attempt, act.round) == (2, 0)
+
+
+def test_a_later_round_that_is_not_answered_in_time_may_have_happened() -> None:
+    asked = SHAPE.after(SHAPE.observed(shipping(no()), AGAIN), ASKED)
+
+    journal = SHAPE.planned(asked, at_us=LATER).journal
+
+    assert (journal.do["ship"].state, journal.do["ship"].round) == (ActState.UNKNOWN, 1)
 
 
 @pytest.mark.parametrize("late", [done(), no(), unreadable()], ids=["done", "refused", "failed"])
@@ -104,6 +143,16 @@ def test_what_was_done_in_an_earlier_round_after_all_is_undone(comes: str) -> No
     journal = SHAPE.after(journal, Cancelled(reason="nobody ships it", forced=True))
 
     assert [(act.step, act.direction) for act in SHAPE.planned(journal).acts] == [("ship", UNDO)]
+
+
+def test_what_was_refused_and_done_after_all_is_asked_for_in_the_round_that_did_it() -> None:
+    """There the answer is kept that it was done; a later round would do it twice."""
+    journal = shipping(no(), done())
+    assert journal.do["ship"].state is ActState.UNKNOWN
+
+    (act,) = SHAPE.planned(SHAPE.observed(journal, AGAIN)).acts
+
+    assert act.round == 0
 
 
 def test_what_only_an_earlier_round_refuses_is_not_undone() -> None:
@@ -153,7 +202,7 @@ def test_what_was_kept_before_there_were_rounds_is_of_the_first_one() -> None:
 
     assert (journal.do["ship"].round, journal.arrived[0].round) == (0, 0)
     assert b"round" not in encode_journal(journal)
-    assert SHAPE.observed(journal, AGAIN).do["ship"].round == 1
+    assert SHAPE.after(SHAPE.observed(journal, AGAIN), ASKED, no()).do["ship"].round == 1
 
 
 def test_a_round_is_kept() -> None:
