@@ -11,6 +11,7 @@ from random import Random
 from pillarbox.retry import Retry
 from pillarbox.saga.definition import Kind
 from pillarbox.saga.happening import (
+    UNKNOWN_FAILURE,
     Act,
     Cancelled,
     Failed,
@@ -18,7 +19,6 @@ from pillarbox.saga.happening import (
     Moment,
     Refused,
     Retried,
-    Sent,
     Skipped,
     Succeeded,
 )
@@ -32,6 +32,7 @@ from pillarbox.saga.journal import (
 )
 from pillarbox.saga.machine import observe, plan
 from tests import effort
+from tests.unit.saga.stage import OneAct, OneStep, Stages
 
 SECOND_US = 1_000_000
 ATTEMPTS = 3
@@ -41,24 +42,8 @@ TIMEOUT = timedelta(seconds=10)
 Answer = Succeeded | Refused | Failed
 
 
-@dataclass(frozen=True)
-class OneAct:
-    kind: Kind
-    retry: Retry = RETRY
-    timeout: timedelta | None = TIMEOUT
-
-
-@dataclass(frozen=True)
-class OneStep:
-    name: str
-    do: OneAct
-    undo: OneAct | None
-    pivot: bool
-
-
-@dataclass(frozen=True)
-class Stages:
-    stages: tuple[tuple[OneStep, ...], ...]
+def act_of(kind: Kind, timeout: timedelta | None = TIMEOUT) -> OneAct:
+    return OneAct(kind, RETRY, timeout)
 
 
 def shape_of(dice: Random) -> Stages:
@@ -67,9 +52,9 @@ def shape_of(dice: Random) -> Stages:
 
     def step_of(name: str, *, pivot: bool) -> OneStep:
         if dice.randrange(5) == 0:
-            return OneStep(name, OneAct(Kind.CHILD), OneAct(Kind.CHILD, timeout=None), pivot)
-        undo = dice.choice((None, OneAct(dice.choice(kinds))))
-        return OneStep(name, OneAct(dice.choice(kinds)), undo, pivot)
+            return OneStep(name, act_of(Kind.CHILD), act_of(Kind.CHILD, timeout=None), pivot)
+        undo = dice.choice((None, act_of(dice.choice(kinds))))
+        return OneStep(name, act_of(dice.choice(kinds)), undo, pivot)
 
     sizes = [dice.choice((1, 1, 2, 3)) for _ in range(dice.randint(1, 3))]
     pivot_at = dice.choice((None, *range(len(sizes))))
@@ -87,9 +72,13 @@ class World:
 
     Attributes:
         effects: acts that took effect, each once: keys are honoured.
+        rounds: in which round an act took effect, under whose key alone it is known.
+        answers: what participants have answered, and in which round; they give the same answer to all of its attempts.
+        fickle: the steps whose participants keep no answers, and contradict themselves.
         replies: what is on its way back.
         late: what comes back only when nobody waits for it any more.
-        children: the steps whose children have not told of their end.
+        children: the steps whose children have not told of their end, and the rounds that these are of.
+        is_mended: nothing fails any more.
     """
 
     shape: Stages
@@ -97,10 +86,14 @@ class World:
     now_us: int = SECOND_US
     effects: list[tuple[str, Direction]] = field(default_factory=list)
     begun: list[tuple[str, Direction]] = field(default_factory=list)
+    rounds: dict[tuple[str, Direction], int] = field(default_factory=dict)
+    answers: dict[tuple[str, Direction], tuple[int, type[Succeeded | Refused]]] = field(default_factory=dict)
+    fickle: set[str] = field(default_factory=set)
     replies: list[Answer] = field(default_factory=list)
     late: list[Answer] = field(default_factory=list)
     tombstones: set[str] = field(default_factory=set)
-    children: set[str] = field(default_factory=set)
+    children: set[tuple[str, int]] = field(default_factory=set)
+    is_mended: bool = False
 
     def moment(self) -> Moment:
         return Moment(now_us=self.now_us, dice=0.5, token=f"t{self.now_us}")
@@ -111,62 +104,101 @@ class World:
             self.tombstones.add(act.step)
         elif act.step in self.tombstones:
             return False
-        if (act.step, act.direction) not in self.effects:
-            self.effects.append((act.step, act.direction))
+        of = act.step, act.direction
+        if of not in self.effects:
+            self.effects.append(of)
+            self.rounds[of] = act.round
+        known = self.rounds[of] == act.round or act.step in self.fickle or act.kind is Kind.CHILD
+        assert known, f"{act} was done in round {self.rounds[of]}"
         return True
 
     def carry_out(self, act: Act) -> Happening | None:
         """Do ``act`` as the dice say; return what is noted in its own transaction, ``None`` if nothing is."""
         self.begun.append((act.step, act.direction))
-        at = {"step": act.step, "direction": act.direction, "attempt": act.attempt}
         how = self.dice.choice(["ok", "ok", "ok", "fails", "refused", "lost", "late", "twice", "fickle"])
+        how = "ok" if self.is_mended else how
         if act.kind is Kind.CHILD:
             return self.to_child(act, how)
-        if act.kind is Kind.LOCAL:
-            if how in ("fails", "lost"):
-                return Failed(**at, error="failed")
-            if how == "refused" and act.direction is Direction.DO:
-                return Refused(**at, error="refused")
-            self.take_effect(act)
-            return Succeeded(**at)
-        happened = how in ("ok", "late", "twice") and self.take_effect(act)
-        if how == "lost" and self.dice.random() < 0.5:
-            self.take_effect(act)
-        if happened:
+        if act.kind is Kind.REQUEST:
+            self.to_participant(act, how)
+            return act.sent()
+        if act.kind is Kind.OUTSIDE:
+            self.to_the_outside(act, how)
+            return None
+        if how in ("fails", "lost"):
+            return act.failed("failed", UNKNOWN_FAILURE, maybe=False)
+        if how == "refused" and act.direction is Direction.DO:
+            return act.refused("refused")
+        self.take_effect(act)
+        return act.succeeded()
+
+    def to_the_outside(self, act: Act, how: str) -> None:
+        """Make a call: whoever is called knows what was done under a key, which is one of each round."""
+        if how in ("ok", "late", "twice") and self.take_effect(act):
             answers = self.late if how == "late" else self.replies
-            answers += [Succeeded(**at)] * (2 if how == "twice" else 1)
-        elif how == "fickle" and act.direction is Direction.DO and self.take_effect(act):
-            self.replies += [Refused(**at, error="refused"), Succeeded(**at)]
+            answers += [act.succeeded()] * (2 if how == "twice" else 1)
         elif how == "refused" and act.direction is Direction.DO:
-            self.replies.append(Refused(**at, error="refused"))
-        elif how == "fails" and act.kind is Kind.OUTSIDE:
+            self.replies.append(act.refused("refused"))
+        elif how in ("fails", "lost"):
             maybe = self.dice.random() < 0.5
             if maybe:
                 self.take_effect(act)
-            self.replies.append(Failed(**at, error="failed", maybe=True))
-        return Sent(**at) if act.kind is Kind.REQUEST else None
+            if how == "fails":
+                self.replies.append(act.failed("failed", UNKNOWN_FAILURE, maybe=True))
+
+    def to_participant(self, act: Act, how: str) -> None:
+        """Ask by a command: what was answered in the round or a later one is answered again, and nothing is done."""
+        of = act.step, act.direction
+        if act.step in self.fickle or (how == "fickle" and act.direction is Direction.DO and of not in self.answers):
+            self.fickle.add(act.step)
+            if how != "fails" and self.take_effect(act):
+                self.replies += [] if self.is_mended else [act.refused("refused")]
+                self.replies.append(act.succeeded())
+            return
+        if of in self.answers and self.answers[of][0] >= act.round:
+            answer = self.answers[of][1]
+        elif how in ("fails", "fickle"):
+            return  # its handler does not come to an end, or never heard of it
+        elif how == "refused" and act.direction is Direction.DO and act.step not in self.tombstones:
+            answer = Refused
+        elif self.take_effect(act):
+            answer = Succeeded
+        else:
+            return  # its undo has come before
+        self.answers.setdefault(of, (act.round, answer))
+        if self.answers[of][0] < act.round:
+            self.answers[of] = act.round, answer
+        told = act.succeeded() if answer is Succeeded else act.refused("refused")
+        if how != "lost":
+            (self.late if how == "late" else self.replies).append(told)
 
     def to_child(self, act: Act, how: str) -> Happening:
-        """Start a child, which tells of its end once, or have it undone, after which it tells of that only."""
-        at = {"step": act.step, "direction": act.direction, "attempt": act.attempt}
+        """Start a child, which tells of its end, or have it undone, after which it tells of that only.
+
+        One that was compensated may tell so once more, when a refused step of its own turns out to have been done.
+        """
         if act.direction is Direction.UNDO:
             self.replies = [one for one in self.replies if one.step != act.step]
             self.late = [one for one in self.late if one.step != act.step]
-            self.children.discard(act.step)
+            self.children = {one for one in self.children if one[0] != act.step}
         else:
-            assert act.step not in self.children, "another child was started while the first may be at work"
-            self.children.add(act.step)
+            at_work = [step for step, _ in self.children]
+            assert act.step not in at_work, "another child was started while the first may be at work"
+            self.children.add((act.step, act.round))
         refuses = act.direction is Direction.DO and (how == "refused" or act.step in self.tombstones)
         if not refuses:
             self.take_effect(act)
-        ended = Refused(**at, error="compensated") if refuses else Succeeded(**at)
+        ended = act.refused("compensated") if refuses else act.succeeded()
         (self.late if how in ("late", "lost", "fails") else self.replies).append(ended)
-        return Sent(**at, token=f"child of {act.step}")
+        if refuses and self.dice.random() < 0.5:
+            self.late.append(ended)
+        return act.sent(f"child of {act.step}")
 
     def next_reply(self) -> Answer:
         """Return one of those that are on their way."""
         reply = self.replies.pop(self.dice.randrange(len(self.replies)))
-        self.children.discard(reply.step)
+        if reply.direction is Direction.DO:
+            self.children.discard((reply.step, reply.round))
         return reply
 
 
@@ -177,6 +209,9 @@ def run(world: World, journal: Journal, *, verbs: bool) -> Journal:
             journal = again(observe(world.shape, journal, world.next_reply(), world.moment()))
         if verbs and world.dice.randrange(30) == 0 and journal.status is SagaStatus.RUNNING:
             journal = observe(world.shape, journal, Cancelled(reason="enough"), world.moment())
+        is_stopped = journal.status is SagaStatus.NEEDS_ATTENTION and not journal.undo
+        if verbs and is_stopped and world.dice.randrange(3) == 0:
+            journal = observe(world.shape, journal, Retried(reason="again"), world.moment())
         planned = plan(world.shape, journal, world.moment())
         journal = again(planned.journal)  # the intents are durable before anything is done
         if world.dice.randrange(10) == 0:
@@ -270,6 +305,25 @@ def verb(world: World, journal: Journal) -> Happening:
     if which == "skip" and stuck:
         return Skipped(step=stuck[0], reason="seen to")
     return Cancelled(reason="undo", forced=True) if which == "compensate" else Retried(reason="again")
+
+
+def test_what_stopped_past_its_pivot_completes_by_retries_once_everybody_is_mended(rng: Random) -> None:
+    """One to hear the answer that is kept, if it was never heard, and another one that is a round of its own."""
+    stopped = 0
+    for world in worlds(rng):
+        journal = run(world, Journal(secret="s"), verbs=False)
+        if journal.status is not SagaStatus.NEEDS_ATTENTION or journal.undo:
+            continue
+        stopped += 1
+        world.is_mended = True
+        for _ in range(2):
+            if journal.status is SagaStatus.NEEDS_ATTENTION:
+                tried = observe(world.shape, journal, Retried(reason="mended"), world.moment())
+                journal = run(world, tried, verbs=False)
+
+        assert journal.status is SagaStatus.COMPLETED
+        check_end(world, journal)
+    assert stopped
 
 
 def test_a_machine_that_knows_the_same_does_the_same(rng: Random) -> None:

@@ -4,7 +4,7 @@ Guarantee: a saga ends completed, or compensated, or stops and needs attention, 
 takes effect at most once where its key is honoured, whatever crashes. Undoing goes in the reverse order of completion.
 Not promised: isolation. Others see what a saga has done so far; see ``locks`` and the countermeasures in the guide.
 Source: Garcia-Molina and Salem, *Sagas*; Richardson, *Microservices Patterns*; the reading order is definition,
-resolve, journal, happening, machine, store, locks, course, orchestrator, replies, participant, sagas.
+resolve, journal, happening, verbs, machine, store, locks, course, orchestrator, replies, participant, sagas.
 """
 
 from pillarbox.saga.context import SagaContext

@@ -5,8 +5,8 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from pillarbox.retry import Failure, GiveUp, Retry, RetryLater, decide
-from pillarbox.saga.happening import Moment
-from pillarbox.saga.journal import MAX_ERROR_CHARS, Arrived, Entry, Journal
+from pillarbox.saga.happening import Moment, noted
+from pillarbox.saga.journal import Arrived, Journal
 from pillarbox.saga.machine import MICROSECOND
 
 REACTION_RETRY = Retry(attempts=8)
@@ -36,16 +36,7 @@ def put_off(journal: Journal, reply: Arrived, failure: Failure, moment: Moment, 
     if progress is not None and progress.state.is_open and progress.due_us is not None:
         waiting = replace(progress, due_us=max(progress.due_us, due_us))
         journal = journal.with_progress(reply.step, reply.direction, waiting)
-    return journal.noting(
-        Entry(
-            at_us=moment.now_us,
-            what="failed",
-            step=reply.step,
-            direction=reply.direction,
-            attempt=reply.attempt,
-            error=error[:MAX_ERROR_CHARS],
-        )
-    )
+    return noted(journal, moment, "failed", reply, error)
 
 
 def next_look(journal: Journal, due_us: int | None) -> int | None:

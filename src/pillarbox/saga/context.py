@@ -9,6 +9,7 @@ from pillarbox.errors import ConfigurationError
 from pillarbox.idempotency.outside_calls import OutsideCalls
 from pillarbox.message import message_type_of
 from pillarbox.outbox import Origin, Outbox, OutboxRecord, PublishOptions
+from pillarbox.saga.definition import Kind
 from pillarbox.saga.happening import Act
 from pillarbox.saga.locks import LOCKED_FOR, OwnLocks, SagaLockStore
 from pillarbox.saga.store import SagaKey
@@ -18,7 +19,19 @@ from pillarbox.transaction import AsyncTx, SyncTx
 class SagaContext:
     """One act of one saga, and the outbox of the transaction that its end is part of."""
 
-    __slots__ = ("_calls", "_origin", "_outbox", "_records", "attempt", "direction", "locks", "saga", "saga_id", "step")
+    __slots__ = (
+        "_calls",
+        "_origin",
+        "_outbox",
+        "_records",
+        "_round",
+        "attempt",
+        "direction",
+        "locks",
+        "saga",
+        "saga_id",
+        "step",
+    )
 
     def __init__(
         self,
@@ -41,6 +54,7 @@ class SagaContext:
         """Whether the step is done or undone."""
         self.attempt = act.attempt
         """Which attempt this is, counted from 1."""
+        self._round = act.round if act.kind is Kind.OUTSIDE else 0  # of others nothing stays of what was refused
         self._outbox = outbox
         self._origin = origin
         self._calls = calls
@@ -72,14 +86,16 @@ class SagaContext:
         return tuple(self._records)
 
     def idempotency_key(self, name: str = "") -> str:
-        """Return a key for a call to the outside: the same at every attempt, restart and operator's retry of the act.
+        """Return a key for a call to the outside: the same at every attempt and restart, and at an operator's retry.
 
-        Doing and undoing have keys of their own.
+        Only of a step that was refused (``StepFailed``), and so did not happen, has the retry a new key: the other side
+        may keep its refusal under the old one. Doing and undoing have keys of their own.
 
         Args:
             name: tells several calls of one act apart.
         """
-        return f"{self.saga}:{self.saga_id}:{self.step}:{self.direction.value}" + (f":{name}" if name else "")
+        direction = f"{self.direction.value}.{self._round}" if self._round else self.direction.value
+        return f"{self.saga}:{self.saga_id}:{self.step}:{direction}" + (f":{name}" if name else "")
 
     async def lock(self, resource: str, /, *, tx: AsyncTx, expires_after: timedelta = LOCKED_FOR) -> bool:
         """Lock a thing of the business for this saga until it ends; call it again to prolong the lock.

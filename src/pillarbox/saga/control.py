@@ -8,7 +8,7 @@ from datetime import timedelta
 from pillarbox.audit import Act, ActStore, RecordedAct, checked
 from pillarbox.errors import ConfigurationError, ConflictError, NotFoundError
 from pillarbox.saga.happening import Cancelled, Happening, Moment, Retried, Skipped
-from pillarbox.saga.journal import ActState, Journal, SagaStatus, decode_journal
+from pillarbox.saga.journal import SagaStatus, decode_journal
 from pillarbox.saga.machine import observe
 from pillarbox.saga.replies import looked_at
 from pillarbox.saga.shape import UNSHAPED
@@ -22,6 +22,7 @@ from pillarbox.saga.store import (
     SagaSummary,
     identity_of,
 )
+from pillarbox.saga.verbs import refusal_of
 from pillarbox.transaction import Program, TransactionSource
 
 KIND = "saga"
@@ -108,6 +109,9 @@ class SagaControl:
     async def retry(self, saga_id: str, *, reason: str, by: str, saga: str | None = None) -> None:
         """Try again what was given up, or at once what waits for its next attempt.
 
+        What was refused is asked for anew: a participant that refused a command handles the next one, a call has a new
+        key, a child is another one. What may have happened is asked for under the same key, and so is every undoing.
+
         Raises:
             NotFoundError: there is no such saga.
             ConflictError: it has ended, or nothing of it waits for another attempt.
@@ -153,7 +157,7 @@ class SagaControl:
         if not rows:
             raise NotFoundError(kind=KIND, identifier=key.saga_id)
         journal = decode_journal(rows[0].journal)
-        if (refusal := _refusal(journal, what)) is not None:
+        if (refusal := refusal_of(journal, what)) is not None:
             raise ConflictError(f"saga {key.saga_id!r}: {refusal}; nothing was changed")
         journal = observe(UNSHAPED, journal, what, Moment(now_us=rows[0].now_us))
         yield from self._store.save([looked_at(rows[0], journal)])
@@ -168,53 +172,3 @@ def _verb(what: Happening) -> str:
     if isinstance(what, Cancelled):
         return "compensate" if what.forced else "cancel"
     return "skip" if isinstance(what, Skipped) else "retry"
-
-
-def _refusal(journal: Journal, what: Happening) -> str | None:
-    """Return why ``what`` cannot be; ``None`` if it can."""
-    match what:
-        case Retried():
-            return _no_retry(journal)
-        case Skipped():
-            return _no_skip(journal, what.step)
-        case Cancelled():
-            return _no_end(journal, forced=what.forced)
-        case _:
-            return "no operator decides that"
-
-
-def _no_retry(journal: Journal) -> str | None:
-    if journal.status.is_ended:
-        return f"it has ended, {journal.status}"
-    waits = any(one.state is ActState.RETRY for one in (*journal.do.values(), *journal.undo.values()))
-    if journal.status is not SagaStatus.NEEDS_ATTENTION and not waits:
-        return f"it is {journal.status}, and nothing of it waits for another attempt"
-    return None
-
-
-def _no_skip(journal: Journal, step: str) -> str | None:
-    if journal.status.is_ended:
-        return f"it has ended, {journal.status}"
-    undo, do = journal.undo.get(step), journal.do.get(step)
-    if undo is not None and undo.state in (ActState.FAILED, ActState.RETRY, ActState.SENT):
-        return None
-    if do is None or do.state not in (ActState.FAILED, ActState.UNKNOWN, ActState.RETRY):
-        return f"step {step!r} has not failed, and waits for no other attempt"
-    if journal.undo or journal.stopping or journal.status is SagaStatus.COMPENSATING:
-        return f"it is being undone, so step {step!r} cannot count as done; retry or skip the undoing that failed"
-    return None
-
-
-def _no_end(journal: Journal, *, forced: bool) -> str | None:
-    status = journal.status
-    if status in (SagaStatus.COMPENSATING, SagaStatus.COMPENSATED):
-        return f"it is {status} already"
-    if failed := [step for step, one in journal.undo.items() if one.state is ActState.FAILED]:
-        return f"undoing {', '.join(map(repr, failed))} has failed; retry or skip that"
-    if forced:
-        return None
-    if journal.beyond:
-        return "it is past its pivot, after which nothing is undone; compensate it, if that must be"
-    if status is not SagaStatus.RUNNING:
-        return f"it is {status}, and only a running saga is cancelled"
-    return None

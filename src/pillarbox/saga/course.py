@@ -16,7 +16,7 @@ from pillarbox.retry import Failure, FailureRule
 from pillarbox.saga.arrivals import next_look, put_off, taken
 from pillarbox.saga.context import SagaContext
 from pillarbox.saga.definition import Kind, StepFailed
-from pillarbox.saga.happening import Act, Failed, Happening, Moment, Refused, Sent, Succeeded
+from pillarbox.saga.happening import Act, Happening, Moment
 from pillarbox.saga.journal import (
     ActState,
     Arrived,
@@ -36,6 +36,7 @@ from pillarbox.saga.store import ChangedSaga, NewSaga, SagaRow
 from pillarbox.saga.verdicts import Spoiled, Verdict
 
 FINAL = Failure(kind="permanent")
+"""Of what has happened, and whose end is not known."""
 
 
 @dataclass(slots=True)
@@ -158,17 +159,19 @@ class Course:
     async def _answered(self, reply: Arrived, around: Surrounding) -> None:
         """Note a reply; what it means is said by the reaction to it."""
         defined = self.definition.act(reply.step, reply.direction)
-        act = Act(step=reply.step, direction=reply.direction, kind=Kind.REQUEST, attempt=reply.attempt)
         if defined is None:
             return
+        act = Act(
+            step=reply.step, direction=reply.direction, kind=defined.kind, attempt=reply.attempt, round=reply.round
+        )
         if defined.kind is Kind.CHILD:
             self._child_ended(act, self.rules.states.read(reply.body, ChildEnded))
             return
         kind, reaction = defined.replies.get(reply.type), defined.reactions.get(reply.type)
         if kind is None:
-            self._observe(_final(act, f"{reply.type} is no reply that the step awaits"))
+            self._observe(act.failed(f"{reply.type} is no reply that the step awaits", FINAL, maybe=True))
         elif reaction is None or not self._is_awaited(act):
-            self._observe(Succeeded(step=act.step, direction=act.direction, attempt=act.attempt))
+            self._observe(act.succeeded())
         else:
             state = self._state()
             given = (state, self.rules.states.read_reply(reply, kind))
@@ -189,7 +192,7 @@ class Course:
                 failure = self._judged(answer.error, defined.failures)
                 put = put_off(self.journal, reply, failure, self._moment, error=why)
                 if put is None:
-                    self._observe(_final(act, why))
+                    self._observe(act.failed(why, FINAL, maybe=True))
                 else:
                     self.journal = put
 
@@ -201,10 +204,10 @@ class Course:
     def _child_ended(self, act: Act, ended: ChildEnded) -> None:
         has_done = (ended.status == SagaStatus.COMPLETED) is (act.direction is Direction.DO)
         if has_done:
-            self._observe(Succeeded(step=act.step, direction=act.direction, attempt=act.attempt))
+            self._observe(act.succeeded())
         else:
             error = f"the child was {ended.status}" + (f": {ended.reason}" if ended.reason else "")
-            self._observe(Refused(step=act.step, direction=act.direction, attempt=act.attempt, error=error))
+            self._observe(act.refused(error))
 
     # --- what is to be done ---
 
@@ -215,7 +218,7 @@ class Course:
             raise InternalError(f"{self.definition.name} has no {act.direction} of {act.step!r}")
         if defined.kind is Kind.CHILD and act.direction is Direction.UNDO:
             self.records.append(self._letters.undo_child(act, self.definition, self.journal))
-            self._observe(Sent(step=act.step, direction=act.direction, attempt=act.attempt))
+            self._observe(act.sent())
             return True
         needs_transaction = defined.signature.transaction is not None
         if needs_transaction and self.steps and not around.has_room():
@@ -259,16 +262,14 @@ class Course:
                 child = self._letters.child(act, defined.child, answer.value, self.journal)
                 self.state = self.rules.states.text_of(state)
                 self.children[self.called[-1]] = child
-                self._observe(
-                    Sent(step=act.step, direction=act.direction, attempt=act.attempt, token=child.key.saga_id)
-                )
+                self._observe(act.sent(child.key.saga_id))
                 return answer
             record = self._letters.request(act, answer.value, tuple(defined.replies), self.journal)
             self.state = self.rules.states.text_of(state)
         except PillarboxError as error:
             return Raised(error, touched=False)
         self.records.append(record)
-        self._observe(Sent(step=act.step, direction=act.direction, attempt=act.attempt))
+        self._observe(act.sent())
         return answer
 
     def _kept(self, act: Act, state: object, answer: Returned, *, before: str) -> Returned | Raised:
@@ -289,7 +290,7 @@ class Course:
         except PillarboxError as error:
             return Raised(error, touched=False)
         self.state = after
-        self._observe(Succeeded(step=act.step, direction=act.direction, attempt=act.attempt, changed=changed))
+        self._observe(act.succeeded(changed))
         return answer
 
     def _changed_beside(self, step: str) -> frozenset[str]:
@@ -345,21 +346,12 @@ class Course:
         """Note that an attempt failed."""
         text = self._text(error)
         if isinstance(error, StepFailed):
-            self._observe(Refused(step=act.step, direction=act.direction, attempt=act.attempt, error=text))
+            self._observe(act.refused(text))
             return
         failure = self._judged(error, defined.failures)
         if failure.kind == "conflict":  # of a call, or of too many transactions in a row
             failure = Failure(kind="transient")
-        self._observe(
-            Failed(
-                step=act.step,
-                direction=act.direction,
-                attempt=act.attempt,
-                error=text,
-                failure=failure,
-                maybe=maybe and defined.kind is Kind.OUTSIDE,
-            )
-        )
+        self._observe(act.failed(text, failure, maybe=maybe and defined.kind is Kind.OUTSIDE))
 
     def _judged(self, error: Exception, failures: Sequence[FailureRule]) -> Failure:
         translated = self.rules.translate(error)
@@ -391,8 +383,3 @@ def steps_under_way(journal: Journal) -> str:
     doing = [step for step, progress in journal.do.items() if progress.state.is_open]
     undoing = [f"undo:{step}" for step, progress in journal.undo.items() if progress.state.is_open]
     return " ".join([*doing, *undoing])
-
-
-def _final(act: Act, error: str) -> Failed:
-    """Return the failure of an act that has happened and whose end is not known."""
-    return Failed(step=act.step, direction=act.direction, attempt=act.attempt, error=error, failure=FINAL, maybe=True)

@@ -1,4 +1,4 @@
-"""What can happen to a saga, what is to be done about it, and when that is decided. Pure data."""
+"""What can happen to a saga, what is to be done about it, and when that is decided. Pure."""
 
 from __future__ import annotations
 
@@ -8,18 +8,45 @@ import msgspec
 
 from pillarbox.retry import Failure
 from pillarbox.saga.definition import Kind
-from pillarbox.saga.journal import Direction, Journal
+from pillarbox.saga.journal import MAX_ERROR_CHARS, Direction, Entry, Journal
 
 UNKNOWN_FAILURE = Failure(kind="unknown")
 
 
 class Act(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """An act to be carried out now."""
+    """An act to be carried out now, and what may become of it."""
 
     step: str
     direction: Direction
     kind: Kind
     attempt: int
+    round: int = 0
+
+    def sent(self, token: str = "") -> Sent:
+        """Its command is on its way, or its child ``token`` was started."""
+        return Sent(step=self.step, direction=self.direction, attempt=self.attempt, token=token)
+
+    def succeeded(self, changed: tuple[str, ...] = ()) -> Succeeded:
+        """It is done, and has changed these fields of the state."""
+        return Succeeded(
+            step=self.step, direction=self.direction, attempt=self.attempt, round=self.round, changed=changed
+        )
+
+    def refused(self, error: str) -> Refused:
+        """It did not happen."""
+        return Refused(step=self.step, direction=self.direction, attempt=self.attempt, round=self.round, error=error)
+
+    def failed(self, error: str, failure: Failure, *, maybe: bool) -> Failed:
+        """It has failed, and ``maybe`` it happened nevertheless."""
+        return Failed(
+            step=self.step,
+            direction=self.direction,
+            attempt=self.attempt,
+            round=self.round,
+            error=error,
+            failure=failure,
+            maybe=maybe,
+        )
 
 
 class Succeeded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -27,12 +54,14 @@ class Succeeded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     Attributes:
         attempt: which attempt it was, where that can be asked.
+        round: of which round.
         changed: the fields of the state that it changed, of a parallel step.
     """
 
     step: str
     direction: Direction
     attempt: int = 0
+    round: int = 0
     changed: tuple[str, ...] = ()
 
 
@@ -52,6 +81,7 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     direction: Direction
     error: str
     attempt: int = 0
+    round: int = 0
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -66,6 +96,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     direction: Direction
     attempt: int
     error: str
+    round: int = 0
     failure: Failure = UNKNOWN_FAILURE
     maybe: bool = False
 
@@ -99,6 +130,20 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     now_us: int
     dice: float = 0.5
     token: str = ""
+
+
+def noted(journal: Journal, moment: Moment, what: str, of: object = None, error: str = "") -> Journal:
+    """Return ``journal`` with one more line of history, about the act ``of`` which something is told."""
+    return journal.noting(
+        Entry(
+            at_us=moment.now_us,
+            what=what,
+            step=getattr(of, "step", ""),
+            direction=getattr(of, "direction", Direction.DO),
+            attempt=getattr(of, "attempt", 0),
+            error=error[:MAX_ERROR_CHARS],
+        )
+    )
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, gc=False):

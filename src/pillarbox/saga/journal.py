@@ -88,6 +88,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc
     Attributes:
         state: where it stands.
         attempts: how many attempts have begun.
+        round: how many rounds of attempts are over, each by a refusal; an operator's retry begins the next one.
         maybe: an earlier attempt may have happened.
         place: when it came to its end, counted over the saga: undoing goes backwards.
         due_us: when something is to be done about it: an attempt, or giving it up.
@@ -98,6 +99,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc
 
     state: ActState
     attempts: int = 0
+    round: int = 0
     maybe: bool = False
     place: int = 0
     due_us: int | None = None
@@ -111,6 +113,7 @@ class Arrived(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
 
     Attributes:
         attempt: which attempt it answers.
+        round: of which round.
         type: its logical name.
         version: of its schema.
         body: its payload, as text where it is text, else in base64.
@@ -121,6 +124,7 @@ class Arrived(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     step: str
     direction: Direction
     attempt: int
+    round: int = 0
     type: str
     version: int
     content_type: str

@@ -89,6 +89,6 @@ class Letters:
         return self._rules.outbox.prepare(words, options=PublishOptions(answers=there), origin=self.origin)
 
     def _address(self, act: Act, journal: Journal, types: tuple[str, ...] = ()) -> ReturnAddress:
-        asked = Awaited(self._key.saga, self._key.saga_id, act.step, act.direction, act.attempt)
+        asked = Awaited(self._key.saga, self._key.saga_id, act.step, act.direction, act.attempt, act.round)
         token = signed(asked, journal.secret)
         return ReturnAddress(to=self._rules.replies, key=self._key.saga_id, types=types, token=token)

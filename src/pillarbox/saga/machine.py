@@ -6,12 +6,13 @@ it is done. Everything else, the database, the handlers and the clock, stands ou
 Rules (RELIABILITY I14): no step is begun once one has failed; nothing is undone while a step is under way; undoing goes
 in the reverse order of completion, one act at a time; what may have happened is undone as well; nothing is undone past
 the pivot unless an operator says so, and a cancellation that the pivot has overtaken is void; of reply, timeout and
-cancellation the first one moves a step; while a child may be at work no other is started for its step.
+cancellation the first one moves a step, and no reply to an earlier round of it does; while a child may be at work no
+other is started for its step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 from msgspec.structs import replace
@@ -30,14 +31,17 @@ from pillarbox.saga.happening import (
     Sent,
     Skipped,
     Succeeded,
+    noted,
 )
-from pillarbox.saga.journal import MAX_ERROR_CHARS, THROUGH, ActState, Direction, Entry, Journal, Progress, SagaStatus
+from pillarbox.saga.journal import MAX_ERROR_CHARS, THROUGH, ActState, Direction, Journal, Progress, SagaStatus
 from pillarbox.saga.shape import ActShape, Shape, StepShape
+from pillarbox.saga.verbs import cancelled, retried, skipped
 
 MICROSECOND = timedelta(microseconds=1)
 MARGIN = timedelta(seconds=5)
 """For so long after its intent a call may begin; who was paused for longer leaves it to others."""
 GIVEN_UP = frozenset({ActState.FAILED, ActState.UNKNOWN})
+NOT_BEGUN = Progress(state=ActState.RETRY)
 
 
 def observe(shape: Shape, journal: Journal, what: Happening, moment: Moment) -> Journal:
@@ -52,11 +56,11 @@ def observe(shape: Shape, journal: Journal, what: Happening, moment: Moment) -> 
         case Failed():
             return _failed(shape, journal, what, moment)
         case Cancelled():
-            return _cancelled(journal, what, moment)
+            return cancelled(journal, what, moment)
         case Retried():
-            return _retried(journal, what, moment)
+            return retried(journal, what, moment)
         case Skipped():
-            return _skipped(journal, what, moment)
+            return skipped(journal, what, moment)
 
 
 def plan(shape: Shape, journal: Journal, moment: Moment) -> Plan:
@@ -102,19 +106,6 @@ def act_of(shape: Shape, step: str, direction: Direction) -> ActShape | None:
 # --- what happens ---
 
 
-def _noted(journal: Journal, moment: Moment, what: str, of: object = None, error: str = "") -> Journal:
-    return journal.noting(
-        Entry(
-            at_us=moment.now_us,
-            what=what,
-            step=getattr(of, "step", ""),
-            direction=getattr(of, "direction", Direction.DO),
-            attempt=getattr(of, "attempt", 0),
-            error=error[:MAX_ERROR_CHARS],
-        )
-    )
-
-
 def _succeeded(shape: Shape, journal: Journal, what: Succeeded, moment: Moment) -> Journal:
     progress = journal.of(what.step, what.direction)
     if progress is not None and not _is_awaited(shape, journal, what, progress):
@@ -122,11 +113,13 @@ def _succeeded(shape: Shape, journal: Journal, what: Succeeded, moment: Moment) 
     if journal.status is SagaStatus.NEEDS_ATTENTION:
         journal = replace(journal, status=SagaStatus.RUNNING)
     journal = _ended(journal, what, ActState.DONE, moment, changed=what.changed)
-    return _noted(journal, moment, "done", what)
+    return noted(journal, moment, "done", what)
 
 
 def _is_awaited(shape: Shape, journal: Journal, what: Succeeded | Refused, progress: Progress) -> bool:
     """Tell whether an act may come to its end; past the pivot a child that was given up may, as it is not undone."""
+    if what.round < progress.round:
+        return False
     if progress.state is not ActState.UNKNOWN or not _is_child(shape, what.step, what.direction):
         return progress.state.is_open
     return journal.beyond and not (journal.forced or journal.undo)
@@ -139,7 +132,9 @@ def _is_child(shape: Shape, step: str, direction: Direction) -> bool:
 
 def _late(journal: Journal, what: Succeeded, progress: Progress, moment: Moment) -> Journal:
     """Note that an act was done after all: what counted as refused must be undone too, and an undo is through."""
-    journal = _noted(journal, moment, "done late", what)
+    journal = noted(journal, moment, "done late", what)
+    if progress.state.is_open:  # what was done in an earlier round is undone though this one is refused
+        return journal.with_progress(what.step, what.direction, replace(progress, maybe=True))
     if progress.state is not ActState.FAILED:
         return journal
     if what.direction is Direction.UNDO:
@@ -147,7 +142,7 @@ def _late(journal: Journal, what: Succeeded, progress: Progress, moment: Moment)
         if journal.status is SagaStatus.NEEDS_ATTENTION:
             return replace(journal, status=SagaStatus.COMPENSATING)
         return journal
-    journal = _ended(journal, what, ActState.UNKNOWN, moment, error=progress.error)
+    journal = _ended(journal, what, ActState.UNKNOWN, moment, error=progress.error, round_=what.round)
     if journal.status is SagaStatus.COMPENSATED:
         return replace(journal, status=SagaStatus.COMPENSATING)
     return journal
@@ -155,100 +150,57 @@ def _late(journal: Journal, what: Succeeded, progress: Progress, moment: Moment)
 
 def _sent(shape: Shape, journal: Journal, what: Sent, moment: Moment) -> Journal:
     act = act_of(shape, what.step, what.direction)
-    before = journal.of(what.step, what.direction)
+    before = journal.of(what.step, what.direction) or NOT_BEGUN
     within = None if act is None else act.timeout
     progress = Progress(
         state=ActState.SENT,
         attempts=what.attempt,
-        maybe=before is not None and before.maybe,
+        round=before.round,
+        maybe=before.maybe,
         due_us=None if within is None else moment.now_us + within // MICROSECOND,
         token=what.token,
-        error="" if before is None else before.error,
+        error=before.error,
     )
-    return _noted(journal.with_progress(what.step, what.direction, progress), moment, "sent", what)
+    return noted(journal.with_progress(what.step, what.direction, progress), moment, "sent", what)
 
 
 def _refused(shape: Shape, journal: Journal, what: Refused, moment: Moment) -> Journal:
-    progress = journal.of(what.step, what.direction)
-    if progress is not None and not _is_awaited(shape, journal, what, progress):
-        return _noted(journal, moment, "refused late", what, what.error)
-    maybe = progress is not None and progress.maybe and what.direction is Direction.DO
-    maybe = maybe and not _is_child(shape, what.step, what.direction)  # of which there is one only, and it has ended
-    journal = _ended(journal, what, ActState.UNKNOWN if maybe else ActState.FAILED, moment, error=what.error)
-    return _noted(journal, moment, "refused", what, what.error)
+    progress = journal.of(what.step, what.direction) or NOT_BEGUN
+    if not _is_awaited(shape, journal, what, progress):
+        return noted(journal, moment, "refused late", what, what.error)
+    act, is_undo = act_of(shape, what.step, what.direction), what.direction is Direction.UNDO
+    kind = None if act is None else act.kind
+    maybe = progress.maybe and not is_undo and kind is not Kind.CHILD  # of which there is one only, and it has ended
+    is_over = not is_undo and (not maybe or kind is Kind.REQUEST)  # to whose attempts of a round there is one answer
+    state, round_ = ActState.UNKNOWN if maybe else ActState.FAILED, progress.round + is_over
+    journal = _ended(journal, what, state, moment, error=what.error, round_=round_)
+    return noted(journal, moment, "refused", what, what.error)
 
 
 def _failed(shape: Shape, journal: Journal, what: Failed, moment: Moment) -> Journal:
-    progress = journal.of(what.step, what.direction)
+    progress = journal.of(what.step, what.direction) or NOT_BEGUN
     act = act_of(shape, what.step, what.direction)
-    if act is None or (progress is not None and not progress.state.is_open):
-        return _noted(journal, moment, "failed late", what, what.error)
-    maybe = what.maybe or (progress is not None and progress.maybe)
-    is_at_work = act.kind is Kind.CHILD and progress is not None and progress.state is ActState.SENT
+    if act is None or not progress.state.is_open or what.round < progress.round:
+        return noted(journal, moment, "failed late", what, what.error)
+    maybe = what.maybe or progress.maybe
+    is_at_work = act.kind is Kind.CHILD and progress.state is ActState.SENT
     verdict = None if is_at_work else decide(act.retry, what.failure, attempt=what.attempt, dice=moment.dice)
     if isinstance(verdict, RetryNow | RetryLater):
         after = verdict.after if isinstance(verdict, RetryLater) else timedelta(0)
         later = Progress(
             state=ActState.RETRY,
             attempts=what.attempt,
+            round=progress.round,
             maybe=maybe,
             due_us=moment.now_us + after // MICROSECOND,
-            token="" if progress is None else progress.token,
+            token=progress.token,
             error=what.error[:MAX_ERROR_CHARS],
         )
         journal = journal.with_progress(what.step, what.direction, later)
-        return _noted(journal, moment, "failed", what, what.error)
+        return noted(journal, moment, "failed", what, what.error)
     state = ActState.UNKNOWN if maybe and what.direction is Direction.DO else ActState.FAILED
     journal = _ended(journal, what, state, moment, error=what.error)
-    return _noted(journal, moment, "given up", what, what.error)
-
-
-def _cancelled(journal: Journal, what: Cancelled, moment: Moment) -> Journal:
-    journal = _noted(journal, moment, "compensation asked for" if what.forced else "cancelled", error=what.reason)
-    if journal.status is SagaStatus.NEEDS_ATTENTION and journal.beyond and not what.forced:
-        return _noted(journal, moment, "too late to cancel")
-    stopping = journal.stopping or what.reason
-    journal = replace(journal, stopping=stopping, forced=journal.forced or what.forced)
-    if journal.status is SagaStatus.NEEDS_ATTENTION or (what.forced and journal.status is SagaStatus.COMPLETED):
-        return replace(journal, status=SagaStatus.COMPENSATING)
-    return journal
-
-
-def _retried(journal: Journal, what: Retried, moment: Moment) -> Journal:
-    journal = _noted(journal, moment, "retried", error=what.reason)
-    if journal.status is not SagaStatus.NEEDS_ATTENTION:
-        return replace(journal, do=_hastened(journal.do, moment), undo=_hastened(journal.undo, moment))
-    if journal.undo or journal.forced:  # what is undone is not done again, and nothing goes on without it
-        again = {step: one for step, one in journal.undo.items() if one.state is not ActState.FAILED}
-        return replace(journal, undo=again, status=SagaStatus.COMPENSATING)
-    waiting = {
-        step: replace(one, state=ActState.RETRY, attempts=0, due_us=moment.now_us, maybe=one.state is ActState.UNKNOWN)
-        if one.state in (ActState.FAILED, ActState.UNKNOWN)
-        else one
-        for step, one in journal.do.items()
-    }
-    return replace(journal, do=waiting, stopping="", status=SagaStatus.RUNNING)
-
-
-def _hastened(acts: Mapping[str, Progress], moment: Moment) -> Mapping[str, Progress]:
-    """Return ``acts`` with those due that wait for their next attempt."""
-    return {
-        step: replace(one, due_us=moment.now_us) if one.state is ActState.RETRY else one for step, one in acts.items()
-    }
-
-
-def _skipped(journal: Journal, what: Skipped, moment: Moment) -> Journal:
-    undo, do = journal.undo.get(what.step), journal.do.get(what.step)
-    journal = _noted(journal, moment, "skipped", what, what.reason)
-    if undo is not None and undo.state in (ActState.FAILED, ActState.RETRY, ActState.SENT):
-        skipped = replace(undo, state=ActState.SKIPPED, due_us=None)
-        journal = journal.with_progress(what.step, Direction.UNDO, skipped)
-        return replace(journal, status=SagaStatus.COMPENSATING)
-    if do is not None and do.state in (ActState.FAILED, ActState.UNKNOWN, ActState.RETRY):
-        skipped = replace(do, state=ActState.SKIPPED, due_us=None)
-        journal = journal.with_progress(what.step, Direction.DO, skipped)
-        return replace(journal, status=SagaStatus.RUNNING, stopping="")
-    return journal
+    return noted(journal, moment, "given up", what, what.error)
 
 
 def _ended(
@@ -259,15 +211,17 @@ def _ended(
     *,
     error: str = "",
     changed: tuple[str, ...] = (),
+    round_: int | None = None,
 ) -> Journal:
     """Return ``journal`` with an act at its end, in its place among the others."""
-    before = journal.of(what.step, what.direction)
+    before = journal.of(what.step, what.direction) or NOT_BEGUN
     progress = Progress(
         state=state,
-        attempts=max(what.attempt, 0 if before is None else before.attempts, 1),
-        maybe=before is not None and before.maybe,
+        attempts=max(what.attempt, before.attempts, 1),
+        round=before.round if round_ is None else round_,
+        maybe=before.maybe,
         place=journal.places + 1,
-        token="" if before is None else before.token,
+        token=before.token,
         error=error[:MAX_ERROR_CHARS],
         changed=changed,
     )
@@ -294,7 +248,14 @@ def _expired(shape: Shape, journal: Journal, moment: Moment) -> Journal:
                 continue
             was_call = progress.state is ActState.INTENT
             error = "whoever made the call did not come back" if was_call else "no reply came in time"
-            what = Failed(step=step, direction=direction, attempt=progress.attempts, error=error, maybe=True)
+            what = Failed(
+                step=step,
+                direction=direction,
+                attempt=progress.attempts,
+                round=progress.round,
+                error=error,
+                maybe=True,
+            )
             journal = _failed(shape, journal, what, moment)
     return journal
 
@@ -305,7 +266,7 @@ def _expired(shape: Shape, journal: Journal, moment: Moment) -> Journal:
 def _forward(shape: Shape, journal: Journal, moment: Moment) -> tuple[Journal, tuple[Act, ...]]:
     over = any(one.state in GIVEN_UP for one in journal.do.values())
     if journal.stopping and journal.beyond and not (over or journal.forced):
-        journal = _noted(replace(journal, stopping=""), moment, "too late to cancel")
+        journal = noted(replace(journal, stopping=""), moment, "too late to cancel")
     if over or journal.stopping:
         return _turned(shape, journal, moment), ()
     for stage in shape.stages:
@@ -316,7 +277,7 @@ def _forward(shape: Shape, journal: Journal, moment: Moment) -> tuple[Journal, t
         ]
         if wanted:
             return _begun(journal, wanted, moment)
-    return _noted(replace(journal, status=SagaStatus.COMPLETED), moment, "completed"), ()
+    return noted(replace(journal, status=SagaStatus.COMPLETED), moment, "completed"), ()
 
 
 def _turned(shape: Shape, journal: Journal, moment: Moment) -> Journal:
@@ -324,12 +285,13 @@ def _turned(shape: Shape, journal: Journal, moment: Moment) -> Journal:
     for step, progress in journal.do.items():
         if progress.state is ActState.RETRY:
             what = Refused(step=step, direction=Direction.DO, error=progress.error, attempt=progress.attempts)
-            journal = _refused(shape, journal, what, moment)
+            state = ActState.UNKNOWN if progress.maybe else ActState.FAILED
+            journal = noted(_ended(journal, what, state, moment, error=what.error), moment, "refused", what, what.error)
     if any(progress.state.is_open for progress in journal.do.values()):
         return journal
     if (journal.beyond or past_pivot(shape, journal)) and not journal.forced:
-        return _noted(replace(journal, status=SagaStatus.NEEDS_ATTENTION, beyond=True), moment, "needs attention")
-    return _noted(replace(journal, status=SagaStatus.COMPENSATING), moment, "compensating")
+        return noted(replace(journal, status=SagaStatus.NEEDS_ATTENTION, beyond=True), moment, "needs attention")
+    return noted(replace(journal, status=SagaStatus.COMPENSATING), moment, "compensating")
 
 
 def _backward(shape: Shape, journal: Journal, moment: Moment) -> tuple[Journal, tuple[Act, ...]]:
@@ -344,8 +306,8 @@ def _backward(shape: Shape, journal: Journal, moment: Moment) -> tuple[Journal, 
         if undo is None or undo.state.is_open:
             return _begun(journal, [(step, Direction.UNDO, undoable[step])], moment)
     if any(progress.state is ActState.FAILED for progress in journal.undo.values()):
-        return _noted(replace(journal, status=SagaStatus.NEEDS_ATTENTION), moment, "needs attention"), ()
-    return _noted(replace(journal, status=SagaStatus.COMPENSATED), moment, "compensated"), ()
+        return noted(replace(journal, status=SagaStatus.NEEDS_ATTENTION), moment, "needs attention"), ()
+    return noted(replace(journal, status=SagaStatus.COMPENSATED), moment, "compensated"), ()
 
 
 def _begun(
@@ -357,16 +319,18 @@ def _begun(
         progress = journal.of(step, direction)
         if progress is not None and (progress.state is not ActState.RETRY or (progress.due_us or 0) > moment.now_us):
             continue
-        attempt = 1 if progress is None else progress.attempts + 1
-        acts.append(Act(step=step, direction=direction, kind=act.kind, attempt=attempt))
+        before = progress or NOT_BEGUN
+        attempt = before.attempts + 1
+        acts.append(Act(step=step, direction=direction, kind=act.kind, attempt=attempt, round=before.round))
         if act.kind is Kind.OUTSIDE:
             intent = Progress(
                 state=ActState.INTENT,
                 attempts=attempt,
-                maybe=progress is not None and progress.maybe,
+                round=before.round,
+                maybe=before.maybe,
                 due_us=moment.now_us + ((act.timeout or timedelta(0)) + 2 * MARGIN) // MICROSECOND,
                 token=moment.token,
-                error="" if progress is None else progress.error,
+                error=before.error,
             )
             journal = journal.with_progress(step, direction, intent)
     return journal, tuple(acts)

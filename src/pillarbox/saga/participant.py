@@ -1,8 +1,9 @@
 """The participant guard: a service that does steps for sagas of others does each at most once, and none after its undo.
 
 A command that was done is answered again when it comes under another id. An undo leaves a tombstone behind, so that a
-"do" which comes late is refused. Both take the same row's lock, so that they never run side by side where the handler's
-writes are part of the transaction.
+"do" which comes late is refused, whatever its round. A command of a later round than the answer that is kept is done
+anew: a saga begins a round only when the one before was refused, so what is kept is a refusal. Do and undo take the
+same row's lock, so that they never run side by side where the handler's writes are part of the transaction.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class ParticipantGuard(Guard):
         first: dict[tuple[str, Direction], str] = {}
         for item, awaited in asked:
             participation = known[awaited.request]
-            answer = participation.answers.get(awaited.direction)
+            answer = _answer_to(awaited, participation)
             item.is_through = answer is not None or (participation.undone and awaited.direction is Direction.DO)
             if answer is not None:
                 again.append(self._again(answer, item.message))
@@ -118,6 +119,15 @@ class ParticipantGuard(Guard):
         assert there is not None, "a command with a token has a return address"
         headers = {**given.headers, REPLY_TOKEN: there.token}
         return record_of(replace(given, id=self._new_id(), destination=there.to, key=there.key, headers=headers))
+
+
+def _answer_to(awaited: Awaited, participation: Participation) -> str | None:
+    """Return what was answered in this round or a later one; ``None`` if it is to be answered now."""
+    answer = participation.answers.get(awaited.direction)
+    if answer is None or not awaited.round:
+        return answer
+    given = _answered(_message_of(answer))
+    return None if given is not None and given.round < awaited.round else answer
 
 
 def _asked(message: Message) -> Awaited | None:

@@ -101,6 +101,7 @@ class Replies:
             step=awaited.step,
             direction=awaited.direction,
             attempt=awaited.attempt,
+            round=awaited.round,
             type=kind.name,
             version=kind.version,
             content_type=self._rules.states.content_type,

@@ -10,6 +10,7 @@ from hashlib import sha256
 from hmac import compare_digest, digest
 
 import msgspec
+from msgspec.structs import astuple
 
 from pillarbox.errors import DecodeError
 from pillarbox.saga.journal import Direction
@@ -17,13 +18,18 @@ from pillarbox.saga.store import SagaKey
 
 
 class Awaited(msgspec.Struct, frozen=True, array_like=True):
-    """One attempt at one direction of one step of one saga."""
+    """One attempt at one direction of one step of one saga.
+
+    Attributes:
+        round: how often the step was refused before, and tried again by an operator.
+    """
 
     saga: str
     saga_id: str
     step: str
     direction: Direction
     attempt: int
+    round: int = 0
 
     @property
     def key(self) -> SagaKey:
@@ -32,7 +38,7 @@ class Awaited(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def request(self) -> str:
-        """What names the step of the saga, in whichever direction and attempt."""
+        """What names the step of the saga, in whichever direction, attempt and round."""
         return f"{self.saga}:{self.step}:{self.saga_id}"
 
 
@@ -47,7 +53,7 @@ _decode = msgspec.json.Decoder(_Token).decode
 
 def signed(act: Awaited, secret: str) -> str:
     """Return the token for ``act``."""
-    return urlsafe_b64encode(_encode(_Token(act, _signature(act, secret)))).decode()
+    return urlsafe_b64encode(_encode((_parts(act), _signature(act, secret)))).decode()
 
 
 def read_token(token: str) -> tuple[Awaited, bytes]:
@@ -69,4 +75,10 @@ def is_genuine(act: Awaited, signature: bytes, secret: str) -> bool:
 
 
 def _signature(act: Awaited, secret: str) -> bytes:
-    return digest(secret.encode(), _encode(act), sha256)[:16]
+    return digest(secret.encode(), _encode(_parts(act)), sha256)[:16]
+
+
+def _parts(act: Awaited) -> tuple[object, ...]:
+    """Return what is signed and sent: the first round is not named, so that older tokens stay genuine."""
+    parts: tuple[object, ...] = astuple(act)
+    return parts if act.round else parts[:-1]
