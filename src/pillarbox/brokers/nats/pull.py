@@ -85,7 +85,8 @@ class Pull(Share):
         """Begin with what follows the last delivery of ``consumer``; what is out stays, all else is found again.
 
         A consumer that was made again may have taken acknowledgements of the one before it for its own. So none of its
-        own are believed, and no more are sent.
+        own are believed, and no more are sent. (NATS 2.9 tells another time of the same one after its first restart;
+        that costs reading once more what is known here by its place.)
 
         Returns:
             The sequence in the stream behind which to look for what it delivered.
