@@ -250,8 +250,8 @@ class Saga(Generic[S]):
 
         A function that asks for the transaction is a local step: its writes, the saga's state and what it publishes
         commit together, or not at all. One that does not is a call to the outside: at least once, under a key that
-        stays the same (see ``SagaContext.idempotency_key``), and undone also where it may or may not have happened. It changes
-        the state in place, or returns a new one; a failed attempt's changes are discarded.
+        stays the same until it is refused (``ctx.idempotency_key()``), and undone also where it may or may not have
+        happened. It changes the state in place, or returns a new one; a failed attempt's changes are discarded.
 
         Args:
             function: the function, where the decorator is used without brackets.
