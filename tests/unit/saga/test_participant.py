@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Mapping
 from itertools import count
 
 import pytest
@@ -57,7 +58,7 @@ class Participant:
         """Keep what the handler answers to ``item``."""
         headers = item.message.headers
         there = ReturnAddress(to="queue:shop.replies", key="o-1", types=(), token=headers[REPLY_TOKEN])
-        given = answering(message(self._new_id(), text), there)
+        given = answering(message(self._new_id(), text, headers={}), there)
         await self.store.run(self.guard.answered([record_of(given)]))
 
     async def refuse_and_reserve(self) -> None:
@@ -73,18 +74,17 @@ class Participant:
         columns = outbox_table.c
         async with self.store.begin() as tx:
             rows = await tx.connection.execute(select(columns.event_type, columns.headers).order_by(columns.position))
-        decode = JsonCodec().decode_untyped
-        return [(kind, read_token(decode(headers.encode())[REPLY_TOKEN])[0].round) for kind, headers in rows]
+        return [(kind, read_token(json.loads(headers)[REPLY_TOKEN])[0].round) for kind, headers in rows]
 
 
-def message(message_id: str, kind: str, headers: object = None) -> Message:
+def message(message_id: str, kind: str, headers: Mapping[str, str]) -> Message:
     return Message(
         id=message_id,
         type=kind,
         destination="queue:stock",
         key="o-1",
         content_type="application/json",
-        headers=dict(headers or {}),  # type: ignore[call-overload]
+        headers=headers,
         body=b"{}",
     )
 

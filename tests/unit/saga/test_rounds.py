@@ -136,7 +136,7 @@ def test_an_answer_to_an_earlier_round_moves_nothing(late: Happening) -> None:
 @pytest.mark.parametrize("comes", ["before the new answer", "after it"])
 def test_what_was_done_in_an_earlier_round_after_all_is_undone(comes: str) -> None:
     waiting = SHAPE.after(SHAPE.observed(shipping(no()), AGAIN), ASKED)
-    answers = [done(0), no(1)] if comes == "before the new answer" else [no(1), done(0)]
+    answers: list[Happening] = [done(0), no(1)] if comes == "before the new answer" else [no(1), done(0)]
 
     journal = SHAPE.after(waiting, *answers)
     assert (journal.status, journal.do["ship"].state) == (SagaStatus.NEEDS_ATTENTION, ActState.UNKNOWN)
