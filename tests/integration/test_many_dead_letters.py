@@ -94,6 +94,11 @@ async def test_a_million_letters_are_looked_through_and_replayed_quickly(store: 
             await letters.list(where, after=after)
 
         took[name] = await quickest(page)
+
+    async def old_letters() -> None:
+        await store.run(store.operators.review.aged(timedelta(days=1)))
+
+    took["all that are old, counted"] = await quickest(old_letters)
     statistics = await quickest(letters.stats, times=2)
 
     began = time.perf_counter()

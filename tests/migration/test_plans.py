@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from pillarbox.relational import (
+    dead_letter_groups,
     dead_letters,
     flow_journal,
     flows,
@@ -94,9 +95,17 @@ STATEMENTS: dict[str, tuple[Executable, Mapping[str, str], str]] = {
         )
         for by, state in (("consumer", "dead"), ("group", "resolved"), ("type", "discarded"))
     },
+    "letters that are old": (dead_letter_groups.AGED, {"age_us": "1000"}, "dead_letters"),
     BLOCKING: (dead_letters.BLOCKING, {"by": "'one'", "held_key": "'k1'"}, "dead_letters"),
     "accept": (queue.ACCEPT, {"positions": POSITIONS, **FENCE}, "queue"),
 }
+FILL_LETTERS = (
+    "INSERT INTO pillarbox_dead_letters (consumer, hold_key, message_id, type, channel, message_key, content_type,"
+    " headers, body, state, attempts, reason, history, stack, fingerprint, first_failed_at, last_failed_at, replays)"
+    " SELECT 'c' || n % 50, 'k' || n, 'm' || n, 't' || n % 40, 'topic:order', 'k' || n, 'application/json', '{}',"
+    " '\\x00', (ARRAY['dead', 'replaying', 'resolved', 'discarded'])[1 + n / 50 % 4], 1, 'exhausted', '[]', '',"
+    f" 'f' || n % 400, n, n, 0 FROM generate_series(1, {BACKLOG}) AS n"
+)
 FILL = (
     "INSERT INTO pillarbox_outbox (id, aggregate_type, aggregate_id, event_type, payload, content_type, headers,"
     " destination, message_key, slot, created_at) SELECT 'm' || n, 'order', 'k', 'order.placed', '\\x00',"
@@ -120,11 +129,7 @@ FILL = (
     "INSERT INTO pillarbox_flow_messages (correlation_id, message_id, type, channel, service, hop, seen_at)"
     " SELECT 'p' || n, 'm' || n, 'order.placed', 'topic:order', 'shop', 0, n"
     f" FROM generate_series(1, {BACKLOG}) AS n",
-    "INSERT INTO pillarbox_dead_letters (consumer, hold_key, message_id, type, channel, message_key, content_type,"
-    " headers, body, state, attempts, reason, history, stack, fingerprint, first_failed_at, last_failed_at, replays)"
-    " SELECT 'c' || n % 50, 'k' || n, 'm' || n, 't' || n % 40, 'topic:order', 'k' || n, 'application/json', '{}',"
-    " '\\x00', (ARRAY['dead', 'replaying', 'resolved', 'discarded'])[1 + n / 50 % 4], 1, 'exhausted', '[]', '',"
-    f" 'f' || n % 400, n, n, 0 FROM generate_series(1, {BACKLOG}) AS n",
+    FILL_LETTERS,
     "INSERT INTO pillarbox_leases (scope, slot, owner, token, expires_at)"
     " SELECT 'relay', n, 'me', n + 1024, 9000000000000000 FROM generate_series(0, 63) AS n",
 )
@@ -141,6 +146,22 @@ async def _plan(connection: AsyncConnection, statement: Executable, values: Mapp
     given = f"({', '.join(values.values())})" if values else ""
     rows = await connection.exec_driver_sql(f"EXPLAIN EXECUTE guarded{given}")
     return "\n".join(row[0] for row in rows)
+
+
+async def test_old_letters_are_looked_for_where_they_are_old(postgresql_url: str) -> None:
+    """And not among all that are dead."""
+    store = postgresql_store(make_url(postgresql_url))
+    await store.migrate()
+    await store.close()
+    engine = create_async_engine(make_url(postgresql_url).set(drivername="postgresql+psycopg"))
+    async with engine.begin() as connection:
+        await connection.execute(text(FILL_LETTERS))
+        await connection.execute(text("ANALYZE"))
+
+        plan = await _plan(connection, dead_letter_groups.AGED, {"age_us": "1000"})
+
+    await engine.dispose()
+    assert re.search(r"Index Cond: .*last_failed_at <", plan), plan
 
 
 @pytest.mark.parametrize("is_analyzed", [False, True], ids=["unknown-to-the-planner", "analyzed"])

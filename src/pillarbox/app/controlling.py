@@ -111,6 +111,7 @@ def control_of(store: RelationalStore, inbox: InboxSettings = DEFAULT_INBOX, che
                 outbox=store.outbox,
                 holding=store.holding,
                 dead_letters=store.dead_letters,
+                review=store.operators.review,
                 waits=store.waits,
                 gaps=store.gaps,
                 circuits=store.circuits,
@@ -120,6 +121,7 @@ def control_of(store: RelationalStore, inbox: InboxSettings = DEFAULT_INBOX, che
                 log=None if store.traits.log is None else store.traits.log.checkpoints,
             ),
             store,
+            replay_within=inbox.replayable_for,
         ),
         outbox=OutboxControl(
             outbox=store.outbox,

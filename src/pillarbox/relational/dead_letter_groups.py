@@ -20,6 +20,7 @@ from sqlalchemy import (
     case,
     delete,
     func,
+    literal_column,
     select,
     update,
 )
@@ -33,7 +34,7 @@ from pillarbox.deadletter import (
     GroupFilter,
     GroupState,
 )
-from pillarbox.deadletter.groups import MAX_EXAMPLE_CHARS, Arrival
+from pillarbox.deadletter.groups import MAX_EXAMPLE_CHARS, AgedLetters, Arrival
 from pillarbox.holding import storable
 from pillarbox.relational.expressions import any_of, insert_into, micros, now_us, numbers
 from pillarbox.relational.operator_tables import dead_letter_edits, dead_letter_groups
@@ -114,6 +115,15 @@ _CONDITIONS: dict[str, ColumnElement[bool]] = {
     "fingerprint": _group.fingerprint == bindparam("of_group", type_=String),
     "state": _group.state == bindparam("in_state", type_=String),
 }
+_long_ago = select(now_us() - bindparam("age_us", type_=BigInteger)).scalar_subquery()  # once, so that an index serves
+AGED = (  # index on (state, last_failed_at, consumer) alone
+    select(dead_letters.c.consumer, func.count(), now_us() - func.min(dead_letters.c.last_failed_at))
+    .where(
+        dead_letters.c.state == literal_column(f"'{DeadLetterState.DEAD}'"),
+        dead_letters.c.last_failed_at < _long_ago,
+    )
+    .group_by(dead_letters.c.consumer)
+)
 SETTLED = (  # index on (state, position)
     select(dead_letters.c.position)
     .where(
@@ -226,6 +236,14 @@ class RelationalDeadLetterReview(DeadLetterReview):
         given = {"new_state": None if state is None else state.value, "new_note": note}
         asked = {name: value for name, value in given.items() if value is not None}
         return len((yield Execute(statement, {**_values(where), **asked})))
+
+    def aged(self, older_than: timedelta) -> Program[Sequence[AgedLetters]]:
+        """Group those that are old."""
+        rows = yield Execute(AGED, {"age_us": micros(older_than)})
+        return [
+            AgedLetters(consumer=consumer, count=count, oldest_for=timedelta(microseconds=int(oldest_us)))
+            for consumer, count, oldest_us in sorted(rows, key=lambda row: str(row[0]))
+        ]
 
     def purge(self, older_than: timedelta, *, limit: int) -> Program[int]:
         """Choose and delete, with the earlier bodies."""
