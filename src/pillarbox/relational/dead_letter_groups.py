@@ -38,6 +38,7 @@ from pillarbox.deadletter.groups import MAX_EXAMPLE_CHARS, AgedLetters, Arrival
 from pillarbox.holding import storable
 from pillarbox.relational.expressions import any_of, insert_into, micros, now_us, numbers
 from pillarbox.relational.operator_tables import dead_letter_edits, dead_letter_groups
+from pillarbox.relational.replay_outcomes import settle_some
 from pillarbox.relational.tables import dead_letters
 from pillarbox.transaction import Execute, Program, Row
 
@@ -124,11 +125,11 @@ AGED = (  # index on (state, last_failed_at, consumer) alone
     )
     .group_by(dead_letters.c.consumer)
 )
-SETTLED = (  # index on (state, position)
-    select(dead_letters.c.position)
+SETTLED = (  # index on (state, last_failed_at, consumer)
+    select(dead_letters.c.position, dead_letters.c.replays)
     .where(
         dead_letters.c.state.in_([DeadLetterState.RESOLVED.value, DeadLetterState.DISCARDED.value]),
-        dead_letters.c.last_failed_at < now_us() - bindparam("age_us", type_=BigInteger),
+        dead_letters.c.last_failed_at < _long_ago,
     )
     .limit(bindparam("up_to", type_=BigInteger))
     .with_for_update(skip_locked=True)
@@ -246,9 +247,10 @@ class RelationalDeadLetterReview(DeadLetterReview):
         ]
 
     def purge(self, older_than: timedelta, *, limit: int) -> Program[int]:
-        """Choose and delete, with the earlier bodies."""
+        """Choose, note what became of them in replay runs, and delete, with the earlier bodies."""
         found = yield Execute(SETTLED, {"age_us": micros(older_than), "up_to": limit})
         if found:
+            yield from settle_some([letter for letter, replays in found if replays])
             letters = {"letters": [row[0] for row in found]}
             yield Execute(PURGE_EDITS, letters)
             yield Execute(PURGE, letters)
