@@ -26,6 +26,8 @@ from pillarbox.relational import (
     outbox,
     outbox_held,
     queue,
+    replay_archive,
+    replay_outcomes,
     saga_archive,
     saga_locks,
     sagas,
@@ -106,6 +108,13 @@ FILL_LETTERS = (
     " '\\x00', (ARRAY['dead', 'replaying', 'resolved', 'discarded'])[1 + n / 50 % 4], 1, 'exhausted', '[]', '',"
     f" 'f' || n % 400, n, n, 0 FROM generate_series(1, {BACKLOG}) AS n"
 )
+FILL_RUNS = (
+    "INSERT INTO pillarbox_replay_runs (run, state, wanted, requested_by, canary, forced, reached, created_at,"
+    " ended_at, ended_because) SELECT 'r' || n, 'finished', '{}', 'ann', 0, 0, 1000000, n, n, ''"
+    " FROM generate_series(1, 200) AS n",
+    "INSERT INTO pillarbox_replay_items (run, letter, replays, state) SELECT 'r' || n % 200, n, 0, 'pending'"
+    f" FROM generate_series(1, {5 * BACKLOG}) AS n",
+)
 FILL = (
     "INSERT INTO pillarbox_outbox (id, aggregate_type, aggregate_id, event_type, payload, content_type, headers,"
     " destination, message_key, slot, created_at) SELECT 'm' || n, 'order', 'k', 'order.placed', '\\x00',"
@@ -139,6 +148,8 @@ async def _plan(connection: AsyncConnection, statement: Executable, values: Mapp
     """Return the plan that PostgreSQL makes without looking at ``values``."""
     made = statement.compile(dialect=PGDialect_psycopg())  # type: ignore[attr-defined, no-untyped-call]
     compiled = cast("SQLCompiler", made)
+    fixed = {name: repr(value) for name, value in compiled.params.items() if name not in values}
+    values = {**fixed, **values}
     numbers = {name: f"${number}" for number, name in enumerate(values, start=1)}
     sql = str(compiled) % numbers
     await connection.exec_driver_sql("SET LOCAL plan_cache_mode = force_generic_plan")
@@ -162,6 +173,35 @@ async def test_old_letters_are_looked_for_where_they_are_old(postgresql_url: str
 
     await engine.dispose()
     assert re.search(r"Index Cond: .*last_failed_at <", plan), plan
+
+
+@pytest.mark.parametrize(
+    ("statement", "values"),
+    [
+        (replay_archive.HAVING, {"of_letter": "77"}),
+        (replay_archive.OVER, {"age_us": "1000", "up_to": "100"}),
+        (replay_archive.FIRST, {"of_run": "'r7'", "up_to": "1000"}),
+        (replay_archive.REMOVE_ITEMS, {"of_run": "'r7'", "last_letter": "1000"}),
+        (replay_outcomes.SETTLE_SOME, {"of_run": "'r7'", "letters": POSITIONS}),
+    ],
+    ids=["of a letter", "over", "first letters", "remove", "settle"],
+)
+async def test_letters_of_replay_runs_are_found_by_their_run(
+    statement: Executable, values: Mapping[str, str], postgresql_url: str
+) -> None:
+    store = postgresql_store(make_url(postgresql_url))
+    await store.migrate()
+    await store.close()
+    engine = create_async_engine(make_url(postgresql_url).set(drivername="postgresql+psycopg"))
+    async with engine.begin() as connection:
+        for fill in (FILL_LETTERS, *FILL_RUNS):
+            await connection.execute(text(fill))
+        await connection.execute(text("ANALYZE"))
+
+        plan = await _plan(connection, statement, values)
+
+    await engine.dispose()
+    assert not re.search(r"Seq Scan on pillarbox_(replay_items|dead_letters)\b", plan), plan
 
 
 @pytest.mark.parametrize("is_analyzed", [False, True], ids=["unknown-to-the-planner", "analyzed"])

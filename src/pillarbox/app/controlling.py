@@ -71,6 +71,7 @@ def ports_of(store: RelationalStore) -> Ports:
         review=store.operators.review,
         edits=store.operators.edits,
         runs=store.operators.runs,
+        archive=store.operators.archive,
         acts=store.operators.acts,
         holding=store.holding,
         holds=store.operators.holds,

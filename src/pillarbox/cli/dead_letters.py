@@ -17,6 +17,7 @@ from pillarbox.cli.operators import by_option, reason_option
 from pillarbox.cli.output import plain, print_facts, print_json, print_line, print_table, wants_json
 from pillarbox.cli.places import Place, at_a_place
 from pillarbox.deadletter import DeadLetter, DeadLetterFilter, DeadLetterState
+from pillarbox.deadletter.decisions import LETTER
 from pillarbox.deadletter.editing import Edit
 from pillarbox.holding import FailedAttempt
 
@@ -90,7 +91,8 @@ async def show(place: Place, letter_id: int, *, with_body: bool, with_headers: b
         return
     print_facts({name: value for name, value in facts.items() if name != "edits"})
     for done in acts:
-        print_line(f"{done.act.what} by {done.act.by} at {done.at:%Y-%m-%d %H:%M:%S}: {done.act.reason or '-'}")
+        what = done.act.what if done.act.kind == LETTER else f"{done.act.what} ({done.act.kind} {done.act.subject})"
+        print_line(f"{what} by {done.act.by} at {done.at:%Y-%m-%d %H:%M:%S}: {done.act.reason or '-'}")
     for change in (change for edit in edits for change in edit.changes) if with_body else ():
         print_line(f"edited {change.path or '/'}: {change.before} -> {change.after}")
     for one in letter.history:
@@ -210,7 +212,8 @@ def _attempt(one: FailedAttempt) -> dict[str, object]:
 
 
 def _act(one: RecordedAct) -> dict[str, object]:
-    return {"at": one.at, "by": one.act.by, "what": one.act.what, "reason": one.act.reason}
+    run = {} if one.act.kind == LETTER else {"run": one.act.subject}
+    return {"at": one.at, "by": one.act.by, "what": one.act.what, "reason": one.act.reason, **run}
 
 
 def _edit(one: Edit) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -11,7 +11,7 @@ from pillarbox.deadletter.decisions import LETTER, Decisions, Order, Ports
 from pillarbox.deadletter.editing import Edit
 from pillarbox.deadletter.groups import DeadLetterCount, DeadLetterGroup, GroupFilter, GroupState
 from pillarbox.deadletter.record import DeadLetter, DeadLetterState
-from pillarbox.deadletter.replays import Replays
+from pillarbox.deadletter.replays import REPLAY_ALL, RUN, Replays
 from pillarbox.deadletter.store import DeadLetterFilter
 from pillarbox.errors import NotFoundError
 from pillarbox.message import Message
@@ -20,6 +20,7 @@ from pillarbox.transaction import Program, TransactionSource
 EVERYTHING_DEAD = DeadLetterFilter()
 ALL_GROUPS = GroupFilter()
 PURGED_AT_ONCE = 1000
+MOST_ACTS = 1000
 
 
 class DeadLetters(Replays):
@@ -78,8 +79,8 @@ class DeadLetters(Replays):
         return tuple(await self._source.run(self._ports.edits.edits(letter_id)))
 
     async def acts(self, letter_id: int) -> tuple[RecordedAct, ...]:
-        """Return what was done to a letter, oldest first."""
-        return tuple(await self._source.run(self._ports.acts.find(kind=LETTER, subject=str(letter_id), limit=1000)))
+        """Return what was done to a letter, oldest first; a replay of many is one act, whose subject is its run."""
+        return tuple(await self._source.run(self._acts(letter_id)))
 
     # --- deciding about one ---
 
@@ -191,6 +192,13 @@ class DeadLetters(Replays):
         while batch := await self._source.run(self._purge(older_than, by)):
             purged += batch
         return purged
+
+    def _acts(self, letter_id: int) -> Program[Sequence[RecordedAct]]:
+        found = list((yield from self._ports.acts.find(kind=LETTER, subject=str(letter_id), limit=MOST_ACTS)))
+        for run_id in (yield from self._ports.archive.having(letter_id)):
+            of_run = yield from self._ports.acts.find(kind=RUN, subject=run_id, limit=MOST_ACTS)
+            found += (one for one in of_run if one.act.what == REPLAY_ALL)
+        return sorted(found, key=lambda one: one.id)
 
     def _replay(self, letter_id: int, order: Order, *, force: bool) -> Program[DeadLetter]:
         letter = yield from self._decisions.get(letter_id)

@@ -17,6 +17,10 @@ RUN = bindparam("of_run", type_=String)
 LETTERS = numbers("letters")
 _item, _letter, _run = replay_items.c, dead_letters.c, replay_runs.c
 
+_has_had_its_turn = _item.letter <= _run.reached
+ITEM_STATE = case(
+    (and_(_item.state == ItemState.PENDING.value, _has_had_its_turn), ItemState.ENQUEUED.value), else_=_item.state
+).label("standing")
 _same = _letter.position == _item.letter
 _is_ours = _letter.replays == _item.replays + 1  # else somebody has replayed it again since
 _came_through = case(

@@ -37,7 +37,7 @@ from pillarbox.relational.dead_letters import conditions, matching, values_of
 from pillarbox.relational.expressions import any_of, insert_into, micros, now_us, numbers
 from pillarbox.relational.holding import RANKS
 from pillarbox.relational.operator_tables import replay_items, replay_runs
-from pillarbox.relational.replay_outcomes import LETTERS, RUN, SETTLE
+from pillarbox.relational.replay_outcomes import ITEM_STATE, LETTERS, RUN, SETTLE
 from pillarbox.relational.rows import MESSAGE_COLUMNS, columns
 from pillarbox.relational.tables import dead_letters, held, holds
 from pillarbox.transaction import Execute, Program, Row
@@ -77,12 +77,8 @@ _FACTS = (
     "reached",
 )
 GET = select(*(_run[name] for name in _FACTS)).where(_run.run == RUN)
-_has_had_its_turn = _item.letter <= _run.reached
-_standing = case(
-    (and_(_item.state == ItemState.PENDING.value, _has_had_its_turn), ItemState.ENQUEUED.value), else_=_item.state
-).label("standing")
 PROGRESS = (  # primary key
-    select(_standing, func.count())
+    select(ITEM_STATE, func.count())
     .select_from(replay_items.join(replay_runs, _item.run == _run.run))
     .where(_item.run == RUN)
     .group_by(text("standing"))

@@ -112,6 +112,27 @@ def test_a_dry_run_counts_and_changes_nothing(pillarbox: Shell, bury: Put) -> No
     assert pillarbox.json("dead-letters", "runs") == []
 
 
+def test_a_letter_that_a_run_replayed_shows_whose_run_it_was(pillarbox: Shell, bury: Put) -> None:
+    bury(message("m1", "a"), message("m2", "b"))
+    run = pillarbox.json("dead-letters", "replay-all", "--detach", "--by", "ann")["run"]
+
+    def take_one(store: RelationalStore) -> Program[None]:
+        taken = yield from store.operators.runs.take(run, after=0, at_most=1)
+        assert taken is not None
+        yield from store.operators.runs.enqueue(taken)
+
+    pillarbox.run(take_one)
+    pillarbox.text("dead-letters", "runs", run, "--cancel", "enough")
+
+    (act,) = pillarbox.json("dead-letters", "show", "1")["acts"]
+    assert (act["by"], act["what"], act["run"]) == ("ann", "replay-all", run)
+    assert f"replay-all (replay run {run}) by ann at " in pillarbox.text("dead-letters", "show", "1")
+    assert pillarbox.json("dead-letters", "show", "2")["acts"] == [], "its turn has not come"
+    pillarbox.text("dead-letters", "edit", "2", "--patch", '{"a": 1}', *WHY)
+    (edit,) = pillarbox.json("dead-letters", "show", "2")["acts"]
+    assert (edit["what"], "run" in edit) == ("edit", False)
+
+
 def test_a_run_is_made_shown_and_cancelled(pillarbox: Shell, bury: Put) -> None:
     bury(message("m1", "a"), message("m2", "b"))
 
