@@ -163,17 +163,28 @@ async def edit(
 
 
 @dead_letters.command()
-@click.option("--older-than", type=duration, required=True, help="Whose last failure is longer ago, as in 30d.")
+@click.option("--older-than", type=duration, help="Letters whose last failure is longer ago, as in 30d.")
+@click.option("--acts-older-than", type=duration, help="Who did what, to anything, longer ago, as in 2000d.")
 @by_option
 @at_a_place
-async def purge(place: Place, older_than: timedelta, by: str) -> None:
-    """Remove resolved and discarded letters; what is dead or being replayed is never removed."""
+async def purge(place: Place, older_than: timedelta | None, acts_older_than: timedelta | None, by: str) -> None:
+    """Remove resolved and discarded letters, or old acts; what is dead or being replayed is never removed.
+
+    With letters go the replay runs that ended as long ago and have none of their letters left.
+    """
+    if older_than is None and acts_older_than is None:
+        raise click.UsageError("give --older-than or --acts-older-than")
+    purged: dict[str, int] = {}
     async with place.open() as control:
-        count = await control.dead_letters.purge(older_than, by=by)
+        if older_than is not None:
+            purged["letters"] = await control.dead_letters.purge(older_than, by=by)
+        if acts_older_than is not None:
+            purged["acts"] = await control.dead_letters.purge_acts(acts_older_than, by=by)
     if wants_json():
-        print_json({"purged": count})
+        print_json({"purged": purged.get("letters", 0), "purged_acts": purged.get("acts", 0)})
     else:
-        print_line(f"{count} letters are removed")
+        for what, count in purged.items():
+            print_line(f"{count} {what} are removed")
 
 
 def _patch(text: str) -> dict[str, object]:

@@ -11,7 +11,7 @@ from pillarbox.deadletter import DeadLetterFilter, DeadLetterState, RunState
 from pillarbox.deadletter.runs import MAX_REPLAYS, ItemState
 from pillarbox.testing.contracts.dead_letters import CONSUMER, burial, bury, find, move
 from pillarbox.testing.contracts.harness import LONG, StoreHarness, let_expire, make_message
-from pillarbox.testing.contracts.replay_runs import bury_many, create, end, enqueue, get
+from pillarbox.testing.contracts.replay_runs import bury_many, create, end, enqueue, enqueue_all, get
 
 NOW = timedelta(0)
 
@@ -37,6 +37,34 @@ class ReplayArchiveContract:
         assert await having(harness, one) == ["rb", "ra"]
         assert await having(harness, two) == ["rb"]
         assert await having(harness, three) == await having(harness, three + 1) == []
+
+    async def test_what_failed_again_and_was_discarded_then_has_failed_for_the_run(self, harness: StoreHarness) -> None:
+        """Also where it is purged, or what was resolved is, before anybody has looked at the run."""
+        await bury_many(harness, 6)
+        await create(harness, "r1")
+        await create(harness, "r2", DeadLetterFilter(key="k5"))
+        assert await enqueue(harness, "r1", at_most=5) == 5
+        await harness.source.run(harness.dead_letters.resolve(CONSUMER, ["m0"]))
+        await bury(harness, *(burial(make_message(f"m{number}", f"k{number}")) for number in (1, 2, 3)))
+        for letter in (await find(harness))[:3]:
+            await move(harness, letter.id, DeadLetterState.DISCARDED)
+        assert (await get(harness, "r1")).count(ItemState.FAILED) == 3
+        await bury(harness, burial(make_message("m4", "k4")))
+        for letter in await find(harness):
+            await move(harness, letter.id, DeadLetterState.DISCARDED)
+        await let_expire(harness)
+
+        purged = await harness.source.run(harness.operators.review.purge(NOW, limit=100))
+
+        assert purged == 6
+        for run_id in ("r1", "r2"):
+            await enqueue_all(harness, run_id, at_most=9)
+        assert dict((await get(harness, "r1")).items) == {
+            ItemState.RESOLVED: 1,
+            ItemState.FAILED: 4,
+            ItemState.PASSED: 1,
+        }
+        assert dict((await get(harness, "r2")).items) == {ItemState.PASSED: 1}
 
     async def test_a_run_is_over_when_it_has_ended_and_none_of_its_letters_is_kept(self, harness: StoreHarness) -> None:
         """And that is longer ago; one that is open never is."""

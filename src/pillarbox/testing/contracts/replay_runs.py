@@ -217,34 +217,6 @@ class ReplayRunStoreContract:
 
         assert dict((await get(harness, "r1")).items) == {ItemState.FAILED: 1}
 
-    async def test_what_failed_again_and_was_discarded_then_has_failed_for_the_run(self, harness: StoreHarness) -> None:
-        """Also where it is purged, or what was resolved is, before anybody has looked at the run."""
-        await bury_many(harness, 6)
-        await create(harness, "r1")
-        await create(harness, "r2", DeadLetterFilter(key="k5"))
-        assert await enqueue(harness, "r1", at_most=5) == 5
-        await harness.source.run(harness.dead_letters.resolve(CONSUMER, ["m0"]))
-        await bury(harness, *(burial(make_message(f"m{number}", f"k{number}")) for number in (1, 2, 3)))
-        for letter in (await find(harness))[:3]:
-            await move(harness, letter.id, DeadLetterState.DISCARDED)
-        assert (await get(harness, "r1")).count(ItemState.FAILED) == 3
-        await bury(harness, burial(make_message("m4", "k4")))
-        for letter in await find(harness):
-            await move(harness, letter.id, DeadLetterState.DISCARDED)
-        await let_expire(harness)
-
-        purged = await harness.source.run(harness.operators.review.purge(timedelta(0), limit=100))
-
-        assert purged == 6
-        for run_id in ("r1", "r2"):
-            await enqueue_all(harness, run_id, at_most=9)
-        assert dict((await get(harness, "r1")).items) == {
-            ItemState.RESOLVED: 1,
-            ItemState.FAILED: 4,
-            ItemState.PASSED: 1,
-        }
-        assert dict((await get(harness, "r2")).items) == {ItemState.PASSED: 1}
-
     async def test_of_two_runs_of_the_same_letters_one_replays_each(self, harness: StoreHarness) -> None:
         """Also where the first replay failed: the second operator has not seen that failure."""
         await bury_many(harness, 20)
