@@ -13,6 +13,7 @@ from pillarbox.testing.contracts import (
     DeadLetterEditsContract,
     DeadLetterReviewContract,
     HoldDecisionsContract,
+    ReplayArchiveContract,
     ReplayRunStoreContract,
 )
 from pillarbox.testing.contracts.dead_letters import CONSUMER, burial, bury, find
@@ -34,6 +35,10 @@ class TestDeadLetterEdits(DeadLetterEditsContract):
 
 
 class TestReplayRuns(ReplayRunStoreContract):
+    """See the contract."""
+
+
+class TestReplayArchive(ReplayArchiveContract):
     """See the contract."""
 
 

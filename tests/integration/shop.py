@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from uuid import uuid4
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pillarbox import event
+from pillarbox import Retry, event
 from pillarbox.channel import Delivery, MessageReceiver, Outcome
 from pillarbox.testing.contracts.broker_harness import receive
 from tests.fault.story import stay_open
@@ -43,6 +44,9 @@ WITHIN = timedelta(seconds=60)
 TOGETHER = 3
 AT_EASE_S, BUSY_S = 0.03, 0.01
 """From one transaction of three orders to the next: 100 orders a second, or 300."""
+SOON = Retry(attempts=5, immediate=0, first=timedelta(milliseconds=300), factor=1)
+FALTER_EVERY, FAILURES = 6, 2
+"""Of each key so many orders are handled at once; the next one fails so often, and holds the key meanwhile."""
 SOME = 40
 """Effects that show that the service goes on."""
 
@@ -67,17 +71,33 @@ class Shop:
         self.box, self.happenings = make_box(store, broker=broker, service=self.service)
         self.written = {f"o-{number}": 0 for number in range(8)}
         self.commits: list[Commit] = []
+        self.failures: Counter[str] = Counter() if like is None else like.failures
         self.every_s = AT_EASE_S
         self._rng = rng
 
-    def listen(self) -> Shop:
-        """Note every order that is heard of."""
+    def listen(self, *, faltering: bool = False) -> Shop:
+        """Note every order that is heard of; ``faltering``: some only at the third attempt, so that keys are held."""
 
-        @self.box.on(self.orders, name="note")
+        @self.box.on(self.orders, name="note", retry=SOON)
         async def handle(order: OrderPlaced, tx: AsyncConnection) -> None:
-            await note(tx, f"{order.order_id} {order.number}")
+            what = f"{order.order_id} {order.number}"
+            await note(tx, what)
+            if faltering and order.number % FALTER_EVERY == 0 and self.failures[what] < FAILURES:
+                self.failures[what] += 1
+                raise ConnectionError
 
         return self
+
+    async def check_at_rest(self) -> None:
+        """Every order that was to fail has failed, nothing is held any more, and nothing is dead."""
+        ought = sum(len(range(0, count, FALTER_EVERY)) for count in self.written.values())
+        assert (len(self.failures), set(self.failures.values())) == (ought, {FAILURES})
+        await wait_until(self._holds_nothing, WITHIN, what="an end of all holds")
+        assert (await self.box.health()).vitals.dead == 0
+
+    async def _holds_nothing(self) -> bool:
+        state = await self.box.store.run(self.box.store.holding.state())
+        return (state.keys, state.messages) == (0, 0)
 
     @property
     def total(self) -> int:

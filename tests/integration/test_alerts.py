@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -10,8 +11,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox import Alert, AlertRules, Retry
+from pillarbox.idempotency import InboxSettings
 from pillarbox.observe import MessageDead, MessageHandled
-from tests.integration.boxes import OrderPlaced, StockReserved, make_box, publish
+from tests.integration.boxes import SETTINGS, OrderPlaced, StockReserved, make_box, publish
 from tests.waiting import wait_until
 
 ONCE = Retry(attempts=1)
@@ -118,6 +120,31 @@ async def test_a_message_that_waits_for_long_is_told_of(store_url: str) -> None:
         alert = await inbox.until("oldest-pending")
 
     assert alert.subject == "outbox"
+
+
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+async def test_a_letter_is_told_of_before_only_force_replays_it(store_url: str) -> None:
+    """By the settings of the box that alerts; health tells it to those who ask."""
+    within = InboxSettings(replay_within=timedelta(milliseconds=200))
+    box, happenings = make_box(store_url, settings=replace(SETTINGS, inbox=within))
+    patient, _ = make_box(store_url)
+    inbox = Inbox()
+    box.alert_to(inbox, rules=AlertRules(watch_every=timedelta(milliseconds=20)))
+
+    @box.on(OrderPlaced, name="handle", retry=ONCE)
+    async def handle(order: OrderPlaced) -> None:
+        raise ValueError("unfit")
+
+    async with box.running():
+        await publish(box, OrderPlaced("o-1"))
+        await happenings.until(MessageDead)
+        alert = await inbox.until("aging-letters")
+        problems = [problem.what for problem in (await box.health()).problems]
+        others = (await patient.health()).vitals
+
+    assert (alert.subject, alert.facts["letters"]) == ("shop/handle", 1)
+    assert any(problem.startswith("1 dead letters of shop/handle are old") for problem in problems)
+    assert (others.dead, others.aging_letters) == (1, ())
 
 
 @pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)

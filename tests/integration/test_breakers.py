@@ -36,6 +36,8 @@ QUICK = CircuitBreaker(
 SOON = Retry(attempts=4, immediate=1, first=timedelta(milliseconds=20), factor=1)
 OUTAGE_S = of(60, 0)
 """For so long the dependency is down at least."""
+BACK_WITHIN_S = of(60, 10)
+"""And so soon all that waited is handled, when it is back."""
 SHAPES = ["outside", "transaction", "sync", "batch"]
 
 
@@ -125,7 +127,9 @@ async def test_while_a_dependency_is_down_nothing_dies_and_all_is_done_in_order_
         assert (await box.health()).vitals.down[0].needed_by == ("shop/charge",)
 
         gateway.is_down = False
+        returned_at = monotonic()
         await happenings.until(MessageHandled, 18, consumer="charge")
+        assert monotonic() - returned_at < BACK_WITHIN_S
         (closed,) = happenings.of(BreakerClosed)
         assert closed.away_for > timedelta(0)
         assert (await box.health()).vitals.down == ()
@@ -204,10 +208,12 @@ async def test_a_minute_of_outage_costs_few_calls_and_no_attempts() -> None:
         await harness.advance(timedelta(seconds=60), patience=timedelta(seconds=60))
         assert 5 <= gateway.calls.total() <= 5 + 4
         gateway.is_down = False
+        returned_at = harness.clock.monotonic()
         await harness.until_quiet()
 
         assert harness.dead_letters == ()
         assert len(harness.handled) == 30
+        assert harness.clock.monotonic() - returned_at <= 60
         assert max(attempts) <= 5
 
 

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from pillarbox.relational import (
+    dead_letter_groups,
     dead_letters,
     flow_journal,
     flows,
@@ -26,6 +27,8 @@ from pillarbox.relational import (
     outbox,
     outbox_held,
     queue,
+    replay_archive,
+    replay_outcomes,
     saga_archive,
     saga_locks,
     sagas,
@@ -96,9 +99,24 @@ STATEMENTS: dict[str, tuple[Executable, Mapping[str, str], str]] = {
         for by, state in (("consumer", "dead"), ("group", "resolved"), ("type", "discarded"))
     },
     "full keys": (holding.FULL_AMONG, {"by": "'one'", "hold_keys": "'{k1,k2,k3}'", "but_one": "99"}, "held"),
+    "letters that are old": (dead_letter_groups.AGED, {"age_us": "1000"}, "dead_letters"),
     BLOCKING: (dead_letters.BLOCKING, {"by": "'one'", "held_key": "'k1'"}, "dead_letters"),
     "accept": (queue.ACCEPT, {"positions": POSITIONS, **FENCE}, "queue"),
 }
+FILL_LETTERS = (
+    "INSERT INTO pillarbox_dead_letters (consumer, hold_key, message_id, type, channel, message_key, content_type,"
+    " headers, body, state, attempts, reason, history, stack, fingerprint, first_failed_at, last_failed_at, replays)"
+    " SELECT 'c' || n % 50, 'k' || n, 'm' || n, 't' || n % 40, 'topic:order', 'k' || n, 'application/json', '{}',"
+    " '\\x00', (ARRAY['dead', 'replaying', 'resolved', 'discarded'])[1 + n / 50 % 4], 1, 'exhausted', '[]', '',"
+    f" 'f' || n % 400, n, n, 0 FROM generate_series(1, {BACKLOG}) AS n"
+)
+FILL_RUNS = (
+    "INSERT INTO pillarbox_replay_runs (run, state, wanted, requested_by, canary, forced, reached, created_at,"
+    " ended_at, ended_because) SELECT 'r' || n, 'finished', '{}', 'ann', 0, 0, 1000000, n, n, ''"
+    " FROM generate_series(1, 200) AS n",
+    "INSERT INTO pillarbox_replay_items (run, letter, replays, state) SELECT 'r' || n % 200, n, 0, 'pending'"
+    f" FROM generate_series(1, {5 * BACKLOG}) AS n",
+)
 FILL = (
     "INSERT INTO pillarbox_outbox (id, aggregate_type, aggregate_id, event_type, payload, content_type, headers,"
     " destination, message_key, slot, created_at) SELECT 'm' || n, 'order', 'k', 'order.placed', '\\x00',"
@@ -122,11 +140,7 @@ FILL = (
     "INSERT INTO pillarbox_flow_messages (correlation_id, message_id, type, channel, service, hop, seen_at)"
     " SELECT 'p' || n, 'm' || n, 'order.placed', 'topic:order', 'shop', 0, n"
     f" FROM generate_series(1, {BACKLOG}) AS n",
-    "INSERT INTO pillarbox_dead_letters (consumer, hold_key, message_id, type, channel, message_key, content_type,"
-    " headers, body, state, attempts, reason, history, stack, fingerprint, first_failed_at, last_failed_at, replays)"
-    " SELECT 'c' || n % 50, 'k' || n, 'm' || n, 't' || n % 40, 'topic:order', 'k' || n, 'application/json', '{}',"
-    " '\\x00', (ARRAY['dead', 'replaying', 'resolved', 'discarded'])[1 + n / 50 % 4], 1, 'exhausted', '[]', '',"
-    f" 'f' || n % 400, n, n, 0 FROM generate_series(1, {BACKLOG}) AS n",
+    FILL_LETTERS,
     "INSERT INTO pillarbox_holds (consumer, hold_key, state, due_at, lease_until, since)"
     f" SELECT 'one', 'k' || n, 'blocked', n, 0, n FROM generate_series(0, {BACKLOG // 100}) AS n",
     "INSERT INTO pillarbox_held (consumer, hold_key, message_id, type, channel, message_key, content_type, headers,"
@@ -142,7 +156,8 @@ async def _plan(connection: AsyncConnection, statement: Executable, values: Mapp
     """Return the plan that PostgreSQL makes without looking at ``values``."""
     made = statement.compile(dialect=PGDialect_psycopg())  # type: ignore[attr-defined, no-untyped-call]
     compiled = cast("SQLCompiler", made)
-    values = {**{name: repr(value) for name, value in compiled.params.items() if name not in values}, **values}
+    fixed = {name: repr(value) for name, value in compiled.params.items() if name not in values}
+    values = {**fixed, **values}
     numbers = {name: f"${number}" for number, name in enumerate(values, start=1)}
     sql = str(compiled) % numbers
     await connection.exec_driver_sql("SET LOCAL plan_cache_mode = force_generic_plan")
@@ -150,6 +165,51 @@ async def _plan(connection: AsyncConnection, statement: Executable, values: Mapp
     given = f"({', '.join(values.values())})" if values else ""
     rows = await connection.exec_driver_sql(f"EXPLAIN EXECUTE guarded{given}")
     return "\n".join(row[0] for row in rows)
+
+
+async def test_old_letters_are_looked_for_where_they_are_old(postgresql_url: str) -> None:
+    """And not among all that are dead."""
+    store = postgresql_store(make_url(postgresql_url))
+    await store.migrate()
+    await store.close()
+    engine = create_async_engine(make_url(postgresql_url).set(drivername="postgresql+psycopg"))
+    async with engine.begin() as connection:
+        await connection.execute(text(FILL_LETTERS))
+        await connection.execute(text("ANALYZE"))
+
+        plan = await _plan(connection, dead_letter_groups.AGED, {"age_us": "1000"})
+
+    await engine.dispose()
+    assert re.search(r"Index Cond: .*last_failed_at <", plan), plan
+
+
+@pytest.mark.parametrize(
+    ("statement", "values"),
+    [
+        (replay_archive.HAVING, {"of_letter": "77"}),
+        (replay_archive.OVER, {"age_us": "1000", "up_to": "100"}),
+        (replay_archive.FIRST, {"of_run": "'r7'", "up_to": "1000"}),
+        (replay_archive.REMOVE_ITEMS, {"of_run": "'r7'", "last_letter": "1000"}),
+        (replay_outcomes.SETTLE_SOME, {"of_run": "'r7'", "letters": POSITIONS}),
+    ],
+    ids=["of a letter", "over", "first letters", "remove", "settle"],
+)
+async def test_letters_of_replay_runs_are_found_by_their_run(
+    statement: Executable, values: Mapping[str, str], postgresql_url: str
+) -> None:
+    store = postgresql_store(make_url(postgresql_url))
+    await store.migrate()
+    await store.close()
+    engine = create_async_engine(make_url(postgresql_url).set(drivername="postgresql+psycopg"))
+    async with engine.begin() as connection:
+        for fill in (FILL_LETTERS, *FILL_RUNS):
+            await connection.execute(text(fill))
+        await connection.execute(text("ANALYZE"))
+
+        plan = await _plan(connection, statement, values)
+
+    await engine.dispose()
+    assert not re.search(r"Seq Scan on pillarbox_(replay_items|dead_letters)\b", plan), plan
 
 
 @pytest.mark.parametrize("is_analyzed", [False, True], ids=["unknown-to-the-planner", "analyzed"])

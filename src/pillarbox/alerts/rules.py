@@ -9,6 +9,7 @@ from datetime import timedelta
 
 from pillarbox.alerts.alert import Fact
 from pillarbox.control import Vitals
+from pillarbox.control.aging import AgingLetters
 from pillarbox.errors import ConfigurationError
 from pillarbox.observe import (
     BreakerOpened,
@@ -44,6 +45,7 @@ class AlertRules:
             (``dead-letter-again``).
         dead_letters: so many dead letters of one consumer ``within`` that time (``dead-letter-rate``).
         within: for the rate of dead letters, and for a worker that falters.
+        aging_letters: dead letters of a consumer are near the age beyond which only force replays them, or past it.
         held_key: a key is held by a dead letter, or by a record that the broker does not take.
         full_key: a held key has as many messages as it may, and its channel keeps the rest.
         consumer_stopped: a dead letter has stopped a consumer, in every process.
@@ -68,6 +70,7 @@ class AlertRules:
     regression_after: timedelta | None = timedelta(hours=24)
     dead_letters: int | None = 20
     within: timedelta = timedelta(minutes=1)
+    aging_letters: bool = True
     held_key: bool = True
     full_key: bool = True
     consumer_stopped: bool = True
@@ -232,10 +235,23 @@ class Judge:
             if age is not None and limit is not None and age > limit:
                 text = f"{what} has waited for {age.total_seconds():.0f} s: pillarbox health"
                 yield Finding(rule=rule, subject=subject, text=text, facts={"age": age})
+        if rules.aging_letters:
+            yield from map(_aging, vitals.aging_letters)
         held = vitals.holding.messages
         if rules.held_messages is not None and held > rules.held_messages:
             text = f"{held} messages are held, behind {vitals.holding.keys} keys: pillarbox held list"
             yield Finding(rule="held-messages", subject="holding", text=text, facts={"messages": held})
+
+
+def _aging(aging: AgingLetters) -> Finding:
+    letters = aging.letters
+    facts: dict[str, Fact] = {
+        "letters": letters.count,
+        "age": letters.oldest_for,
+        "replay_within": aging.replay_within,
+        "left": aging.left,
+    }
+    return Finding(rule="aging-letters", subject=letters.consumer, text=aging.told, facts=facts)
 
 
 def _opened(event: BreakerOpened) -> Finding:

@@ -9,6 +9,7 @@ from pillarbox.alerts import Alarm, AlertRules, AlertSender, AlertTarget, Health
 from pillarbox.app.assembly import Parts, Worker
 from pillarbox.app.controlling import control_of
 from pillarbox.app.settings import Settings
+from pillarbox.idempotency import InboxSettings
 from pillarbox.lease import LeaseKeeper, LeaseTerms
 from pillarbox.message import new_message_id
 from pillarbox.observe import Observers
@@ -40,11 +41,12 @@ class Alerting:
         self.observers.add(alarm)
 
 
-def alert_workers(alarms: Sequence[Alarm], parts: Parts, *, service: str) -> list[Worker]:
+def alert_workers(alarms: Sequence[Alarm], parts: Parts, inbox: InboxSettings) -> list[Worker]:
     """Make the loops that send alerts, and the one that looks for what no event tells of."""
     if not alarms:
         return []
-    terms = LeaseTerms(scope=f"{SCOPE}:{service}", slots=1, ttl=parts.relay.lease)
+    terms = LeaseTerms(scope=f"{SCOPE}:{parts.service}", slots=1, ttl=parts.relay.lease)
     keeper = LeaseKeeper(terms, parts.worker, store=parts.store.leases, source=parts.store, clock=parts.clock)
     senders = [AlertSender(alarm, clock=parts.clock, observer=parts.observers) for alarm in alarms]
-    return [*senders, HealthWatch(alarms, health=control_of(parts.store).health, keeper=keeper, clock=parts.clock)]
+    health = control_of(parts.store, inbox).health
+    return [*senders, HealthWatch(alarms, health=health, keeper=keeper, clock=parts.clock)]

@@ -71,6 +71,7 @@ def ports_of(store: RelationalStore) -> Ports:
         review=store.operators.review,
         edits=store.operators.edits,
         runs=store.operators.runs,
+        archive=store.operators.archive,
         acts=store.operators.acts,
         holding=store.holding,
         holds=store.operators.holds,
@@ -111,6 +112,7 @@ def control_of(store: RelationalStore, inbox: InboxSettings = DEFAULT_INBOX, che
                 outbox=store.outbox,
                 holding=store.holding,
                 dead_letters=store.dead_letters,
+                review=store.operators.review,
                 waits=store.waits,
                 gaps=store.gaps,
                 circuits=store.circuits,
@@ -120,6 +122,7 @@ def control_of(store: RelationalStore, inbox: InboxSettings = DEFAULT_INBOX, che
                 log=None if store.traits.log is None else store.traits.log.checkpoints,
             ),
             store,
+            replay_within=inbox.replayable_for,
         ),
         outbox=OutboxControl(
             outbox=store.outbox,

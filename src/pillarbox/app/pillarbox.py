@@ -187,7 +187,8 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
 
     async def health(self) -> Health:
         """Return how the messages fare, from the tables alone: it is right also when no relay runs anywhere."""
-        return await control_of(self.store).health.check(HealthLimits(fullest_key=self.settings.max_held))
+        limits = HealthLimits(fullest_key=self.settings.max_held)
+        return await control_of(self.store, self.settings.inbox).health.check(limits)
 
     async def migrate(self) -> tuple[int, ...]:
         """Bring the store's tables to this release; return the versions applied. Safe to run many times at once."""
@@ -333,7 +334,7 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
             workers.append(orchestrator_of(catalogue, rules, parts, self._saga_wakeup))
         if relay:
             workers.append(parts.relay_worker())
-        return [*workers, *alert_workers(self._alarms, parts, service=self.name)]
+        return [*workers, *alert_workers(self._alarms, parts, self.settings.inbox)]
 
     async def _enlist(self, consumers: tuple[Consumer, ...]) -> None:
         for consumer in consumers:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from pillarbox.transaction import Program
@@ -47,8 +47,21 @@ class RecordedAct:
     act: Act
 
 
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What a purge of acts has looked at.
+
+    Attributes:
+        count: how many acts it removed.
+        until: the last act that it looked at; ``None`` where none is left.
+    """
+
+    count: int
+    until: int | None
+
+
 class ActStore(Protocol):
-    """The record of acts; nothing is ever removed from it here.
+    """The record of acts; none is removed from it unless somebody asks for that.
 
     Every implementation must pass ``pillarbox.testing.contracts.ActStoreContract``.
     """
@@ -62,6 +75,13 @@ class ActStore(Protocol):
         self, *, kind: str | None = None, subject: str | None = None, after: int = 0, limit: int = 100
     ) -> Program[Sequence[RecordedAct]]:
         """Return up to ``limit`` acts with an id above ``after``, oldest first."""
+
+    @abstractmethod
+    def purge(self, older_than: timedelta, *, after: int, limit: int) -> Program[Forgotten]:
+        """Look at up to ``limit`` acts with an id above ``after`` that were done longer ago, and remove them.
+
+        What was done to a dead letter or a replay run stays for as long as that is kept.
+        """
 
 
 def checked(*, by: str, reason: str | None = None) -> None:

@@ -17,6 +17,7 @@ from pillarbox.cli.operators import by_option, reason_option
 from pillarbox.cli.output import plain, print_facts, print_json, print_line, print_table, wants_json
 from pillarbox.cli.places import Place, at_a_place
 from pillarbox.deadletter import DeadLetter, DeadLetterFilter, DeadLetterState
+from pillarbox.deadletter.decisions import LETTER
 from pillarbox.deadletter.editing import Edit
 from pillarbox.holding import FailedAttempt
 
@@ -90,7 +91,8 @@ async def show(place: Place, letter_id: int, *, with_body: bool, with_headers: b
         return
     print_facts({name: value for name, value in facts.items() if name != "edits"})
     for done in acts:
-        print_line(f"{done.act.what} by {done.act.by} at {done.at:%Y-%m-%d %H:%M:%S}: {done.act.reason or '-'}")
+        what = done.act.what if done.act.kind == LETTER else f"{done.act.what} ({done.act.kind} {done.act.subject})"
+        print_line(f"{what} by {done.act.by} at {done.at:%Y-%m-%d %H:%M:%S}: {done.act.reason or '-'}")
     for change in (change for edit in edits for change in edit.changes) if with_body else ():
         print_line(f"edited {change.path or '/'}: {change.before} -> {change.after}")
     for one in letter.history:
@@ -161,17 +163,28 @@ async def edit(
 
 
 @dead_letters.command()
-@click.option("--older-than", type=duration, required=True, help="Whose last failure is longer ago, as in 30d.")
+@click.option("--older-than", type=duration, help="Letters whose last failure is longer ago, as in 30d.")
+@click.option("--acts-older-than", type=duration, help="Who did what, to anything, longer ago, as in 2000d.")
 @by_option
 @at_a_place
-async def purge(place: Place, older_than: timedelta, by: str) -> None:
-    """Remove resolved and discarded letters; what is dead or being replayed is never removed."""
+async def purge(place: Place, older_than: timedelta | None, acts_older_than: timedelta | None, by: str) -> None:
+    """Remove resolved and discarded letters, or old acts; what is dead or being replayed is never removed.
+
+    With letters go the replay runs that ended as long ago and have none of their letters left.
+    """
+    if older_than is None and acts_older_than is None:
+        raise click.UsageError("give --older-than or --acts-older-than")
+    purged: dict[str, int] = {}
     async with place.open() as control:
-        count = await control.dead_letters.purge(older_than, by=by)
+        if older_than is not None:
+            purged["letters"] = await control.dead_letters.purge(older_than, by=by)
+        if acts_older_than is not None:
+            purged["acts"] = await control.dead_letters.purge_acts(acts_older_than, by=by)
     if wants_json():
-        print_json({"purged": count})
+        print_json({"purged": purged.get("letters", 0), "purged_acts": purged.get("acts", 0)})
     else:
-        print_line(f"{count} letters are removed")
+        for what, count in purged.items():
+            print_line(f"{count} {what} are removed")
 
 
 def _patch(text: str) -> dict[str, object]:
@@ -210,7 +223,8 @@ def _attempt(one: FailedAttempt) -> dict[str, object]:
 
 
 def _act(one: RecordedAct) -> dict[str, object]:
-    return {"at": one.at, "by": one.act.by, "what": one.act.what, "reason": one.act.reason}
+    run = {} if one.act.kind == LETTER else {"run": one.act.subject}
+    return {"at": one.at, "by": one.act.by, "what": one.act.what, "reason": one.act.reason, **run}
 
 
 def _edit(one: Edit) -> dict[str, object]:

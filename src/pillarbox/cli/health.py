@@ -43,7 +43,8 @@ def _show(found: Health) -> None:
         rest = {"oldest_queued_for": vitals.oldest_queued_for, "dead": vitals.dead, "log": vitals.log}
         facts = {"status": found.status.value, "problems": found.problems, "stopped": vitals.stopped}
         sagas = {"sagas_in_need": vitals.sagas_in_need, "overdue_sagas": vitals.overdue_sagas}
-        print_json({**facts, **parts, **rest, **sagas, "down": vitals.down, "flows": vitals.flows})
+        aging = {"aging_letters": vitals.aging_letters}
+        print_json({**facts, **parts, **rest, **sagas, **aging, "down": vitals.down, "flows": vitals.flows})
         return
     print_line(found.status.value)
     for problem in found.problems:
@@ -65,6 +66,7 @@ def _show(found: Health) -> None:
             "waiting for causes": vitals.waits.messages,
             "oldest waiting for causes": vitals.waits.oldest_for,
             "dead letters": vitals.dead,
+            "oldest letter near its end": max((one.letters.oldest_for for one in vitals.aging_letters), default=None),
             "sagas in need": vitals.sagas_in_need.count,
             "oldest saga in need": vitals.sagas_in_need.oldest_for,
             "oldest due saga": max((one.oldest_for for one in vitals.overdue_sagas), default=None),

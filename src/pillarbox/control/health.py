@@ -9,8 +9,9 @@ from enum import StrEnum
 
 from pillarbox.consumer.circuits import CircuitStore, KnownCircuit
 from pillarbox.consumer.positions import Gaps, GapState
+from pillarbox.control.aging import NEAR, AgingLetters
 from pillarbox.control.inspection import Inspection
-from pillarbox.deadletter import DeadLetterFilter, DeadLetterStore
+from pillarbox.deadletter import DeadLetterFilter, DeadLetterReview, DeadLetterStore
 from pillarbox.flow import FlowInstances, FlowsState
 from pillarbox.holding import HoldingState, HoldingStore, WaitsState, WaitStore
 from pillarbox.outbox import OutboxState, OutboxStore
@@ -71,6 +72,7 @@ class Vitals:
     Attributes:
         oldest_queued_for: how long ago the oldest message in the database's own queues was published.
         dead: dead letters that nobody has decided about.
+        aging_letters: those of each consumer that only force replays soon.
         gaps: lines of numbers in which messages wait for one that has not come.
         waits: what waits for causes.
         stopped: consumers that a dead letter has stopped.
@@ -93,6 +95,7 @@ class Vitals:
     sagas_in_need: SagasInNeed = NO_SAGAS
     overdue_sagas: tuple[OverdueSagas, ...] = ()
     flows: FlowsState = NO_FLOWS
+    aging_letters: tuple[AgingLetters, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +150,8 @@ def _problems(vitals: Vitals, limits: HealthLimits) -> Iterator[Problem]:
         yield Problem(status=HealthStatus.DEGRADED, what=what)
     if vitals.dead:
         yield Problem(status=HealthStatus.DEGRADED, what=f"{vitals.dead} dead letters: pillarbox dead-letters list")
+    for aging in vitals.aging_letters:
+        yield Problem(status=HealthStatus.DEGRADED, what=aging.told)
     yield from _problems_of_flows(vitals.flows, limits)
     yield from _problems_of_order(vitals, limits)
     yield from _problems_of_sagas(vitals, limits)
@@ -236,6 +241,7 @@ class VitalPorts:
     outbox: OutboxStore
     holding: HoldingStore
     dead_letters: DeadLetterStore
+    review: DeadLetterReview
     waits: WaitStore
     gaps: Gaps
     circuits: CircuitStore
@@ -248,10 +254,17 @@ class VitalPorts:
 class HealthCheck:
     """Gathers the vitals of one database and judges them."""
 
-    def __init__(self, ports: VitalPorts, source: TransactionSource) -> None:
-        """Read the tables behind ``ports``."""
+    def __init__(self, ports: VitalPorts, source: TransactionSource, *, replay_within: timedelta | None = None) -> None:
+        """Read the tables behind ``ports``.
+
+        Args:
+            ports: where.
+            source: runs what is asked.
+            replay_within: how long after their last failure dead letters are replayed without force; ``None`` for ever.
+        """
         self._ports = ports
         self._source = source
+        self._replay_within = replay_within
 
     async def check(self, limits: HealthLimits = DEFAULT_LIMITS) -> Health:
         """Return how things stand now."""
@@ -271,5 +284,13 @@ class HealthCheck:
             sagas_in_need=(yield from ports.sagas.in_need()),
             overdue_sagas=tuple((yield from ports.sagas.overdue())),
             flows=(yield from ports.flows.state()),
+            aging_letters=(yield from self._aging()),
             down=tuple(one for one in (yield from ports.circuits.known()) if not one.circuit.is_closed),
         )
+
+    def _aging(self) -> Program[tuple[AgingLetters, ...]]:
+        within = self._replay_within
+        if not within:  # for ever, or never without force
+            return ()
+        aged = yield from self._ports.review.aged(within * NEAR)
+        return tuple(AgingLetters(letters=one, replay_within=within) for one in aged)

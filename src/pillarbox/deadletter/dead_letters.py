@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
-from pillarbox.audit import Act, RecordedAct, checked
+from pillarbox.audit import Act, Forgotten, RecordedAct, checked
 from pillarbox.deadletter.decisions import LETTER, Decisions, Order, Ports
 from pillarbox.deadletter.editing import Edit
 from pillarbox.deadletter.groups import DeadLetterCount, DeadLetterGroup, GroupFilter, GroupState
 from pillarbox.deadletter.record import DeadLetter, DeadLetterState
-from pillarbox.deadletter.replays import Replays
+from pillarbox.deadletter.replays import REPLAY_ALL, RUN, Replays
 from pillarbox.deadletter.store import DeadLetterFilter
 from pillarbox.errors import NotFoundError
 from pillarbox.message import Message
@@ -20,6 +20,7 @@ from pillarbox.transaction import Program, TransactionSource
 EVERYTHING_DEAD = DeadLetterFilter()
 ALL_GROUPS = GroupFilter()
 PURGED_AT_ONCE = 1000
+MOST_ACTS = 1000
 
 
 class DeadLetters(Replays):
@@ -78,8 +79,8 @@ class DeadLetters(Replays):
         return tuple(await self._source.run(self._ports.edits.edits(letter_id)))
 
     async def acts(self, letter_id: int) -> tuple[RecordedAct, ...]:
-        """Return what was done to a letter, oldest first."""
-        return tuple(await self._source.run(self._ports.acts.find(kind=LETTER, subject=str(letter_id), limit=1000)))
+        """Return what was done to a letter, oldest first; a replay of many is one act, whose subject is its run."""
+        return tuple(await self._source.run(self._acts(letter_id)))
 
     # --- deciding about one ---
 
@@ -181,16 +182,45 @@ class DeadLetters(Replays):
     async def purge(self, older_than: timedelta, *, by: str) -> int:
         """Remove resolved and discarded letters whose last failure is longer ago, in short transactions.
 
-        What is dead, or being replayed, stays for ever.
+        What is dead, or being replayed, stays for ever. Replay runs that ended longer ago go, too, when none of their
+        letters is left; the record of the purge says what had become of these. What operators did stays.
 
         Returns:
-            How many were removed.
+            How many letters were removed.
         """
         checked(by=by)
         purged = 0
         while batch := await self._source.run(self._purge(older_than, by)):
             purged += batch
+        while runs := await self._source.run(self._ports.archive.over(older_than, limit=PURGED_AT_ONCE)):
+            for run_id in runs:
+                while await self._source.run(self._purge_run(run_id, by)):
+                    pass
         return purged
+
+    async def purge_acts(self, older_than: timedelta, *, by: str) -> int:
+        """Remove the record of what operators did longer ago, to anything, in short transactions.
+
+        What was done to a dead letter or a replay run that is still kept stays; this is recorded itself.
+
+        Returns:
+            How many acts were removed.
+        """
+        checked(by=by)
+        purged, after = 0, 0
+        while True:
+            gone = await self._source.run(self._purge_acts(older_than, by, after))
+            purged += gone.count
+            if gone.until is None:
+                return purged
+            after = gone.until
+
+    def _acts(self, letter_id: int) -> Program[Sequence[RecordedAct]]:
+        found = list((yield from self._ports.acts.find(kind=LETTER, subject=str(letter_id), limit=MOST_ACTS)))
+        for run_id in (yield from self._ports.archive.having(letter_id)):
+            of_run = yield from self._ports.acts.find(kind=RUN, subject=run_id, limit=MOST_ACTS)
+            found += (one for one in of_run if one.act.what == REPLAY_ALL)
+        return sorted(found, key=lambda one: one.id)
 
     def _replay(self, letter_id: int, order: Order, *, force: bool) -> Program[DeadLetter]:
         letter = yield from self._decisions.get(letter_id)
@@ -238,3 +268,18 @@ class DeadLetters(Replays):
                 Act(by=by, what="purge", kind=LETTER, subject="resolved and discarded", details=details)
             )
         return count
+
+    def _purge_run(self, run_id: str, by: str) -> Program[bool]:
+        removed = yield from self._ports.archive.remove(run_id, limit=PURGED_AT_ONCE)
+        if removed is None:
+            return False
+        details = {state.value: count for state, count in removed.items()}
+        yield from self._ports.acts.record(Act(by=by, what="purge", kind=RUN, subject=run_id, details=details))
+        return True
+
+    def _purge_acts(self, older_than: timedelta, by: str, after: int) -> Program[Forgotten]:
+        gone = yield from self._ports.acts.purge(older_than, after=after, limit=PURGED_AT_ONCE)
+        if gone.count:
+            details = {"count": gone.count, "older_than_s": older_than.total_seconds()}
+            yield from self._ports.acts.record(Act(by=by, what="purge", kind="acts", subject="old", details=details))
+        return gone

@@ -10,6 +10,7 @@ from typing import TypeAlias
 from msgspec.structs import replace
 
 from pillarbox.audit import Act, ActStore
+from pillarbox.deadletter.archive import ReplayArchive
 from pillarbox.deadletter.editing import DeadLetterEdits, differences, patched
 from pillarbox.deadletter.groups import DeadLetterReview
 from pillarbox.deadletter.record import DeadLetter, DeadLetterState
@@ -40,6 +41,7 @@ class Ports:
     review: DeadLetterReview
     edits: DeadLetterEdits
     runs: ReplayRunStore
+    archive: ReplayArchive
     acts: ActStore
     holding: HoldingStore
     holds: HoldDecisions

@@ -89,6 +89,19 @@ class DeadLetterCount:
     oldest_failed_at: datetime
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgedLetters:
+    """The dead letters of one consumer that failed last long ago.
+
+    Attributes:
+        oldest_for: how long ago the one that has been dead for longest failed last.
+    """
+
+    consumer: str
+    count: int
+    oldest_for: timedelta
+
+
 class DeadLetterReview(Protocol):
     """What is asked and decided about many letters at once.
 
@@ -106,6 +119,10 @@ class DeadLetterReview(Protocol):
     @abstractmethod
     def judge(self, where: GroupFilter, *, state: GroupState | None, note: str | None) -> Program[int]:
         """Give groups a state, a note, or both; return how many. A new state takes the mark of a regression away."""
+
+    @abstractmethod
+    def aged(self, older_than: timedelta) -> Program[Sequence[AgedLetters]]:
+        """Count the dead letters whose last failure is longer ago, by consumer; looks at none that is younger."""
 
     @abstractmethod
     def purge(self, older_than: timedelta, *, limit: int) -> Program[int]:

@@ -16,6 +16,7 @@ from pillarbox.message import new_message_id
 from pillarbox.transaction import Program, TransactionSource
 
 RUN = "replay run"
+REPLAY_ALL = "replay-all"
 
 
 class Replays:
@@ -87,7 +88,7 @@ class Replays:
         run_id = new_message_id()
         count = yield from self._ports.runs.create(run_id, wanted, terms, by=by)
         details = {"letters": count, "wanted": wanted, "terms": terms}
-        yield from self._ports.acts.record(Act(by=by, what="replay-all", kind=RUN, subject=run_id, details=details))
+        yield from self._ports.acts.record(Act(by=by, what=REPLAY_ALL, kind=RUN, subject=run_id, details=details))
         return (yield from self._get(run_id))
 
     def _get(self, run_id: str) -> Program[ReplayRun]:

@@ -20,6 +20,7 @@ from sqlalchemy import (
     case,
     delete,
     func,
+    literal_column,
     select,
     update,
 )
@@ -33,10 +34,11 @@ from pillarbox.deadletter import (
     GroupFilter,
     GroupState,
 )
-from pillarbox.deadletter.groups import MAX_EXAMPLE_CHARS, Arrival
+from pillarbox.deadletter.groups import MAX_EXAMPLE_CHARS, AgedLetters, Arrival
 from pillarbox.holding import storable
 from pillarbox.relational.expressions import any_of, insert_into, micros, now_us, numbers
 from pillarbox.relational.operator_tables import dead_letter_edits, dead_letter_groups
+from pillarbox.relational.replay_outcomes import settle_some
 from pillarbox.relational.tables import dead_letters
 from pillarbox.transaction import Execute, Program, Row
 
@@ -114,11 +116,20 @@ _CONDITIONS: dict[str, ColumnElement[bool]] = {
     "fingerprint": _group.fingerprint == bindparam("of_group", type_=String),
     "state": _group.state == bindparam("in_state", type_=String),
 }
-SETTLED = (  # index on (state, position)
-    select(dead_letters.c.position)
+_long_ago = select(now_us() - bindparam("age_us", type_=BigInteger)).scalar_subquery()  # once, so that an index serves
+AGED = (  # index on (state, last_failed_at, consumer) alone
+    select(dead_letters.c.consumer, func.count(), now_us() - func.min(dead_letters.c.last_failed_at))
+    .where(
+        dead_letters.c.state == literal_column(f"'{DeadLetterState.DEAD}'"),
+        dead_letters.c.last_failed_at < _long_ago,
+    )
+    .group_by(dead_letters.c.consumer)
+)
+SETTLED = (  # index on (state, last_failed_at, consumer)
+    select(dead_letters.c.position, dead_letters.c.replays)
     .where(
         dead_letters.c.state.in_([DeadLetterState.RESOLVED.value, DeadLetterState.DISCARDED.value]),
-        dead_letters.c.last_failed_at < now_us() - bindparam("age_us", type_=BigInteger),
+        dead_letters.c.last_failed_at < _long_ago,
     )
     .limit(bindparam("up_to", type_=BigInteger))
     .with_for_update(skip_locked=True)
@@ -227,10 +238,19 @@ class RelationalDeadLetterReview(DeadLetterReview):
         asked = {name: value for name, value in given.items() if value is not None}
         return len((yield Execute(statement, {**_values(where), **asked})))
 
+    def aged(self, older_than: timedelta) -> Program[Sequence[AgedLetters]]:
+        """Group those that are old."""
+        rows = yield Execute(AGED, {"age_us": micros(older_than)})
+        return [
+            AgedLetters(consumer=consumer, count=count, oldest_for=timedelta(microseconds=int(oldest_us)))
+            for consumer, count, oldest_us in sorted(rows, key=lambda row: str(row[0]))
+        ]
+
     def purge(self, older_than: timedelta, *, limit: int) -> Program[int]:
-        """Choose and delete, with the earlier bodies."""
+        """Choose, note what became of them in replay runs, and delete, with the earlier bodies."""
         found = yield Execute(SETTLED, {"age_us": micros(older_than), "up_to": limit})
         if found:
+            yield from settle_some([letter for letter, replays in found if replays])
             letters = {"letters": [row[0] for row in found]}
             yield Execute(PURGE_EDITS, letters)
             yield Execute(PURGE, letters)

@@ -117,5 +117,11 @@ LETTER_INDEXES = (
         dead_letters.c.hold_key,
         postgresql_where=_BLOCKS,
     ),
-    Index("pillarbox_dead_letters_failed", dead_letters.c.last_failed_at),
+    Index(
+        "pillarbox_dead_letters_failed",
+        dead_letters.c.state,
+        dead_letters.c.last_failed_at,
+        dead_letters.c.consumer,
+        postgresql_where=_RESTS,
+    ),
 )

@@ -6,6 +6,7 @@ from pillarbox.relational.acts import RelationalActStore
 from pillarbox.relational.dead_letter_edits import RelationalDeadLetterEdits
 from pillarbox.relational.dead_letter_groups import RelationalDeadLetterReview
 from pillarbox.relational.hold_decisions import RelationalHoldDecisions
+from pillarbox.relational.replay_archive import RelationalReplayArchive
 from pillarbox.relational.replay_runs import RelationalReplayRuns
 
 
@@ -18,4 +19,5 @@ class RelationalOperators:
         self.edits = RelationalDeadLetterEdits()
         self.holds = RelationalHoldDecisions()
         self.review = RelationalDeadLetterReview()
+        self.archive = RelationalReplayArchive()
         self.runs = RelationalReplayRuns()

@@ -37,14 +37,13 @@ from pillarbox.relational.dead_letters import conditions, matching, values_of
 from pillarbox.relational.expressions import any_of, insert_into, micros, now_us, numbers
 from pillarbox.relational.holding import RANKS
 from pillarbox.relational.operator_tables import replay_items, replay_runs
+from pillarbox.relational.replay_outcomes import ITEM_STATE, LETTERS, RUN, SETTLE
 from pillarbox.relational.rows import MESSAGE_COLUMNS, columns
 from pillarbox.relational.tables import dead_letters, held, holds
 from pillarbox.transaction import Execute, Program, Row
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 PERMILLE = 1000
-RUN = bindparam("of_run", type_=String)
-LETTERS = numbers("letters")
 _item, _letter, _run = replay_items.c, dead_letters.c, replay_runs.c
 _decode_filter = msgspec.json.Decoder(DeadLetterFilter).decode
 
@@ -78,12 +77,8 @@ _FACTS = (
     "reached",
 )
 GET = select(*(_run[name] for name in _FACTS)).where(_run.run == RUN)
-_has_had_its_turn = _item.letter <= _run.reached
-_standing = case(
-    (and_(_item.state == ItemState.PENDING.value, _has_had_its_turn), ItemState.ENQUEUED.value), else_=_item.state
-).label("standing")
 PROGRESS = (  # primary key
-    select(_standing, func.count())
+    select(ITEM_STATE, func.count())
     .select_from(replay_items.join(replay_runs, _item.run == _run.run))
     .where(_item.run == RUN)
     .group_by(text("standing"))
@@ -165,28 +160,6 @@ ENQUEUE = (
 )
 ENQUEUE_AND_TELL = ENQUEUE.returning(held.c.position)
 PASS = update(replay_items).where(_item.run == RUN, any_of(_item.letter, LETTERS)).values(state=ItemState.PASSED.value)
-_same = _letter.position == _item.letter
-_is_ours = _letter.replays == _item.replays + 1  # else somebody has replayed it again since
-_came_through = case(
-    (and_(_is_ours, _letter.state == DeadLetterState.RESOLVED.value), ItemState.RESOLVED.value),
-    else_=ItemState.FAILED.value,
-)
-_is_under_way = (  # looked up for each: a join would be planned by how many were being replayed a while ago
-    select(case((and_(_is_ours, _letter.state == DeadLetterState.REPLAYING.value), 1), else_=0))
-    .where(_same)
-    .scalar_subquery()
-)
-_outcome = select(_came_through).where(_same).scalar_subquery()
-SETTLE = (  # what is gone was purged since, which only a letter is that was decided about
-    update(replay_items)
-    .where(
-        _item.run == RUN,
-        _item.state == ItemState.PENDING.value,
-        _item.letter <= select(_run.reached).where(_run.run == RUN).scalar_subquery(),
-        func.coalesce(_is_under_way, 0) == 0,
-    )
-    .values(state=func.coalesce(_outcome, ItemState.RESOLVED.value))
-)
 
 
 @lru_cache(maxsize=128)

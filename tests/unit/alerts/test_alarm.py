@@ -12,6 +12,8 @@ from pillarbox.alerts import Alarm, Alert
 from pillarbox.alerts.alarm import MOST_WAITING
 from pillarbox.alerts.rules import MOST_SUBJECTS
 from pillarbox.control import Vitals
+from pillarbox.control.aging import AgingLetters
+from pillarbox.deadletter.groups import AgedLetters
 from pillarbox.errors import ConfigurationError
 from pillarbox.holding import HoldingState
 from pillarbox.observe import (
@@ -303,6 +305,29 @@ def test_a_full_key_is_told_with_what_to_do_unless_its_rule_is_left_out() -> Non
     at.waiting()
     assert at.told(full, full) == [], "it was told of just now"
     assert scene(full_key=False).told(full) == []
+
+
+@pytest.mark.parametrize(("rule", "found"), [(True, [("aging-letters", "shop/reserve", 1)]), (False, [])])
+def test_letters_that_only_force_replays_soon_are_told_of_once_in_a_while_for_each_consumer(
+    rule: bool, found: list[tuple[str, str, int]]
+) -> None:
+    at = scene(aging_letters=rule)
+    aging = AgingLetters(
+        letters=AgedLetters(consumer="shop/reserve", count=3, oldest_for=11 * 24 * HOUR),
+        replay_within=14 * 24 * HOUR,
+    )
+    outbox = OutboxState(pending=0, oldest_for=None, scheduled=0, parked=0, held=0)
+    holding = HoldingState(keys=0, blocked=0, messages=0, oldest_for=None)
+    vitals = Vitals(outbox=outbox, holding=holding, oldest_queued_for=None, dead=3, aging_letters=(aging,))
+
+    at.alarm.notice_vitals(vitals)
+    at.alarm.notice_vitals(vitals)
+
+    alerts = list(at.alarm.waiting)
+    assert at.waiting() == found
+    assert [(alert.text, alert.facts["letters"], alert.facts["left"]) for alert in alerts] == [
+        (aging.told, 3, 3 * 24 * HOUR) for _ in found
+    ]
 
 
 def test_the_oldest_alerts_give_way_and_it_is_said_how_many_did() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pillarbox.audit import Act
 from pillarbox.holding import FailedAttempt, HeldMessage, HeldState, Hold
 from pillarbox.relational import RelationalStore
 from pillarbox.transaction import Program
@@ -69,14 +70,48 @@ def test_a_discarded_letter_frees_its_key_and_is_purged_later(pillarbox: Shell, 
     assert pillarbox.json("held", "list")[0]["state"] == "waiting"
     assert "discard by ann" in pillarbox.text("dead-letters", "show", "1")
     assert pillarbox("dead-letters", "discard", "1", *WHY).exit_code == 2
-    assert pillarbox.json("dead-letters", "purge", "--older-than", "1d") == {"purged": 0}
+    assert pillarbox.json("dead-letters", "purge", "--older-than", "1d") == {"purged": 0, "purged_acts": 0}
     assert "1 letters are removed" in pillarbox.text("dead-letters", "purge", "--older-than", "0s")
 
 
 def test_dead_letters_are_never_purged(pillarbox: Shell, bury: Put) -> None:
     bury(message("m1"))
 
-    assert pillarbox.json("dead-letters", "purge", "--older-than", "0s") == {"purged": 0}
+    assert pillarbox.json("dead-letters", "purge", "--older-than", "0s")["purged"] == 0
+
+
+def test_a_purge_takes_runs_without_letters_with_it_and_acts_only_when_asked(pillarbox: Shell, bury: Put) -> None:
+    bury(message("m1", "a"), message("m2", "b"))
+    ended = pillarbox.json("dead-letters", "replay-all", "--key", "a", "--detach", "--by", "ann")["run"]
+    pillarbox.text("dead-letters", "runs", ended, "--cancel", "enough", "--by", "ann")
+    still_open = pillarbox.json("dead-letters", "replay-all", "--key", "b", "--detach", "--by", "ann")["run"]
+
+    assert pillarbox.json("dead-letters", "purge", "--older-than", "0s", "--by", "bob")["purged"] == 0
+    assert runs(pillarbox) == {ended, still_open}, "their letters are dead"
+    for letter in ("1", "2"):
+        pillarbox.text("dead-letters", "discard", letter, *WHY)
+    assert pillarbox.json("dead-letters", "purge", "--older-than", "0s", "--by", "bob")["purged"] == 2
+    assert runs(pillarbox) == {still_open}
+    assert [(one.what, one.by, one.details) for one in acts(pillarbox, "replay run", ended)][2:] == [
+        ("purge", "bob", {"pending": 1})
+    ]
+
+    assert pillarbox("dead-letters", "purge").exit_code == 2
+    assert pillarbox.json("dead-letters", "purge", "--acts-older-than", "1d")["purged_acts"] == 0
+    assert "6 acts are removed" in pillarbox.text("dead-letters", "purge", "--acts-older-than", "0s", "--by", "bob")
+    assert [(one.kind, one.what, one.by) for one in acts(pillarbox)] == [
+        ("replay run", "replay-all", "ann"),
+        ("acts", "purge", "bob"),
+    ]
+
+
+def runs(pillarbox: Shell) -> set[str]:
+    return {one["run"] for one in pillarbox.json("dead-letters", "runs")}
+
+
+def acts(pillarbox: Shell, kind: str | None = None, subject: str | None = None) -> list[Act]:
+    (found,) = pillarbox.run(lambda store: store.operators.acts.find(kind=kind, subject=subject))
+    return [one.act for one in found]
 
 
 def test_a_letter_is_edited_by_a_patch_or_a_file(pillarbox: Shell, bury: Put, tmp_path: Path) -> None:
@@ -110,6 +145,27 @@ def test_a_dry_run_counts_and_changes_nothing(pillarbox: Shell, bury: Put) -> No
     }
     assert "2 letters would be replayed" in pillarbox.text("dead-letters", "replay-all", "--dry-run")
     assert pillarbox.json("dead-letters", "runs") == []
+
+
+def test_a_letter_that_a_run_replayed_shows_whose_run_it_was(pillarbox: Shell, bury: Put) -> None:
+    bury(message("m1", "a"), message("m2", "b"))
+    run = pillarbox.json("dead-letters", "replay-all", "--detach", "--by", "ann")["run"]
+
+    def take_one(store: RelationalStore) -> Program[None]:
+        taken = yield from store.operators.runs.take(run, after=0, at_most=1)
+        assert taken is not None
+        yield from store.operators.runs.enqueue(taken)
+
+    pillarbox.run(take_one)
+    pillarbox.text("dead-letters", "runs", run, "--cancel", "enough")
+
+    (act,) = pillarbox.json("dead-letters", "show", "1")["acts"]
+    assert (act["by"], act["what"], act["run"]) == ("ann", "replay-all", run)
+    assert f"replay-all (replay run {run}) by ann at " in pillarbox.text("dead-letters", "show", "1")
+    assert pillarbox.json("dead-letters", "show", "2")["acts"] == [], "its turn has not come"
+    pillarbox.text("dead-letters", "edit", "2", "--patch", '{"a": 1}', *WHY)
+    (edit,) = pillarbox.json("dead-letters", "show", "2")["acts"]
+    assert (edit["what"], "run" in edit) == ("edit", False)
 
 
 def test_a_run_is_made_shown_and_cancelled(pillarbox: Shell, bury: Put) -> None:

@@ -4,6 +4,8 @@ from dataclasses import replace
 from datetime import timedelta
 
 from pillarbox.control import HealthLimits, HealthStatus, Vitals, judge
+from pillarbox.control.aging import AgingLetters
+from pillarbox.deadletter.groups import AgedLetters
 from pillarbox.flow import FlowsState
 from pillarbox.holding import HoldingState
 from pillarbox.outbox import OutboxState
@@ -66,6 +68,28 @@ def test_whatever_waits_for_an_operator_is_degraded() -> None:
     ]
 
     assert [status(vitals) for vitals in waiting] == [HealthStatus.DEGRADED] * len(waiting)
+
+
+def test_letters_that_only_force_replays_soon_are_degraded_with_what_to_do() -> None:
+    within, day = timedelta(days=14), timedelta(days=1)
+    letters = AgedLetters(consumer="shop/reserve", count=2, oldest_for=11 * day + timedelta(seconds=0.4))
+
+    near = AgingLetters(letters=letters, replay_within=within)
+    over = AgingLetters(letters=replace(letters, oldest_for=15 * day), replay_within=within)
+
+    (problem,) = judge(replace(QUIET, aging_letters=(near,))).problems
+    assert problem.status is HealthStatus.DEGRADED
+    assert problem.what == (
+        "2 dead letters of shop/reserve are old, the oldest failed 11 days, 0:00:00 ago; replays need force in 3 days,"
+        " 0:00:00, beyond 14 days, 0:00:00: pillarbox dead-letters replay-all --consumer shop/reserve, or discard them,"
+        " or have the inbox keep longer"
+    )
+    (problem,) = judge(replace(QUIET, aging_letters=(over,))).problems
+    assert problem.what == (
+        "2 dead letters of shop/reserve are old, the oldest failed 15 days, 0:00:00 ago; its replay has needed force"
+        " for 1 day, 0:00:00, beyond 14 days, 0:00:00: pillarbox dead-letters list --consumer shop/reserve, then"
+        " replay-all --force, or discard"
+    )
 
 
 def test_more_held_messages_than_the_limit_are_degraded() -> None:

@@ -30,6 +30,7 @@ from pillarbox.testing.contracts.published import PublishedRecordsContract
 from pillarbox.testing.contracts.queue import QueueStoreContract
 from pillarbox.testing.contracts.receiver import ReceiverContract
 from pillarbox.testing.contracts.relay_marks import RelayMarksContract
+from pillarbox.testing.contracts.replay_archive import ReplayArchiveContract
 from pillarbox.testing.contracts.replay_runs import ReplayRunStoreContract
 from pillarbox.testing.contracts.saga_archive import SagaArchiveContract
 from pillarbox.testing.contracts.saga_locks import SagaLockStoreContract
@@ -71,6 +72,7 @@ __all__ = [
     "QueueStoreContract",
     "ReceiverContract",
     "RelayMarksContract",
+    "ReplayArchiveContract",
     "ReplayRunStoreContract",
     "SagaArchiveContract",
     "SagaLockStoreContract",

@@ -201,6 +201,22 @@ class DeadLetterReviewContract:
         ]
         assert {one.oldest_failed_at for one in found} == {FIRST.at}
 
+    async def test_dead_letters_that_failed_long_ago_are_counted_by_consumer(self, harness: StoreHarness) -> None:
+        """With the age of the oldest; what is younger, or dead no more, does not count."""
+        await bury(harness, *(burial(make_message(f"m{number}")) for number in range(4)))
+        replaying, discarded, *_ = await find(harness)
+        await move(harness, replaying.id, DeadLetterState.REPLAYING)
+        await move(harness, discarded.id, DeadLetterState.DISCARDED)
+        await let_expire(harness)
+        await bury(harness, burial(make_message("m1")), consumer=OTHER)
+        await let_expire(harness)
+
+        found = await harness.source.run(harness.operators.review.aged(NOW))
+
+        assert [(one.consumer, one.count) for one in found] == [(OTHER, 1), (CONSUMER, 2)]
+        assert NOW < found[0].oldest_for < found[1].oldest_for < LONG
+        assert list(await harness.source.run(harness.operators.review.aged(LONG))) == []
+
     async def test_only_what_was_decided_about_is_purged(self, harness: StoreHarness) -> None:
         """And is old enough; with its edits, a few at a time."""
         await bury(harness, *(burial(make_message(f"m{number}")) for number in range(5)))

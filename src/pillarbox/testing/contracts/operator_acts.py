@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
-from pillarbox.audit import Act
-from pillarbox.testing.contracts.harness import StoreHarness, rolled_back
+from pillarbox.audit import Act, Forgotten
+from pillarbox.deadletter import DeadLetterFilter
+from pillarbox.deadletter.runs import ReplayTerms
+from pillarbox.testing.contracts.dead_letters import burial, bury, find
+from pillarbox.testing.contracts.harness import LONG, StoreHarness, let_expire, make_message, rolled_back
 
 PLAIN = Act(by="ann", what="replay", kind="dead letter", subject="7")
 FULL = Act(
@@ -53,3 +58,44 @@ class ActStoreContract:
 
         assert len(ones) == len(rest) == 1
         assert len(await harness.source.run(harness.operators.acts.find(kind="b"))) == 3
+
+    async def test_old_acts_are_purged_a_few_at_a_time(self, harness: StoreHarness) -> None:
+        """Each page is looked at once; what is younger stays."""
+        for _ in range(5):
+            await record(harness, PLAIN)
+        await let_expire(harness)
+        acts = await harness.source.run(harness.operators.acts.find())
+
+        assert await purge(harness, LONG) == Forgotten(0, until=None)
+        assert await purge(harness, limit=2) == Forgotten(2, until=acts[1].id)
+        assert await purge(harness, after=acts[2].id) == Forgotten(2, until=None)
+        await record(harness, FULL)
+
+        assert [one.act for one in await harness.source.run(harness.operators.acts.find())] == [PLAIN, FULL]
+
+    async def test_acts_stay_for_as_long_as_the_letter_or_run_that_they_are_about(self, harness: StoreHarness) -> None:
+        """Whatever else has the same name."""
+        await bury(harness, burial(make_message("m1")))
+        (letter,) = await find(harness)
+        await harness.source.run(harness.operators.runs.create("r1", DeadLetterFilter(), ReplayTerms(), by="ann"))
+        kept = [("dead letter", str(letter.id)), ("replay run", "r1")]
+        gone = [("dead letter", str(letter.id + 1)), ("dead letter", "all"), ("replay run", "r2"), ("group", "r1")]
+        for kind, subject in (*kept, *gone):
+            await record(harness, Act(by="ann", what="x", kind=kind, subject=subject))
+        await let_expire(harness)
+
+        assert await purge(harness) == Forgotten(len(gone), until=None)
+        found = await harness.source.run(harness.operators.acts.find())
+        assert [(one.act.kind, one.act.subject) for one in found] == kept
+
+
+async def record(harness: StoreHarness, act: Act) -> None:
+    """Record an act in a transaction of its own."""
+    await harness.source.run(harness.operators.acts.record(act))
+
+
+async def purge(
+    harness: StoreHarness, older_than: timedelta = timedelta(0), *, after: int = 0, limit: int = 100
+) -> Forgotten:
+    """Remove old acts."""
+    return await harness.source.run(harness.operators.acts.purge(older_than, after=after, limit=limit))
