@@ -204,8 +204,12 @@ class Payments:
         await self.send(order)
 
         async def is_put_aside() -> bool:
-            reader = Channel(self.channel.wire, deliver=lambda *_: came.set())
             came = asyncio.Event()
+
+            def deliver(tag: int, packed: bytes, body: bytes) -> None:
+                came.set()
+
+            reader = Channel(self.channel.wire, deliver=deliver)
             await reader.ask(commands.Basic.Consume(queue="queue:payments/7"))
             with suppress(TimeoutError):
                 async with asyncio.timeout(1):
@@ -254,8 +258,10 @@ async def test_a_burial_whose_acknowledgement_is_lost_is_one_dead_letter(
     await at.declared()
     await at.expire("o-7")
 
+    def say_nothing(self: Channel, tags: object) -> None: ...
+
     with monkeypatch.context() as cut_off:
-        cut_off.setattr(Channel, "acknowledge", lambda *_: None)
+        cut_off.setattr(Channel, "acknowledge", say_nothing)
         async with at.box.running():
             await at.happenings.until(MessageDead)
     await at.until_in("queue:payments/dead")

@@ -19,7 +19,7 @@ QUEUE = queue_facts({**PARTITION, "members": "abc", "online": "abc"})
 SOUND = RabbitMqFacts(version="4.1.0", blocked=None, untold=None, nodes=["a", "b", "c"], queues=[QUEUE])
 
 
-def with_policy(told: dict[str, Any] = PARTITION, **policy: Any) -> QueueFacts:
+def with_policy(told: dict[str, Any] = PARTITION, /, **policy: Any) -> QueueFacts:
     """Facts of a queue under a policy, whose names have lines where Python has underscores."""
     definition = {name.replace("_", "-"): value for name, value in policy.items()}
     return queue_facts({**told, "effective_policy_definition": definition})
@@ -70,7 +70,7 @@ def test_limits_that_cost_nothing_are_well(queue: QueueFacts) -> None:
 
 
 @pytest.mark.parametrize("limit", [{"delivery_limit": 20}, {"message_ttl": 60_000}], ids=["deliveries", "age"])
-def test_whatever_exchange_a_policy_names_messages_become_dead_letters_of_their_consumer(limit: dict[str, int]) -> None:
+def test_whatever_exchange_a_policy_names_messages_become_dead_letters_of_their_consumer(limit: dict[str, Any]) -> None:
     queue = with_policy(**limit, dead_letter_exchange="theirs")
 
     (finding,) = [one for one in judge_rabbitmq(replace(SOUND, queues=[queue])) if one.severity is not Severity.OK]
