@@ -130,8 +130,8 @@ FILL = (
     "INSERT INTO pillarbox_holds (consumer, hold_key, state, due_at, lease_until, since)"
     f" SELECT 'one', 'k' || n, 'blocked', n, 0, n FROM generate_series(0, {BACKLOG // 100}) AS n",
     "INSERT INTO pillarbox_held (consumer, hold_key, message_id, type, channel, message_key, content_type, headers,"
-    " body, state, rank, attempts, due_at, history) SELECT 'one', 'k' || n / 100, 'm' || n, 'order.placed', 'topic:order',"
-    " 'k' || n / 100, 'application/json', '{}', '\\x00', 'held', 2, 0, n, '[]'"
+    " body, state, rank, attempts, due_at, history) SELECT 'one', 'k' || n / 100, 'm' || n, 'order.placed',"
+    " 'topic:order', 'k' || n / 100, 'application/json', '{}', '\\x00', 'held', 2, 0, n, '[]'"
     f" FROM generate_series(1, {BACKLOG}) AS n",
     "INSERT INTO pillarbox_leases (scope, slot, owner, token, expires_at)"
     " SELECT 'relay', n, 'me', n + 1024, 9000000000000000 FROM generate_series(0, 63) AS n",
