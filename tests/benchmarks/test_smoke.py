@@ -18,6 +18,8 @@ from tests.servers import PostgresServer
 
 SIZE = 120
 WITHOUT_SERVER = [bench for bench in BENCHES if bench.store == "sqlite"]
+ON_SQLITE = effort.of(WITHOUT_SERVER, [bench for bench in WITHOUT_SERVER if bench.name == "relay.noop.sqlite"])
+"""The others are the same programs as on PostgreSQL."""
 SAME_PROGRAM = {"producer.1.postgresql", "saga.lone4.postgresql", "saga.update4.postgresql"}
 """One writer is the same program as eight, one saga the same as 500, and so are those that update a row."""
 WITH_SERVER = [bench for bench in BENCHES if bench.store == "postgresql" and bench.name not in SAME_PROGRAM]
@@ -38,7 +40,7 @@ def _assert_all_measured(bench: Bench, scores: list[Score]) -> None:
             assert score.figures[name][0] > 0
 
 
-@pytest.mark.parametrize("bench", WITHOUT_SERVER, ids=lambda bench: bench.name)
+@pytest.mark.parametrize("bench", ON_SQLITE, ids=lambda bench: bench.name)
 def test_a_benchmark_on_sqlite_measures_everybody_but_the_peers(bench: Bench) -> None:
     scores = play(bench, _played(bench), databases=SqliteDatabases(), count=SIZE, rounds=1, say=lambda _line: None)
 

@@ -35,7 +35,7 @@ ATTEMPTS = 3
 async def test_killed_consumers_apply_each_entry_once_and_in_order(
     setting: Setting, box: Pillarbox, workers: Workers, rng: Random
 ) -> None:
-    kills, least = effort.of(100, 8), effort.of(4_000, 1)  # transactions, each of an entry or more
+    kills, least = effort.of(100, 5), effort.of(4_000, 1)  # transactions, each of an entry or more
     await prepare(setting, ACCOUNTS, consumers=CONSUMERS)
     stop = workers.folder / "stop"
     demand = Demand(writers=2, commits=workers.folder / "commits", stop=stop, backlog=80, queues_too=True)
@@ -79,7 +79,7 @@ async def test_only_the_message_that_kills_its_process_dies_of_it(
 
 @pytest.mark.parametrize("setting", ["asyncpg"], indirect=True)
 @pytest.mark.parametrize("kills_in", effort.of(["key", "handler"], ["key"]))
-@pytest.mark.parametrize("outside", [False, True], ids=["transaction", "outside"])
+@pytest.mark.parametrize("outside", effort.of([False, True], [True]))
 async def test_whoever_has_a_business_key_may_kill_by_it_as_well(
     setting: Setting, kills_in: Literal["key", "handler"], outside: bool, box: Pillarbox, workers: Workers
 ) -> None:

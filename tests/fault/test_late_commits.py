@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 DRAIN = timedelta(seconds=120)
 ACCOUNTS = [f"account-{number}" for number in range(30)]
-SHARE = effort.of(2, 1)
-EVENTS = {"asyncpg-polling": 2_000 * SHARE, "asyncpg-sequence": 4_000 * SHARE, "asyncpg-log": 2_000 * SHARE}
-"""With a thousand elsewhere for each kind it is 10,000, or twice as many, most of them for the kind most at risk."""
+SHARE = effort.of(4, 1)
+EVENTS = {"asyncpg-polling": 1_000 * SHARE, "asyncpg-sequence": 2_000 * SHARE, "asyncpg-log": 1_000 * SHARE}
+"""With 500 elsewhere for each kind it is 5,000, or four times as many, most of them for the kind most at risk."""
 BACKLOG = 2_000
 KILL_EVERY_MS, MOST_KILLS = 300, 25
 LONG = timedelta(seconds=2)
@@ -45,7 +45,7 @@ async def test_late_commits_are_neither_lost_nor_overtaken_while_relays_are_kill
     setting = replace(setting, lease=timedelta(milliseconds=500))
     await prepare(setting, ACCOUNTS)
     log = workers.folder / "broker.log"
-    events = EVENTS.get(request.node.callspec.id, 1_000 * SHARE)
+    events = EVENTS.get(request.node.callspec.id, 500 * SHARE)
     hold_ms = 2 if store.traits.single_writer else 30
     plan = Writing(accounts=ACCOUNTS, events=events // 2, hold_ms=hold_ms, rollbacks=0.1, together=4)
     demand = Demand(writers=6, commits=workers.folder / "commits", stop=workers.folder / "stop", backlog=BACKLOG)

@@ -208,12 +208,10 @@ async def test_a_minute_of_outage_costs_few_calls_and_no_attempts() -> None:
         await harness.advance(timedelta(seconds=60), patience=timedelta(seconds=60))
         assert 5 <= gateway.calls.total() <= 5 + 4
         gateway.is_down = False
-        returned_at = harness.clock.monotonic()
         await harness.until_quiet()
 
         assert harness.dead_letters == ()
         assert len(harness.handled) == 30
-        assert harness.clock.monotonic() - returned_at <= 60
         assert max(attempts) <= 5
 
 

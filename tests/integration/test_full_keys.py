@@ -184,7 +184,7 @@ ORDERS = 50
 
 
 @pytest.mark.server
-@pytest.mark.parametrize("broker", ["database", "redis", "kafka", *(["nats", "rabbitmq"] if effort.THOROUGH else [])])
+@pytest.mark.parametrize("broker", effort.of(["database", "redis", "kafka", "nats", "rabbitmq"], ["database", "redis"]))
 async def test_killed_consumers_lose_nothing_of_a_full_key(
     broker: str, request: pytest.FixtureRequest, postgresql_url: str, python_processes: PythonProcesses
 ) -> None:

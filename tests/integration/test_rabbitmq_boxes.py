@@ -102,6 +102,7 @@ async def _send_by_hand(channel: Channel, content_type: str, headers: Mapping[st
     await wait_until(lambda: batch.results == [Confirmed()], WITHIN, what="a confirm")
 
 
+@pytest.mark.usefixtures("private")
 async def test_the_doctor_looks_at_the_broker_of_a_box(
     private_rabbitmq_server: RabbitMqServer, sqlite_url: str
 ) -> None:

@@ -6,15 +6,18 @@ list for ten elements. Statements that leave it a choice have read a whole backl
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from typing import cast
 
 import pytest
-from sqlalchemy import Executable, text
+from sqlalchemy import Connection, Executable, create_engine, text
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.engine import make_url
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from pillarbox.relational import (
@@ -24,6 +27,7 @@ from pillarbox.relational import (
     flows,
     holding,
     idempotency,
+    metadata,
     outbox,
     outbox_held,
     queue,
@@ -35,6 +39,7 @@ from pillarbox.relational import (
     transfer,
 )
 from pillarbox.stores.postgresql import postgresql_store
+from tests.servers import PostgresServer
 
 BACKLOG = 20_000
 SLOTS = "'{" + ",".join(map(str, range(64))) + "}'"
@@ -151,8 +156,11 @@ FILL = (
     " SELECT 'relay', n, 'me', n + 1024, 9000000000000000 FROM generate_series(0, 63) AS n",
 )
 
+ANALYZE = text(f"ANALYZE {', '.join(table.name for table in metadata.sorted_tables)}")
+"""Of these tables alone: those that all databases share stay locked to the end of the transaction."""
 
-async def _plan(connection: AsyncConnection, statement: Executable, values: Mapping[str, str]) -> str:
+
+def _plan(connection: Connection, statement: Executable, values: Mapping[str, str]) -> str:
     """Return the plan that PostgreSQL makes without looking at ``values``."""
     made = statement.compile(dialect=PGDialect_psycopg())  # type: ignore[attr-defined, no-untyped-call]
     compiled = cast("SQLCompiler", made)
@@ -160,24 +168,23 @@ async def _plan(connection: AsyncConnection, statement: Executable, values: Mapp
     values = {**fixed, **values}
     numbers = {name: f"${number}" for number, name in enumerate(values, start=1)}
     sql = str(compiled) % numbers
-    await connection.exec_driver_sql("SET LOCAL plan_cache_mode = force_generic_plan")
-    await connection.exec_driver_sql(f"PREPARE guarded AS {sql}")
+    connection.exec_driver_sql("SET LOCAL plan_cache_mode = force_generic_plan")
+    connection.exec_driver_sql(f"PREPARE guarded AS {sql}")
     given = f"({', '.join(values.values())})" if values else ""
-    rows = await connection.exec_driver_sql(f"EXPLAIN EXECUTE guarded{given}")
+    rows = connection.exec_driver_sql(f"EXPLAIN EXECUTE guarded{given}").all()
+    connection.exec_driver_sql("DEALLOCATE guarded")
     return "\n".join(row[0] for row in rows)
 
 
 async def test_old_letters_are_looked_for_where_they_are_old(postgresql_url: str) -> None:
     """And not among all that are dead."""
-    store = postgresql_store(make_url(postgresql_url))
-    await store.migrate()
-    await store.close()
+    await _migrate(postgresql_url)
     engine = create_async_engine(make_url(postgresql_url).set(drivername="postgresql+psycopg"))
     async with engine.begin() as connection:
         await connection.execute(text(FILL_LETTERS))
-        await connection.execute(text("ANALYZE"))
+        await connection.execute(ANALYZE)
 
-        plan = await _plan(connection, dead_letter_groups.AGED, {"age_us": "1000"})
+        plan = await connection.run_sync(_plan, dead_letter_groups.AGED, {"age_us": "1000"})
 
     await engine.dispose()
     assert re.search(r"Index Cond: .*last_failed_at <", plan), plan
@@ -197,39 +204,62 @@ async def test_old_letters_are_looked_for_where_they_are_old(postgresql_url: str
 async def test_letters_of_replay_runs_are_found_by_their_run(
     statement: Executable, values: Mapping[str, str], postgresql_url: str
 ) -> None:
-    store = postgresql_store(make_url(postgresql_url))
-    await store.migrate()
-    await store.close()
+    await _migrate(postgresql_url)
     engine = create_async_engine(make_url(postgresql_url).set(drivername="postgresql+psycopg"))
     async with engine.begin() as connection:
         for fill in (FILL_LETTERS, *FILL_RUNS):
             await connection.execute(text(fill))
-        await connection.execute(text("ANALYZE"))
+        await connection.execute(ANALYZE)
 
-        plan = await _plan(connection, statement, values)
+        plan = await connection.run_sync(_plan, statement, values)
 
     await engine.dispose()
     assert not re.search(r"Seq Scan on pillarbox_(replay_items|dead_letters)\b", plan), plan
 
 
+@pytest.fixture(scope="module")
+def filled(postgresql_server: PostgresServer) -> Iterator[Callable[[bool], Connection]]:
+    """Gives a connection to full tables, analyzed or not. They are not committed, so nobody else analyzes them."""
+    made: dict[bool, Connection] = {}
+    with ExitStack() as stack:
+
+        def fill(*, is_analyzed: bool) -> Connection:
+            url = postgresql_server.create_database()
+            stack.callback(postgresql_server.drop_database, url)
+            asyncio.run(_migrate(url))
+            engine = create_engine(make_url(url).set(drivername="postgresql+psycopg"), poolclass=NullPool)
+            connection = stack.enter_context(engine.connect())
+            for rows in FILL:
+                connection.execute(text(rows))
+            if is_analyzed:
+                connection.execute(ANALYZE)
+            return connection
+
+        def at(is_analyzed: bool) -> Connection:
+            if is_analyzed not in made:
+                made[is_analyzed] = fill(is_analyzed=is_analyzed)
+            return made[is_analyzed]
+
+        yield at
+
+
 @pytest.mark.parametrize("is_analyzed", [False, True], ids=["unknown-to-the-planner", "analyzed"])
 @pytest.mark.parametrize("name", STATEMENTS)
-async def test_a_prepared_statement_walks_its_index(name: str, is_analyzed: bool, postgresql_url: str) -> None:
+def test_a_prepared_statement_walks_its_index(
+    name: str, is_analyzed: bool, filled: Callable[[bool], Connection]
+) -> None:
     statement, values, table = STATEMENTS[name]
-    store = postgresql_store(make_url(postgresql_url))
-    await store.migrate()
-    await store.close()
-    engine = create_async_engine(make_url(postgresql_url).set(drivername="postgresql+psycopg"))
-    async with engine.begin() as connection:
-        for fill in FILL:
-            await connection.execute(text(fill))
-        if is_analyzed:
-            await connection.execute(text("ANALYZE"))
+    with filled(is_analyzed).begin_nested() as savepoint:
+        plan = _plan(filled(is_analyzed), statement, values)
+        savepoint.rollback()
 
-        plan = await _plan(connection, statement, values)
-
-    await engine.dispose()
     assert re.search(rf"Seq Scan on pillarbox_{table}(_default)?\b", plan) is None, plan
     assert not is_analyzed or name == BLOCKING or "Sort" not in plan, (
         plan
     )  # a table that nobody has analyzed yet may be sorted for a while
+
+
+async def _migrate(url: str) -> None:
+    store = postgresql_store(make_url(url))
+    await store.migrate()
+    await store.close()
