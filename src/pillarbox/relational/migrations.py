@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 from sqlalchemy import (
-    DDL,
     ClauseElement,
     DDLElement,
     Dialect,
@@ -22,7 +20,6 @@ from sqlalchemy import (
     exists,
     func,
     literal_column,
-    make_url,
     select,
 )
 from sqlalchemy.exc import DBAPIError
@@ -123,18 +120,10 @@ def migrate(dialect: str, lock: Executable | None) -> Program[tuple[Migration, .
     found = (yield Execute(APPLIED))[0][0] or 0
     missing = tuple(migration for migration in MIGRATIONS if migration.version > found)
     for migration in missing:
-        for statement in _spelled(migration, dialect):
+        for statement in migration.statements(dialect):
             yield Execute(statement)
         yield Execute(NOTE_APPLIED, {"number": migration.version})
     return missing
-
-
-@cache
-def _spelled(migration: Migration, dialect: str) -> Sequence[DDL]:
-    """Return the DDL of a step as texts, for a process that makes many databases, as one that runs tests does."""
-    speaks = make_url(f"{dialect}://").get_dialect()()
-    texts = [_text(statement, speaks) for statement in migration.statements(dialect)]
-    return [DDL(text.replace("%", "%%")) for text in texts]  # type: ignore[no-untyped-call]  # SQLAlchemy left it so
 
 
 def check_version() -> Program[None]:
