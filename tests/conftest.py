@@ -10,6 +10,7 @@ written is there all the same; only the end of the whole machine, which no test 
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import secrets
@@ -63,6 +64,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         named = any(kind.name in parameters for kind in KNOWN)
         if any(name.endswith("_server") for name in fixtures) or (named and "request" in fixtures):
             item.add_marker("server")
+
+
+def pytest_collection_finish() -> None:
+    """Have the collector of garbage pass by what is there to the end: thousands of tests, and all that was imported."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -14,7 +14,7 @@ from benchmarks.runner import Score, play
 from tests import effort
 from tests.servers import PostgresServer
 
-COUNT, ROUNDS = effort.of(20_000, 8_000), 2
+COUNT, ROUNDS = effort.of(20_000, 5_000), 2
 GATES = {OURS: 10, OURS_SEQUENCE: 10}
 """About twice what has been measured; the goals themselves are for a quiet machine, ``make bench``."""
 

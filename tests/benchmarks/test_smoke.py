@@ -18,17 +18,18 @@ from tests.servers import PostgresServer
 
 SIZE = 120
 WITHOUT_SERVER = [bench for bench in BENCHES if bench.store == "sqlite"]
-ON_SQLITE = effort.of(WITHOUT_SERVER, [bench for bench in WITHOUT_SERVER if bench.name == "relay.noop.sqlite"])
-"""The others are the same programs as on PostgreSQL."""
-SAME_PROGRAM = {"producer.1.postgresql", "saga.lone4.postgresql", "saga.update4.postgresql"}
-"""One writer is the same program as eight, one saga the same as 500, and so are those that update a row."""
-WITH_SERVER = [bench for bench in BENCHES if bench.store == "postgresql" and bench.name not in SAME_PROGRAM]
-
-
-def _played(bench: Bench) -> list[Competitor]:
-    """Return ours, and the naive and raw programs where everything is wanted."""
-    own = [competitor for competitor in bench.competitors if competitor.peer is None]
-    return effort.of(own, [competitor for competitor in own if competitor.who.startswith(OURS)])
+WITH_SERVER = [bench for bench in BENCHES if bench.store == "postgresql"]
+OWN = [
+    (bench, competitor)
+    for bench in [*WITH_SERVER, *WITHOUT_SERVER]
+    for competitor in bench.competitors
+    if competitor.peer is None
+]
+ONE_OF_EACH_PROGRAM = {
+    competitor.module: (bench, competitor) for bench, competitor in reversed(OWN) if competitor.who.startswith(OURS)
+}
+"""Many benchmarks are the same program with other options."""
+PLAYED = effort.of(OWN, list(ONE_OF_EACH_PROGRAM.values()))
 
 
 def _assert_all_measured(bench: Bench, scores: list[Score]) -> None:
@@ -40,19 +41,14 @@ def _assert_all_measured(bench: Bench, scores: list[Score]) -> None:
             assert score.figures[name][0] > 0
 
 
-@pytest.mark.parametrize("bench", ON_SQLITE, ids=lambda bench: bench.name)
-def test_a_benchmark_on_sqlite_measures_everybody_but_the_peers(bench: Bench) -> None:
-    scores = play(bench, _played(bench), databases=SqliteDatabases(), count=SIZE, rounds=1, say=lambda _line: None)
-
-    _assert_all_measured(bench, scores)
-
-
-@pytest.mark.parametrize("bench", WITH_SERVER, ids=lambda bench: bench.name)
-def test_a_benchmark_on_postgresql_measures_everybody_but_the_peers(
-    bench: Bench, postgresql_server: PostgresServer
+@pytest.mark.parametrize(
+    ("bench", "competitor"), PLAYED, ids=[f"{bench.name}-{competitor.who}" for bench, competitor in PLAYED]
+)
+def test_a_benchmark_measures_everybody_but_the_peers(
+    bench: Bench, competitor: Competitor, postgresql_server: PostgresServer
 ) -> None:
-    databases = PostgresDatabases(postgresql_server)
-    scores = play(bench, _played(bench), databases=databases, count=SIZE, rounds=1, say=lambda _line: None)
+    databases = SqliteDatabases() if bench in WITHOUT_SERVER else PostgresDatabases(postgresql_server)
+    scores = play(bench, [competitor], databases=databases, count=SIZE, rounds=1, say=lambda _line: None)
 
     _assert_all_measured(bench, scores)
 

@@ -1,4 +1,4 @@
-"""Transactions of PostgreSQL by asyncpg: begun by SQLAlchemy, with programs that go past it."""
+"""Transactions that SQLAlchemy has begun, with programs that go past it, to the driver."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from pillarbox.errors import ConflictError, StoreUnavailableError
 from pillarbox.stores.postgresql import postgresql_store
+from pillarbox.stores.sqlite import sqlite_store
 from pillarbox.testing.contracts.harness import make_record
 from pillarbox.transaction import Execute, Program, Rows
 
@@ -25,19 +26,31 @@ AMONG = text("SELECT count(*) FROM pillarbox_outbox WHERE id IN :ids").bindparam
 COUNT = text("SELECT count(*) FROM pillarbox_outbox")
 WHO = text("SELECT pg_backend_pid()")
 END = text("SELECT pg_terminate_backend(:pid)")
-FAIL = text("SELECT 1 / (SELECT 0)")
+FAIL = text("SELECT 1 FROM nowhere")
 
 
 def ask(statement: object, **values: object) -> Program[Rows]:
     return (yield Execute(statement, values or None))  # type: ignore[arg-type]
 
 
-@pytest.fixture
-async def store(postgresql_url: str) -> AsyncIterator[RelationalStore]:
-    store = postgresql_store(make_url(postgresql_url).set(drivername="postgresql+asyncpg"))
+ON_SERVER = [pytest.param(f"postgresql+{driver}", marks=pytest.mark.server) for driver in ("asyncpg", "psycopg")]
+
+
+@pytest.fixture(params=["sqlite", *ON_SERVER])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[RelationalStore]:
+    store = _store(request)
     await store.migrate()
     yield store
     await store.close()
+
+
+def _store(request: pytest.FixtureRequest) -> RelationalStore:
+    if request.param == "sqlite":
+        return sqlite_store(make_url(request.getfixturevalue("sqlite_url")))
+    return postgresql_store(make_url(request.getfixturevalue("postgresql_url")).set(drivername=request.param))
+
+
+on_postgresql = pytest.mark.parametrize("store", ON_SERVER, indirect=True)
 
 
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
@@ -99,13 +112,30 @@ async def test_a_statement_that_cannot_be_prepared_goes_by_sqlalchemy(store: Rel
         assert await tx.run(ask(AMONG, ids=["m1", "m2", "m3"])) == [(2,)]
 
 
+async def test_the_same_holds_in_a_thread(store: RelationalStore) -> None:
+    def write_and_fail() -> None:
+        with store.begin_sync() as tx:
+            tx.run(store.outbox.append([make_record("undone")]))
+            tx.connection.rollback()
+            tx.run(store.outbox.append([make_record("m1"), make_record("m2")]))
+            assert tx.connection.execute(COUNT).scalar_one() == 2
+            assert tx.run(ask(AMONG, ids=["m1", "m3"])) == [(1,)]
+            tx.run(ask(FAIL))
+
+    with pytest.raises(DBAPIError, match="nowhere") as raised:
+        await asyncio.to_thread(write_and_fail)
+
+    assert raised.value.statement == str(FAIL)
+    assert await store.run(ask(COUNT)) == [(0,)]
+
+
 async def test_errors_are_those_of_sqlalchemy_and_name_the_statement(store: RelationalStore) -> None:
     async def fail() -> None:
         async with store.begin() as tx:
             await tx.run(ask(COUNT))
             await tx.run(ask(FAIL))
 
-    with pytest.raises(DBAPIError, match="division by zero") as raised:
+    with pytest.raises(DBAPIError, match="nowhere") as raised:
         await fail()
 
     assert raised.value.statement == str(FAIL)
@@ -113,6 +143,7 @@ async def test_errors_are_those_of_sqlalchemy_and_name_the_statement(store: Rela
     assert await store.run(ask(COUNT)) == [(0,)]
 
 
+@on_postgresql
 async def test_a_lock_that_is_not_to_be_had_is_a_conflict(store: RelationalStore) -> None:
     lock = text("SELECT pg_advisory_xact_lock(7)")
     hurry = text("SET LOCAL lock_timeout = '20ms'")
@@ -128,6 +159,7 @@ async def test_a_lock_that_is_not_to_be_had_is_a_conflict(store: RelationalStore
             await store.run(wait())
 
 
+@on_postgresql
 async def test_a_connection_that_is_ended_within_a_transaction_is_an_absent_server(store: RelationalStore) -> None:
     async def be_ended() -> None:
         async with store.begin() as other, store.begin() as tx:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pillarbox.transaction import Program
 
 HEAD, BEHIND, ARRIVING = entry(1), entry(2), entry(3)
-SOME = 50
+SOME = 24
 
 
 def touches_holds(what: str) -> bool:

@@ -13,6 +13,7 @@ from pillarbox.channel import NotReady, Refused, SendResult, Unknown
 from pillarbox.errors import StoreUnavailableError
 from pillarbox.relational import metadata
 from pillarbox.relay import RelayKind
+from tests import effort
 from tests.fault.relay_scene import RelayScene, StepwiseRelay
 from tests.fault.story import POSTGRESQL_KINDS, SQLITE_KINDS, Entered, committed, ledger
 from tests.history import check
@@ -45,8 +46,8 @@ ANSWERS: dict[str, SendResult] = {
 @pytest.mark.parametrize(
     ("store", "kind", "stride"),
     [
-        *(pytest.param("sqlite", kind, 8, id=f"sqlite-{kind}") for kind in SQLITE_KINDS),
-        *(pytest.param("psycopg", kind, 20, id=f"postgresql-{kind}") for kind in POSTGRESQL_KINDS),
+        *(pytest.param("sqlite", kind, effort.of(8, 24), id=f"sqlite-{kind}") for kind in SQLITE_KINDS),
+        *(pytest.param("psycopg", kind, effort.of(20, 50), id=f"postgresql-{kind}") for kind in POSTGRESQL_KINDS),
     ],
     indirect=["store"],
 )

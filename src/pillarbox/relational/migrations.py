@@ -5,8 +5,9 @@ Source: procrastinate's numbered migrations with a version table.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from sqlalchemy import (
     ClauseElement,
@@ -61,18 +62,26 @@ class Migration:
     tables: Sequence[Table]
     indexes: Sequence[Index] = ()
 
-    def statements(self, dialect: str) -> Iterator[DDLElement]:
+    def statements(self, dialect: str) -> Sequence[DDLElement]:
         """Return the DDL of this step for ``dialect``, safe to repeat."""
-        for table in self.tables:
-            yield CreateTable(table, if_not_exists=True)
-            completed_by: Mapping[str, DDLElement] = table.info.get("completed_by", {})
-            if dialect in completed_by:
-                yield completed_by[dialect]
-            for index in sorted(table.indexes, key=lambda index: str(index.name)):
-                if index.info.get("dialect", dialect) == dialect and index not in LATER_INDEXES:
-                    yield CreateIndex(index, if_not_exists=True)
-        for index in self.indexes:
-            yield CreateIndex(index, if_not_exists=True)
+        return _statements(self, dialect)
+
+
+@cache
+def _statements(migration: Migration, dialect: str) -> Sequence[DDLElement]:
+    """Make them once: what goes past SQLAlchemy is compiled once for each object."""
+    made: list[DDLElement] = []
+    for table in migration.tables:
+        made.append(CreateTable(table, if_not_exists=True))
+        completed_by: Mapping[str, DDLElement] = table.info.get("completed_by", {})
+        if dialect in completed_by:
+            made.append(completed_by[dialect])
+        made += [
+            CreateIndex(index, if_not_exists=True)
+            for index in sorted(table.indexes, key=lambda index: str(index.name))
+            if index.info.get("dialect", dialect) == dialect and index not in LATER_INDEXES
+        ]
+    return (*made, *(CreateIndex(index, if_not_exists=True) for index in migration.indexes))
 
 
 LATER_INDEXES = frozenset(LETTER_INDEXES)

@@ -11,13 +11,14 @@ from typing import Any, TypeVar
 
 from pillarbox.errors import ConfigurationError, NoTransactionError
 from pillarbox.transaction.compiled import (
+    CompiledStatement,
     asyncpg_compiler,
     many_sets,
     one_set,
     psycopg_compiler,
     sqlite_compiler,
 )
-from pillarbox.transaction.program import Execute, Program, Rows, drive, drive_sync
+from pillarbox.transaction.program import Execute, Parameters, Program, Rows, drive, drive_sync
 from pillarbox.transaction.transaction import SyncTransaction, Transaction
 
 T = TypeVar("T")
@@ -44,14 +45,7 @@ class AsyncpgTransaction(Transaction):
         return await drive(program, self._execute)
 
     async def _execute(self, wanted: Execute) -> Rows:
-        compiled = asyncpg_compiler().compile(wanted)
-        many = many_sets(wanted.parameters)
-        if many is not None:
-            await self._connection.executemany(compiled.sql, [compiled.positional(values) for values in many])
-            return ()
-        return compiled.rows(
-            await self._connection.fetch(compiled.sql, *compiled.positional(one_set(wanted.parameters)))
-        )
+        return await by_asyncpg(self._connection, asyncpg_compiler().compile(wanted), wanted.parameters)
 
     def _require_transaction(self) -> None:
         try:
@@ -87,15 +81,7 @@ class PsycopgTransaction(Transaction):
         return await drive(program, self._execute)
 
     async def _execute(self, wanted: Execute) -> Rows:
-        compiled = psycopg_compiler().compile(wanted)
-        many = many_sets(wanted.parameters)
-        async with sys.modules["psycopg"].AsyncCursor(self._connection, row_factory=_tuples) as cursor:
-            async with _answered(self._connection):
-                if many is None:
-                    await cursor.execute(compiled.sql, compiled.named(one_set(wanted.parameters)))
-                else:
-                    await cursor.executemany(compiled.sql, [compiled.named(values) for values in many])
-            return () if cursor.description is None else compiled.rows(await cursor.fetchall())
+        return await by_psycopg(self._connection, psycopg_compiler().compile(wanted), wanted.parameters)
 
 
 class SyncPsycopgTransaction(SyncTransaction):
@@ -117,15 +103,7 @@ class SyncPsycopgTransaction(SyncTransaction):
         return drive_sync(program, self._execute)
 
     def _execute(self, wanted: Execute) -> Rows:
-        compiled = psycopg_compiler().compile(wanted)
-        many = many_sets(wanted.parameters)
-        with sys.modules["psycopg"].Cursor(self._connection, row_factory=_tuples) as cursor:
-            with _answered(self._connection):
-                if many is None:
-                    cursor.execute(compiled.sql, compiled.named(one_set(wanted.parameters)))
-                else:
-                    cursor.executemany(compiled.sql, [compiled.named(values) for values in many])
-            return () if cursor.description is None else compiled.rows(cursor.fetchall())
+        return by_sync_psycopg(self._connection, psycopg_compiler().compile(wanted), wanted.parameters)
 
 
 class AiosqliteTransaction(Transaction):
@@ -147,18 +125,7 @@ class AiosqliteTransaction(Transaction):
         return await drive(program, self._execute)
 
     async def _execute(self, wanted: Execute) -> Rows:
-        compiled = sqlite_compiler().compile(wanted)
-        many = many_sets(wanted.parameters)
-        if many is None and self._connection.row_factory is None:  # one visit to the driver's thread instead of four
-            values = compiled.positional(one_set(wanted.parameters))
-            return compiled.rows(await self._connection.execute_fetchall(compiled.sql, values))
-        async with self._connection.cursor() as cursor:
-            cursor.row_factory = None
-            if many is not None:
-                await cursor.executemany(compiled.sql, [compiled.positional(values) for values in many])
-                return ()
-            await cursor.execute(compiled.sql, compiled.positional(one_set(wanted.parameters)))
-            return compiled.rows(await cursor.fetchall())
+        return await by_aiosqlite(self._connection, sqlite_compiler().compile(wanted), wanted.parameters)
 
 
 class SqliteTransaction(SyncTransaction):
@@ -180,18 +147,7 @@ class SqliteTransaction(SyncTransaction):
         return drive_sync(program, self._execute)
 
     def _execute(self, wanted: Execute) -> Rows:
-        compiled = sqlite_compiler().compile(wanted)
-        many = many_sets(wanted.parameters)
-        cursor = self._connection.cursor()
-        cursor.row_factory = None
-        try:
-            if many is not None:
-                cursor.executemany(compiled.sql, [compiled.positional(values) for values in many])
-                return ()
-            cursor.execute(compiled.sql, compiled.positional(one_set(wanted.parameters)))
-            return compiled.rows(cursor.fetchall())
-        finally:
-            cursor.close()
+        return by_sqlite3(self._connection, sqlite_compiler().compile(wanted), wanted.parameters)
 
 
 class DjangoTransaction(SyncTransaction):
@@ -229,6 +185,69 @@ class DjangoTransaction(SyncTransaction):
         raise ConfigurationError(
             f"{kind} uses {type(driver).__module__}; Pillarbox joins Django's SQLite, and PostgreSQL through psycopg 3"
         )
+
+
+async def by_asyncpg(connection: Any, compiled: CompiledStatement, parameters: Parameters) -> Rows:
+    """Execute one statement on a connection of asyncpg."""
+    many = many_sets(parameters)
+    if many is not None:
+        await connection.executemany(compiled.sql, [compiled.positional(values) for values in many])
+        return ()
+    return compiled.rows(await connection.fetch(compiled.sql, *compiled.positional(one_set(parameters))))
+
+
+async def by_psycopg(connection: Any, compiled: CompiledStatement, parameters: Parameters) -> Rows:
+    """Execute one statement on an asynchronous connection of psycopg."""
+    many = many_sets(parameters)
+    async with sys.modules["psycopg"].AsyncCursor(connection, row_factory=_tuples) as cursor:
+        async with _answered(connection):
+            if many is None:
+                await cursor.execute(compiled.sql, compiled.named(one_set(parameters)))
+            else:
+                await cursor.executemany(compiled.sql, [compiled.named(values) for values in many])
+        return () if cursor.description is None else compiled.rows(await cursor.fetchall())
+
+
+def by_sync_psycopg(connection: Any, compiled: CompiledStatement, parameters: Parameters) -> Rows:
+    """Execute one statement on a connection of psycopg."""
+    many = many_sets(parameters)
+    with sys.modules["psycopg"].Cursor(connection, row_factory=_tuples) as cursor:
+        with _answered(connection):
+            if many is None:
+                cursor.execute(compiled.sql, compiled.named(one_set(parameters)))
+            else:
+                cursor.executemany(compiled.sql, [compiled.named(values) for values in many])
+        return () if cursor.description is None else compiled.rows(cursor.fetchall())
+
+
+async def by_aiosqlite(connection: Any, compiled: CompiledStatement, parameters: Parameters) -> Rows:
+    """Execute one statement on a connection of aiosqlite."""
+    many = many_sets(parameters)
+    if many is None and connection.row_factory is None:  # one visit to the driver's thread instead of four
+        values = compiled.positional(one_set(parameters))
+        return compiled.rows(await connection.execute_fetchall(compiled.sql, values))
+    async with connection.cursor() as cursor:
+        cursor.row_factory = None
+        if many is not None:
+            await cursor.executemany(compiled.sql, [compiled.positional(values) for values in many])
+            return ()
+        await cursor.execute(compiled.sql, compiled.positional(one_set(parameters)))
+        return compiled.rows(await cursor.fetchall())
+
+
+def by_sqlite3(connection: Any, compiled: CompiledStatement, parameters: Parameters) -> Rows:
+    """Execute one statement on a connection of sqlite3."""
+    many = many_sets(parameters)
+    cursor = connection.cursor()
+    cursor.row_factory = None
+    try:
+        if many is not None:
+            cursor.executemany(compiled.sql, [compiled.positional(values) for values in many])
+            return ()
+        cursor.execute(compiled.sql, compiled.positional(one_set(parameters)))
+        return compiled.rows(cursor.fetchall())
+    finally:
+        cursor.close()
 
 
 def _tuples(_cursor: object) -> type[tuple[Any, ...]]:

@@ -1,64 +1,77 @@
-"""Statements straight through asyncpg: what relays and consumers do hundreds of times a second.
+"""Statements straight through asyncpg and psycopg: what relays and consumers do hundreds of times a second.
 
-Of what SQLAlchemy does around a statement nothing is needed: no result object, no bridge between the colours, and for
-one that commits by itself neither checkout nor transaction.
+By asyncpg one that commits by itself needs neither checkout nor transaction.
 """
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any, TypeVar
+from operator import attrgetter, methodcaller
+from typing import Any
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from pillarbox.relational import RelationalStore, SingleStatements
+from pillarbox.relational.direct import DirectSyncTransaction, DirectTransaction, Driver
 from pillarbox.relational.store import OwnTransaction
-from pillarbox.transaction import Execute, Program, Rows, drive
-from pillarbox.transaction.compiled import asyncpg_compiler, many_sets, one_set
-from pillarbox.transaction.sqlalchemy_ import execute_on
-
-T = TypeVar("T")
+from pillarbox.transaction import Execute, Rows
+from pillarbox.transaction.compiled import asyncpg_compiler, one_set, psycopg_compiler
+from pillarbox.transaction.drivers import by_asyncpg, by_psycopg, by_sync_psycopg
 
 
-class DirectTransaction(OwnTransaction):
-    """A transaction that SQLAlchemy has begun, for handlers to write in; programs go past it."""
-
-    async def run(self, program: Program[T]) -> T:
-        driver = self._driver()
-        if driver is None:  # a handler has ended the transaction, or lost its connection
-            return await super().run(program)
-        async with self._patience.for_answer(self.connection):
-            return await drive(program, partial(self._execute, driver))
-
-    def _driver(self) -> Any:
-        inner = self.connection.sync_connection
-        if inner is None or inner.closed or inner.invalidated or not inner.in_transaction():
-            return None
-        driver: Any = inner.connection.driver_connection
-        return driver if not driver.is_closed() and driver.is_in_transaction() else None
-
-    async def _execute(self, driver: Any, wanted: Execute) -> Rows:
-        compiled = asyncpg_compiler().find(wanted)
-        if compiled is None:
-            return await self.connection.run_sync(execute_on, wanted)
-        many = many_sets(wanted.parameters)
-        try:
-            if many is not None:
-                await driver.executemany(compiled.sql, [compiled.positional(values) for values in many])
-                return ()
-            return compiled.rows(await driver.fetch(compiled.sql, *compiled.positional(one_set(wanted.parameters))))
-        except Exception as error:
-            is_closed = driver.is_closed()
-            if is_closed:
-                await self.connection.invalidate()
-            raise DBAPIError(compiled.sql, None, error, connection_invalidated=is_closed) from error
+def _is_begun_by_asyncpg(connection: Any) -> bool:
+    return not connection.is_closed() and bool(connection.is_in_transaction())
 
 
-class DirectStore(RelationalStore):
-    """The store of a box on PostgreSQL by asyncpg."""
+def _is_begun_by_psycopg(connection: Any) -> bool:
+    """Tell whether the next statement is in a transaction: psycopg begins it with the first one."""
+    return not connection.closed and not connection.autocommit
 
-    transaction_type = DirectTransaction
+
+class AsyncpgTransaction(DirectTransaction):
+    """A transaction by asyncpg."""
+
+    driver = Driver(
+        compiler=asyncpg_compiler,
+        call=by_asyncpg,
+        is_begun=_is_begun_by_asyncpg,
+        is_closed=methodcaller("is_closed"),
+    )
+
+
+class PsycopgTransaction(DirectTransaction):
+    """A transaction by psycopg."""
+
+    driver = Driver(
+        compiler=psycopg_compiler,
+        call=by_psycopg,
+        is_begun=_is_begun_by_psycopg,
+        is_closed=attrgetter("closed"),
+    )
+
+
+class SyncPsycopgTransaction(DirectSyncTransaction):
+    """A transaction by psycopg in a thread."""
+
+    driver = Driver(
+        compiler=psycopg_compiler,
+        call=by_sync_psycopg,
+        is_begun=_is_begun_by_psycopg,
+        is_closed=attrgetter("closed"),
+    )
+
+
+class PostgresStore(RelationalStore):
+    """The store of a box on PostgreSQL by psycopg."""
+
+    transaction_type: type[OwnTransaction] = PsycopgTransaction
+    sync_transaction_type = SyncPsycopgTransaction
+
+
+class AsyncpgStore(PostgresStore):
+    """By asyncpg; its transactions in threads go by psycopg all the same."""
+
+    transaction_type = AsyncpgTransaction
 
 
 class DirectStatements(SingleStatements):

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from pillarbox.errors import ConfigurationError, MissingExtraError
 from pillarbox.relational import DatabaseTraits, KeyLocks, RelationalStore, numbers
 from pillarbox.stores.postgresql.bounded import bounded_connection
-from pillarbox.stores.postgresql.direct import DirectStatements, DirectStore
+from pillarbox.stores.postgresql.direct import AsyncpgStore, DirectStatements, PostgresStore
 from pillarbox.stores.postgresql.horizon import PostgresHorizon
 from pillarbox.stores.postgresql.log_access import PostgresLogAccess
 from pillarbox.stores.postgresql.partitions import DEFAULT, PostgresOutboxPartitions
@@ -105,7 +105,7 @@ def postgresql_store(database: URL | AsyncEngine | Engine, *, pool_size: int = 1
     if is_direct and not is_lent:
         bounds["connect_args"] = {"connection_class": bounded_connection(LOCK_WAIT)}
     engine = database if isinstance(database, AsyncEngine) else create_async_engine(url, **options, **bounds)
-    return (DirectStore if is_direct else RelationalStore)(
+    return (AsyncpgStore if is_direct else PostgresStore)(
         engine,
         sync_engine=database if isinstance(database, Engine) else lambda: create_engine(sync_url, **options),
         traits=replace(TRAITS, log=PostgresLogAccess(sync_url, KEY_LOCKS), begins_bounded=bool(bounds)),

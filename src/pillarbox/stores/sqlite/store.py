@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from pillarbox.errors import ConfigurationError
 from pillarbox.relational import DatabaseTraits, RelationalStore
 from pillarbox.relay import RelayKind
+from pillarbox.stores.sqlite.direct import SqliteStore
 from pillarbox.stores.sqlite.sequence import SqliteSequenceReader
 
 BUSY_TIMEOUT_S = 30
@@ -39,7 +40,7 @@ TRAITS = DatabaseTraits(
 )
 
 
-class _InMemory(RelationalStore):
+class _InMemory(SqliteStore):
     """A store whose database lives as long as the store: a connection is kept open for that."""
 
     anchor: sqlite3.Connection
@@ -65,7 +66,7 @@ def sqlite_store(database: URL | AsyncEngine | Engine, *, now: Now | None = None
     url = database if isinstance(database, URL) else database.url
     in_memory = url.database in (None, "", ":memory:")
     if not in_memory:
-        return RelationalStore(
+        return SqliteStore(
             _async_engine(url, now), sync_engine=lambda: _sync_engine(url, now), traits=TRAITS, owns_engine=True
         )
     if not isinstance(database, URL):
