@@ -233,7 +233,10 @@ def _module_kafka_server(pytestconfig: pytest.Config) -> Iterator[KafkaServer]:
 
 @pytest.fixture(scope="module")
 def _module_rabbitmq_server(pytestconfig: pytest.Config) -> Iterator[RabbitMqServer]:
-    server = RabbitMqServer(plugins=["rabbitmq_management", "rabbitmq_shovel"])
+    server = RabbitMqServer(
+        internals={"dead_letter_worker_publisher_confirm_timeout": 1000},
+        plugins=["rabbitmq_management", "rabbitmq_shovel"],
+    )
     with started(server, pytestconfig):
         yield server
 
@@ -247,7 +250,10 @@ def private_kafka_server(_module_kafka_server: KafkaServer) -> KafkaServer:
 
 @pytest.fixture
 def private_rabbitmq_server(_module_rabbitmq_server: RabbitMqServer) -> RabbitMqServer:
-    """A RabbitMQ of this module alone, to be killed, paused and restarted at will; each test finds it serving."""
+    """A RabbitMQ of this module alone, to be killed, paused and restarted at will; each test finds it serving.
+
+    It can be managed by HTTP, and soon tries again to move what it put aside.
+    """
     _module_rabbitmq_server.start()
     return _module_rabbitmq_server
 

@@ -116,8 +116,8 @@ class TestSending:
     ) -> None:
         broker, queue = rabbitmq_broker(private_rabbitmq_server.url, leases=leases), new_queue()
         assert list(await broker.sender().send([letter("m1", queue)])) == [Confirmed()]
-        policy = ("set_policy", "--apply-to", "queues", "full", f"^{queue}/", '{"max-length":5}')
-        await asyncio.to_thread(private_rabbitmq_server.control, *policy)
+        policy = {"pattern": f"^{queue}/", "apply-to": "queues", "definition": {"max-length": 5}}
+        await asyncio.to_thread(private_rabbitmq_server.manage, "PUT", "policies/%2F/full", policy)
         sender = broker.sender()
 
         async def is_full() -> bool:
@@ -133,7 +133,7 @@ class TestSending:
             return list(await sender.send([letter("m3", queue)])) == [Confirmed()]
 
         await wait_until(has_room, WITHIN, what="room")
-        await asyncio.to_thread(private_rabbitmq_server.control, "clear_policy", "full")
+        await asyncio.to_thread(private_rabbitmq_server.manage, "DELETE", "policies/%2F/full")
         await receiver.close()
         await broker.close()
 

@@ -115,8 +115,7 @@ async def test_the_doctor_looks_at_the_broker_of_a_box(
 
     async with box.running():
         pass
-    policy = ("--apply-to", "queues", "bad", "^queue:payments/3$", '{"message-ttl":1000,"delivery-limit":20}')
-    await asyncio.to_thread(server.control, "set_policy", *policy)
+    await _set_policy(server, "^queue:payments/3$", {"message-ttl": 1000, "delivery-limit": 20})
     found: dict[str, Severity] = {}
 
     async def sees_the_policy() -> bool:
@@ -127,17 +126,15 @@ async def test_the_doctor_looks_at_the_broker_of_a_box(
     await wait_until(sees_the_policy, WITHIN, what="the policy")
     assert found["queue-type"] == found["queue-length"] == found["alarm"] == found["management"] == Severity.OK
     assert found["copies"] == Severity.NOTICE
-    await asyncio.to_thread(server.control, "clear_policy", "bad")
+    await _clear_policy(server)
     await box.broker.close()
     await box.store.close()
 
 
 @pytest.fixture
 async def private(private_rabbitmq_server: RabbitMqServer) -> AsyncIterator[Channel]:
-    """A channel that confirms, on a server of this module alone that soon tries again to move what it put aside."""
-    server = private_rabbitmq_server
-    await _control(server, "eval", "application:set_env(rabbit, dead_letter_worker_publisher_confirm_timeout, 1000).")
-    line = Line(address_of(server.url), heartbeat_s=10)
+    """A channel that confirms, on a server of this module alone without the channels that the boxes use."""
+    line = Line(address_of(private_rabbitmq_server.url), heartbeat_s=10)
     channel = Channel(await line.wire())
     await channel.ask(commands.Confirm.Select(), commands.Queue.Delete(queue="lost"))
     await _remove(channel)
@@ -171,11 +168,10 @@ class Payments:
 
     async def under(self, policy: Mapping[str, object], *, on: str = "^queue:payments/7$") -> None:
         """Set a policy, and wait until the queues obey it."""
-        await _control(self.server, "set_policy", "--apply-to", "queues", "bad", on, json.dumps(policy))
+        await _set_policy(self.server, on, policy)
 
         async def holds() -> bool:
-            told = await asyncio.to_thread(self.server.control, "list_queues", "name", "policy")
-            return any(line.split() == ["queue:payments/7", "bad"] for line in told.splitlines())
+            return (await _queues(self.server))["queue:payments/7"].get("policy") == "bad"
 
         await wait_until(holds, WITHIN, what="the policy")
 
@@ -197,7 +193,7 @@ class Payments:
         await self.under({"message-ttl": 1, "dead-letter-exchange": "amq.fanout"})
         await self.send(order)
         await self.until_in("queue:payments/dead")
-        await _control(self.server, "clear_policy", "bad")
+        await _clear_policy(self.server)
 
     async def exhaust(self, order: str) -> None:
         """Have a message delivered more often than a policy allows."""
@@ -219,7 +215,7 @@ class Payments:
             return bool(await self.count("queue:payments/dead"))
 
         await wait_until(is_put_aside, WITHIN, what="a limit that is reached")
-        await _control(self.server, "clear_policy", "bad")
+        await _clear_policy(self.server)
 
 
 @pytest.mark.parametrize("reason", ["expired", "delivery_limit"])
@@ -308,7 +304,7 @@ async def test_what_is_put_aside_while_its_dead_queue_is_missing_is_kept_until_t
     await at.under({"message-ttl": 1})
     await at.send("o-7")
     await at.until_in("queue:payments/7", 0)
-    await _control(at.server, "clear_policy", "bad")
+    await _clear_policy(at.server)
 
     async with at.box.running():
         await at.happenings.until(MessageDead)
@@ -325,11 +321,11 @@ async def test_what_expires_in_the_dead_queue_too_stays_in_the_server_and_can_be
     await at.send("o-7")
 
     async def is_kept() -> bool:
-        told = await asyncio.to_thread(at.server.control, "list_queues", "name", "messages", "messages_ready")
-        return ["queue:payments/dead", "1", "0"] in [line.split() for line in told.splitlines()]
+        dead = (await _queues(at.server))["queue:payments/dead"]
+        return (dead.get("messages"), dead.get("messages_ready")) == (1, 0)
 
     await wait_until(is_kept, WITHIN, what="a message that is there and cannot be had")
-    await _control(at.server, "clear_policy", "bad")
+    await _clear_policy(at.server)
     await private.ask(
         commands.Queue.Declare(queue="queue:payments/kept", durable=True),
         commands.Queue.Bind(queue="queue:payments/kept", exchange="queue:payments", routing_key="queue:payments/kept"),
@@ -347,8 +343,10 @@ async def test_the_rights_to_what_bears_our_names_are_enough(
     private: Channel, private_rabbitmq_server: RabbitMqServer, sqlite_url: str
 ) -> None:
     ours = "^(topic|queue):"
-    await _control(private_rabbitmq_server, "add_user", "clerk", "clerk")
-    await _control(private_rabbitmq_server, "set_permissions", "clerk", ours, ours, ours)
+    rights = {"configure": ours, "write": ours, "read": ours}
+    manage = private_rabbitmq_server.manage
+    await asyncio.to_thread(manage, "PUT", "users/clerk", {"password": "clerk", "tags": ""})
+    await asyncio.to_thread(manage, "PUT", "permissions/%2F/clerk", rights)
     at = Payments(private_rabbitmq_server, sqlite_url, private, user="clerk")
 
     await at.declared()
@@ -383,7 +381,8 @@ async def test_what_others_have_put_aside_is_brought_in_by_a_shovel(
 async def _shovel(server: RabbitMqServer, source: str, destination: str) -> None:
     ends = {"src-queue": source, "dest-queue": destination, "src-delete-after": "queue-length"}
     places = {"src-protocol": "amqp091", "src-uri": "amqp://", "dest-protocol": "amqp091", "dest-uri": "amqp://"}
-    await _control(server, "set_parameter", "shovel", "bring-in", json.dumps({**places, **ends}))
+    shovel = {"value": {**places, **ends}}
+    await asyncio.to_thread(server.manage, "PUT", "parameters/shovel/%2F/bring-in", shovel)
 
 
 async def _noted_in_the_end(at: Payments) -> list[str]:
@@ -391,5 +390,16 @@ async def _noted_in_the_end(at: Payments) -> list[str]:
         return await noted(at.box)
 
 
-async def _control(server: RabbitMqServer, *command: str) -> None:
-    await asyncio.to_thread(server.control, *command)
+async def _set_policy(server: RabbitMqServer, pattern: str, definition: Mapping[str, object]) -> None:
+    policy = {"pattern": pattern, "apply-to": "queues", "definition": definition}
+    await asyncio.to_thread(server.manage, "PUT", "policies/%2F/bad", policy)
+
+
+async def _clear_policy(server: RabbitMqServer) -> None:
+    await asyncio.to_thread(server.manage, "DELETE", "policies/%2F/bad")
+
+
+async def _queues(server: RabbitMqServer) -> Mapping[str, Mapping[str, Any]]:
+    """Ask the queues themselves: the statistics of the management plugin are seconds late."""
+    listed = await asyncio.to_thread(server.manage, "GET", "queues/%2F?disable_stats=true&enable_queue_totals=true")
+    return {queue["name"]: queue for queue in listed}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 
 class ServerError(Exception):
-    """A test server is not to be had."""
+    """A test server is not to be had, or refuses what it was asked."""
 
 
 class ServerMissingError(ServerError):

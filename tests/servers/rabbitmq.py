@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
+from base64 import b64encode
+from contextlib import closing
+from http import HTTPStatus
+from http.client import HTTPConnection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from tests.servers.errors import ServerError
 from tests.servers.ports import free_port
 from tests.servers.server import Server
 
@@ -23,6 +29,8 @@ SETTINGS: Mapping[str, str] = {
     "log.console.level": "info",
 }
 MANAGEMENT = "rabbitmq_management"
+_ERLANG = "-kernel inet_dist_use_interface {127,0,0,1} +S 2:2 +sbwt none"
+_GUEST = {"Authorization": f"Basic {b64encode(b'guest:guest').decode()}", "Content-Type": "application/json"}
 _RUN = """
 epmd=$1; server=$2
 "$epmd" & mapper=$!
@@ -35,10 +43,14 @@ kill -TERM $mapper; wait $mapper
 """The node finds the port mapper running and so leaves none of its own behind; both end together."""
 _TRY_WITHIN_S = 1.0
 _CONTROL_WITHIN_S = 60
+_MANAGE_WITHIN_S = 10
 
 
 class RabbitMqServer(Server):
-    """RabbitMQ; ``settings`` are added to those of its configuration file, ``plugins`` are enabled."""
+    """RabbitMQ; ``settings`` are added to those of its configuration file, ``plugins`` are enabled.
+
+    ``internals`` are variables of its Erlang application, for what its configuration file has no setting.
+    """
 
     name = "rabbitmq"
     packages = ("rabbitmq-server",)
@@ -47,6 +59,7 @@ class RabbitMqServer(Server):
         self,
         *,
         settings: Mapping[str, str] | None = None,
+        internals: Mapping[str, int] | None = None,
         plugins: Sequence[str] = (),
         choose_port: Callable[[], int] = free_port,
     ) -> None:
@@ -54,6 +67,7 @@ class RabbitMqServer(Server):
         self.management_port = free_port()
         own = {"management.tcp.ip": "127.0.0.1", "management.tcp.port": str(self.management_port)}
         self._settings = {**SETTINGS, **(own if MANAGEMENT in plugins else {}), **(settings or {})}
+        self._erlang = " ".join([_ERLANG, *(f"-rabbit {name} {value}" for name, value in (internals or {}).items())])
         self._plugins = plugins
         self._distribution_port = free_port()
         self._epmd_port = free_port()
@@ -96,7 +110,7 @@ class RabbitMqServer(Server):
             "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq"),
             "RABBITMQ_PID_FILE": str(self.folder / "rabbitmq.pid"),
             "RABBITMQ_CONF_ENV_FILE": "/dev/null",
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1} +S 2:2 +sbwt none",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": self._erlang,
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": str(self._epmd_port),
         }
@@ -125,6 +139,26 @@ class RabbitMqServer(Server):
             check=True,
             timeout=_CONTROL_WITHIN_S,
         ).stdout
+
+    def manage(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Any:
+        """Ask the HTTP API of the management plugin as guest; return what it answered, None for nothing.
+
+        Unlike ``control`` it starts no Erlang of its own.
+
+        Args:
+            path: what follows ``/api/``, such as ``policies/%2F/mine``.
+
+        Raises:
+            ServerError: it refused; the message ends with what it said.
+        """
+        sent = None if body is None else json.dumps(body)
+        with closing(HTTPConnection("127.0.0.1", self.management_port, timeout=_MANAGE_WITHIN_S)) as connection:
+            connection.request(method, f"/api/{path}", sent, _GUEST)
+            answer = connection.getresponse()
+            said = answer.read().decode()
+        if answer.status >= HTTPStatus.BAD_REQUEST:
+            raise ServerError(f"{self.name} answered {answer.status} to {method} {path}: {said}")
+        return json.loads(said) if said else None
 
     def port_was_taken(self, log: str) -> bool:
         """Whether the server could not bind."""
