@@ -12,6 +12,7 @@ from sqlalchemy import make_url, text
 from pillarbox.app import SystemClock
 from pillarbox.app.controlling import dead_letters_of, replay_driver_of
 from pillarbox.deadletter import DeadLetterFilter, DeadLetters, DeadLetterState
+from pillarbox.deadletter.driver import look_again_at
 from pillarbox.deadletter.runs import ItemState
 from pillarbox.idempotency import InboxSettings
 from pillarbox.stores.postgresql import postgresql_store
@@ -104,11 +105,14 @@ async def test_a_million_letters_are_looked_through_and_replayed_quickly(store: 
     began = time.perf_counter()
     run = await letters.replay_all(DeadLetterFilter(consumer="shop/c3"), by="ann")
     frozen = time.perf_counter() - began
-    began = time.perf_counter()
+    began = look_at = time.monotonic()
     driver = replay_driver_of(store, clock=SystemClock())
-    while (await letters.run(run.id)).count(ItemState.PENDING):
+    while run.count(ItemState.PENDING):  # as the command line does
         await driver.round()
-    moved = time.perf_counter() - began
+        if (now := time.monotonic()) >= look_at or driver.rest:
+            run = await letters.run(run.id)
+            look_at = look_again_at(now, time.monotonic())
+    moved = time.monotonic() - began
 
     print({name: f"{seconds * 1000:.0f} ms" for name, seconds in took.items()})
     print(f"statistics {statistics:.2f} s; all that are old counted in {counted:.2f} s")
@@ -116,4 +120,4 @@ async def test_a_million_letters_are_looked_through_and_replayed_quickly(store: 
     assert (await letters.run(run.id)).items == {ItemState.ENQUEUED: REPLAYED}
     assert max(took.values()) < 0.3
     assert counted < 1  # nine in ten letters are dead and old
-    assert moved < 30  # 9 s of one core that is not busy with anything else
+    assert moved < 30  # 8 s where nothing else is going on

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -39,7 +40,7 @@ WHILE_OPEN = timedelta(milliseconds=100)
 WHILE_NOTHING_IS_OPEN = timedelta(seconds=1)
 LOOK_EVERY_S, LOOK_AT_LEAST_EVERY_S = 1.0, 10.0
 """How often a run with a rule to stop is looked at while it is enqueued, and any other one."""
-LOOKS_SHARE = 40
+LOOKS_SHARE = 100
 """A look at what has become of many letters takes long; the next one comes after so many times as long."""
 
 
@@ -187,7 +188,10 @@ class ReplayDriver:
         match look.step:
             case EnqueueMore(at_most=at_most):
                 at_most -= await self._enqueue(look, at_most)
-                look.step = EnqueueMore(at_most) if at_most > 0 else AwaitOutcomes()
+                if at_most > 0:
+                    look.step = EnqueueMore(at_most)
+                else:
+                    look.step, look.until = AwaitOutcomes(), self._clock.monotonic()
             case AwaitOutcomes():
                 pass
             case EndRun(state=state, because=because):
@@ -203,9 +207,10 @@ class ReplayDriver:
             return None
         may_stop = run.terms.stop_at is not None and run.count(ItemState.PENDING) > 0
         longest = LOOK_EVERY_S if may_stop else LOOK_AT_LEAST_EVERY_S
-        until = look_again_at(began, self._clock.monotonic(), longest=longest)
-        look = Look(run, next_step(run), until=until, last=run.reached)
-        self._looks[run_id] = look
+        step, until = next_step(run), look_again_at(began, self._clock.monotonic(), longest=longest)
+        if isinstance(step, EnqueueMore) and not may_stop:
+            until = math.inf  # whatever becomes of letters meanwhile, the others follow
+        look = self._looks[run_id] = Look(run, step, until=until, last=run.reached)
         return look
 
     async def _enqueue(self, look: Look, at_most: int) -> int:
@@ -220,9 +225,9 @@ class ReplayDriver:
             allowance = self._allowances.setdefault(run.id, Allowance(run.terms.rate, began))
             if not (due := min(allowance.at(began), at_most, BATCH)):
                 return 0
-            turned = (await self._make_due(look, Stretch(run.id, look.last, left=due))).turned
-            allowance.spend(turned)
-            return turned
+            stretch = await self._make_due(look, Stretch(run.id, look.last, left=due))
+            allowance.spend(stretch.turned)
+            return at_most if stretch.has_ended else stretch.turned
         stretch = await self._make_due(look, Stretch(run.id, look.last, left=at_most, until=began + LOOK_EVERY_S))
         if stretch.has_ended:
             return at_most

@@ -36,7 +36,7 @@ from pillarbox.deadletter import (
 )
 from pillarbox.deadletter.groups import MAX_EXAMPLE_CHARS, AgedLetters, Arrival
 from pillarbox.holding import storable
-from pillarbox.relational.expressions import any_of, insert_into, micros, now_us, numbers
+from pillarbox.relational.expressions import any_of, insert_into, micros, now_us, numbers, rows_of
 from pillarbox.relational.operator_tables import dead_letter_edits, dead_letter_groups
 from pillarbox.relational.replay_outcomes import settle_some
 from pillarbox.relational.tables import dead_letters
@@ -77,14 +77,10 @@ ARRIVE = _arrive.on_conflict_do_update(
         "last_seen": _arrive.excluded.last_seen,
     },
 )
-LEAVE = (
-    update(dead_letter_groups)
-    .where(
-        _group.consumer == bindparam("by", type_=String),
-        _group.fingerprint == bindparam("cause", type_=String),
-    )
-    .values(dead=_group.dead - bindparam("gone", type_=BigInteger))
-)
+_leaving = rows_of("leaving", consumer=String(), fingerprint=String(), gone=BigInteger())
+_is_left = (_group.consumer == _leaving.c.consumer, _group.fingerprint == _leaving.c.fingerprint)
+LOCK = select(_group.dead).where(*_is_left).order_by(_group.consumer, _group.fingerprint).with_for_update()
+LEAVE = update(dead_letter_groups).where(*_is_left).values(dead=_group.dead - _leaving.c.gone)
 STATS = (
     select(
         dead_letters.c.consumer,
@@ -201,10 +197,16 @@ class Arrivals:
 
 
 def left(letters: Sequence[Row]) -> Program[None]:
-    """Count letters, given by consumer and fingerprint, out of their groups, in sorted order and one round trip."""
-    counts = sorted(Counter((row[0], row[1]) for row in letters).items())
-    rows = [{"by": consumer, "cause": fingerprint, "gone": count} for (consumer, fingerprint), count in counts]
-    yield Execute(LEAVE, rows if len(rows) != 1 else rows[0])
+    """Count letters, given by consumer and fingerprint, out of their groups, which are locked in sorted order."""
+    counts = Counter((row[0], row[1]) for row in letters)
+    leaving = [
+        {"consumer": consumer, "fingerprint": fingerprint, "gone": count}
+        for (consumer, fingerprint), count in counts.items()
+    ]
+    if len(leaving) > 1:
+        yield Execute(LOCK, {"leaving": leaving})
+    if leaving:
+        yield Execute(LEAVE, {"leaving": leaving})
 
 
 class RelationalDeadLetterReview(DeadLetterReview):

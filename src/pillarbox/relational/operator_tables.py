@@ -110,7 +110,12 @@ LETTER_INDEXES = (
     _listed_by("consumer", dead_letters.c.consumer),
     _listed_by("group", dead_letters.c.fingerprint),
     _listed_by("type", dead_letters.c.type),
-    Index("pillarbox_dead_letters_key", dead_letters.c.message_key, dead_letters.c.position),
+    Index(
+        "pillarbox_dead_letters_key",
+        dead_letters.c.message_key,
+        dead_letters.c.position,
+        postgresql_where=_RESTS,
+    ),
     Index(
         "pillarbox_dead_letters_hold",
         dead_letters.c.consumer,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import String, and_, bindparam, case, func, select, update
+from sqlalchemy import String, and_, bindparam, case, func, literal_column, select, update
 
 from pillarbox.deadletter import DeadLetterState, RunState
 from pillarbox.deadletter.runs import ItemState
@@ -27,10 +27,10 @@ _came_through = case(
     (and_(_is_ours, _letter.state == DeadLetterState.RESOLVED.value), ItemState.RESOLVED.value),
     else_=ItemState.FAILED.value,
 )
+IS_REPLAYING = _letter.state == literal_column(f"'{DeadLetterState.REPLAYING}'")
+"""Spelled out, since it names a partial index: of many letters that were just taken the new rows lie side by side."""
 _is_under_way = (  # looked up for each: a join would be planned by how many were being replayed a while ago
-    select(case((and_(_is_ours, _letter.state == DeadLetterState.REPLAYING.value), 1), else_=0))
-    .where(_same)
-    .scalar_subquery()
+    select(case((_is_ours, 1), else_=0)).where(_same, IS_REPLAYING).scalar_subquery()
 )
 _outcome = select(_came_through).where(_same).scalar_subquery()
 SETTLE = (  # what is gone without having been noted was not purged here: nobody can say that it was handled

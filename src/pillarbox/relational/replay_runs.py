@@ -37,7 +37,7 @@ from pillarbox.relational.dead_letters import conditions, matching, values_of
 from pillarbox.relational.expressions import any_of, insert_into, micros, now_us, numbers
 from pillarbox.relational.holding import RANKS
 from pillarbox.relational.operator_tables import replay_items, replay_runs
-from pillarbox.relational.replay_outcomes import ITEM_STATE, LETTERS, RUN, SETTLE
+from pillarbox.relational.replay_outcomes import IS_REPLAYING, ITEM_STATE, LETTERS, RUN, SETTLE
 from pillarbox.relational.rows import MESSAGE_COLUMNS, columns
 from pillarbox.relational.tables import dead_letters, held, holds
 from pillarbox.transaction import Execute, Program, Row
@@ -133,7 +133,7 @@ _now = select(now_us()).scalar_subquery()  # once for all rows: the clock costs 
 _hold = insert_into(holds).from_select(
     ["consumer", "hold_key", "state", "due_at", "lease_until", "since"],
     select(_letter.consumer, _letter.hold_key, literal(HoldState.WAITING.value), _now, literal(0), _now)
-    .where(any_of(_letter.position, LETTERS))
+    .where(any_of(_letter.position, LETTERS), IS_REPLAYING)
     .group_by(_letter.consumer, _letter.hold_key)
     .order_by(_letter.consumer, _letter.hold_key),
 )
@@ -153,7 +153,7 @@ ENQUEUE = (
             _now,
             literal("[]"),
         )
-        .where(any_of(_letter.position, LETTERS))
+        .where(any_of(_letter.position, LETTERS), IS_REPLAYING)
         .order_by(_letter.position),
     )
     .on_conflict_do_nothing(index_elements=["consumer", "message_id"])

@@ -377,7 +377,8 @@ dead_letters = _table(
     Column("replays", Integer, nullable=False),
     CheckConstraint("state IN ('dead', 'replaying', 'resolved', 'discarded')", name="pillarbox_dead_letters_state"),
     UniqueConstraint("consumer", "message_id", name="pillarbox_dead_letters_message"),
-    Index("pillarbox_dead_letters_state_position", "state", "position"),
+    Index("pillarbox_dead_letters_state_position", "state", "position", postgresql_where=text("state != 'replaying'")),
+    _on_postgresql(Index("pillarbox_dead_letters_replaying", "position", postgresql_where=text("state = 'replaying'"))),
 )
 
 # --- breakers ---------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,7 +20,8 @@ from pillarbox.stores.sqlite.direct import SqliteStore
 from pillarbox.stores.sqlite.sequence import SqliteSequenceReader
 
 BUSY_TIMEOUT_S = 30
-PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", f"busy_timeout = {BUSY_TIMEOUT_S * 1000}")
+PRAGMAS = (f"busy_timeout = {BUSY_TIMEOUT_S * 1000}", "synchronous = FULL")
+WAL_WITHIN_S, BETWEEN_TRIES_S = 5.0, 0.005
 
 
 def is_conflict(error: BaseException) -> bool:
@@ -107,6 +109,7 @@ def _prepare(engine: Engine, now: Now | None) -> None:
         cursor = connection.cursor()
         for pragma in PRAGMAS:
             cursor.execute(f"PRAGMA {pragma}")
+        _use_wal(cursor)
         cursor.close()
         if now is not None:
             connection.create_function("julianday", -1, _julianday_by(now))
@@ -119,6 +122,22 @@ def _prepare(engine: Engine, now: Now | None) -> None:
     @event.listens_for(engine, "invalidate")
     def roll_back(connection: Any, *_: object) -> None:
         connection.rollback()  # SQLite keeps the lock of a closed connection while a statement of it is in memory
+
+
+def _use_wal(cursor: Any) -> None:
+    """Have the file written ahead in a log, which it remembers.
+
+    SQLite does not wait for others that open a new file, and so change this, at the same moment.
+    """
+    deadline = time.monotonic() + WAL_WITHIN_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if not is_conflict(error) or time.monotonic() >= deadline:
+                raise
+            time.sleep(BETWEEN_TRIES_S)  # noqa: TID251  # within the driver's connecting, where there is no clock
 
 
 def _julianday_by(now: Now) -> Callable[..., float | None]:
