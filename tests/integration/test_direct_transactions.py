@@ -6,12 +6,13 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import bindparam, make_url, text
+from sqlalchemy import bindparam, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from pillarbox.errors import ConflictError, StoreUnavailableError
 from pillarbox.stores.postgresql import postgresql_store
+from pillarbox.stores.postgresql.direct import SyncPsycopgTransaction
 from pillarbox.stores.sqlite import sqlite_store
 from pillarbox.testing.contracts.harness import make_record
 from pillarbox.transaction import Execute, Program, Rows
@@ -127,6 +128,15 @@ async def test_the_same_holds_in_a_thread(store: RelationalStore) -> None:
 
     assert raised.value.statement == str(FAIL)
     assert await store.run(ask(COUNT)) == [(0,)]
+
+
+def test_by_another_driver_than_psycopg_an_engine_of_the_caller_s_goes_by_sqlalchemy(sqlite_url: str) -> None:
+    engine = create_engine(sqlite_url)
+    with engine.connect() as connection:
+        connection.begin()
+
+        assert SyncPsycopgTransaction(connection).run(ask(text("SELECT 7"))) == [(7,)]
+    engine.dispose()
 
 
 async def test_errors_are_those_of_sqlalchemy_and_name_the_statement(store: RelationalStore) -> None:

@@ -24,8 +24,11 @@ def _is_begun_by_asyncpg(connection: Any) -> bool:
 
 
 def _is_begun_by_psycopg(connection: Any) -> bool:
-    """Tell whether the next statement is in a transaction: psycopg begins it with the first one."""
-    return not connection.closed and not connection.autocommit
+    """Tell whether the next statement is in a transaction: psycopg begins it with the first one.
+
+    The engine that a caller lends for threads may speak through another driver.
+    """
+    return hasattr(connection, "pgconn") and not connection.closed and not connection.autocommit
 
 
 class AsyncpgTransaction(DirectTransaction):
