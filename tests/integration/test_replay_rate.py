@@ -38,7 +38,7 @@ LETTERS, RATE = effort.of(1_000, 90), effort.of(200, 60)
 EVERY_MS = 20
 CALM_S = LETTERS / RATE
 WITHIN = timedelta(seconds=60)
-OFF, GRACE_MS = (0.1, 25) if effort.THOROUGH else (0.5, 100)
+OFF, GRACE_MS = (0.1, 25) if effort.THOROUGH else (0.5, 250)
 """How far from the rate it may be, and how much later than twice as late the others.
 
 In a second beside other tests much can happen.
