@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -167,6 +168,28 @@ async def test_a_lock_that_is_not_to_be_had_is_a_conflict(store: RelationalStore
         await holder.run(ask(lock))
         with pytest.raises(ConflictError):
             await store.run(wait())
+
+
+async def test_who_rests_between_preparing_and_executing_a_statement_keeps_nobody_waiting_for_long(
+    postgresql_url: str,
+) -> None:
+    """There the server does not take the transaction for an idle one, and its limit for those does not help."""
+    store = postgresql_store(make_url(postgresql_url).set(drivername="postgresql+asyncpg"))
+    store.wait_within(timedelta(seconds=0.3))
+    lock = text("SELECT pg_advisory_xact_lock(7)")
+
+    async def rest() -> None:
+        async with store.begin_briefly() as tx:
+            await tx.run(ask(lock))
+            resting = (await tx.connection.get_raw_connection()).driver_connection
+            assert resting is not None
+            await resting.prepare("SELECT 'parsed, and no more'")
+            async with store.begin() as other, asyncio.timeout(5):
+                await other.connection.execute(lock)
+
+    with pytest.raises(DBAPIError):
+        await rest()
+    await store.close()
 
 
 @on_postgresql

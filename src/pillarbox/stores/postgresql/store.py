@@ -26,7 +26,8 @@ LOCK_SPACE = 0x50_42_4F_58
 MIGRATION_LOCK = text(f"SELECT pg_advisory_xact_lock({LOCK_SPACE}, -1)")
 LOCK_WAIT = "SET LOCAL lock_timeout = '10s'"
 IDLE_LIMIT = (
-    "SELECT set_config('lock_timeout', '10s', true), set_config('idle_in_transaction_session_timeout', '{}', true)"
+    "SELECT set_config('lock_timeout', '10s', true), set_config('idle_in_transaction_session_timeout', '{idle}', true),"
+    " set_config('statement_timeout', '{begun}', true)"
 )
 LOCK_KEYS = text(  # a function scan returns the array in order, so every transaction locks in the same order
     f"SELECT pg_advisory_xact_lock({LOCK_SPACE}, CAST(bucket AS integer)) FROM unnest(:buckets) AS bucket"
@@ -47,8 +48,13 @@ def is_conflict(error: BaseException) -> bool:
 
 
 def idle_limit(within: timedelta) -> TextClause:
-    """Return the statement that bounds the wait for locks, and the silence of the client, in its transaction."""
-    return text(IDLE_LIMIT.format(f"{max(within // timedelta(milliseconds=1), 1)}ms"))
+    """Return the statement that bounds the wait for locks, and the silence of the client, in its transaction.
+
+    A client that has parsed a statement and rests before it executes it is not idle: the time of the statement runs.
+    That limit is twice as long, so that whoever waits for a slow statement has given up before.
+    """
+    idle = max(within // timedelta(milliseconds=1), 1)
+    return text(IDLE_LIMIT.format(idle=f"{idle}ms", begun=f"{2 * idle}ms"))
 
 
 def sever(connection: Any) -> None:
