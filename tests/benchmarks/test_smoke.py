@@ -1,4 +1,7 @@
-"""Each benchmark of ours runs, with very little work; a figure that nobody can measure any more is found here."""
+"""Each program of our benchmarks runs, with very little work; a figure that nobody can measure any more is found here.
+
+With everything wanted it runs with all the options that any benchmark gives it, and so do the naive and raw programs.
+"""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ RUNS_AT_ONCE = 1000
 WHILE_OPEN = timedelta(milliseconds=100)
 WHILE_NOTHING_IS_OPEN = timedelta(seconds=1)
 LOOK_EVERY_S, LOOK_AT_LEAST_EVERY_S = 1.0, 10.0
-"""How often a run with a rule to stop is looked at while it is enqueued, and any other one."""
+"""How often a run with a rule to stop is looked at while it is enqueued, and any one that is enqueued."""
 LOOKS_SHARE = 100
 """A look at what has become of many letters takes long; the next one comes after so many times as long."""
 

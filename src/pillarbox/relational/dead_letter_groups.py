@@ -197,11 +197,14 @@ class Arrivals:
 
 
 def left(letters: Sequence[Row]) -> Program[None]:
-    """Count letters, given by consumer and fingerprint, out of their groups, which are locked in sorted order."""
+    """Count letters, given by consumer and fingerprint, out of their groups, which are locked in sorted order.
+
+    MySQL locks rows as it joins them, before it sorts: there the order of what is given decides.
+    """
     counts = Counter((row[0], row[1]) for row in letters)
     leaving = [
         {"consumer": consumer, "fingerprint": fingerprint, "gone": count}
-        for (consumer, fingerprint), count in counts.items()
+        for (consumer, fingerprint), count in sorted(counts.items())
     ]
     if len(leaving) > 1:
         yield Execute(LOCK, {"leaving": leaving})
