@@ -76,6 +76,7 @@ def harness(store: RelationalStore) -> StoreHarness:
         waits=store.waits,
         dead_letters=store.dead_letters,
         operators=ports_of(store),
+        batches=store.operators.batches,
         inspection=store.inspection,
         circuits=store.circuits,
         flows=store.flows,

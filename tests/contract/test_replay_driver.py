@@ -13,12 +13,13 @@ from pillarbox.app import SystemClock
 from pillarbox.app.controlling import replay_driver_of
 from pillarbox.deadletter import DeadLetterFilter
 from pillarbox.deadletter import driver as driving
-from pillarbox.deadletter.runs import ItemState, ReplayRunStore, ReplayTerms, Taken
+from pillarbox.deadletter.batches import ReplayBatchStore, Taken
+from pillarbox.deadletter.runs import ItemState, ReplayTerms
 from pillarbox.errors import ConflictError, TransientError
-from pillarbox.relational.replay_runs import RelationalReplayRuns
+from pillarbox.relational.replay_batches import RelationalReplayBatches
 from pillarbox.testing.contracts.dead_letters import CONSUMER, burial, bury
 from pillarbox.testing.contracts.harness import LONG, StoreHarness, make_message
-from pillarbox.testing.contracts.replay_runs import create, get, make_due
+from pillarbox.testing.contracts.replaying import create, get, make_due
 from pillarbox.transaction import Execute
 
 if TYPE_CHECKING:
@@ -31,16 +32,19 @@ if TYPE_CHECKING:
 LETTERS, KEYS, BATCH = 95, 7, 10
 
 
-class Faltering(RelationalReplayRuns):
-    """Runs of which one batch is not committed."""
+class Faltering(RelationalReplayBatches):
+    """Batches of which one is not committed."""
 
-    def __init__(self, inner: ReplayRunStore, fails_at: int) -> None:
+    def __init__(self, inner: ReplayBatchStore, fails_at: int) -> None:
         self._inner = inner
         self._fails_at = fails_at
         self.enqueued = 0
 
     def take(self, run_id: str, *, after: int, at_most: int) -> Program[Taken | None]:
         return self._inner.take(run_id, after=after, at_most=at_most)
+
+    def hold(self, taken: Taken) -> Program[None]:
+        return self._inner.hold(taken)
 
     def enqueue(self, taken: Taken) -> Program[None]:
         yield from self._inner.enqueue(taken)
@@ -71,7 +75,7 @@ async def test_a_batch_that_fails_takes_back_the_one_behind_it_and_both_come_aga
 ) -> None:
     await bury_all(harness)
     await create(harness, "r1", DeadLetterFilter(consumer=CONSUMER))
-    store.operators.runs = Faltering(store.operators.runs, fails_at)
+    store.operators.batches = Faltering(store.operators.batches, fails_at)
 
     with pytest.raises(TransientError, match="lost"):
         await drive(store, harness)
@@ -83,10 +87,44 @@ async def test_a_batch_that_fails_takes_back_the_one_behind_it_and_both_come_aga
     assert await due(harness) == expected()
 
 
-class Refused(Faltering):
-    """Runs of which the second batch finds letters that somebody else keeps, before the first one is done."""
+class Dawdling(Faltering):
+    """Batches of which the first one takes its keys when the second one has its letters."""
 
-    def __init__(self, inner: ReplayRunStore, *, overlap: bool) -> None:
+    def __init__(self, inner: ReplayBatchStore, *, overlap: bool) -> None:
+        super().__init__(inner, fails_at=0)
+        self.taken = 0
+        self.held: list[int] = []
+        self._overlap = overlap
+
+    def take(self, run_id: str, *, after: int, at_most: int) -> Program[Taken | None]:
+        taken = yield from super().take(run_id, after=after, at_most=at_most)
+        self.taken += 1
+        return taken
+
+    def hold(self, taken: Taken) -> Program[None]:
+        while self._overlap and self.taken < 2:
+            yield Execute(text("SELECT 1"))
+        self.held.append(taken.after)
+        yield from super().hold(taken)
+
+
+async def test_keys_are_taken_in_the_order_of_the_letters(store: RelationalStore, harness: StoreHarness) -> None:
+    """Else a batch would have keys that the one before it waits for, and be refused."""
+    await bury_all(harness)
+    await create(harness, "r1", DeadLetterFilter(consumer=CONSUMER))
+    dawdling = store.operators.batches = Dawdling(store.operators.batches, overlap=harness.concurrent_writers)
+
+    run = await drive(store, harness)
+
+    assert len(dawdling.held) == -(-LETTERS // BATCH)
+    assert dawdling.held == sorted(dawdling.held)
+    assert dict(run.items) == {ItemState.ENQUEUED: LETTERS}
+
+
+class Refused(Faltering):
+    """Batches of which the second one finds letters that somebody else keeps, before the first one is done."""
+
+    def __init__(self, inner: ReplayBatchStore, *, overlap: bool) -> None:
         super().__init__(inner, fails_at=0)
         self.taken = 0
         self._overlap = overlap
@@ -109,7 +147,7 @@ async def test_a_batch_that_cannot_be_taken_does_not_take_back_the_one_before(
     """Else a letter that somebody keeps would hold up those that are before it."""
     await bury_all(harness)
     await create(harness, "r1", DeadLetterFilter(consumer=CONSUMER))
-    store.operators.runs = Refused(store.operators.runs, overlap=harness.concurrent_writers)
+    store.operators.batches = Refused(store.operators.batches, overlap=harness.concurrent_writers)
 
     with pytest.raises(ConflictError, match="too long"):
         await drive(store, harness)
@@ -135,7 +173,7 @@ async def test_a_driver_that_does_not_know_that_the_canary_is_under_way_replays_
         began += 1
         is_first = began == 1
         if is_first and is_late:  # another process drives the run meanwhile
-            await harness.source.run(make_due(store.operators.runs, "r1", at_most=BATCH))
+            await harness.source.run(make_due(store.operators.runs, store.operators.batches, "r1", at_most=BATCH))
         async with begin() as tx:
             yield tx
         if is_first:
@@ -153,7 +191,7 @@ async def test_a_driver_that_does_not_know_that_the_canary_is_under_way_replays_
 
 
 class Stuck(Faltering):
-    """Runs of which one cannot go on."""
+    """Batches of which those of one run cannot go on."""
 
     def take(self, run_id: str, *, after: int, at_most: int) -> Program[Taken | None]:
         if run_id == "r1":
@@ -167,7 +205,7 @@ async def test_a_run_that_cannot_go_on_does_not_hold_up_the_others(
     await bury_all(harness)
     for run_id in ("r1", "r2", "r3"):
         await create(harness, run_id)
-    store.operators.runs = Stuck(store.operators.runs, fails_at=0)
+    store.operators.batches = Stuck(store.operators.batches, fails_at=0)
     driver = replay_driver_of(store, clock=SystemClock())
 
     with pytest.raises(ConflictError, match="too long"):
@@ -179,9 +217,9 @@ async def test_a_run_that_cannot_go_on_does_not_hold_up_the_others(
 
 
 class Asking(Faltering):
-    """Runs that ask how long the server lets a transaction rest."""
+    """Batches that ask how long the server lets a transaction rest."""
 
-    def __init__(self, inner: ReplayRunStore) -> None:
+    def __init__(self, inner: ReplayBatchStore) -> None:
         super().__init__(inner, fails_at=0)
         self.may_rest: set[str] = set()
 
@@ -198,7 +236,7 @@ async def test_a_driver_that_is_frozen_does_not_keep_the_locks_of_its_keys(
     await bury_all(harness)
     await create(harness, "r1", DeadLetterFilter(consumer=CONSUMER))
     store.wait_within(timedelta(seconds=7))
-    asking = store.operators.runs = Asking(store.operators.runs)
+    asking = store.operators.batches = Asking(store.operators.batches)
 
     await drive(store, harness)
 

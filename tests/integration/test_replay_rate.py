@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.server
 
-TURNS, CONSUMER = effort.of(9, 3), "shop/handle"
+TURNS, CONSUMER = effort.of(10, 3), "shop/handle"
 LETTERS, RATE = effort.of(1_000, 90), effort.of(200, 60)
 """Letters of a turn, and how many of them a second."""
 EVERY_MS = 20

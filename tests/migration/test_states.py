@@ -33,7 +33,7 @@ from pillarbox.saga.starting import new_saga
 from pillarbox.saga.store import ChangedSaga, SagaFilter, SagaKey
 from pillarbox.stores.sqlite import sqlite_store
 from pillarbox.testing.contracts.harness import EVERY_SLOT, LONG, SHORT, make_message, make_record
-from pillarbox.testing.contracts.replay_runs import make_due
+from pillarbox.testing.contracts.replaying import make_due
 from pillarbox.testing.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -399,7 +399,7 @@ async def _item_pending(store: RelationalStore) -> None:
     await _bury(store)
     await _open_run_of_letters(store)
 
-    assert await store.run(make_due(store.operators.runs, "r1", at_most=9)) == 1
+    assert await store.run(make_due(store.operators.runs, store.operators.batches, "r1", at_most=9)) == 1
     assert await _lease(store) == 1
     await store.run(store.dead_letters.resolve("shop/one", ["m1"]))
 

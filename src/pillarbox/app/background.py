@@ -24,7 +24,12 @@ def membership_of(parts: Parts) -> Membership:
 def replay_driver(parts: Parts) -> ReplayDriver:
     """Make what works off replay runs, in one process at a time."""
     keeper = _keeper(parts, REPLAYS, slots=1)
-    return ReplayDriver(runs=parts.store.operators.runs, keeper=keeper, observer=parts.observers)
+    return ReplayDriver(
+        runs=parts.store.operators.runs,
+        batches=parts.store.operators.batches,
+        keeper=keeper,
+        observer=parts.observers,
+    )
 
 
 def upkeep_of(parts: Parts, settings: Settings) -> tuple[Worker, ...]:

@@ -60,7 +60,9 @@ def replay_driver_of(store: RelationalStore, *, clock: Clock) -> ReplayDriver:
     """Return what drives replay runs in ``store`` while no other process does; connects to nothing."""
     terms = LeaseTerms(scope=SCOPE, slots=1, ttl=DRIVER_LEASE)
     keeper = LeaseKeeper(terms, new_message_id(), store=store.leases, source=store, clock=clock)
-    return ReplayDriver(runs=store.operators.runs, keeper=keeper, observer=LoggingObserver())
+    return ReplayDriver(
+        runs=store.operators.runs, batches=store.operators.batches, keeper=keeper, observer=LoggingObserver()
+    )
 
 
 def ports_of(store: RelationalStore) -> Ports:

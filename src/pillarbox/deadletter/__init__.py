@@ -3,7 +3,7 @@
 Guarantee: a message whose attempts are used up is here, once per consumer, with its attempts and its failures.
 Not promised: that anybody looks; watch their number and age.
 Source: EIP, *Dead Letter Channel* and *Invalid Message Channel*; the reading order is dead_letters, decisions, record,
-store, groups, editing, replays, runs, archive, driver.
+store, groups, editing, replays, runs, archive, batches, driver.
 """
 
 from pillarbox.deadletter.dead_letters import DeadLetters

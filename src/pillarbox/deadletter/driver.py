@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import assert_never
 
 from pillarbox.channel.wakeup import Wakeup
+from pillarbox.deadletter.batches import ReplayBatchStore, RunElsewhere
 from pillarbox.deadletter.runs import (
     AwaitOutcomes,
     EndRun,
@@ -18,7 +19,6 @@ from pillarbox.deadletter.runs import (
     NextStep,
     ReplayRun,
     ReplayRunStore,
-    RunElsewhere,
     RunState,
     next_step,
 )
@@ -33,7 +33,7 @@ BATCH = 1000
 """Letters that one transaction makes due."""
 
 HANDS = 2
-"""Transactions of a run at once: while one copies letters into holding, the next one takes its own."""
+"""Transactions of a run at once: while one takes keys and copies letters into holding, the next one takes its own."""
 
 RUNS_AT_ONCE = 1000
 WHILE_OPEN = timedelta(milliseconds=100)
@@ -95,7 +95,8 @@ class Stretch:
         turned: how many letters have had their turn, for good.
         has_ended: the run was cancelled or has none left, or there is an error.
         error: why a batch was not made due.
-        door: one hand at a time takes letters.
+        letters: one hand at a time takes letters.
+        keys: one hand at a time takes keys, in the order in which they took letters.
     """
 
     run_id: str
@@ -105,15 +106,19 @@ class Stretch:
     turned: int = 0
     has_ended: bool = False
     error: Exception | None = None
-    door: asyncio.Lock = field(default_factory=asyncio.Lock)
+    letters: asyncio.Lock = field(default_factory=asyncio.Lock)
+    keys: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class ReplayDriver:
     """Enqueues the letters of open runs under a lease; every step is a transaction, so that anyone may go on."""
 
-    def __init__(self, *, runs: ReplayRunStore, keeper: LeaseKeeper, observer: Observer) -> None:
+    def __init__(
+        self, *, runs: ReplayRunStore, batches: ReplayBatchStore, keeper: LeaseKeeper, observer: Observer
+    ) -> None:
         """Drive ``runs`` while ``keeper`` holds its one slot."""
         self._runs = runs
+        self._batches = batches
         self._keeper = keeper
         self._source = keeper.source
         self._clock = keeper.clock
@@ -236,7 +241,7 @@ class ReplayDriver:
         return stretch.turned
 
     async def _make_due(self, look: Look, stretch: Stretch) -> Stretch:
-        """Make a stretch of a run due; while one batch is copied into holding, the next one takes its letters."""
+        """Make a stretch of a run due; while one batch is made due, the next one takes its letters."""
         async with asyncio.TaskGroup() as group:
             for _ in range(HANDS if stretch.left > BATCH else 1):
                 group.create_task(self._hand(stretch))
@@ -248,25 +253,28 @@ class ReplayDriver:
     async def _hand(self, stretch: Stretch) -> None:
         """Make batch after batch due; one that fails is told of when the other hand has brought its own to an end.
 
-        Whoever holds the door waits for nobody but the database, which sees when transactions wait for each other.
+        Keys are taken in the order in which letters were, since both locks are fair. Whoever has one waits for nobody
+        but the database, which sees when transactions wait for each other.
         """
         while self._goes_on(stretch):
             try:
                 await self._keeper.keep()
-                async with AsyncExitStack() as door:
-                    await door.enter_async_context(stretch.door)
+                async with AsyncExitStack() as turn:
+                    await turn.enter_async_context(stretch.letters)
                     if not self._goes_on(stretch):
                         return
                     async with self._source.begin_briefly() as tx:
                         at_most = min(stretch.left, BATCH)
-                        taken = await tx.run(self._runs.take(stretch.run_id, after=stretch.last, at_most=at_most))
+                        taken = await tx.run(self._batches.take(stretch.run_id, after=stretch.last, at_most=at_most))
                         if taken is None:
                             stretch.has_ended = True
                             return
                         stretch.last = taken.last
                         stretch.left -= taken.count
-                        await door.aclose()
-                        await tx.run(self._runs.enqueue(taken))
+                        await turn.aclose()
+                        async with stretch.keys:
+                            await tx.run(self._batches.hold(taken))
+                        await tx.run(self._batches.enqueue(taken))
             except Exception as error:
                 stretch.has_ended = True
                 if stretch.error is None or isinstance(stretch.error, RunElsewhere):  # which follows from a failure

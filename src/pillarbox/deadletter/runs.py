@@ -158,32 +158,6 @@ def next_step(run: ReplayRun) -> NextStep:
     return EnqueueMore(min(pending, room)) if room > 0 else AwaitOutcomes()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Taken:
-    """A batch of a run's letters whose turn has come.
-
-    Attributes:
-        run_id: the run.
-        letters: those that are replayed, as (letter, consumer, group).
-        passed: those that are passed by.
-        last: the last of both.
-    """
-
-    run_id: str
-    letters: Sequence[tuple[int, str, str]]
-    passed: Sequence[int]
-    last: int
-
-    @property
-    def count(self) -> int:
-        """How many letters were looked at."""
-        return len(self.letters) + len(self.passed)
-
-
-class RunElsewhere(Exception):  # noqa: N818  # not an error of anybody's: the letters are another's to take
-    """A run was ended meanwhile, or goes on from another letter; what was taken must be rolled back."""
-
-
 class ReplayRunStore(Protocol):
     """Replay runs, each with the set of letters that was frozen when it was made.
 
@@ -205,30 +179,6 @@ class ReplayRunStore(Protocol):
     @abstractmethod
     def find(self, state: RunState | None, *, limit: int) -> Program[Sequence[str]]:
         """Return the ids of the runs made last, latest first."""
-
-    @abstractmethod
-    def take(self, run_id: str, *, after: int, at_most: int) -> Program[Taken | None]:
-        """Mark the run's next letters as being replayed, then wait until those before them are enqueued.
-
-        A letter that is not dead, or was replayed since the set was frozen, is passed by. So two transactions can
-        take turns: while one enqueues, the next one takes its letters.
-
-        Args:
-            run_id: the run.
-            after: the last letter of the batch before this one, which may still be on its way; before the first
-                batch, where the run stood when it was looked at.
-            at_most: so many letters are looked at.
-
-        Returns:
-            What ``enqueue`` must be given in the same transaction; ``None`` if none is left, or the run is not open.
-
-        Raises:
-            RunElsewhere: the run does not stand at ``after``; roll back.
-        """
-
-    @abstractmethod
-    def enqueue(self, taken: Taken) -> Program[None]:
-        """Make the letters due that this transaction has taken, each at the head of its key."""
 
     @abstractmethod
     def end(self, run_id: str, *, state: RunState, because: str) -> Program[bool]:

@@ -7,6 +7,7 @@ from pillarbox.relational.dead_letter_edits import RelationalDeadLetterEdits
 from pillarbox.relational.dead_letter_groups import RelationalDeadLetterReview
 from pillarbox.relational.hold_decisions import RelationalHoldDecisions
 from pillarbox.relational.replay_archive import RelationalReplayArchive
+from pillarbox.relational.replay_batches import RelationalReplayBatches
 from pillarbox.relational.replay_runs import RelationalReplayRuns
 
 
@@ -21,3 +22,4 @@ class RelationalOperators:
         self.review = RelationalDeadLetterReview()
         self.archive = RelationalReplayArchive()
         self.runs = RelationalReplayRuns()
+        self.batches = RelationalReplayBatches()

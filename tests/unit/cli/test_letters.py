@@ -152,9 +152,10 @@ def test_a_letter_that_a_run_replayed_shows_whose_run_it_was(pillarbox: Shell, b
     run = pillarbox.json("dead-letters", "replay-all", "--detach", "--by", "ann")["run"]
 
     def take_one(store: RelationalStore) -> Program[None]:
-        taken = yield from store.operators.runs.take(run, after=0, at_most=1)
+        taken = yield from store.operators.batches.take(run, after=0, at_most=1)
         assert taken is not None
-        yield from store.operators.runs.enqueue(taken)
+        yield from store.operators.batches.hold(taken)
+        yield from store.operators.batches.enqueue(taken)
 
     pillarbox.run(take_one)
     pillarbox.text("dead-letters", "runs", run, "--cancel", "enough")

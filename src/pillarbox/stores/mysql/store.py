@@ -23,7 +23,7 @@ from pillarbox.relational.store import OwnSyncTransaction, OwnTransaction, singl
 from pillarbox.relay import RelayKind
 from pillarbox.stores.mysql.idempotency import MySqlAttemptStore, MySqlClaimStore, MySqlInboxStore
 from pillarbox.stores.mysql.locks import CREATE, EVERY_BUCKET, FILL, LOCKS
-from pillarbox.stores.mysql.replay_runs import MySqlReplayRuns
+from pillarbox.stores.mysql.replay_batches import MySqlReplayBatches
 from pillarbox.stores.mysql.sagas import MySqlSagaStore
 from pillarbox.transaction import Execute, Program
 
@@ -106,7 +106,7 @@ class MySqlStore(RelationalStore):
         self.attempts = MySqlAttemptStore()
         self.claims = MySqlClaimStore()
         self.sagas = MySqlSagaStore()
-        self.operators.runs = MySqlReplayRuns()
+        self.operators.batches = MySqlReplayBatches()
 
     @asynccontextmanager
     async def _shared(self, begun: AbstractAsyncContextManager[OwnTransaction]) -> AsyncGenerator[OwnTransaction]:

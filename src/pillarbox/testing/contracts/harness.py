@@ -16,6 +16,7 @@ from pillarbox.consumer.positions import Gaps, Positions, SkippedStore
 from pillarbox.consumer.registry import ConsumerRegistry
 from pillarbox.control import Inspection
 from pillarbox.deadletter import DeadLetterStore, Ports
+from pillarbox.deadletter.batches import ReplayBatchStore
 from pillarbox.flow import FlowPorts
 from pillarbox.holding import HeldQueue, HoldingStore, WaitStore
 from pillarbox.idempotency import AttemptStore, CallStore, ClaimStore, InboxStore
@@ -55,6 +56,7 @@ class StoreHarness:
     Attributes:
         source: where transactions begin.
         operators: what dead letters and held keys are worked on through.
+        batches: the steps in which replay runs make their letters due.
         concurrent_writers: two transactions may write at the same time; rules about what they do to each other run
             only then.
     """
@@ -79,6 +81,7 @@ class StoreHarness:
     waits: WaitStore
     dead_letters: DeadLetterStore
     operators: Ports
+    batches: ReplayBatchStore
     inspection: Inspection
     circuits: CircuitStore
     flows: FlowPorts

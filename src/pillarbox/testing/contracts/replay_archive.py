@@ -11,7 +11,7 @@ from pillarbox.deadletter import DeadLetterFilter, DeadLetterState, RunState
 from pillarbox.deadletter.runs import MAX_REPLAYS, ItemState
 from pillarbox.testing.contracts.dead_letters import CONSUMER, burial, bury, find, move
 from pillarbox.testing.contracts.harness import LONG, StoreHarness, let_expire, make_message
-from pillarbox.testing.contracts.replay_runs import bury_many, create, end, enqueue, enqueue_all, get
+from pillarbox.testing.contracts.replaying import bury_many, create, end, enqueue, enqueue_all, get
 
 NOW = timedelta(0)
 
