@@ -122,14 +122,14 @@ class Burials:
         self._package = package
 
     def bury(self, items: Sequence[Item]) -> Program[None]:
-        """Store the dead letters and the holds they are the reason of."""
+        """Store the holds and the dead letters they are there for; keys are locked before groups, as a replay does."""
         burials = [self._burial(item) for item in items]
+        blocked = [Hold(hold_key=burial.hold_key, state=HoldState.BLOCKED) for burial in burials]
+        yield from self._holding.hold(self._consumer, blocked)
         arrivals = dict((yield from self._dead_letters.bury(self._consumer, burials)))
         for item, burial in zip(items, burials, strict=True):
             item.arrival = arrivals[burial.fingerprint]
             arrivals[burial.fingerprint] = Arrival(quiet_for=timedelta(0))  # for those that come with it
-        blocked = [Hold(hold_key=burial.hold_key, state=HoldState.BLOCKED) for burial in burials]
-        yield from self._holding.hold(self._consumer, blocked)
 
     def _burial(self, item: Item) -> Burial:
         if not isinstance(item.verdict, GiveUp) or item.error is None:
