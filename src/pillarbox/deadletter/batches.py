@@ -47,8 +47,8 @@ class ReplayBatchStore(Protocol):
     """Batches of a replay run: their letters are taken, then their keys, and then the letters are made due.
 
     All three are done in one transaction. Several may be under way, each a step behind the one before, so that no step
-    rests; in each step they must follow each other in the order of their letters, and the last one sees to it that
-    they are committed in that order. Every implementation must pass
+    rests. Batches must come to ``take``, and to ``hold``, in the order of their letters; ``hold`` sees to it that they
+    are committed in that order, too. Every implementation must pass
     ``pillarbox.testing.contracts.ReplayRunStoreContract``.
     """
 
