@@ -215,6 +215,32 @@ async def test_a_minute_of_outage_costs_few_calls_and_no_attempts() -> None:
         assert max(attempts) <= 5
 
 
+async def test_retries_in_place_have_a_budget() -> None:
+    box = Pillarbox("shop", store="memory://")
+    box.dependency("gateway", CircuitBreaker(retries=0.1))
+    failed_at, served, in_place = dict[str, float](), list[str](), 0
+
+    @box.on(OrderPlaced, name="charge", needs="gateway", concurrency=1)
+    async def charge(order: OrderPlaced) -> None:
+        nonlocal in_place
+        now = harness.clock.monotonic()
+        if int(order.order_id) % 4 == 0 and order.order_id not in failed_at:
+            failed_at[order.order_id] = now
+            raise TimeoutError
+        in_place += failed_at.get(order.order_id) == now
+        served.append(order.order_id)
+
+    async with Harness(box) as harness:
+        for number in range(200):
+            await harness.publish(OrderPlaced(str(number)))
+        await harness.until_quiet()
+
+        assert harness.dead_letters == ()
+    assert sorted(served) == sorted(str(number) for number in range(200))
+    assert len(failed_at) == 50
+    assert 10 <= in_place <= 10 + 0.1 * 200
+
+
 async def test_a_message_that_fails_alone_dies_while_others_succeed() -> None:
     box = Pillarbox("shop", store="memory://")
     served: list[str] = []

@@ -17,6 +17,7 @@ from pillarbox.consumer.circuits import CircuitStore
 from pillarbox.errors import BrokerUnavailableError, DependencyDownError, StoreUnavailableError
 from pillarbox.observe import BreakerClosed, BreakerOpened, Observer
 from pillarbox.retry import Circuit, CircuitBreaker, Failure, Streak, counts
+from pillarbox.retry.budget import RetryBudget
 from pillarbox.transaction import Program, TransactionSource
 
 if TYPE_CHECKING:
@@ -87,6 +88,10 @@ class Needs:
     def succeeded(self, probe: Probe | None) -> None:
         """Note that a handler returned; may be called in a thread."""
 
+    def may_retry(self) -> bool:
+        """Take one attempt in place; return whether there is one left. May be called in a thread."""
+        return True
+
     def failed(self, failure: Failure, error: Exception, *, is_last: bool, probe: Probe | None) -> timedelta | None:
         """Note a failure; return how long its message waits without an attempt counted, or ``None`` if it counts.
 
@@ -130,6 +135,7 @@ class Dependency(Needs):
         self._lease = sharing.lease
         self._lock = threading.Lock()
         self._streak = Streak()
+        self._budget = RetryBudget(breaker.retries)
         self._trip: Trip | None = None
         self._read = Circuit()
         self._read_at = self._look_at = self._succeeded_at = float("-inf")
@@ -147,10 +153,16 @@ class Dependency(Needs):
     def succeeded(self, probe: Probe | None) -> None:
         """End the streak, or answer the probe."""
         self._succeeded_at = self._clock.monotonic()
+        self._budget.succeeded()
         if probe is not None:
             probe.answer = True
         elif self._streak.times:
             self._streak = Streak()
+
+    def may_retry(self) -> bool:
+        """Spend one attempt of the budget."""
+        with self._lock:
+            return self._budget.spend()
 
     def failed(self, failure: Failure, error: Exception, *, is_last: bool, probe: Probe | None) -> timedelta | None:
         """Count the failure, if it speaks against the dependency; while that is down, no attempt is.

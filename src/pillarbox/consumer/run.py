@@ -35,6 +35,7 @@ from pillarbox.idempotency.outside_calls import OutsideCalls
 from pillarbox.message import Message
 from pillarbox.outbox import Outbox, OutboxRecord
 from pillarbox.retry import Classification, GiveUp, Retry, RetryLater, RetryNow, Verdict, decide
+from pillarbox.retry.policy import delayed
 from pillarbox.transaction import Execute
 
 PLAIN_VALUES: tuple[type[object], ...] = (str, bytes, int, float, dict, set)
@@ -217,7 +218,10 @@ class Run:
             return RetryLater(wait)
         item.attempts += 1
         item.failed(error, at=self.rules.now(), redact=self.rules.redact)
-        return decide(self.rules.retry, failure, attempt=item.attempts, dice=self.rules.dice())
+        verdict = decide(self.rules.retry, failure, attempt=item.attempts, dice=self.rules.dice())
+        if isinstance(verdict, RetryNow) and not self.rules.needs.may_retry():
+            return delayed(self.rules.retry, dice=self.rules.dice())
+        return verdict
 
     def _note_failure(self, error: Exception) -> None:
         """Count a failure that is nobody's attempt, a batch's, against what it needs."""

@@ -6,7 +6,7 @@ Not promised: that the handler is invoked no more often: a call that the end of 
 conflict in the database took back is not counted as an attempt; crashes of a message alone are counted by themselves.
 Nor an exact delay; waits are drawn at random so that retries do not march in step.
 Source: Brooker, *Exponential Backoff and Jitter*; Nygard, *Release It!*; the reading order is policy, classification,
-evidence, breaker.
+evidence, breaker, budget.
 """
 
 from pillarbox.retry.breaker import Circuit, CircuitBreaker, CircuitState, Streak, counts

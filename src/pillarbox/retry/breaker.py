@@ -15,6 +15,7 @@ Source: Nygard, *Release It!*, *Circuit Breaker*; microservices.io, *Circuit Bre
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
@@ -36,6 +37,8 @@ class CircuitBreaker:
             that is longer.
         factor: what the pause is multiplied by each time that the probe fails.
         longest: the cap of these pauses.
+        retries: while it works, attempts in place for each call that succeeds, at most; ten are free. Where they are
+            used up, an attempt that would follow at once waits as the first delayed one does.
     """
 
     failures: int = 5
@@ -43,11 +46,14 @@ class CircuitBreaker:
     open_for: timedelta = timedelta(seconds=10)
     factor: float = 2.0
     longest: timedelta = timedelta(minutes=2)
+    retries: float = 0.1
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing."""
         if self.failures < 1 or not self.factor >= 1:
             raise ConfigurationError(f"CircuitBreaker needs failures >= 1 and factor >= 1, got {self}")
+        if not 0 <= self.retries < math.inf:
+            raise ConfigurationError(f"CircuitBreaker needs retries >= 0, got {self}")
         if min(self.within, self.open_for) <= NO_TIME or self.longest < self.open_for:
             raise ConfigurationError(
                 f"CircuitBreaker needs within and open_for above zero and longest >= open_for, got {self}"

@@ -41,7 +41,10 @@ class Retry:
 
     @property
     def longest_span(self) -> timedelta:
-        """The longest time from a message's first attempt to its last, that of the handler and of others left out."""
+        """The longest time from a message's first attempt to its last.
+
+        The time that the handler and others take is left out, and for how long a dependency makes the message wait.
+        """
         waits = max(self.attempts - 1 - self.immediate, 0)
         span = timedelta(0)
         try:
@@ -95,6 +98,11 @@ def decide(policy: Retry, failure: Failure, *, attempt: int, dice: float) -> Ver
     if attempt <= policy.immediate:
         return RetryNow()
     return RetryLater(backoff(policy, attempt - policy.immediate, dice=dice))
+
+
+def delayed(policy: Retry, *, dice: float) -> RetryLater:
+    """Return what takes the place of ``RetryNow`` where there is no budget for it: the first delayed attempt's wait."""
+    return RetryLater(backoff(policy, 1, dice=dice))
 
 
 def backoff(policy: Retry, delayed: int, *, dice: float) -> timedelta:
