@@ -56,6 +56,11 @@ class ProcessId:
         """Whether this very process still runs; a zombie does not."""
         return bool(self.started) and _start_time(self.pid) == self.started
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether it does nothing: each of its threads is stopped, or it is gone."""
+        return not self.alive or _states(self.pid) <= set("TtZX")
+
 
 class Process:
     """A process of ours and everything that descends from it."""
@@ -152,8 +157,12 @@ class Process:
             raise TimeoutError(f"process {self.pid} still runs after {within.total_seconds():g} s") from None
 
     def pause(self) -> None:
-        """Freeze it and its descendants by SIGSTOP."""
-        _freeze(lambda: self.family)
+        """Freeze it and its descendants by SIGSTOP; on return all of their threads rest.
+
+        One thread takes the signal and stops the others; until it has been given a processor, these go on.
+        """
+        frozen = _freeze(lambda: self.family)
+        wait_blocking(lambda: all(one.at_rest for one in frozen), _END_WITHIN, what=f"rest of processes {frozen}")
 
     def resume(self) -> None:
         """Let it and its descendants run on by SIGCONT."""
@@ -238,10 +247,24 @@ def _start_time(pid: int) -> str | None:
     return started.strip() if state and not state.startswith("Z") else None
 
 
+def _states(pid: int) -> set[str]:
+    """The states of a process's threads, a letter each; of the process where the system does not tell of threads."""
+    if _PROC.joinpath("self").exists():
+        with contextlib.suppress(OSError):
+            tasks = list((_PROC / str(pid) / "task").iterdir())
+            return {fields[0] for task in tasks if (fields := _fields_of(task))}
+        return set()
+    return set(_ps("-o", "stat=", "-p", str(pid))[:1])
+
+
 def _stat(pid: int) -> list[str]:
-    """The fields of ``/proc/pid/stat`` after the program's name, which may itself hold spaces and brackets."""
+    return _fields_of(_PROC / str(pid))
+
+
+def _fields_of(folder: Path) -> list[str]:
+    """The fields of its ``stat`` after the program's name, which may itself hold spaces and brackets."""
     try:
-        return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        return (folder / "stat").read_text().rpartition(")")[2].split()
     except OSError:
         return []
 

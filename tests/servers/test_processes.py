@@ -65,12 +65,14 @@ async def test_a_paused_process_does_nothing_until_it_is_resumed(counting: Pytho
     await wait_until(lambda: "\n5\n" in counting.output, within=SOON)
 
     counting.pause()
+    assert all(member.at_rest for member in counting.family)
     before = counting.output
     with pytest.raises(AssertionError):
         await wait_until(lambda: counting.output != before, within=timedelta(seconds=0.2))
     assert counting.running
 
     counting.resume()
+    assert not all(member.at_rest for member in counting.family)
     await wait_until(lambda: counting.output != before, within=SOON)
 
 
