@@ -153,7 +153,8 @@ class Dependency(Needs):
     def succeeded(self, probe: Probe | None) -> None:
         """End the streak, or answer the probe."""
         self._succeeded_at = self._clock.monotonic()
-        self._budget.succeeded()
+        with self._lock:
+            self._budget.succeeded()
         if probe is not None:
             probe.answer = True
         elif self._streak.times:

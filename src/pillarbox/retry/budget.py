@@ -16,7 +16,7 @@ AT_MOST = 10.0
 
 @dataclass(slots=True)
 class RetryBudget:
-    """What one process may still spend on one dependency.
+    """What one process may still spend on one dependency; whoever shares it among threads locks it.
 
     Attributes:
         share: of each call that succeeds, so much of a retry is saved.
@@ -27,7 +27,7 @@ class RetryBudget:
     saved: float = AT_MOST
 
     def succeeded(self) -> None:
-        """Save something; may be called in a thread, where two at once may save as much as one."""
+        """Save something."""
         self.saved = min(self.saved + self.share, AT_MOST)
 
     def spend(self) -> bool:

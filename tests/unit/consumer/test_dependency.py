@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
@@ -10,10 +11,12 @@ import pytest
 from sqlalchemy import make_url
 
 from pillarbox import CircuitBreaker, Retry
+from pillarbox.consumer import dependency
 from pillarbox.consumer.dependency import Dependency, Probe, Sharing
 from pillarbox.errors import ConfigurationError, DependencyDownError, StoreUnavailableError
 from pillarbox.observe import BreakerClosed, BreakerOpened, Event, Observer
 from pillarbox.retry import Classification, RetryLater
+from pillarbox.retry.budget import RetryBudget
 from pillarbox.stores.sqlite import sqlite_store
 from pillarbox.testing import VirtualClock
 from tests.unit.consumer.scripted import Stage, fails, ids, item, returns, stage
@@ -295,3 +298,34 @@ async def test_a_batch_is_left_while_it_is_open(scene: Scene) -> None:
 def test_a_breaker_that_means_nothing_is_refused(nonsense: dict[str, object]) -> None:
     with pytest.raises(ConfigurationError, match="CircuitBreaker"):
         CircuitBreaker(**nonsense)  # type: ignore[arg-type]
+
+
+class Halting(RetryBudget):
+    """A budget in which a call that succeeds halts in the midst of saving."""
+
+    halted, may_go = threading.Event(), threading.Event()
+
+    def succeeded(self) -> None:
+        before = self.saved
+        self.halted.set()
+        assert self.may_go.wait(10)
+        self.saved = before
+
+
+async def test_what_one_thread_spends_is_not_saved_again_by_another(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dependency, "RetryBudget", Halting)
+    process = scene.process()
+    saving = threading.Thread(target=process.succeeded, args=(None,))
+    spending = threading.Thread(target=process.may_retry)
+
+    saving.start()
+    assert Halting.halted.wait(10)
+    spending.start()
+    spending.join(0.2)  # nothing to wait for: it must not get through
+    Halting.may_go.set()
+    saving.join()
+    spending.join()
+
+    assert [process.may_retry() for _ in range(10)] == [True] * 9 + [False]
