@@ -51,6 +51,7 @@ OPTIONS = "partitions=4&heartbeat.interval.ms=100&session.timeout.ms=6000&drain=
 WITHIN = timedelta(seconds=60)
 STORM_S = effort.of(20, 8)
 LEASE = timedelta(seconds=5)
+TOPICS = effort.of(40, 12)
 admin_of_client: Any = admin
 
 JAVA_S_MURMUR2 = {
@@ -204,6 +205,28 @@ async def test_nothing_of_a_key_overtakes_a_message_that_its_topic_refuses(
                 arrived = list(dict.fromkeys(one.id for one in came if one.key == key))
                 assert arrived == of_key[: len(arrived)]
             assert confirmed == {one.id for one in came}
+    await broker.close()
+
+
+async def test_nothing_of_a_key_overtakes_the_first_message_of_a_partition(
+    kafka_server: KafkaServer, operator: Any
+) -> None:
+    """While it is on its way the client prepares what follows, which a partition takes that knows nothing of it yet."""
+    broker = kafka_broker(f"{kafka_server.url}?partitions=1&batch.num.messages=1", clock=SystemClock())
+    for _ in range(TOPICS):
+        topic = new_topic()
+        async with listening(broker, new_subscription(topic)) as receiver:
+            await asyncio.to_thread(alter, operator, topic, "max.message.bytes", "20000")
+            first = letter("large", topic, key="k", body=b"x" * 30_000)
+            behind = [letter(f"m{number}", topic, key="k") for number in range(4)]
+
+            results = await broker.sender().send([first, *behind])
+
+            assert isinstance(results[0], Refused)
+            assert set(results[1:]) == {NotSent()}
+            await broker.sender().send([letter("last", topic, key="k")])
+            (came,) = await receive(receiver, 1)
+            assert came.message.id.startswith("last")
     await broker.close()
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from pillarbox.brokers.kafka.introductions import Introductions
 from pillarbox.brokers.kafka.layout import topic_of
 from pillarbox.brokers.kafka.records import headers_of, key_of
 from pillarbox.brokers.kafka.translation import CLIENT_LOG, error_of, result_of
@@ -26,27 +26,38 @@ _CONFIRMED: Final = Confirmed()
 _NOT_SENT: Final = NotSent()
 
 
-@dataclass(slots=True)
 class _Batch:
     """What is known of the messages of a batch, by their places."""
 
-    results: list[SendResult | None]
-    waiting: int = 0
-    broken: bool = False
+    def __init__(self, size: int) -> None:
+        self.results: list[SendResult | None] = [_NOT_SENT] * size
+        self.partitions: dict[int, int] = {}
+        self.waiting = 0
+        self.broken = False
 
-    def note(self, place: int, error: KafkaError | None, _message: object = None) -> None:
+    def expect(self, place: int) -> None:
+        """Have one message handed over, of which a report is to come."""
+        self.results[place] = None
+        self.waiting += 1
+
+    def note(self, place: int, error: KafkaError | None, record: Any = None) -> None:
         """Take the report of one message."""
         self.waiting -= 1
-        self.results[place] = _CONFIRMED if error is None else result_of(error)
-        self.broken = self.broken or error is not None
+        if error is None:
+            self.results[place] = _CONFIRMED
+            self.partitions[place] = record.partition()
+        else:
+            self.results[place] = result_of(error)
+            self.broken = True
 
 
 class BatchProducer:
     """An idempotent producer that is thrown away at the first failure, so that nothing overtakes it.
 
     Each server has one request at a time, and the client stops for good at a request that is refused, as
-    ``enable.gapless.guarantee`` has it. It never gives a message up by itself: a batch that is not confirmed in time is
-    purged here, and with it what was not sent yet.
+    ``enable.gapless.guarantee`` has it; what it sends even then is refused by a partition that knows the producer, and
+    to others nothing of a key is sent before its first message is stored. It never gives a message up by itself: a
+    batch that is not confirmed in time is purged here, and with it what was not sent yet.
     """
 
     def __init__(self, settings: KafkaSettings, clock: Clock) -> None:
@@ -54,6 +65,7 @@ class BatchProducer:
         self._settings = settings
         self._clock = clock
         self._producer: Any = None
+        self._introductions = Introductions()
 
     def send(self, messages: Sequence[Message]) -> list[SendResult]:
         """Send ``messages`` to topics that are there, and wait for all confirms.
@@ -92,22 +104,33 @@ class BatchProducer:
     def _send(self, messages: Sequence[Message], deadline: float) -> list[SendResult]:
         try:
             producer = self._producer or self._connect(topic_of(messages[0].destination))
+            size_of, now = partial(self._size_of, deadline), self._clock.monotonic()
+            ahead, behind = self._introductions.divide(messages, size_of=size_of, now=now)
         except KafkaException as exception:
             return [Unavailable(error_of(exception).str())] * len(messages)
-        batch = _Batch([None] * len(messages))
-        for place, message in enumerate(messages):
-            batch.waiting += 1
-            error = self._hand_over(producer, message, partial(batch.note, place), deadline)
-            if error is not None:
-                batch.note(place, error)
-                batch.results[place + 1 :] = [_NOT_SENT] * (len(messages) - place - 1)
-                break
-        while batch.waiting and not batch.broken and self._clock.monotonic() < deadline:
-            _poll(producer, _POLL_S, batch)
+        batch = _Batch(len(messages))
+        self._send_places(producer, messages, ahead, batch, deadline)
+        for place, partition in batch.partitions.items():
+            self._introductions.note(messages[place], partition)
+        if not batch.waiting and not batch.broken:
+            self._send_places(producer, messages, behind, batch, deadline)
         if batch.waiting or batch.broken:
             self.close()
             self._await_purge(producer, batch)
         return [Unknown("it gave no confirm in time") if one is None else one for one in batch.results]
+
+    def _send_places(
+        self, producer: Any, messages: Sequence[Message], places: Iterable[int], batch: _Batch, deadline: float
+    ) -> None:
+        """Send those of ``messages`` that are at ``places``, and wait for their confirms while all goes well."""
+        for place in places:
+            batch.expect(place)
+            error = self._hand_over(producer, messages[place], partial(batch.note, place), deadline)
+            if error is not None:
+                batch.note(place, error)
+                break
+        while batch.waiting and not batch.broken and self._clock.monotonic() < deadline:
+            _poll(producer, _POLL_S, batch)
 
     def _await_purge(self, producer: Any, batch: _Batch) -> None:
         """Collect what the client knows of messages that were purged: never sent, or perhaps stored."""
@@ -123,8 +146,18 @@ class BatchProducer:
         """
         producer: Any = Producer(self._settings.producer(), logger=CLIENT_LOG)
         producer.list_topics(topic, timeout=CONNECT_WITHIN_S)
-        self._producer = producer
+        self._producer, self._introductions = producer, Introductions()
         return producer
+
+    def _size_of(self, deadline: float, channel: str) -> int:
+        """Return how many partitions a topic has, 0 where the server does not tell.
+
+        Raises:
+            KafkaException: no server answers.
+        """
+        topic = topic_of(channel)
+        within = max(_POLL_S, min(CONNECT_WITHIN_S, deadline - self._clock.monotonic()))
+        return len(self._producer.list_topics(topic, timeout=within).topics[topic].partitions)
 
     def _hand_over(self, producer: Any, message: Message, report: object, deadline: float) -> KafkaError | None:
         while True:

@@ -24,6 +24,7 @@ class FlowInstancesContract:
     """What every ``FlowInstances`` keeps; subclass it and supply the fixture ``harness``."""
 
     pytestmark = pytest.mark.asyncio
+    begun = 0
 
     async def test_a_process_is_made_where_it_is_opened_and_not_where_it_is_met(self, harness: StoreHarness) -> None:
         """And opened twice it is one."""
@@ -192,9 +193,11 @@ class FlowInstancesContract:
     async def begin(
         self, harness: StoreHarness, process: str, *, due_in: timedelta, state: FlowState = FlowState.RUNNING
     ) -> datetime:
-        """Begin a process; return the database's time."""
+        """Begin a process, later than those begun before; return the database's time."""
         standing = await lock(harness, opened=[process])
-        one = replace(_running(standing.instances[0], standing.now), state=state, due_at=standing.now + due_in)
+        self.begun += 1
+        started_at = standing.now + self.begun * timedelta(milliseconds=1)  # its clock may show the same for two
+        one = replace(_running(standing.instances[0], started_at), state=state, due_at=standing.now + due_in)
         stuck_at = standing.now if state is FlowState.STUCK else None
         await harness.source.run(harness.flows.instances.save([replace(one, stuck_at=stuck_at)]))
         return standing.now
