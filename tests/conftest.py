@@ -10,18 +10,22 @@ written is there all the same; only the end of the whole machine, which no test 
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import random
 import secrets
 import shutil
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
+from sqlalchemy import make_url
 
+from pillarbox.stores.postgresql import postgresql_store
 from tests.processes import PythonProcesses
 from tests.servers import (
     KNOWN,
@@ -126,6 +130,29 @@ def private_postgresql_server(_module_postgresql_server: PostgresServer) -> Post
 def postgresql_url(postgresql_server: PostgresServer) -> Iterator[str]:
     """A fresh, empty database of this test alone: ``postgresql://user@127.0.0.1:port/name``."""
     url = postgresql_server.create_database()
+    yield url
+    postgresql_server.drop_database(url)
+
+
+@pytest.fixture(scope="session")
+def _postgresql_with_tables(postgresql_server: PostgresServer) -> str:
+    """A database with our tables and nothing in them, for copies: to copy it is quicker than to make them."""
+    url = postgresql_server.create_database()
+
+    async def migrate() -> None:
+        store = postgresql_store(make_url(url))
+        await store.migrate()
+        await store.close()
+
+    with ThreadPoolExecutor(1) as aside:  # whoever asks first may have a loop of its own
+        aside.submit(asyncio.run, migrate()).result()
+    return url
+
+
+@pytest.fixture
+def migrated_postgresql_url(postgresql_server: PostgresServer, _postgresql_with_tables: str) -> Iterator[str]:
+    """A database of this test alone that has our tables, and nothing in them."""
+    url = postgresql_server.create_database(template=_postgresql_with_tables)
     yield url
     postgresql_server.drop_database(url)
 

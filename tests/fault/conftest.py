@@ -45,7 +45,7 @@ def setting(request: pytest.FixtureRequest) -> Setting:
         return Setting(store=request.getfixturevalue("sqlite_url"), kind=kind)
     if driver == "mariadb":
         return Setting(store=request.getfixturevalue("mariadb_url"), kind=kind)
-    url: str = request.getfixturevalue("postgresql_url")
+    url: str = request.getfixturevalue("migrated_postgresql_url")
     return Setting(store=url.replace("postgresql://", f"postgresql+{driver}://"), kind=kind)
 
 

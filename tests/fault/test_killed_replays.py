@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from pillarbox import Pillarbox
     from tests.fault.workers import Workers
 
-LETTERS = 1000
-KEYS = 900
+LETTERS = effort.of(1000, 400)
+KEYS = LETTERS * 9 // 10
+BURIED_AT_ONCE = 200
 CONSUMER = "bank/post"
 WITHIN = timedelta(seconds=90)
 PACES = [
@@ -40,7 +41,7 @@ PACES = [
 
 
 def letter(number: int) -> Message:
-    """Return a message that is dead; the last hundred have no key."""
+    """Return a message that is dead; the last tenth has no key."""
     entry = Entered(account=f"account-{number}", seq=1, token=f"token-{number}")
     return Message(
         id=f"m-{number:04}",
@@ -55,8 +56,8 @@ def letter(number: int) -> Message:
 
 async def bury(box: Pillarbox) -> None:
     """Bury the letters, and let what came behind each of the first ones wait."""
-    for start in range(0, LETTERS, 250):
-        messages = [letter(number) for number in range(start, start + 250)]
+    for start in range(0, LETTERS, BURIED_AT_ONCE):
+        messages = [letter(number) for number in range(start, start + BURIED_AT_ONCE)]
         burials = [
             Burial(
                 hold_key=f"m:{one.id}" if one.key is None else f"k:{one.key}",

@@ -50,7 +50,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def store_url(request: pytest.FixtureRequest) -> str:
-    """The URL of an empty store: in memory, in a file, on a server by either driver."""
+    """The URL of an empty store, on PostgreSQL with our tables: in memory, in a file, on a server by either driver."""
     match request.param:
         case "memory":
             return "memory://"
@@ -61,7 +61,7 @@ def store_url(request: pytest.FixtureRequest) -> str:
             url = request.getfixturevalue("mariadb_url")
             return url.replace("mysql://", "mariadb+asyncmy://")
         case driver:
-            server = make_url(request.getfixturevalue("postgresql_url"))
+            server = make_url(request.getfixturevalue("migrated_postgresql_url"))
             return server.set(drivername=driver).render_as_string(hide_password=False)
 
 

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from pillarbox import Retry, event
 from pillarbox.channel import Delivery, MessageReceiver, Outcome
 from pillarbox.testing.contracts.broker_harness import receive
+from tests import effort
 from tests.fault.story import stay_open
 from tests.integration.boxes import (
     OrderPlaced,
@@ -42,12 +43,12 @@ if TYPE_CHECKING:
 
 WITHIN = timedelta(seconds=60)
 TOGETHER = 3
-AT_EASE_S, BUSY_S = 0.03, 0.01
-"""From one transaction of three orders to the next: 100 orders a second, or 300."""
+AT_EASE_S, BUSY_S = effort.of(0.03, 0.06), 0.01
+"""From one transaction of three orders to the next: 100 orders a second or half as many, or 300."""
 SOON = Retry(attempts=5, immediate=0, first=timedelta(milliseconds=300), factor=1)
 FALTER_EVERY, FAILURES = 6, 2
 """Of each key so many orders are handled at once; the next one fails so often, and holds the key meanwhile."""
-SOME = 40
+SOME = effort.of(40, 20)
 """Effects that show that the service goes on."""
 
 

@@ -3,8 +3,6 @@
 import csv
 import json
 import shlex
-import subprocess
-import sys
 import tempfile
 from dataclasses import asdict
 from importlib.resources import files
@@ -13,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from sqlalchemy import create_engine, select, text
 from sqlalchemy.pool import NullPool
 
+from pillarbox.cli.main import commands
 from pillarbox.demo import DemoOptions, run_demo
 from pillarbox.demo.demo import first_of
 from pillarbox.demo.mischief import NONE, Mischief, plan_mischief
@@ -123,7 +123,7 @@ def test_every_order_comes_to_its_end_once(orders_150: Path, capsys: pytest.Capt
 def test_chaos_loses_nothing_and_applies_nothing_twice(
     orders_150: Path, capsys: pytest.CaptureFixture[str], seed: int
 ) -> None:
-    code, result = run(capsys, orders=orders_150, chaos=True, seed=seed)
+    code, result = run(capsys, orders=first_lines(orders_150, effort.of(150, 70)), chaos=True, seed=seed)
 
     assert_adds_up(code, result)
     assert_suffered(result)
@@ -179,9 +179,9 @@ def test_a_rolled_back_order_leaves_no_trace_and_every_command_that_is_recommend
         }
     assert not keys & rolled_back
     for step in result["next"]:
-        command = [sys.executable, "-m", *shlex.split(step)]
-        answer = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert answer.returncode == 0, (step, answer.stderr)
+        program, *arguments = shlex.split(step)
+        answer = CliRunner().invoke(commands, arguments)
+        assert (program, answer.exit_code) == ("pillarbox", 0), (step, answer.output)
 
 
 def test_the_demo_runs_on_postgresql(orders_150: Path, capsys: pytest.CaptureFixture[str], postgresql_url: str) -> None:

@@ -35,14 +35,14 @@ KILLS = effort.of(5, 2)
 AWAY = timedelta(seconds=effort.of(60, 3))
 OLD_ENOUGH_MS = 5_000
 """The age at which a queue survives a kill: RabbitMQ does not find a quorum queue again that it made a second ago."""
-CALM, MOST_MIB, FACTOR, GRACE_MS = 450, 64, 3, 50
+CALM, MOST_MIB, FACTOR, GRACE_MS = effort.of(450, 240), 64, 3, 50
 HICCUP_MS = 250
 """A busy machine's, in the slowest hundredth of few messages."""
 OPTIONS = {"kafka": "?partitions=4&heartbeat.interval.ms=100&session.timeout.ms=6000&drain=2"}
 """Few partitions, and members that soon hear of each other."""
 NOTICING = {"kafka": f"{OPTIONS['kafka']}&socket.timeout.ms=3000", "rabbitmq": "?heartbeat=1"}
 """And silence that is soon noticed."""
-MEMBERS, STORM_MS = 3, effort.of(30_000, 8_000)
+MEMBERS, STORM_MS = 3, effort.of(30_000, 6_000)
 
 
 @pytest.fixture

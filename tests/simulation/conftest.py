@@ -34,7 +34,7 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[RelationalStore
     elif kind == "mariadb":
         made = mysql_store(make_url(request.getfixturevalue("mariadb_url")))
     else:
-        url = make_url(request.getfixturevalue("postgresql_url"))
+        url = make_url(request.getfixturevalue("migrated_postgresql_url"))
         made = postgresql_store(url.set(drivername=f"postgresql+{kind}"))
     await made.migrate()
     async with made.begin() as transaction:

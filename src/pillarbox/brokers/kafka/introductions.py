@@ -62,6 +62,8 @@ class Introductions:
             for channel in {message.destination for message in messages}
             if not (topic := self._topic(channel, size_of, now)).is_known
         }
+        if not new:
+            return [], list(range(len(messages)))
         ahead: list[int] = []
         behind: list[int] = []
         seen = set[tuple[str, str]]()
