@@ -28,6 +28,7 @@ from tests.fault.story import Entered, Setting, Writer, Writing, effects, stay_o
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
+    from pillarbox import Pillarbox
     from pillarbox.relay.reader import Transferred
     from pillarbox.transaction import Program
     from tests.fault.workers import Seat
@@ -57,22 +58,42 @@ class Demand:
     stubborn: bool = False
 
 
+class _Room:
+    """What a process may still write before it counts again what waits: counting costs more than writing does."""
+
+    def __init__(self, box: Pillarbox, demand: Demand) -> None:
+        self._box = box
+        self._demand = demand
+        self._left = 0
+        self._counting = asyncio.Lock()
+
+    async def take(self, count: int) -> None:
+        """Take room for ``count`` messages; wait until a quarter of the backlog is done if there is none."""
+        async with self._counting:
+            if self._left <= 0:
+                self._left = await wait_until(self._found, PATIENCE)
+            self._left -= count
+
+    async def _found(self) -> int:
+        if self._demand.backlog is None or self._demand.stop.exists():
+            return 1
+        waits = await waiting(self._box.store, queues_too=self._demand.queues_too)
+        found = self._demand.backlog - waits
+        return found if found >= self._demand.backlog / 4 else 0
+
+
 async def write(me: Seat, setting: Setting, plan: Writing, demand: Demand) -> None:
     """Make entries until there are enough."""
     box = setting.box()
     notes = Lines(demand.commits)
     left = [plan.events]
-
-    async def room() -> bool:
-        if demand.backlog is None or demand.stop.exists():
-            return True
-        return await waiting(box.store, queues_too=demand.queues_too) < demand.backlog
+    room = _Room(box, demand)
 
     async def one(number: int) -> None:
         writer = Writer(box, plan, f"{me.name}.{number}")
         while left[0] > 0 and not demand.stop.exists():
             try:
-                await wait_until(room, PATIENCE)
+                await room.take(plan.together)
                 tokens = await writer.transaction()
             except (DBAPIError, OSError, StoreUnavailableError):
                 if not demand.stubborn:

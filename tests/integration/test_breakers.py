@@ -26,6 +26,7 @@ from tests.integration.boxes import (
     create_tables,
     make_box,
     note,
+    noted,
     publish,
 )
 from tests.waiting import wait_until
@@ -133,10 +134,12 @@ async def test_while_a_dependency_is_down_nothing_dies_and_all_is_done_in_order_
         (closed,) = happenings.of(BreakerClosed)
         assert closed.away_for > timedelta(0)
         assert (await box.health()).vitals.down == ()
+        # a transaction that the database breaks off is begun again, and calls again
+        done = await noted(box) if shape in {"transaction", "batch"} else gateway.served
 
     assert not happenings.of(MessageDead)
     for key in "abcdef":
-        assert [one for one in gateway.served if one[0] == key] == [f"{key}{number}" for number in range(3)]
+        assert [one for one in done if one[0] == key] == [f"{key}{number}" for number in range(3)]
 
 
 @pytest.mark.parametrize(

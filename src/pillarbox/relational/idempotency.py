@@ -138,16 +138,6 @@ CLAIM = _claim.on_conflict_do_update(
     set_={"token": _claim.excluded.token, "expires_at": _claim.excluded.expires_at},
     where=or_(claims.c.expires_at <= now_us(), claims.c.token == _claim.excluded.token),
 ).returning(claims.c.message_id)
-UNCLAIM_PROCESSED = (  # primary key; whoever held the claim that we waited for has recorded the message meanwhile
-    delete(claims)
-    .where(
-        claims.c.consumer == BY,
-        any_of(claims.c.message_id, IDS),
-        claims.c.token == bindparam("by_token", type_=String),
-        exists().where(inbox.c.consumer == claims.c.consumer, inbox.c.message_id == claims.c.message_id),
-    )
-    .returning(claims.c.message_id)
-)
 RENEW = (
     update(claims)
     .where(
@@ -244,11 +234,7 @@ class RelationalClaimStore(ClaimStore):
     ) -> Program[Collection[str]]:
         """Insert, or take over what has expired; then look into the inbox again, since the insert may have waited."""
         wanted = {"by": consumer, "ids": sorted(message_ids), "by_token": token, "ttl_us": micros(ttl)}
-        claimed = _ids((yield Execute(CLAIM, wanted)))
-        if not claimed:
-            return claimed
-        mine = {"by": consumer, "ids": sorted(claimed), "by_token": token}
-        return claimed - _ids((yield Execute(UNCLAIM_PROCESSED, mine)))
+        return (yield from self._still_wanted(consumer, _ids((yield Execute(CLAIM, wanted))), token=token))
 
     def renew(self, consumer: str, message_ids: Sequence[str], *, token: str, ttl: timedelta) -> Program[None]:
         """Write a later end."""
@@ -262,6 +248,13 @@ class RelationalClaimStore(ClaimStore):
     def release(self, consumer: str, message_ids: Sequence[str], *, token: str) -> Program[int]:
         """Delete claims held under ``token``."""
         return len((yield Execute(RELEASE, {"by": consumer, "ids": list(message_ids), "by_token": token})))
+
+    def _still_wanted(self, consumer: str, claimed: Collection[str], *, token: str) -> Program[Collection[str]]:
+        """Release what whoever held the claim that we waited for has recorded meanwhile; return the rest."""
+        processed = frozenset((yield from self.processed(consumer, sorted(claimed))) if claimed else ())
+        if processed:
+            yield from self.release(consumer, sorted(processed), token=token)
+        return frozenset(claimed) - processed
 
     def purge(self, older_than: timedelta, *, limit: int) -> Program[int]:
         """Lock what has expired that nobody else is at, then delete it."""

@@ -1,4 +1,4 @@
-"""UPDATE … RETURNING and DELETE … RETURNING, spelled out for a database that lacks them.
+"""UPDATE … RETURNING and DELETE … RETURNING, spelled out for MySQL and MariaDB, which lack them.
 
 The rows are locked and read first, and then changed by their primary key, so that what is returned is what was
 changed, whoever else is writing. The number of rows that a driver counts decides nothing: drivers count what they
@@ -21,16 +21,18 @@ from sqlalchemy import (
     Update,
     and_,
     bindparam,
-    delete,
     select,
     tuple_,
     update,
 )
 
 from pillarbox.errors import InternalError
+from pillarbox.relational.mysql_keys import by_its_key, deleted_if_found
 from pillarbox.transaction import Execute, Program, Row, Rows, step
 
 T = TypeVar("T")
+
+FOUND = "found"
 
 
 def spelled_out(program: Program[T]) -> Program[T]:
@@ -54,26 +56,30 @@ class _Steps:
         find: selects the primary keys of the rows, and locks them.
         change: changes or deletes the rows of these keys.
         read: selects what was asked for; of rows that are deleted it is part of ``find``.
-        keys: how many columns the primary key has.
+        keys: the columns of the primary key.
     """
 
     find: Executable
     change: Executable
     read: Executable | None
-    keys: int
+    keys: tuple[str, ...]
 
 
 def _answer(wanted: Execute) -> Program[Rows]:
     steps = _steps(wanted.statement)
     if steps is None:
-        return (yield wanted)
+        return (yield Execute(by_its_key(wanted.statement), wanted.parameters))
     found = yield Execute(steps.find, wanted.parameters)
     if not found:
         return ()
-    these = _keys_of(found, steps.keys)
+    count = len(steps.keys)
+    if steps.read is None:
+        yield Execute(steps.change, {FOUND: [dict(zip(steps.keys, row, strict=False)) for row in found]})
+        return [row[count:] for row in found]
+    these = _keys_of(found, count)
     given = wanted.parameters if isinstance(wanted.parameters, dict) else {}
     yield Execute(steps.change, {**given, **these})
-    return [row[steps.keys :] for row in found] if steps.read is None else (yield Execute(steps.read, these))
+    return (yield Execute(steps.read, these))
 
 
 @lru_cache(maxsize=256)
@@ -88,10 +94,10 @@ def _steps(statement: Executable) -> _Steps | None:
     key: list[Any] = list(table.primary_key)
     found = _is_found(key)
     deletes = isinstance(statement, Delete)
-    find: Any = select(*key, *(asked if deletes else ())).where(condition).order_by(*key).with_for_update()
+    find = select(*key, *(asked if deletes else ())).where(condition).order_by(*key).with_for_update()
     read: Any = None if deletes else select(*asked).where(found)
-    change = delete(table).where(found) if deletes else _values_of(statement).where(found)
-    return _Steps(find=find, change=change, read=read, keys=len(key))
+    change = deleted_if_found(table, FOUND) if deletes else by_its_key(_values_of(statement).where(found))
+    return _Steps(find=by_its_key(find), change=change, read=read, keys=tuple(column.name for column in key))
 
 
 def _values_of(statement: Any) -> Update:

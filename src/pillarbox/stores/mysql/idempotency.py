@@ -22,7 +22,6 @@ from pillarbox.relational.idempotency import (
     IDS,
     LEFT_BEHIND,
     TAKE,
-    UNCLAIM_PROCESSED,
     WORKER,
     RelationalAttemptStore,
     RelationalClaimStore,
@@ -114,7 +113,4 @@ class MySqlClaimStore(RelationalClaimStore):
         mine = {"by": consumer, "ids": sorted(message_ids), "by_token": token}
         yield Execute(CLAIM, {**mine, "ttl_us": micros(ttl)})
         claimed = frozenset(row[0] for row in (yield Execute(CLAIMED, mine)))
-        if not claimed:
-            return claimed
-        processed = yield Execute(UNCLAIM_PROCESSED, {**mine, "ids": sorted(claimed)})
-        return claimed - {row[0] for row in processed}
+        return (yield from self._still_wanted(consumer, claimed, token=token))

@@ -8,8 +8,8 @@ from datetime import timedelta
 
 import pytest
 
-from pillarbox.testing.contracts.harness import LONG, SHORT, StoreHarness, let_expire
-from pillarbox.testing.contracts.idempotency import CONSUMER, record
+from pillarbox.testing.contracts.harness import LONG, SHORT, StoreHarness, let_expire, needs_concurrent_writers
+from pillarbox.testing.contracts.idempotency import CONSUMER, EVEN, ODD, record
 from pillarbox.testing.waiting import assert_blocked, wait_until
 
 
@@ -93,6 +93,21 @@ class ClaimStoreContract:
 
         assert late.result() == {"m2"}
         assert await release(harness, "m1", token="b") == 0
+
+    async def test_claims_of_different_messages_do_not_wait_for_each_other(self, harness: StoreHarness) -> None:
+        """However few there are: nothing is locked but what is named."""
+        needs_concurrent_writers(harness)
+        async with harness.source.begin() as one, harness.source.begin() as other:
+            both = ((one, "a", ODD), (other, "b", EVEN))
+            for tx, token, ids in both:
+                claimed = await tx.run(harness.claims.claim(CONSUMER, ids, token=token, ttl=LONG))
+                assert set(claimed) == set(ids)
+            for tx, token, ids in both:
+                await tx.run(harness.claims.renew(CONSUMER, ids, token=token, ttl=LONG))
+            for tx, token, ids in both:
+                assert await tx.run(harness.claims.release(CONSUMER, ids, token=token)) == len(ids)
+
+        assert await claim(harness, *ODD, *EVEN, token="c") == {*ODD, *EVEN}
 
     async def test_processed_tells_what_the_inbox_knows(self, harness: StoreHarness) -> None:
         """Of this consumer only."""

@@ -26,6 +26,7 @@ from pillarbox.testing.waiting import assert_blocked, wait_until
 CONSUMER = "shop/reserve-stock"
 DIFFERENT = ["m1", "M1", "m1 ", " m1", "\u00e9", "e\u0301", "ß", "ss", "m1\u200b"]
 """Ids that a folding or trimming collation would take for one another."""
+ODD, EVEN = ([f"m{number}" for number in range(first, 20, 2)] for first in (1, 0))
 
 
 async def record(harness: StoreHarness, *ids: str, consumer: str = CONSUMER) -> Collection[str]:
@@ -126,6 +127,17 @@ class InboxStoreContract:
         await harness.source.run(harness.inbox.forget(CONSUMER, ["m1"]))
 
         assert await record(harness, "m1", consumer="shop/two") == set()
+
+    async def test_runs_of_different_ids_do_not_wait_for_each_other(self, harness: StoreHarness) -> None:
+        """However few rows there are: nothing is locked but what is named."""
+        needs_concurrent_writers(harness)
+        async with harness.source.begin() as one, harness.source.begin() as other:
+            for tx, ids in ((one, ODD), (other, EVEN)):
+                await tx.run(harness.inbox.record(CONSUMER, ids))
+            for tx, ids in ((one, ODD), (other, EVEN)):
+                await tx.run(harness.inbox.forget(CONSUMER, ids))
+
+        assert await record(harness, *ODD, *EVEN) == {*ODD, *EVEN}
 
     async def test_a_purge_leaves_what_is_younger(self, harness: StoreHarness) -> None:
         """Retention covers every way on which a message may come again."""
@@ -279,6 +291,20 @@ class AttemptStoreContract:
         assert await start(harness, "m1", worker="one") == {}
         await harness.source.run(harness.attempts.clear(CONSUMER, ["m1"]))
         assert set(await harness.source.run(harness.attempts.start("shop/other", ["m1"], worker="one"))) == {"m1"}
+
+    async def test_attempts_at_different_messages_do_not_wait_for_each_other(self, harness: StoreHarness) -> None:
+        """However few there are: nothing is locked but what is named."""
+        needs_concurrent_writers(harness)
+        async with harness.source.begin() as one, harness.source.begin() as other:
+            both = ((one, "one", ODD), (other, "other", EVEN))
+            for tx, worker, ids in both:
+                await tx.run(harness.attempts.start(CONSUMER, ids, worker=worker))
+            for tx, worker, ids in both:
+                await tx.run(harness.attempts.start_among_few(CONSUMER, ids, worker=worker))
+            for tx, _, ids in both:
+                await tx.run(harness.attempts.clear(CONSUMER, ids))
+
+        assert await start(harness, *ODD, *EVEN, worker="third") == {}
 
     async def test_a_crash_among_others_is_not_counted(self, harness: StoreHarness) -> None:
         """Any of them may have been the killer."""
