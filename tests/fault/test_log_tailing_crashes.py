@@ -124,7 +124,12 @@ async def test_a_frozen_relay_is_replaced_and_settles_nothing_when_it_thaws(
 
     first.freeze()
     frozen_at = count_records(log)
-    await wait_until(lambda: count_records(log) >= frozen_at + 100, PATIENCE, what="the second relay goes on")
+    try:
+        await wait_until(lambda: count_records(log) >= frozen_at + 100, PATIENCE, what="the second relay goes on")
+    except AssertionError as error:
+        for table in ("pg_stat_activity", "pg_locks", "pg_replication_slots", "pillarbox_leases"):
+            error.add_note(f"{table}: {await _scalar(box, f'SELECT json_agg(one) FROM {table} AS one')}")
+        raise
     first.thaw()
     await wait_until(lambda: _is_empty(box), PATIENCE)
 

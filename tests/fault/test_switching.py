@@ -48,7 +48,8 @@ async def test_a_rolling_switch_of_relays_loses_and_reorders_nothing(
     setting = replace(setting, lease=LEASES[end])
     await prepare(setting, ACCOUNTS)
     log, stop = workers.folder / "broker.log", workers.folder / "stop"
-    plan = Writing(accounts=ACCOUNTS, events=10**6, hold_ms=20, seed=rng.randrange(10**6))
+    hold_ms = 4 if store.traits.single_writer else 20
+    plan = Writing(accounts=ACCOUNTS, events=10**6, hold_ms=hold_ms, seed=rng.randrange(10**6))
     demand = Demand(writers=4, commits=workers.folder / "commits", stop=stop, backlog=1_000)
     writer = workers.start(write, setting, plan, demand)
     running = [workers.start(relay, replace(setting, kind=kinds[0]), log, name=f"{kinds[0]}-0{half}") for half in "ab"]
