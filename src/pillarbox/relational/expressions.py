@@ -59,10 +59,10 @@ class ListOf(TypeDecorator[Sequence[Any]]):
         return dialect.type_descriptor(ARRAY(self.item) if dialect.name == "postgresql" else Text())
 
     def process_bind_param(self, value: Sequence[Any] | None, dialect: Dialect) -> Any:
-        """Pass a list through on PostgreSQL and as JSON elsewhere, each value once: a table is joined with it."""
+        """Pass a list through on PostgreSQL and as JSON elsewhere."""
         if value is None or dialect.name == "postgresql":
             return None if value is None else list(value)
-        return json.dumps(list(dict.fromkeys(value)))
+        return json.dumps(list(value))
 
 
 class PositionList(TypeDecorator[Sequence[int]]):

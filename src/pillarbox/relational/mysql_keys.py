@@ -7,14 +7,17 @@ end in a deadlock.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import json
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, cast
 
 from sqlalchemy import (
+    BigInteger,
     ClauseElement,
     ColumnElement,
     Delete,
+    Dialect,
     Executable,
     FromClause,
     Select,
@@ -22,6 +25,7 @@ from sqlalchemy import (
     UniqueConstraint,
     Update,
     and_,
+    bindparam,
 )
 from sqlalchemy.dialects.mysql.base import MySQLCompiler
 from sqlalchemy.ext.compiler import compiles
@@ -29,7 +33,7 @@ from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import BinaryExpression, BindParameter, BooleanClauseList
 from sqlalchemy.sql.visitors import InternalTraversal
 
-from pillarbox.relational.expressions import any_of, rows_of, values_of
+from pillarbox.relational.expressions import ListOf, any_of, rows_of, values_of
 from pillarbox.relational.mysql_types import BOTH
 
 
@@ -52,6 +56,16 @@ class KeyedDelete(Executable, ClauseElement):
         self.condition = condition
 
 
+class InOrder(ListOf):
+    """A list bound as JSON in the order of an index, each value once: so everybody locks in one order."""
+
+    cache_ok = True
+
+    def process_bind_param(self, value: Sequence[Any] | None, dialect: Dialect) -> str | None:
+        """Spell JSON."""
+        return None if value is None else json.dumps(sorted(set(value)))
+
+
 @lru_cache(maxsize=512)
 def by_its_key(statement: Executable) -> Executable:
     """Return ``statement`` held to a unique index, if it locks or changes rows of which it names the whole key.
@@ -68,15 +82,20 @@ def by_its_key(statement: Executable) -> Executable:
         return statement
     if isinstance(locking, Update):  # of one table: a range of its index is all that is left to choose
         return _hinted(locking, index)
-    lists = [one for one in conditions if isinstance(one, any_of) and list(_named(one))]
-    if not lists:  # one row: there is nothing to walk along
+    lists = [one for one in conditions if list(_named(one)) and getattr(one, "operator", None) is not operators.eq]
+    if len(lists) != 1 or not isinstance(lists[0], any_of):  # one row; or two lists: many rows may fit one of each
         return statement
     compared, values = lists[0].clauses
-    given = values_of(cast("BindParameter[Any]", values), compared.type)
+    given = values_of(_in_order(cast("BindParameter[Any]", values)), compared.type)
     condition = and_(compared == given.c.value, *(one for one in conditions if one is not lists[0]))
     if isinstance(locking, Delete):
         return KeyedDelete(table, index, given, condition)
     return _joined(locking, table, index, given, condition)
+
+
+def _in_order(values: BindParameter[Any]) -> BindParameter[Any]:
+    kind = values.type
+    return bindparam(values.key, type_=InOrder(kind.item if isinstance(kind, ListOf) else BigInteger()))
 
 
 def _hinted(statement: Update, index: str) -> Update:

@@ -24,7 +24,7 @@ from sqlalchemy.sql import Executable
 
 from pillarbox.relational import mysql_words as mysql_words  # noqa: PLC0414  # spells the statements
 from pillarbox.relational.expressions import any_of, texts
-from pillarbox.relational.mysql_keys import by_its_key
+from pillarbox.relational.mysql_keys import InOrder, by_its_key
 
 metadata = MetaData()
 rooms = Table(
@@ -81,6 +81,7 @@ def test_a_unique_constraint_is_a_key_too() -> None:
         delete(rooms).where(any_of(rooms.c.name, texts("names"))),
         delete(rooms).where(or_(rooms.c.house == "h", any_of(rooms.c.name, texts("names")))),
         delete(rooms).where(rooms.c.house == "h", rooms.c.name == "n"),
+        delete(rooms).where(any_of(rooms.c.house, texts("houses")), any_of(rooms.c.name, texts("names"))),
         update(rooms).where(rooms.c.house == guests.c.house, rooms.c.name == "n").values(floor=2),
         update(rooms).where(NAMED).values(house=guests.c.house),
         delete(rooms).where(NAMED, rooms.c.house == guests.c.house),
@@ -91,6 +92,7 @@ def test_a_unique_constraint_is_a_key_too() -> None:
         "part of a key",
         "or",
         "one row",
+        "two lists",
         "compared with a column",
         "given by a table",
         "with a table",
@@ -99,3 +101,7 @@ def test_a_unique_constraint_is_a_key_too() -> None:
 )
 def test_any_other_statement_is_left_to_the_server(statement: Executable) -> None:
     assert by_its_key(statement) is statement
+
+
+def test_a_list_is_looked_up_in_the_order_of_the_index_and_each_of_it_once() -> None:
+    assert InOrder(String()).process_bind_param(["b", "a", "b", "\u00e9"], dialect()) == '["a", "b", "\\u00e9"]'
