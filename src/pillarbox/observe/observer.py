@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
 from pillarbox.observe.events import Event
+
+LOGGER = logging.getLogger(__name__)
 
 
 class Observer(Protocol):
@@ -14,7 +17,7 @@ class Observer(Protocol):
 
     @abstractmethod
     def notice(self, event: Event, /) -> None:
-        """Take note of ``event``; must return soon, and not raise."""
+        """Take note of ``event``; must return soon. What it raises is logged, and changes nothing."""
 
 
 class Observers(Observer):
@@ -29,6 +32,9 @@ class Observers(Observer):
         self._observers.append(observer)
 
     def notice(self, event: Event, /) -> None:
-        """Tell everyone."""
+        """Tell everyone; a mistake in one observer is neither the work's trouble nor another observer's."""
         for observer in self._observers:
-            observer.notice(event)
+            try:
+                observer.notice(event)
+            except Exception:
+                LOGGER.exception("%s failed at %s", type(observer).__qualname__, type(event).__name__)
