@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,16 @@ from sqlalchemy import bindparam, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from pillarbox import Pillarbox, Settings
 from pillarbox.errors import ConflictError, StoreUnavailableError
 from pillarbox.stores.postgresql import postgresql_store
-from pillarbox.stores.postgresql.direct import SyncPsycopgTransaction
+from pillarbox.stores.postgresql.brief import END_RESTING, BriefTransaction
+from pillarbox.stores.postgresql.direct import AsyncpgStore, SyncPsycopgTransaction
 from pillarbox.stores.sqlite import sqlite_store
 from pillarbox.testing.contracts.harness import make_record
 from pillarbox.transaction import Execute, Program, Rows
+from tests.simulation.cancelling import nothing_is_left_open
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -170,26 +175,62 @@ async def test_a_lock_that_is_not_to_be_had_is_a_conflict(store: RelationalStore
             await store.run(wait())
 
 
-async def test_who_rests_between_preparing_and_executing_a_statement_keeps_nobody_waiting_for_long(
-    postgresql_url: str,
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_who_rests_between_preparing_and_executing_a_statement_is_ended_by_others(
+    postgresql_url: str, asyncpg_store: RelationalStore, driver: str
 ) -> None:
-    """There the server does not take the transaction for an idle one, and its limit for those does not help."""
-    store = postgresql_store(make_url(postgresql_url).set(drivername="postgresql+asyncpg"))
-    store.wait_within(timedelta(seconds=0.3))
+    """There the server takes the transaction neither for an idle one nor for one at a statement."""
+    other = postgresql_store(make_url(postgresql_url).set(drivername=f"postgresql+{driver}"))
+    for store in (asyncpg_store, other):
+        store.wait_within(timedelta(seconds=0.3))
     lock = text("SELECT pg_advisory_xact_lock(7)")
 
     async def rest() -> None:
-        async with store.begin_briefly() as tx:
+        async with asyncpg_store.begin_briefly() as tx:
+            assert isinstance(tx, BriefTransaction)
             await tx.run(ask(lock))
-            resting = (await tx.connection.get_raw_connection()).driver_connection
-            assert resting is not None
-            await resting.prepare("SELECT 'parsed, and no more'")
-            async with store.begin() as other, asyncio.timeout(5):
-                await other.connection.execute(lock)
+            await tx._lent._driver.prepare("SELECT 'parsed, and no more'")
+            waiting = asyncio.create_task(other.run(ask(lock)))
+            assert await other.end_resting() == 0, "it has not rested for long"
+            await wait_until(other.end_resting, what="it is ended")
+            with suppress(StoreUnavailableError):  # it waited for too long itself
+                await waiting
+            assert await other.run(ask(lock)), "the lock is free"
+
+    with pytest.raises(DBAPIError) as raised:
+        await rest()
+
+    assert isinstance(asyncpg_store.translate(raised.value), StoreUnavailableError)
+    await other.close()
+
+
+async def test_who_rests_between_preparing_and_executing_a_statement_is_ended_by_a_box(
+    postgresql_url: str, asyncpg_store: RelationalStore
+) -> None:
+    box = Pillarbox("shop", store=postgresql_url, settings=Settings(answer_within=timedelta(seconds=0.3)))
+
+    async def rest() -> None:
+        async with asyncpg_store.begin_briefly() as tx:
+            assert isinstance(tx, BriefTransaction)
+            await tx._lent._driver.prepare("SELECT 'parsed, and no more'")
+            async with box.running():
+                await wait_until(lambda: not tx._lent.is_sound, what="its connection is ended")
 
     with pytest.raises(DBAPIError):
         await rest()
-    await store.close()
+    await box.store.close()
+
+
+async def test_who_is_idle_or_waits_for_a_lock_is_not_ended_by_others(asyncpg_store: RelationalStore) -> None:
+    lock = text("SELECT pg_advisory_xact_lock(7)")
+    waiting = text("SELECT pid FROM pg_stat_activity WHERE wait_event = 'advisory'")
+
+    async with asyncpg_store.begin_briefly() as idle:
+        await idle.run(ask(lock))
+        second = asyncio.create_task(asyncpg_store.run(ask(lock)))
+        await wait_until(lambda: asyncpg_store.run_single(ask(waiting)), what="the second one waits")
+        assert await asyncpg_store.run_single(ask(END_RESTING, rested_s=0.0)) == []
+    await second
 
 
 @on_postgresql
@@ -207,3 +248,127 @@ async def test_a_connection_that_is_ended_within_a_transaction_is_an_absent_serv
 
     assert isinstance(store.translate(raised.value), StoreUnavailableError)
     assert await store.run(ask(COUNT)) == [(0,)], "the pool has lent no broken connection on"
+
+
+@pytest.fixture
+async def asyncpg_store(postgresql_url: str) -> AsyncIterator[RelationalStore]:
+    store = postgresql_store(make_url(postgresql_url).set(drivername="postgresql+asyncpg"))
+    await store.migrate()
+    yield store
+    await store.close()
+
+
+@on_postgresql
+async def test_a_brief_transaction_is_one(store: RelationalStore) -> None:
+    async def write_and_fail() -> None:
+        async with store.begin_briefly() as tx:
+            await tx.run(store.outbox.append([make_record("undone")]))
+            assert await tx.run(ask(COUNT)) == [(1,)]
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await write_and_fail()
+    async with store.begin_briefly() as tx:
+        await tx.run(store.outbox.append([make_record("m1")]))
+        assert await store.run(ask(COUNT)) == [(0,)], "nobody sees it before the commit"
+
+    assert await store.run(ask(COUNT)) == [(1,)]
+
+
+async def test_a_brief_transaction_whose_failure_was_swallowed_is_not_taken_for_committed(
+    asyncpg_store: RelationalStore,
+) -> None:
+    def swallow() -> Program[None]:
+        yield from asyncpg_store.outbox.append([make_record("m1")])
+        with suppress(DBAPIError):
+            yield Execute(FAIL)
+
+    with pytest.raises(ConflictError, match="rolled"):
+        await asyncpg_store.run(swallow())
+
+    assert await asyncpg_store.run(ask(COUNT)) == [(0,)]
+
+
+async def test_who_is_cancelled_in_a_brief_transaction_leaves_none_open(asyncpg_store: RelationalStore) -> None:
+    lock = text("SELECT pg_advisory_xact_lock(7)")
+    begun = asyncio.Event()
+
+    def wait() -> Program[None]:
+        yield from asyncpg_store.outbox.append([make_record("m1")])
+        begun.set()
+        yield Execute(lock)
+
+    async with asyncpg_store.begin() as holder:
+        await holder.run(ask(lock))
+        waiting = asyncio.create_task(asyncpg_store.run(wait()))
+        await begun.wait()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    assert await asyncpg_store.run(ask(COUNT)) == [(0,)]
+    await nothing_is_left_open(asyncpg_store)
+
+
+async def test_a_pool_of_one_connection_is_enough(postgresql_url: str) -> None:
+    url = make_url(postgresql_url).set(drivername="postgresql+asyncpg")
+    lent = create_async_engine(url, pool_size=1, max_overflow=0, pool_timeout=5)
+    store = postgresql_store(lent)
+    await store.migrate()
+
+    for number in range(3):
+        assert await store.run_single(ask(COUNT)) == [(number,)]
+        await store.run(store.outbox.append([make_record(f"m{number}")]))
+        async with store.begin() as tx:
+            assert await tx.run(ask(COUNT)) == [(number + 1,)]
+    await store.close()
+    await lent.dispose()
+
+
+async def test_a_connection_at_hand_that_the_server_has_ended_is_not_used(asyncpg_store: RelationalStore) -> None:
+    ((pid,),) = await asyncpg_store.run_single(ask(WHO))
+    assert isinstance(asyncpg_store, AsyncpgStore)
+    (kept,) = asyncpg_store._spare._idle
+    async with asyncpg_store.begin() as other:
+        await other.run(ask(END, pid=pid))
+    await wait_until(lambda: not kept.is_sound, what="the driver knows that it was ended")
+
+    ((other_pid,),) = await asyncpg_store.run(ask(WHO))
+
+    assert other_pid != pid
+
+
+async def test_a_brief_transaction_sees_what_was_committed_whatever_the_engine_begins_with(postgresql_url: str) -> None:
+    url = make_url(postgresql_url).set(drivername="postgresql+asyncpg")
+    lent = create_async_engine(url, isolation_level="REPEATABLE READ")
+    store = postgresql_store(lent)
+    await store.migrate()
+
+    async with store.begin_briefly() as tx:
+        assert await tx.run(ask(COUNT)) == [(0,)]
+        await store.run(store.outbox.append([make_record("m1")]))
+        assert await tx.run(ask(COUNT)) == [(1,)]
+    await store.close()
+    await lent.dispose()
+
+
+async def test_a_transaction_of_handlers_is_begun_with_its_first_program_or_statement(
+    asyncpg_store: RelationalStore,
+) -> None:
+    """The first program too goes past SQLAlchemy, whose statements and whose end are part of the same transaction."""
+    async with asyncpg_store.begin() as tx:
+        driver = (await tx.connection.get_raw_connection()).driver_connection
+        assert driver is not None
+        assert not driver.is_in_transaction(), "who has nothing to write yet is not idle in a transaction"
+        await tx.run(ask(COUNT))
+        assert driver.is_in_transaction()
+        await tx.run(asyncpg_store.outbox.append([make_record("m1")]))
+        await tx.connection.execute(text("CREATE TABLE theirs (id INTEGER)"))
+        await tx.connection.rollback()
+        assert not driver.is_in_transaction()
+
+    async with asyncpg_store.begin() as tx:
+        await tx.connection.execute(text("CREATE TABLE theirs (id INTEGER)"))
+        await tx.run(asyncpg_store.outbox.append([make_record("m2")]))
+    assert await asyncpg_store.run(ask(COUNT)) == [(1,)]
+    assert await asyncpg_store.run(ask(text("SELECT count(*) FROM theirs"))) == [(0,)]

@@ -16,6 +16,7 @@ from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from pillarbox.relational import RelationalStore
+from pillarbox.stores.postgresql.direct import AsyncpgStore
 
 OPEN = {
     "postgresql": "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
@@ -82,8 +83,8 @@ async def is_cancelled_at(number: int, work: Coroutine[Any, Any, object]) -> boo
 
 async def nothing_is_left_open(store: RelationalStore) -> None:
     """Assert that every connection is back in its pool, and that no transaction is open in the database."""
-    if store._singles is not None:
-        await store._singles.close()  # it may keep some connections, which are idle
+    if isinstance(store, AsyncpgStore):
+        await store._spare.close()  # it may keep some connections, which are idle
     pools = [pool for pool in (store.engine.pool, store.sync_engine.pool) if isinstance(pool, QueuePool)]
     await wait_until(  # SQLAlchemy closes in a task of its own where it was cancelled
         lambda: not any(pool.checkedout() for pool in pools), what="every connection is back in its pool"

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from pillarbox.app.assembly import Parts, Worker
 from pillarbox.app.membership import Membership
+from pillarbox.app.relieving import Relief
 from pillarbox.app.settings import Settings
 from pillarbox.deadletter.driver import SCOPE as REPLAYS
 from pillarbox.deadletter.driver import ReplayDriver
@@ -19,6 +20,13 @@ from pillarbox.transaction import Program
 def membership_of(parts: Parts) -> Membership:
     """Make the heartbeat of this process."""
     return Membership(_keeper(parts, WORKERS, slots=0), clock=parts.clock)
+
+
+def relief_of(parts: Parts) -> tuple[Relief, ...]:
+    """Make what ends the connections of others that stand still, where the database does not notice by itself."""
+    if parts.store.traits.end_resting is None:
+        return ()
+    return (Relief(parts.store.end_resting, every=parts.store.answer_within, clock=parts.clock),)
 
 
 def replay_driver(parts: Parts) -> ReplayDriver:

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from pillarbox.app.alerting import Alerting, alert_workers
 from pillarbox.app.assembly import Parts, Worker, calls_of
-from pillarbox.app.background import membership_of, replay_driver, upkeep_of
+from pillarbox.app.background import membership_of, relief_of, replay_driver, upkeep_of
 from pillarbox.app.controlling import control_of, dead_letters_of, held_of
 from pillarbox.app.depending import Dependencies, Depending, needed_by
 from pillarbox.app.flowing import Flowing
@@ -334,7 +334,7 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
             workers.append(orchestrator_of(catalogue, rules, parts, self._saga_wakeup))
         if relay:
             workers.append(parts.relay_worker())
-        return [*workers, *alert_workers(self._alarms, parts, self.settings.inbox)]
+        return [*workers, *relief_of(parts), *alert_workers(self._alarms, parts, self.settings.inbox)]
 
     async def _enlist(self, consumers: tuple[Consumer, ...]) -> None:
         for consumer in consumers:

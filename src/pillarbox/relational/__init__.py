@@ -10,7 +10,7 @@ from pillarbox.relational.migrations import CURRENT_VERSION, MIGRATIONS
 from pillarbox.relational.outbox import KeyLocks
 from pillarbox.relational.store import RelationalStore
 from pillarbox.relational.tables import metadata
-from pillarbox.relational.traits import DatabaseTraits, SingleStatements
+from pillarbox.relational.traits import DatabaseTraits
 
 __all__ = [
     "CURRENT_VERSION",
@@ -18,7 +18,6 @@ __all__ = [
     "DatabaseTraits",
     "KeyLocks",
     "RelationalStore",
-    "SingleStatements",
     "metadata",
     "numbers",
 ]

@@ -17,7 +17,6 @@ from pillarbox.relational.store import OwnSyncTransaction, OwnTransaction
 from pillarbox.transaction import Execute, Program, Rows, drive, drive_sync
 from pillarbox.transaction.compiled import CompiledStatement, StatementCompiler
 from pillarbox.transaction.program import Parameters
-from pillarbox.transaction.sqlalchemy_ import execute_on
 
 T = TypeVar("T")
 Answer = TypeVar("Answer", Rows, Awaitable[Rows])
@@ -55,16 +54,18 @@ class DirectTransaction(OwnTransaction):
             return await drive(program, partial(self._execute, connection))
 
     async def _execute(self, connection: Any, wanted: Execute) -> Rows:
-        compiled = self.driver.compiler().find(wanted)
-        if compiled is None:
-            return await self.connection.run_sync(execute_on, wanted)
+        compiled = self.driver.compiler().compile(wanted)
         try:
             return await self.driver.call(connection, compiled, wanted.parameters)
         except Exception as error:
-            is_closed = self.driver.is_closed(connection)
-            if is_closed:
-                await self.connection.invalidate()
-            raise DBAPIError(compiled.sql, None, error, connection_invalidated=is_closed) from error
+            raise await self._wrapped(connection, compiled.sql, error) from error
+
+    async def _wrapped(self, connection: Any, sql: str, error: Exception) -> DBAPIError:
+        """Return the error as SQLAlchemy would raise it; a connection that the driver has given up is so here too."""
+        is_closed = self.driver.is_closed(connection)
+        if is_closed:
+            await self.connection.invalidate()
+        return DBAPIError(sql, None, error, connection_invalidated=is_closed)
 
 
 class DirectSyncTransaction(OwnSyncTransaction):
@@ -80,9 +81,7 @@ class DirectSyncTransaction(OwnSyncTransaction):
         return drive_sync(program, partial(self._execute, connection))
 
     def _execute(self, connection: Any, wanted: Execute) -> Rows:
-        compiled = self.driver.compiler().find(wanted)
-        if compiled is None:
-            return execute_on(self.connection, wanted)
+        compiled = self.driver.compiler().compile(wanted)
         try:
             return self.driver.call(connection, compiled, wanted.parameters)
         except Exception as error:

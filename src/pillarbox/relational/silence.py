@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeAlias
@@ -37,35 +37,13 @@ class Patience:
     sever: Sever | None
     within: timedelta = field(default=ANSWER_WITHIN)
 
-    @asynccontextmanager
-    async def for_answer(self, connection: AsyncConnection) -> AsyncGenerator[None]:
+    def for_answer(self, connection: AsyncConnection) -> AbstractAsyncContextManager[None]:
         """Wait for what is done in the block with ``connection``, and end the connection when it takes too long.
 
         Raises:
             StoreUnavailableError: it took too long; whether the database did what it was asked is not known.
         """
-        inner = connection.sync_connection
-        if self.sever is None or inner is None:
-            yield
-            return
-        gave_up = False
-
-        def give_up(sever: Sever, driver: Any) -> None:
-            nonlocal gave_up
-            gave_up = True
-            sever(driver)
-
-        driver = inner.connection.driver_connection
-        timer = asyncio.get_running_loop().call_later(self.within.total_seconds(), give_up, self.sever, driver)
-        try:
-            yield
-        except Exception as error:
-            if not gave_up:
-                raise
-            await connection.invalidate()
-            raise self.silent() from error
-        finally:
-            timer.cancel()
+        return _Answer(connection, self)
 
     @asynccontextmanager
     async def for_connection(self) -> AsyncGenerator[None]:
@@ -83,3 +61,32 @@ class Patience:
     def silent(self) -> StoreUnavailableError:
         """Return the error of a database that gave no answer."""
         return StoreUnavailableError(store=self.store, reason=f"no answer within {self.within.total_seconds():g} s")
+
+
+class _Answer(AbstractAsyncContextManager[None]):
+    """The wait for an answer; a class, since there is one for every statement or two."""
+
+    __slots__ = ("_connection", "_gave_up", "_patience", "_timer")
+
+    def __init__(self, connection: AsyncConnection, patience: Patience) -> None:
+        self._connection = connection
+        self._patience = patience
+        self._timer: asyncio.TimerHandle | None = None
+        self._gave_up = False
+
+    async def __aenter__(self) -> None:
+        inner, sever = self._connection.sync_connection, self._patience.sever
+        if sever is not None and inner is not None:
+            driver, within = inner.connection.driver_connection, self._patience.within.total_seconds()
+            self._timer = asyncio.get_running_loop().call_later(within, self._give_up, sever, driver)
+
+    async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._gave_up and isinstance(error, Exception):
+            await self._connection.invalidate()
+            raise self._patience.silent() from error
+
+    def _give_up(self, sever: Sever, driver: Any) -> None:
+        self._gave_up = True
+        sever(driver)

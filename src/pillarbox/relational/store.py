@@ -50,10 +50,10 @@ from pillarbox.relational.saga_locks import RelationalSagaLockStore
 from pillarbox.relational.sagas import RelationalSagaStore
 from pillarbox.relational.sequences import RelationalPositions
 from pillarbox.relational.silence import Patience
-from pillarbox.relational.traits import DatabaseTraits, SingleStatements
+from pillarbox.relational.traits import DatabaseTraits
 from pillarbox.relational.transfer import RelationalTransfer
 from pillarbox.relational.waits import RelationalWaitStore
-from pillarbox.transaction import Execute, Program, TransactionSource, drive, drive_sync, step
+from pillarbox.transaction import Execute, Program, Rows, Transaction, TransactionSource, drive_sync, step
 from pillarbox.transaction.sqlalchemy_ import AsyncConnectionTransaction, ConnectionTransaction, execute_on
 from pillarbox.transaction.threads import in_thread
 
@@ -100,10 +100,8 @@ class RelationalStore(TransactionSource):
         sync_engine: Engine | Callable[[], Engine],
         traits: DatabaseTraits,
         owns_engine: bool,
-        singles: SingleStatements | None = None,
     ) -> None:
         """Use ``engine``; ``sync_engine`` is the caller's, or makes one for threads when it is first asked for."""
-        self._singles = singles
         self.engine = engine
         self.traits = traits
         self._patience = Patience(traits.name, traits.sever)
@@ -175,6 +173,18 @@ class RelationalStore(TransactionSource):
         idle_limit = self.traits.idle_limit
         self._brief_limits = self._limits if idle_limit is None else idle_limit(limit)
 
+    @property
+    def answer_within(self) -> timedelta:
+        """What ``wait_within`` was told."""
+        return self._patience.within
+
+    async def end_resting(self) -> int:
+        """End connections of processes that stand still where the database does not notice; return how many."""
+        if self.traits.end_resting is None:
+            return 0
+        rested_s = 2 * self._patience.within.total_seconds()
+        return len(await self.run_single(rows_of(Execute(self.traits.end_resting, {"rested_s": rested_s}))))
+
     def begin(self, *, shared: bool = False) -> AbstractAsyncContextManager[OwnTransaction]:
         """Begin a transaction; a cancellation inside it discards the connection, whose state is then unknown."""
         begun = self._begin(self._patience, self._limits)
@@ -186,7 +196,7 @@ class RelationalStore(TransactionSource):
         """Return what several work in: where an error ends the whole transaction, nobody can go on in it."""
         return begun
 
-    def begin_briefly(self) -> AbstractAsyncContextManager[OwnTransaction]:
+    def begin_briefly(self) -> AbstractAsyncContextManager[Transaction]:
         """Begin a transaction in which nobody else's code runs."""
         return self._begin(self._patience, self._brief_limits)
 
@@ -240,7 +250,7 @@ class RelationalStore(TransactionSource):
         patience = replace(self._patience, sever=None)
         return await self._run(program, partial(self._begin, patience, self._limits))
 
-    async def _run(self, program: Program[T], begin: Callable[[], AbstractAsyncContextManager[OwnTransaction]]) -> T:
+    async def _run(self, program: Program[T], begin: Callable[[], AbstractAsyncContextManager[Transaction]]) -> T:
         try:
             if self.traits.single_writer:
                 async with self._my_turn():
@@ -255,19 +265,10 @@ class RelationalStore(TransactionSource):
         if self.traits.single_writer:
             return await self.run(single(program))
         try:
-            if self._singles is not None:
-                return await self._run_directly(self._singles, program)
             async with self._connected(self._autocommit) as connection, self._patience.for_answer(connection):
                 return await connection.run_sync(_run_unbegun, program)
         except DBAPIError as error:
             self._raise(error)
-
-    async def _run_directly(self, singles: SingleStatements, program: Program[T]) -> T:
-        try:
-            async with asyncio.timeout(self._patience.within.total_seconds()):
-                return await drive(single(program), singles.execute)
-        except TimeoutError:
-            raise self._patience.silent() from None
 
     def _run_in_thread(self, program: Program[T]) -> T:
         """Run ``program`` as a whole in a thread: an embedded database answers sooner than a thread can be woken."""
@@ -306,8 +307,6 @@ class RelationalStore(TransactionSource):
 
     async def let_go(self) -> None:
         """Close the connections of the engines that the store made; they are opened again when they are needed."""
-        if self._singles is not None:
-            await self._singles.close()
         if self._owns_engine:
             await self.engine.dispose()
         if self._sync_engine is not None and self._sync_engine is not self._lent_sync_engine:
@@ -316,12 +315,22 @@ class RelationalStore(TransactionSource):
     @asynccontextmanager
     async def _connected(self, engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
         async with AsyncExitStack() as stack:
-            try:
-                async with self._patience.for_connection():
-                    connection = await stack.enter_async_context(engine.connect())
-            except (DBAPIError, OSError, PoolTimeoutError) as error:
-                raise self._unreachable(error) from error
+            async with self._connecting():
+                connection = await stack.enter_async_context(engine.connect())
             yield connection
+
+    @asynccontextmanager
+    async def _connecting(self) -> AsyncGenerator[None]:
+        """Tell of a database that is not there, or does not answer.
+
+        Raises:
+            StoreUnavailableError: no connection is to be had.
+        """
+        try:
+            async with self._patience.for_connection():
+                yield
+        except (DBAPIError, OSError, PoolTimeoutError) as error:
+            raise self._unreachable(error) from error
 
     @contextmanager
     def _connected_sync(self) -> Generator[Connection]:
@@ -365,6 +374,11 @@ class RelationalStore(TransactionSource):
 def _run_unbegun(connection: Connection, program: Program[T]) -> T:
     """Run a program of one statement where each statement commits by itself."""
     return drive_sync(single(program), partial(execute_on, connection))
+
+
+def rows_of(wanted: Execute) -> Program[Rows]:
+    """Return a program of one statement."""
+    return (yield wanted)
 
 
 def single(program: Program[T]) -> Program[T]:

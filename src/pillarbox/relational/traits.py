@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Protocol
 
 from sqlalchemy import Executable, Table
 
@@ -17,7 +15,6 @@ from pillarbox.relational.tables import outbox
 from pillarbox.relay import RelayKind, SequenceReader
 from pillarbox.relay.log_reader import LogAccess
 from pillarbox.relay.low_watermark import OutboxHorizon
-from pillarbox.transaction import Execute, Rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +29,8 @@ class DatabaseTraits:
         begins_bounded: asynchronous connections bring ``lock_wait`` along as they begin a transaction.
         idle_limit: like ``lock_wait``, and ends the transaction if the database hears nothing of it for so long: a
             connection that was forgotten on the way would keep its locks. Only where nobody else's code runs.
+        end_resting: ends connections whose clients have stood still for more than ``rested_s`` seconds in a brief
+            transaction, and returns a row for each; ``None`` where the database notices by itself.
         single_writer: transactions of this process queue up for the database in order, instead of polling for it.
         writes_in_with: a WITH clause may write.
         conflicts: tells whether a driver's error means that the transaction should be tried again.
@@ -51,6 +50,7 @@ class DatabaseTraits:
     lock_wait: Executable | None = None
     begins_bounded: bool = False
     idle_limit: Callable[[timedelta], Executable] | None = None
+    end_resting: Executable | None = None
     single_writer: bool = False
     writes_in_with: bool = False
     sequence: SequenceReader | None = None
@@ -60,19 +60,3 @@ class DatabaseTraits:
     removed_by_row: Table = outbox
     refuses: Mapping[RelayKind, str] = field(default_factory=dict[RelayKind, str])
     sever: Sever | None = None
-
-
-class SingleStatements(Protocol):
-    """A quicker way to execute statements that commit by themselves than SQLAlchemy's."""
-
-    @abstractmethod
-    async def execute(self, wanted: Execute) -> Rows:
-        """Execute one statement.
-
-        Raises:
-            DBAPIError: the database refused it, or is away.
-        """
-
-    @abstractmethod
-    async def close(self) -> None:
-        """Let go of connections; they are opened again when they are needed."""

@@ -94,6 +94,7 @@ class SagaOrchestrator:
         self._outcomes: list[Outcome] = []
         self._calling = 0
         self._nothing_until = 0.0  # due, by our clock, but for what comes back or is rung for
+        self._is_idle = False
         self._stopping = False
 
     @property
@@ -121,7 +122,9 @@ class SagaOrchestrator:
                     await self._clock.sleep(NO_TIME)  # calls that are quick come back, and into one transaction
                 if found is Found.NOTHING or (found is Found.SOME and not self._outcomes):
                     least = SHORTEST_POLL if found is Found.NOTHING else NO_TIME  # what is due may be in other hands
+                    self._is_idle = True
                     await self._wakeup.wait(self._clock, max(await self._pause(pace), least))
+                    self._is_idle = False
 
     async def turn(self, group: asyncio.TaskGroup) -> Found:
         """Take what is due through one transaction; begin its calls in ``group``; return what there was.
@@ -285,7 +288,8 @@ class SagaOrchestrator:
             self._outcomes.append(Outcome(call=call, answer=answer))
         finally:
             self._calling -= 1
-            self._wakeup.ring()
+            if self._is_idle:  # a turn that is under way is followed by one for what has come back
+                self._wakeup.ring()
 
     async def _pause(self, pace: Pace) -> timedelta:
         """Return how long nothing is due."""

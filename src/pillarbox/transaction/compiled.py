@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.schema import ExecutableDDLElement
-from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.compiler import ExpandedState, SQLCompiler
 from sqlalchemy.sql.elements import BindParameter, ClauseElement
 from sqlalchemy.types import TypeEngine
 
@@ -73,9 +73,34 @@ class CompiledStatement:
             return fetched if isinstance(fetched, (list, tuple)) else tuple(fetched)
         return [self._row(row) for row in fetched]
 
+    def expanded(self, state: ExpandedState) -> CompiledStatement:
+        """Return the statement with its lists spelled out."""
+        known = {bind.name: bind for bind in self._binds}
+        binds = tuple(
+            known.get(name)
+            or _Bind(
+                key=name, name=name, default=partial(state.parameters.get, name), process=state.processors.get(name)
+            )
+            for name in (state.parameters if state.positiontup is None else state.positiontup)
+        )
+        return replace(self, sql=state.statement, _binds=binds)
+
     def _row(self, row: Row) -> Row:
         pairs = zip(row, self._columns, strict=True)
         return tuple([value if process is None else process(value) for value, process in pairs])
+
+
+@dataclass(frozen=True, slots=True)
+class _Expanding:
+    """A statement whose text depends on its values."""
+
+    compiled: SQLCompiler
+    like: CompiledStatement
+
+    def given(self, parameters: Mapping[str, object] | None) -> CompiledStatement:
+        """Return the statement for ``parameters``."""
+        state = self.compiled.construct_expanded_state(dict(parameters or ()), escape_names=False)
+        return self.like.expanded(state)
 
 
 class StatementCompiler:
@@ -84,26 +109,15 @@ class StatementCompiler:
     def __init__(self, dialect: Dialect) -> None:
         """Compile for ``dialect``, whose driver need not be installed."""
         self._dialect = dialect
-        self._known: WeakKeyDictionary[Executable, dict[_Variant, CompiledStatement | None]] = WeakKeyDictionary()
+        self._known: WeakKeyDictionary[Executable, dict[_Variant, CompiledStatement | _Expanding]] = WeakKeyDictionary()
 
     def compile(self, execute: Execute) -> CompiledStatement:
         """Return the compiled statement, from memory when the same object came before with the same names.
 
-        Raises:
-            InternalError: The statement cannot be prepared, or returns rows but is executed many times.
-        """
-        compiled = self.find(execute)
-        if compiled is None:
-            raise InternalError(
-                f"a statement with an expanding IN or a literal parameter cannot be prepared: {execute.statement}"
-            )
-        return compiled
-
-    def find(self, execute: Execute) -> CompiledStatement | None:
-        """Do what ``compile`` does; ``None`` if its text depends on the values: an expanding ``IN``, a literal.
+        One whose text depends on the values (an ``IN`` over a list) is completed each time.
 
         Raises:
-            InternalError: The statement returns rows but is executed many times.
+            InternalError: The statement returns rows, or its text depends on the values, but is executed many times.
         """
         names, many = _shape(execute.parameters)
         variants = self._known.get(execute.statement)
@@ -111,7 +125,8 @@ class StatementCompiler:
             variants = self._known[execute.statement] = {}
         if (names, many) not in variants:
             variants[names, many] = _compile(execute.statement, self._dialect, names, many=many)
-        return variants[names, many]
+        compiled = variants[names, many]
+        return compiled if isinstance(compiled, CompiledStatement) else compiled.given(one_set(execute.parameters))
 
 
 @cache
@@ -155,7 +170,9 @@ def _shape(parameters: Parameters) -> _Variant:
     return frozenset(names or ()), many is not None
 
 
-def _compile(statement: Executable, dialect: Dialect, names: frozenset[str], *, many: bool) -> CompiledStatement | None:
+def _compile(
+    statement: Executable, dialect: Dialect, names: frozenset[str], *, many: bool
+) -> CompiledStatement | _Expanding:
     if isinstance(statement, ExecutableDDLElement):
         return CompiledStatement(str(statement.compile(dialect=dialect)), returns_rows=False, _binds=(), _columns=())
     if not isinstance(statement, ClauseElement):
@@ -164,14 +181,19 @@ def _compile(statement: Executable, dialect: Dialect, names: frozenset[str], *, 
     sql = str(compiled)
     if not isinstance(compiled, SQLCompiler):
         raise InternalError(f"{type(statement).__qualname__} is no statement: {sql}")
-    if compiled.post_compile_params or compiled.literal_execute_params:
-        return None
     # an implicit RETURNING serves SQLAlchemy's own bookkeeping; the program did not ask for its row
     implicit = bool(compiled.implicit_returning)
     if many and compiled.effective_returning and not implicit:
         raise InternalError(f"a statement that returns rows cannot be executed many times at once: {sql}")
     columns = () if implicit else _column_processors(compiled, dialect)
-    return CompiledStatement(sql, returns_rows=not implicit, _binds=_binds(compiled, dialect), _columns=columns)
+    known = CompiledStatement(sql, returns_rows=not implicit, _binds=_binds(compiled, dialect), _columns=columns)
+    if not compiled.post_compile_params and not compiled.literal_execute_params:
+        return known
+    if many:
+        raise InternalError(
+            f"a statement whose text depends on its values cannot be executed many times at once: {sql}"
+        )
+    return _Expanding(compiled, like=known)
 
 
 def _binds(compiled: SQLCompiler, dialect: Dialect) -> tuple[_Bind, ...]:

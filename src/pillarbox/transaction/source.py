@@ -49,7 +49,7 @@ class TransactionSource(Protocol):
         """
 
     @abstractmethod
-    def begin_briefly(self) -> AbstractAsyncContextManager[OpenTransaction]:
+    def begin_briefly(self) -> AbstractAsyncContextManager[Transaction]:
         """As ``begin``, where programs follow each other at once: a frozen process keeps its locks only for a while."""
 
     @abstractmethod

@@ -176,12 +176,58 @@ def test_a_statement_is_forgotten_when_nobody_else_holds_it() -> None:
     assert len(compiler._known) == 0
 
 
-@pytest.mark.parametrize("compiler", ALL)
-def test_an_expanding_in_is_refused(compiler: Any) -> None:
-    statement = select(parcels.c.id).where(parcels.c.id.in_(bindparam("ids", expanding=True)))
+AMONG = (
+    update(stamped)
+    .where(stamped.c.id.in_(bindparam("ids", expanding=True)), stamped.c.kind != bindparam("not_kind"))
+    .where(stamped.c.code.in_(["a", "b"]))
+)
 
-    with pytest.raises(InternalError, match="expanding IN"):
-        compiler().compile(Execute(statement, {"ids": [1, 2]}))
+
+@pytest.mark.parametrize(
+    ("ids", "places", "values"),
+    [
+        ([7], "IN (?) AND stamped.kind != ? AND stamped.code IN (?, ?)", (7, "x", "a", "b")),
+        ([7, 8, 9], "IN (?, ?, ?) AND stamped.kind != ? AND stamped.code IN (?, ?)", (7, 8, 9, "x", "a", "b")),
+        (
+            [],
+            "IN (SELECT 1 FROM (SELECT 1) WHERE 1!=1) AND stamped.kind != ? AND stamped.code IN (?, ?)",
+            ("x", "a", "b"),
+        ),
+    ],
+)
+def test_a_list_of_any_length_is_spelled_out(ids: list[int], places: str, values: tuple[object, ...]) -> None:
+    given = {"ids": ids, "not_kind": "x", "kind": "letter"}
+
+    compiled = sqlite_compiler().compile(Execute(AMONG, given))
+
+    assert compiled.sql.endswith(places)
+    assert compiled.positional(given) == ("letter", "c-2", *values), "with what the table's columns bring along"
+
+
+def test_a_list_is_spelled_out_with_the_placeholders_of_the_driver() -> None:
+    given = {"ids": [7, 8], "not_kind": "x"}
+
+    by_asyncpg = asyncpg_compiler().compile(Execute(AMONG, given))
+    by_psycopg = psycopg_compiler().compile(Execute(AMONG, given))
+
+    places = [f"${at}::" for at in range(1, 7)]
+    assert [place for place in places if place in by_asyncpg.sql] == places, by_asyncpg.sql
+    assert sorted(map(str, by_asyncpg.positional(given))) == ["7", "8", "a", "b", "c-2", "x"]
+    assert sorted(map(str, by_psycopg.named(given).values())) == ["7", "8", "a", "b", "c-2", "x"]
+    assert all(f"%({name})s" in by_psycopg.sql for name in by_psycopg.named(given))
+
+
+def test_members_of_a_list_are_converted() -> None:
+    statement = select(parcels.c.id).where(parcels.c.details.in_(bindparam("those", expanding=True)))
+    given = {"those": [{"a": 1}]}
+
+    assert sqlite_compiler().compile(Execute(statement, given)).positional(given) == ('{"a": 1}',)
+
+
+@pytest.mark.parametrize("compiler", ALL)
+def test_a_list_in_many_executions_is_refused(compiler: Any) -> None:
+    with pytest.raises(InternalError, match="many times"):
+        compiler().compile(Execute(AMONG, [{"ids": [1], "not_kind": "x"}, {"ids": [2], "not_kind": "x"}]))
 
 
 @pytest.mark.parametrize("compiler", ALL)

@@ -15,7 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from pillarbox.errors import ConfigurationError, MissingExtraError
 from pillarbox.relational import DatabaseTraits, KeyLocks, RelationalStore, numbers
 from pillarbox.stores.postgresql.bounded import bounded_connection
-from pillarbox.stores.postgresql.direct import AsyncpgStore, DirectStatements, PostgresStore
+from pillarbox.stores.postgresql.brief import END_RESTING
+from pillarbox.stores.postgresql.direct import AsyncpgStore, PostgresStore
 from pillarbox.stores.postgresql.horizon import PostgresHorizon
 from pillarbox.stores.postgresql.log_access import PostgresLogAccess
 from pillarbox.stores.postgresql.partitions import DEFAULT, PostgresOutboxPartitions
@@ -50,8 +51,7 @@ def is_conflict(error: BaseException) -> bool:
 def idle_limit(within: timedelta) -> TextClause:
     """Return the statement that bounds the wait for locks, and the silence of the client, in its transaction.
 
-    A client that has parsed a statement and rests before it executes it is not idle: the time of the statement runs.
-    That limit is twice as long, so that whoever waits for a slow statement has given up before.
+    A statement of somebody who has given up waiting for it ends too, after twice the time.
     """
     idle = max(within // timedelta(milliseconds=1), 1)
     return text(IDLE_LIMIT.format(idle=f"{idle}ms", begun=f"{2 * idle}ms"))
@@ -80,6 +80,7 @@ TRAITS = DatabaseTraits(
     migration_lock=MIGRATION_LOCK,
     lock_wait=text(LOCK_WAIT),
     idle_limit=idle_limit,
+    end_resting=END_RESTING,
     writes_in_with=True,
     conflicts=is_conflict,
     sever=sever,
@@ -116,7 +117,6 @@ def postgresql_store(database: URL | AsyncEngine | Engine, *, pool_size: int = 1
         sync_engine=database if isinstance(database, Engine) else lambda: create_engine(sync_url, **options),
         traits=replace(TRAITS, log=PostgresLogAccess(sync_url, KEY_LOCKS), begins_bounded=bool(bounds)),
         owns_engine=not is_lent,
-        singles=DirectStatements(engine) if is_direct else None,
     )
 
 
