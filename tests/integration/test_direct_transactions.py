@@ -85,6 +85,18 @@ async def test_a_wait_for_a_lock_is_bounded_in_every_kind_of_transaction(
     await lent.dispose()
 
 
+@pytest.mark.parametrize("isolation", [None, "read_committed", "serializable"])
+async def test_a_wait_for_a_lock_is_bounded_whatever_isolation_sqlalchemy_asks_the_driver_for(
+    asyncpg_store: RelationalStore, isolation: str | None
+) -> None:
+    """Releases before 2.1 name the default one too."""
+    async with asyncpg_store.engine.connect() as connection:
+        driver = (await connection.get_raw_connection()).driver_connection
+        assert driver is not None
+        async with driver.transaction(isolation=isolation):
+            assert await driver.fetchval(str(HOW_LONG)) == "10s"
+
+
 async def test_programs_and_statements_of_handlers_are_one_transaction(store: RelationalStore) -> None:
     async def write_and_fail() -> None:
         async with store.begin() as tx:
