@@ -20,7 +20,7 @@ from pillarbox.stores.postgresql.direct import AsyncpgStore, SyncPsycopgTransact
 from pillarbox.stores.sqlite import sqlite_store
 from pillarbox.testing.contracts.harness import make_record
 from pillarbox.transaction import Execute, Program, Rows
-from tests.simulation.cancelling import nothing_is_left_open
+from tests.simulation.cancelling import is_cancelled_at, nothing_is_left_open
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -318,6 +318,30 @@ async def test_who_is_cancelled_in_a_brief_transaction_leaves_none_open(asyncpg_
         with pytest.raises(asyncio.CancelledError):
             await waiting
 
+    assert await asyncpg_store.run(ask(COUNT)) == [(0,)]
+    await nothing_is_left_open(asyncpg_store)
+
+
+async def test_who_is_cancelled_at_any_await_of_a_brief_transaction_keeps_no_connection_of_unknown_state(
+    asyncpg_store: RelationalStore,
+) -> None:
+    assert isinstance(asyncpg_store, AsyncpgStore)
+    spare = asyncpg_store._spare
+
+    async def write_and_fail() -> None:
+        with suppress(ZeroDivisionError):
+            async with asyncpg_store.begin_briefly() as tx:
+                await tx.run(asyncpg_store.outbox.append([make_record("undone")]))
+                raise ZeroDivisionError
+
+    await write_and_fail()
+    for _ in range(5):  # an answer that is there already hides that nobody waited for it
+        number = 1
+        while await is_cancelled_at(number, write_and_fail()):
+            assert not any(lent._driver.is_in_transaction() for lent in spare._idle), f"cancelled at await {number}"
+            await asyncpg_store.run(ask(COUNT))  # there is one at hand for the next round
+            number += 1
+        assert number > 3, "begin, a statement, rollback"
     assert await asyncpg_store.run(ask(COUNT)) == [(0,)]
     await nothing_is_left_open(asyncpg_store)
 

@@ -158,11 +158,15 @@ class BriefTransaction(Transaction):
 
     async def roll_back(self) -> None:
         """Roll back, or give the connection up, at which the server does."""
-        if self._lent.is_sound:
-            with suppress(DBAPIError, StoreUnavailableError):
-                await self._say("ROLLBACK")
-                return
-        await self._lent.give_up()
+        is_over = False
+        try:
+            if self._lent.is_sound:
+                with suppress(DBAPIError, StoreUnavailableError):
+                    await self._say("ROLLBACK")
+                    is_over = True
+        finally:
+            if not is_over:
+                await self._lent.give_up()
 
     async def _say(self, words: str) -> str:
         async with self._patience.for_answer(self._lent.connection):
