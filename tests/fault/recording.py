@@ -36,7 +36,21 @@ def lines(path: Path) -> list[dict[str, object]]:
     if not path.exists():
         return []
     complete, _, _ = path.read_bytes().rpartition(b"\n")
-    return [json.loads(line) for line in complete.splitlines()]
+    return [_whole(line) for line in complete.splitlines()]
+
+
+def _whole(line: bytes) -> dict[str, object]:
+    """Read a line, or what stands behind the beginning of one whose writer was killed between two pages of the file."""
+    start = 0
+    while True:
+        try:
+            read: dict[str, object] = json.loads(line[start:])
+        except json.JSONDecodeError:
+            start = line.find(b'{"', start + 1)
+            if start < 0:
+                raise
+        else:
+            return read
 
 
 class Mark:
