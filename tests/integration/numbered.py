@@ -119,7 +119,7 @@ class Hands:
         """Create the tables and take part."""
         await create_tables(self.box)
         await self.box.broker.declare([Subscription(consumer=CONSUMER, channels=(CHANNEL,))])
-        await self.membership.join()
+        await self.membership.round()
 
     async def receive(self, limit: int = 100) -> bool:
         """Receive what waits in the queue and handle it; return whether there was anything."""

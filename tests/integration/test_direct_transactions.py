@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,10 +11,8 @@ from sqlalchemy import bindparam, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from pillarbox import Pillarbox, Settings
 from pillarbox.errors import ConflictError, StoreUnavailableError
 from pillarbox.stores.postgresql import postgresql_store
-from pillarbox.stores.postgresql.brief import END_RESTING, BriefTransaction
 from pillarbox.stores.postgresql.direct import AsyncpgStore, SyncPsycopgTransaction
 from pillarbox.stores.sqlite import sqlite_store
 from pillarbox.testing.contracts.harness import make_record
@@ -185,64 +182,6 @@ async def test_a_lock_that_is_not_to_be_had_is_a_conflict(store: RelationalStore
         await holder.run(ask(lock))
         with pytest.raises(ConflictError):
             await store.run(wait())
-
-
-@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
-async def test_who_rests_between_preparing_and_executing_a_statement_is_ended_by_others(
-    postgresql_url: str, asyncpg_store: RelationalStore, driver: str
-) -> None:
-    """There the server takes the transaction neither for an idle one nor for one at a statement."""
-    other = postgresql_store(make_url(postgresql_url).set(drivername=f"postgresql+{driver}"))
-    for store in (asyncpg_store, other):
-        store.wait_within(timedelta(seconds=0.3))
-    lock = text("SELECT pg_advisory_xact_lock(7)")
-
-    async def rest() -> None:
-        async with asyncpg_store.begin_briefly() as tx:
-            assert isinstance(tx, BriefTransaction)
-            await tx.run(ask(lock))
-            await tx._lent._driver.prepare("SELECT 'parsed, and no more'")
-            waiting = asyncio.create_task(other.run(ask(lock)))
-            assert await other.end_resting() == 0, "it has not rested for long"
-            await wait_until(other.end_resting, what="it is ended")
-            with suppress(StoreUnavailableError):  # it waited for too long itself
-                await waiting
-            assert await other.run(ask(lock)), "the lock is free"
-
-    with pytest.raises(DBAPIError) as raised:
-        await rest()
-
-    assert isinstance(asyncpg_store.translate(raised.value), StoreUnavailableError)
-    await other.close()
-
-
-async def test_who_rests_between_preparing_and_executing_a_statement_is_ended_by_a_box(
-    postgresql_url: str, asyncpg_store: RelationalStore
-) -> None:
-    box = Pillarbox("shop", store=postgresql_url, settings=Settings(answer_within=timedelta(seconds=0.3)))
-
-    async def rest() -> None:
-        async with asyncpg_store.begin_briefly() as tx:
-            assert isinstance(tx, BriefTransaction)
-            await tx._lent._driver.prepare("SELECT 'parsed, and no more'")
-            async with box.running():
-                await wait_until(lambda: not tx._lent.is_sound, what="its connection is ended")
-
-    with pytest.raises(DBAPIError):
-        await rest()
-    await box.store.close()
-
-
-async def test_who_is_idle_or_waits_for_a_lock_is_not_ended_by_others(asyncpg_store: RelationalStore) -> None:
-    lock = text("SELECT pg_advisory_xact_lock(7)")
-    waiting = text("SELECT pid FROM pg_stat_activity WHERE wait_event = 'advisory'")
-
-    async with asyncpg_store.begin_briefly() as idle:
-        await idle.run(ask(lock))
-        second = asyncio.create_task(asyncpg_store.run(ask(lock)))
-        await wait_until(lambda: asyncpg_store.run_single(ask(waiting)), what="the second one waits")
-        assert await asyncpg_store.run_single(ask(END_RESTING, rested_s=0.0)) == []
-    await second
 
 
 @on_postgresql

@@ -237,10 +237,10 @@ async def test_old_ids_are_removed_and_young_ones_stay(store_url: str) -> None:
 
     async with box:
         await remember(box, 2500)
-        await upkeep(box, timedelta(hours=1)).turn()
+        await upkeep(box, timedelta(hours=1)).round()
         assert (await remembered(box), happenings.of(InboxPurged)) == (2500, [])
 
-        await upkeep(box).turn()
+        await upkeep(box).round()
 
         assert await remembered(box) == 0
         assert [(one.ids, one.leftovers) for one in happenings.of(InboxPurged)] == [(2500, 0)]
@@ -253,7 +253,7 @@ async def test_what_dead_workers_left_is_removed_too(store_url: str) -> None:
         await box.store.run(box.store.attempts.start("shop/book", ["m1"], worker="dead"))
         await box.store.run(box.store.claims.claim("shop/book", ["m2"], token="dead", ttl=AT_ONCE))
 
-        await upkeep(box).turn()
+        await upkeep(box).round()
 
         assert [(one.ids, one.leftovers) for one in happenings.of(InboxPurged)] == [(0, 2)]
 
@@ -266,11 +266,11 @@ async def test_one_process_at_a_time_removes_and_gives_the_turn_back(store_url: 
         await remember(box, 10)
         await box.store.run(box.store.leases.heartbeat(terms, "another process"))
         mine = upkeep(box)
-        await mine.turn()
+        await mine.round()
         assert await remembered(box) == 10
 
         await box.store.run(box.store.leases.leave(terms, "another process"))
-        await mine.turn()
+        await mine.round()
 
         assert await remembered(box) == 0
         assert (await box.store.run(box.store.leases.heartbeat(terms, "another process"))).tokens

@@ -127,7 +127,7 @@ async def test_a_consumer_cancelled_at_any_await_loses_and_repeats_nothing(
         async with store.begin() as transaction:
             await transaction.run(store.queue.enqueue(MESSAGES))
         bank = Bank(store, days=Days(), handler=handler)
-        await bank.membership.join()
+        await bank.membership.round()
         return bank.receive
 
     async def after() -> None:
@@ -137,7 +137,7 @@ async def test_a_consumer_cancelled_at_any_await_loses_and_repeats_nothing(
         assert found.published == len(found.processed)
         await bury_the_living(store)
         bank = Bank(store, days=Days(), handler=handler)
-        await bank.membership.join()
+        await bank.membership.round()
         while await bank.receive() or await bank.drain():
             pass
         found = await look(store)

@@ -107,13 +107,13 @@ class Life:
 
     async def live(self, bank: Bank) -> None:
         """Receive once, then drain what had to be held."""
-        await bank.membership.join()
+        await bank.membership.round()
         await bank.receive()
         await bank.drain()
 
     async def recover(self, bank: Bank) -> None:
         """Receive and drain as a new process until nothing is left to do."""
-        await bank.membership.join()
+        await bank.membership.round()
         while await bank.receive() or await bank.drain():
             pass
 
@@ -129,7 +129,7 @@ class HeldLife(Life):
 
     async def live(self, bank: Bank) -> None:
         """Drain once."""
-        await bank.membership.join()
+        await bank.membership.round()
         await bank.drain()
 
 

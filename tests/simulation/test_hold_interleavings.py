@@ -90,7 +90,7 @@ async def play_all(
             draining = _bank(drainers_store, situation, days)
             appending = _bank(SteppedStore(store, appender.step), situation, days)
             for bank in (draining, appending):
-                await bank.membership.join()
+                await bank.membership.round()
             order = await play(
                 [(drainer, draining.drain), (appender, partial(appending.arrive, situation.arriving))],
                 schedule,
@@ -109,7 +109,7 @@ async def _end_is_good(
 ) -> None:
     bank = _bank(store, situation, days)
     await bury_the_living(store)
-    await bank.membership.join()
+    await bank.membership.round()
     while await bank.drain():
         pass
     await bank.arrive(returned)  # as the channel delivers them again
@@ -188,7 +188,7 @@ async def test_a_hold_taken_over_at_any_step_is_drained_once_and_in_order(
             await hold(store, situation.held)
             slow, heir = Actor("slow", lambda _: True), Actor("heir", TAKE_OVER.__eq__)
             owner = _bank(SteppedStore(store, slow.step), situation, days)
-            await _bank(store, situation, days).membership.join()
+            await _bank(store, situation, days).membership.round()
             drained = Drained(owner)
             await play(
                 [(slow, drained.drain), (heir, partial(take_over, heir, _bank(store, situation, days), store))],
@@ -223,5 +223,5 @@ async def take_over(heir: Actor, bank: Bank, store: RelationalStore) -> None:
     await heir.step(TAKE_OVER)
     async with store.begin() as transaction:
         await transaction.connection.execute(update(holds).values(lease_until=0))
-    await bank.membership.join()
+    await bank.membership.round()
     await bank.drain()

@@ -164,7 +164,7 @@ async def test_a_crash_at_any_step_neither_loses_nor_doubles_a_copy(
         fuse = Fuse(at)
         router = Router(SteppedStore(store, fuse.step), route())
         try:
-            await router.membership.join()
+            await router.membership.round()
             await router.round()
         except Crash:
             pass
@@ -174,7 +174,7 @@ async def test_a_crash_at_any_step_neither_loses_nor_doubles_a_copy(
             is_whole(await look(store), outputs)
             await bury_the_living(store)
             second = Router(store, route())
-            await second.membership.join()
+            await second.membership.round()
             while await second.round():
                 pass
             found = await look(store)

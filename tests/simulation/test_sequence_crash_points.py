@@ -63,7 +63,7 @@ class Life:
 
     async def live(self, one: Hands) -> None:
         """Do each once."""
-        await one.membership.join()
+        await one.membership.round()
         await one.receive()
         await one.drainer.round()
         await one.watch.round()
@@ -71,7 +71,7 @@ class Life:
 
     async def recover(self, one: Hands) -> None:
         """Work as a new process until nothing is left to do."""
-        await one.membership.join()
+        await one.membership.round()
         while await one.receive() or await one.drainer.round() or (self.then == "skip" and await one.watch.round()):
             pass
 

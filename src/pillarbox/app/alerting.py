@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from pillarbox.alerts import Alarm, AlertRules, AlertSender, AlertTarget, HealthWatch
-from pillarbox.app.assembly import Parts, Worker
+from pillarbox.app.assembly import Parts
 from pillarbox.app.controlling import control_of
 from pillarbox.app.settings import Settings
 from pillarbox.idempotency import InboxSettings
 from pillarbox.lease import LeaseKeeper, LeaseTerms
 from pillarbox.message import new_message_id
 from pillarbox.observe import Observers
+from pillarbox.rounds import Loop
 
 SCOPE = "alerts"
 DEFAULT_RULES = AlertRules()
@@ -41,7 +42,7 @@ class Alerting:
         self.observers.add(alarm)
 
 
-def alert_workers(alarms: Sequence[Alarm], parts: Parts, inbox: InboxSettings) -> list[Worker]:
+def alert_workers(alarms: Sequence[Alarm], parts: Parts, inbox: InboxSettings) -> list[Loop]:
     """Make the loops that send alerts, and the one that looks for what no event tells of."""
     if not alarms:
         return []
@@ -49,4 +50,4 @@ def alert_workers(alarms: Sequence[Alarm], parts: Parts, inbox: InboxSettings) -
     keeper = LeaseKeeper(terms, parts.worker, store=parts.store.leases, source=parts.store, clock=parts.clock)
     senders = [AlertSender(alarm, clock=parts.clock, observer=parts.observers) for alarm in alarms]
     health = control_of(parts.store, inbox).health
-    return [*senders, HealthWatch(alarms, health=health, keeper=keeper, clock=parts.clock)]
+    return [*senders, HealthWatch(alarms, health=health, keeper=keeper, observer=parts.observers)]

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import random
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Protocol
 
 from pillarbox.app.depending import Dependencies
 from pillarbox.app.sequences import gate_of, watches_of
@@ -20,7 +18,7 @@ from pillarbox.consumer.causal import CausalGate, CausalIntake
 from pillarbox.consumer.drainer import Drainer
 from pillarbox.consumer.gate import Gate
 from pillarbox.consumer.intake import Accepts, Burials, ChannelIntake, HeldIntake, Intake
-from pillarbox.consumer.intermittent import Intermittent, Loop
+from pillarbox.consumer.intermittent import Intermittent
 from pillarbox.consumer.outside import Caller, OutsideProcess
 from pillarbox.consumer.process import Process
 from pillarbox.consumer.remembering import BusinessKeys
@@ -56,23 +54,12 @@ from pillarbox.relay.log_tailing import LogTailingFeed
 from pillarbox.relay.upkeep import Upkeep
 from pillarbox.relay.watermark import Feed
 from pillarbox.retry import Classification
+from pillarbox.rounds import Loop
 from pillarbox.saga.participant import ParticipantGuard
 from pillarbox.serialization import Codec, decode_message
 
 LOOK_FOR_STOP_EVERY = timedelta(seconds=1)
 """How often a process looks whether its consumer was stopped by another one, or may go on."""
-
-
-class Worker(Protocol):
-    """A loop of a running box."""
-
-    @abstractmethod
-    async def run(self) -> None:
-        """Work until ``stop``."""
-
-    @abstractmethod
-    def stop(self) -> None:
-        """End ``run`` soon, with nothing left half done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +110,7 @@ class Parts:
             ),
         )
 
-    def consumer_workers(self, consumer: Consumer) -> tuple[Worker, ...]:
+    def consumer_workers(self, consumer: Consumer) -> tuple[Loop, ...]:
         """Make the loops of ``consumer``: what its channels deliver, and what it holds."""
         around = self._surroundings(consumer)
         process = self._process(consumer, Run(self._rules(consumer)), around)
@@ -146,7 +133,7 @@ class Parts:
 
     def _receiving(
         self, consumer: Consumer, process: Handles, around: Surroundings, tenure: Tenure | None = None
-    ) -> Worker:
+    ) -> Loop:
         if not consumer.options.stops:
             return self._receiver(consumer, process, around, tenure)
         sign = StopSign(consumer.identity, holding=self.store.holding, source=self.store)

@@ -1,32 +1,64 @@
-"""What a box that consumes does besides: its heartbeat, replay runs, and the upkeep of its inboxes."""
+"""What a process does besides: its heartbeat, replay runs, the upkeep of inboxes, and relief for the database."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
-from pillarbox.app.assembly import Parts, Worker
-from pillarbox.app.membership import Membership
-from pillarbox.app.relieving import Relief
+from pillarbox.app.assembly import Parts
 from pillarbox.app.settings import Settings
+from pillarbox.clock import Clock
 from pillarbox.deadletter.driver import SCOPE as REPLAYS
 from pillarbox.deadletter.driver import ReplayDriver
 from pillarbox.idempotency.upkeep import SCOPE as INBOX
 from pillarbox.idempotency.upkeep import InboxUpkeep, Purge
 from pillarbox.lease import LeaseKeeper, LeaseTerms
+from pillarbox.observe import Observer
+from pillarbox.relational import RelationalStore
 from pillarbox.relational.idempotency import WORKERS
+from pillarbox.rounds import Loop, Rounds
 from pillarbox.transaction import Program
+
+
+class Membership(Rounds):
+    """Tells the other processes that this one lives, so that its messages under way are not taken for crashed."""
+
+    def __init__(self, keeper: LeaseKeeper, observer: Observer) -> None:
+        """Renew the membership of ``keeper``."""
+        super().__init__("membership", every=keeper.terms.ttl / 6, clock=keeper.clock, observer=observer)
+        self._keeper = keeper
+
+    async def round(self) -> None:
+        """Become a member, which a process does before it handles anything, or stay one."""
+        await self._keeper.keep()
+
+    async def leave(self) -> None:
+        """Sign off."""
+        await self._keeper.leave()
+
+
+class Relief(Rounds):
+    """Ends what others keep locked while they stand still, where the database does not do it by itself."""
+
+    def __init__(self, store: RelationalStore, *, clock: Clock, observer: Observer) -> None:
+        """Relieve ``store``."""
+        super().__init__("relief", every=store.answer_within, clock=clock, observer=observer)
+        self._store = store
+
+    async def round(self) -> None:
+        """End the connections in which the server has waited too long in the midst of a message."""
+        await self._store.end_resting()
 
 
 def membership_of(parts: Parts) -> Membership:
     """Make the heartbeat of this process."""
-    return Membership(_keeper(parts, WORKERS, slots=0), clock=parts.clock)
+    return Membership(_keeper(parts, WORKERS, slots=0), parts.observers)
 
 
 def relief_of(parts: Parts) -> tuple[Relief, ...]:
     """Make what ends the connections of others that stand still, where the database does not notice by itself."""
     if parts.store.traits.end_resting is None:
         return ()
-    return (Relief(parts.store.end_resting, every=parts.store.answer_within, clock=parts.clock),)
+    return (Relief(parts.store, clock=parts.clock, observer=parts.observers),)
 
 
 def replay_driver(parts: Parts) -> ReplayDriver:
@@ -40,7 +72,7 @@ def replay_driver(parts: Parts) -> ReplayDriver:
     )
 
 
-def upkeep_of(parts: Parts, settings: Settings) -> tuple[Worker, ...]:
+def upkeep_of(parts: Parts, settings: Settings) -> tuple[Loop, ...]:
     """Make what removes old ids from the inboxes, and sagas that ended, in one process at a time."""
     store, keep_sagas, keep = parts.store, settings.keep_sagas, settings.inbox.keep
     others: list[Purge] = []

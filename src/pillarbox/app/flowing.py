@@ -9,7 +9,7 @@ from datetime import timedelta
 from functools import cached_property
 from types import MappingProxyType
 
-from pillarbox.app.assembly import Parts, Worker
+from pillarbox.app.assembly import Parts
 from pillarbox.app.controlling import flows_of
 from pillarbox.app.orchestrating import Included
 from pillarbox.app.settings import Settings
@@ -25,6 +25,7 @@ from pillarbox.flow.watch import FlowWatch
 from pillarbox.message import Registry
 from pillarbox.observe import FlowDoubtful
 from pillarbox.relational import RelationalStore
+from pillarbox.rounds import Loop
 
 NO_TIMES: Mapping[type[object], timedelta] = MappingProxyType({})
 NO_REACTIONS: Mapping[type[object], Classes] = MappingProxyType({})
@@ -132,7 +133,7 @@ class Flowing(ABC):
         if not self._declared_flows:
             await self.store.run(self.store.consumers.retire(f"{self.name}/{TRACKER}"))
 
-    async def _flow_workers(self, parts: Parts, consumers: Sequence[Consumer]) -> list[Worker]:
+    async def _flow_workers(self, parts: Parts, consumers: Sequence[Consumer]) -> list[Loop]:
         """Tell other services of the box's consumers, and make what watches its flows.
 
         Raises:

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pillarbox.app.assembly import Parts, Worker, calls_of
+from pillarbox.app.assembly import Parts, calls_of
 from pillarbox.channel.wakeup import Wakeup
 from pillarbox.consumer import Consumer, Handlers, Providers
 from pillarbox.errors import ConfigurationError, InvalidSetupError
 from pillarbox.message import Limits, queue_destination
 from pillarbox.observe import Event, MessageHandled, Observer, Observers
 from pillarbox.relational import RelationalStore
+from pillarbox.rounds import Loop
 from pillarbox.saga import Saga
 from pillarbox.saga.catalogue import Catalogue
 from pillarbox.saga.invoking import Invoker
@@ -127,7 +128,7 @@ async def breaks_of(catalogue: Catalogue, store: RelationalStore, service: str) 
     return tuple(broken(catalogue, ours))
 
 
-def orchestrator_of(catalogue: Catalogue, rules: Rules, parts: Parts, wakeup: Wakeup) -> Worker:
+def orchestrator_of(catalogue: Catalogue, rules: Rules, parts: Parts, wakeup: Wakeup) -> Loop:
     """Make what runs the sagas of ``catalogue``."""
     around = Workplace(store=parts.store.sagas, source=parts.store, clock=parts.clock, observer=parts.observers)
     return SagaOrchestrator(

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from pillarbox.app.alerting import Alerting, alert_workers
-from pillarbox.app.assembly import Parts, Worker, calls_of
+from pillarbox.app.assembly import Parts, calls_of
 from pillarbox.app.background import membership_of, relief_of, replay_driver, upkeep_of
 from pillarbox.app.controlling import control_of, dead_letters_of, held_of
 from pillarbox.app.depending import Dependencies, Depending, needed_by
@@ -45,6 +45,7 @@ from pillarbox.message import Registry, Upcaster, check_name, new_message_id
 from pillarbox.observe import Event, MessagesPublished, Observer, Observers
 from pillarbox.outbox import Outbox
 from pillarbox.relational import RelationalStore
+from pillarbox.rounds import Loop
 from pillarbox.saga.catalogue import Catalogue
 from pillarbox.serialization import Codec, JsonCodec
 
@@ -313,9 +314,9 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
         if problems:
             raise InvalidSetupError(problems=problems)
 
-    async def _workers(self, *, relay: bool, consumers: bool, sagas: bool) -> list[Worker]:
+    async def _workers(self, *, relay: bool, consumers: bool, sagas: bool) -> list[Loop]:
         parts = self._parts()
-        workers: list[Worker] = []
+        workers: list[Loop] = []
         catalogue = self._sagas.catalogue(self._providers, self.codec)
         sagas = sagas and bool(catalogue.definitions)
         if consumers or sagas:
@@ -323,15 +324,14 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
             await self._retire_tracker()
             await self._enlist(checked)
             membership = membership_of(parts)
-            await membership.join()
+            await membership.round()
             workers += [membership, replay_driver(parts), *upkeep_of(parts, self.settings)]
             ours = [one for one in checked if (sagas if is_of_replies(one) else consumers)]
             workers += [worker for consumer in ours for worker in parts.consumer_workers(consumer)]
             workers += await self._flow_workers(parts, checked) if consumers else ()
         if sagas:
             await check_stored(catalogue, self.store)
-            rules = rules_of(parts, self.settings.limits)
-            workers.append(orchestrator_of(catalogue, rules, parts, self._saga_wakeup))
+            workers.append(orchestrator_of(catalogue, rules_of(parts, self.settings.limits), parts, self._saga_wakeup))
         if relay:
             workers.append(parts.relay_worker())
         return [*workers, *relief_of(parts), *alert_workers(self._alarms, parts, self.settings.inbox)]

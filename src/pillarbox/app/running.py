@@ -6,13 +6,12 @@ import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 
-from pillarbox.app.assembly import Worker
 from pillarbox.clock import Clock
 from pillarbox.consumer.intermittent import Intermittent
 from pillarbox.consumer.stray import failure_of
 from pillarbox.consumer.worker import ConsumerWorker
-from pillarbox.errors.reading import text_of
 from pillarbox.observe import Observer, WorkerFaltered
+from pillarbox.rounds import Loop
 from pillarbox.saga.orchestrator import SagaOrchestrator
 
 HANDLING = (ConsumerWorker, Intermittent, SagaOrchestrator)
@@ -22,7 +21,7 @@ PAUSE_BEFORE_RESTART = timedelta(seconds=1)
 class Running:
     """The workers of a box at work."""
 
-    def __init__(self, workers: Sequence[Worker], *, clock: Clock, observer: Observer) -> None:
+    def __init__(self, workers: Sequence[Loop], *, clock: Clock, observer: Observer) -> None:
         """Run ``workers``."""
         self._workers = workers
         self._clock = clock
@@ -47,7 +46,7 @@ class Running:
             for worker in self._workers:
                 group.create_task(self._supervise(worker, owner))
 
-    async def _supervise(self, worker: Worker, owner: asyncio.Task[None] | None) -> None:
+    async def _supervise(self, worker: Loop, owner: asyncio.Task[None] | None) -> None:
         while True:
             try:
                 await worker.run()
@@ -56,12 +55,7 @@ class Running:
                     _take_back_cancelling()
                 error = failure_of(caught, of="a worker")
                 self._observer.notice(
-                    WorkerFaltered(
-                        worker=type(worker).__name__,
-                        error_type=type(error).__name__,
-                        error=text_of(error),
-                        retry_after=PAUSE_BEFORE_RESTART,
-                    )
+                    WorkerFaltered.by(error, worker=type(worker).__name__, retry_after=PAUSE_BEFORE_RESTART)
                 )
                 await self._clock.sleep(PAUSE_BEFORE_RESTART)
             if self._stopping:

@@ -6,24 +6,23 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
 
-from pillarbox.channel.wakeup import Pace, Wakeup
+from pillarbox.channel.wakeup import Pace
 from pillarbox.consumer.dependency import Probe
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
 from pillarbox.consumer.surroundings import Surroundings
 from pillarbox.consumer.worker import Handles
-from pillarbox.errors import ConflictError, TransientError
 from pillarbox.holding import HeldMessage, HeldQueue
 from pillarbox.lease import repeated
-from pillarbox.observe import WorkerFaltered
 from pillarbox.ordering import RunSize
+from pillarbox.rounds import AT_ONCE, Rounds
 
 KEYS_AT_ONCE = 100
 SHORTEST_POLL = timedelta(milliseconds=20)
 LONGEST_POLL = timedelta(milliseconds=250)
 
 
-class Drainer:
+class Drainer(Rounds):
     """Leases holds that are due, handles their messages in runs, and ends the holds that are empty."""
 
     def __init__(
@@ -36,46 +35,25 @@ class Drainer:
         around: Surroundings,
     ) -> None:
         """Drain the holds of the consumer ``identity``; each round leases under a token of its own."""
+        super().__init__(f"{identity} (held)", every=LONGEST_POLL, clock=around.clock, observer=around.observer)
         self._identity = identity
         self._held = held
         self._process = process
         self._intake_for = intake_for
         self._source = around.source
         self._size = RunSize(largest=around.run_size)
-        self._clock = around.clock
         self._lease = around.lease
-        self._observer = around.observer
         self._new_token = around.new_token
         self._on_published = around.on_published
         self._needs = around.needs
-        self._wakeup = Wakeup()
-        self._stopping = False
+        self._pace = Pace(shortest=SHORTEST_POLL, longest=LONGEST_POLL)
 
-    def stop(self) -> None:
-        """End ``run`` after the round under way."""
-        self._stopping = True
-        self._wakeup.ring()
-
-    async def run(self) -> None:
-        """Drain until ``stop``."""
-        pace = Pace(shortest=SHORTEST_POLL, longest=LONGEST_POLL)
-        while not self._stopping:
-            try:
-                drained = await self.round()
-            except (TransientError, ConflictError) as error:
-                drained = False
-                self._observer.notice(
-                    WorkerFaltered(
-                        worker=f"{self._identity} (held)",
-                        error_type=type(error).__name__,
-                        error=str(error),
-                        retry_after=LONGEST_POLL,
-                    )
-                )
-            if drained:
-                pace.found_work()
-            else:
-                await self._wakeup.wait(self._clock, pace.pause())
+    def pause_after(self, found: int | None) -> timedelta:
+        """Rest only when nothing was due, ever longer."""
+        if not found:
+            return self._pace.pause()
+        self._pace.found_work()
+        return AT_ONCE
 
     async def round(self) -> bool:
         """Lease, handle and finish once; return whether there was anything due.

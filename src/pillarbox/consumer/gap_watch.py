@@ -6,17 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
-from pillarbox.channel.wakeup import Wakeup
 from pillarbox.consumer.by_sequence import AT_ONCE, release_followers
 from pillarbox.consumer.positions import EarlyMessage, Gap, Gaps, Positions, SkippedNumbers, SkippedStore, rest_of_epoch
 from pillarbox.consumer.surroundings import Surroundings
-from pillarbox.errors import ConflictError, TransientError
 from pillarbox.holding import hold_key_of
 from pillarbox.message import Message, Number, number_of
-from pillarbox.observe import Event, GapFetched, GapFound, GapSkipped, LineBegun, WorkerFaltered
+from pillarbox.observe import Event, GapFetched, GapFound, GapSkipped, LineBegun
 from pillarbox.ordering import BySequence, Kept, Missing, Position
 from pillarbox.ordering.sequence import UNBEGUN
 from pillarbox.outbox.record import Line
+from pillarbox.rounds import Rounds
 from pillarbox.transaction import Program, TransactionSource
 
 LINES_AT_ONCE = 100
@@ -101,44 +100,20 @@ class _Decision:
     fetch: Missing | None = None
 
 
-class GapWatch:
-    """The loop that looks after the gaps of one consumer; it may run in many processes at once."""
+class GapWatch(Rounds):
+    """Looks after the gaps of one consumer; it may run in many processes at once."""
 
     def __init__(
         self, consumer: str, *, lines: Lines, rule: BySequence, kept: Kept | None, around: Surroundings
     ) -> None:
         """Do for ``consumer`` what ``rule`` says; ``kept`` is asked where it says ``fetch``."""
+        every = min(max(rule.gap.wait / 4, SHORTEST_PAUSE), LONGEST_PAUSE)
+        super().__init__(f"{consumer} (gaps)", every=every, clock=around.clock, observer=around.observer)
         self._consumer = consumer
         self._lines = lines
         self._rule = rule
         self._kept = kept
         self._source = around.source
-        self._clock = around.clock
-        self._observer = around.observer
-        self._pause = min(max(rule.gap.wait / 4, SHORTEST_PAUSE), LONGEST_PAUSE)
-        self._wakeup = Wakeup()
-        self._stopping = False
-
-    def stop(self) -> None:
-        """End ``run`` after the round under way."""
-        self._stopping = True
-        self._wakeup.ring()
-
-    async def run(self) -> None:
-        """Look again and again until ``stop``."""
-        while not self._stopping:
-            try:
-                await self.round()
-            except (TransientError, ConflictError) as error:
-                self._observer.notice(
-                    WorkerFaltered(
-                        worker=f"{self._consumer} (gaps)",
-                        error_type=type(error).__name__,
-                        error=str(error),
-                        retry_after=self._pause,
-                    )
-                )
-            await self._wakeup.wait(self._clock, self._pause)
 
     async def round(self) -> int:
         """Attend to every line that something is to be done about; return how many there were."""

@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from pillarbox.channel.wakeup import Wakeup
 from pillarbox.consumer.stray import stray
+from pillarbox.rounds import Loop
 
 if TYPE_CHECKING:
     from pillarbox.clock import Clock
-
-
-class Loop(Protocol):
-    """What runs until it is stopped."""
-
-    @abstractmethod
-    async def run(self) -> None:
-        """Work until ``stop``."""
-
-    @abstractmethod
-    def stop(self) -> None:
-        """End ``run`` soon, with nothing left half done."""
 
 
 class Intermittent(Loop):

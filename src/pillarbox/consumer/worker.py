@@ -19,7 +19,6 @@ from pillarbox.consumer.stray import failure_of
 from pillarbox.consumer.surroundings import Surroundings
 from pillarbox.deadletter.redaction import nothing_redacted
 from pillarbox.errors import ConflictError, LeaseLostError, PermanentError, TransientError
-from pillarbox.errors.reading import text_of
 from pillarbox.observe import WorkerFaltered
 from pillarbox.ordering import RunSize, lane_of
 
@@ -294,14 +293,7 @@ class ConsumerWorker:
 
     async def _falter(self, error: Exception) -> None:
         pause = timedelta(0) if isinstance(error, LeaseLostError) else PAUSE_AFTER_TROUBLE
-        self._observer.notice(
-            WorkerFaltered(
-                worker=self._consumer.identity,
-                error_type=type(error).__name__,
-                error=text_of(error),
-                retry_after=pause,
-            )
-        )
+        self._observer.notice(WorkerFaltered.by(error, worker=self._consumer.identity, retry_after=pause))
         await self._clock.sleep(pause)
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import assert_never
 
-from pillarbox.channel.wakeup import Wakeup
 from pillarbox.deadletter.batches import ReplayBatchStore, RunElsewhere
 from pillarbox.deadletter.runs import (
     AwaitOutcomes,
@@ -24,7 +23,8 @@ from pillarbox.deadletter.runs import (
 )
 from pillarbox.errors import ConflictError, TransientError
 from pillarbox.lease import LeaseKeeper
-from pillarbox.observe import Observer, WorkerFaltered
+from pillarbox.observe import Observer
+from pillarbox.rounds import AT_ONCE, Rounds
 
 SCOPE = "replay runs"
 """The lease scope of those who drive; one at a time, so that the rates of runs hold."""
@@ -110,49 +110,26 @@ class Stretch:
     keys: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-class ReplayDriver:
+class ReplayDriver(Rounds):
     """Enqueues the letters of open runs under a lease; every step is a transaction, so that anyone may go on."""
 
     def __init__(
         self, *, runs: ReplayRunStore, batches: ReplayBatchStore, keeper: LeaseKeeper, observer: Observer
     ) -> None:
         """Drive ``runs`` while ``keeper`` holds its one slot."""
+        super().__init__("replay runs", every=WHILE_NOTHING_IS_OPEN, clock=keeper.clock, observer=observer)
         self._runs = runs
         self._batches = batches
         self._keeper = keeper
         self._source = keeper.source
-        self._clock = keeper.clock
-        self._observer = observer
         self._allowances: dict[str, Allowance] = {}
         self._looks: dict[str, Look] = {}
-        self._wakeup = Wakeup()
-        self._stopping = False
         self.rest = WHILE_OPEN
         """How long to rest after the last round: not at all in the midst of a run at full speed."""
 
-    def stop(self) -> None:
-        """End ``run`` after the batch under way."""
-        self._stopping = True
-        self._wakeup.ring()
-
-    async def run(self) -> None:
-        """Drive until ``stop``, then let another go on at once."""
-        while not self._stopping:
-            try:
-                pause = self.rest if await self.round() else WHILE_NOTHING_IS_OPEN
-            except (TransientError, ConflictError) as error:
-                self._observer.notice(
-                    WorkerFaltered(
-                        worker="replay runs",
-                        error_type=type(error).__name__,
-                        error=str(error),
-                        retry_after=WHILE_NOTHING_IS_OPEN,
-                    )
-                )
-                pause = WHILE_NOTHING_IS_OPEN
-            if not self._stopping:
-                await self._wakeup.wait(self._clock, pause)
-        await self.leave()
+    def pause_after(self, found: int | None) -> timedelta:
+        """Rest briefly while runs are open."""
+        return self.rest if found else WHILE_NOTHING_IS_OPEN
 
     async def leave(self) -> None:
         """Let another go on at once."""
@@ -237,7 +214,7 @@ class ReplayDriver:
         if stretch.has_ended:
             return at_most
         if stretch.left > 0:
-            self.rest = timedelta(0)
+            self.rest = AT_ONCE
         return stretch.turned
 
     async def _make_due(self, look: Look, stretch: Stretch) -> Stretch:

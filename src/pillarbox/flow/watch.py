@@ -7,10 +7,9 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from pillarbox.channel.wakeup import Wakeup
-from pillarbox.errors import ConflictError, TransientError
 from pillarbox.flow.policy import FlowInstance, Missing, judge, looked_at
-from pillarbox.observe import FlowStuck, Observer, WorkerFaltered
+from pillarbox.observe import FlowStuck, Observer
+from pillarbox.rounds import Rounds
 
 if TYPE_CHECKING:
     from pillarbox.clock import Clock
@@ -25,7 +24,7 @@ AT_ONCE = 50
 REMOVED_AT_ONCE = 1000
 
 
-class FlowWatch:
+class FlowWatch(Rounds):
     """Tells of each process of which something did not come in time.
 
     Any number of them may look at once: whoever writes the finding first tells of it.
@@ -33,45 +32,28 @@ class FlowWatch:
 
     def __init__(self, flows: Flows, *, clock: Clock, observer: Observer, keep: timedelta) -> None:
         """Watch the flows that are declared; what is over is kept for ``keep``."""
+        shortest = min(flow.shortest for flow in flows.declared)
+        super().__init__(
+            "flow watch",
+            every=max(min(shortest / 10, SLOWEST), FASTEST),
+            first_after=min(shortest, GRACE),
+            clock=clock,
+            observer=observer,
+        )
         self._known = flows
         self._flows = {flow.identity: flow for flow in flows.declared}
         self._ports = flows.ports
         self._source = flows.source
-        self._clock = clock
-        self._observer = observer
         self._keep = keep
+        self._purge_at = clock.monotonic()
         self._looked_aside: dict[frozenset[str], float] = {}
-        shortest = min(flow.shortest for flow in flows.declared)
-        self._every = max(min(shortest / 10, SLOWEST), FASTEST)
-        self._grace = min(shortest, GRACE)
-        self._wakeup = Wakeup()
-        self._stopping = False
 
-    def stop(self) -> None:
-        """End ``run``."""
-        self._stopping = True
-        self._wakeup.ring()
-
-    async def run(self) -> None:
-        """Look again and again until ``stop``."""
-        await self._wakeup.wait(self._clock, self._grace)
-        purge_at = self._clock.monotonic()
-        while not self._stopping:
-            try:
-                await self.look()
-                if self._clock.monotonic() >= purge_at:
-                    purge_at = self._clock.monotonic() + PURGE_EVERY.total_seconds()
-                    await self.purge()
-            except (TransientError, ConflictError) as error:
-                self._observer.notice(
-                    WorkerFaltered(
-                        worker="flow watch",
-                        error_type=type(error).__name__,
-                        error=str(error),
-                        retry_after=self._every,
-                    )
-                )
-            await self._wakeup.wait(self._clock, self._every)
+    async def round(self) -> None:
+        """Look, and now and then purge."""
+        await self.look()
+        if self._clock.monotonic() >= self._purge_at:
+            self._purge_at = self._clock.monotonic() + PURGE_EVERY.total_seconds()
+            await self.purge()
 
     async def look(self) -> None:
         """Judge every process that is due, and tell of what is new.

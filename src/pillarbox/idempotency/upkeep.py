@@ -6,9 +6,8 @@ from collections.abc import AsyncGenerator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
-from pillarbox.channel.wakeup import Wakeup
-from pillarbox.errors import ConflictError, TransientError
-from pillarbox.observe import InboxPurged, Observer, WorkerFaltered
+from pillarbox.observe import InboxPurged, Observer
+from pillarbox.rounds import Rounds
 
 if TYPE_CHECKING:
     from pillarbox.idempotency.store import InboxStore
@@ -32,7 +31,7 @@ class Purge(Protocol):
         ...
 
 
-class InboxUpkeep:
+class InboxUpkeep(Rounds):
     """Removes what inboxes need not remember any longer; the processes of a database take turns by a lease.
 
     Two at once, as when one was paused beyond its lease, remove different rows.
@@ -52,42 +51,14 @@ class InboxUpkeep:
 
         Look ``every`` so often, whenever nobody else holds the lease of ``keeper``.
         """
+        super().__init__("inbox upkeep", every=every, first_after=every, clock=keeper.clock, observer=observer)
         self._inbox = inbox
         self._others = others
         self._keep = keep
         self._keeper = keeper
         self._source = keeper.source
-        self._clock = keeper.clock
-        self._observer = observer
-        self._every = every
-        self._wakeup = Wakeup()
-        self._stopping = False
 
-    def stop(self) -> None:
-        """End ``run`` after the batch under way."""
-        self._stopping = True
-        self._wakeup.ring()
-
-    async def run(self) -> None:
-        """Purge now and then until ``stop``."""
-        while await self._goes_on():
-            try:
-                await self.turn()
-            except (TransientError, ConflictError) as error:
-                self._observer.notice(
-                    WorkerFaltered(
-                        worker="inbox upkeep",
-                        error_type=type(error).__name__,
-                        error=str(error),
-                        retry_after=self._every,
-                    )
-                )
-
-    async def _goes_on(self) -> bool:
-        await self._wakeup.wait(self._clock, self._every)
-        return not self._stopping
-
-    async def turn(self) -> None:
+    async def round(self) -> None:
         """Remove all that is due, unless somebody else is at it; tell of it.
 
         Raises:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Self
 
+from pillarbox.errors.reading import text_of
 from pillarbox.observe.flows import FlowDoubtful, FlowStuck
 from pillarbox.observe.held import CauseAwaited, CauseMissing, HeldKeyFull, MessageHeld
 
@@ -326,6 +328,11 @@ class WorkerFaltered:
     error_type: str
     error: str
     retry_after: timedelta
+
+    @classmethod
+    def by(cls, error: BaseException, *, worker: str, retry_after: timedelta) -> Self:
+        """Tell of ``error``."""
+        return cls(worker=worker, error_type=type(error).__name__, error=text_of(error), retry_after=retry_after)
 
 
 Event = (

@@ -29,8 +29,8 @@ class DatabaseTraits:
         begins_bounded: asynchronous connections bring ``lock_wait`` along as they begin a transaction.
         idle_limit: like ``lock_wait``, and ends the transaction if the database hears nothing of it for so long: a
             connection that was forgotten on the way would keep its locks. Only where nobody else's code runs.
-        end_resting: ends connections whose clients have stood still for more than ``rested_s`` seconds in a brief
-            transaction, and returns a row for each; ``None`` where the database notices by itself.
+        end_resting: ends connections whose clients have stood still for more than ``rested_s`` seconds where the
+            database cannot bound it, and returns a row for each; ``None`` where it always can.
         single_writer: transactions of this process queue up for the database in order, instead of polling for it.
         writes_in_with: a WITH clause may write.
         conflicts: tells whether a driver's error means that the transaction should be tried again.

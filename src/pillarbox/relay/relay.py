@@ -145,7 +145,5 @@ class Relay:
 
     async def _falter(self, error: Exception) -> None:
         pause = timedelta(0) if isinstance(error, ConflictError) else self._settings.longest_poll
-        self._observer.notice(
-            WorkerFaltered(worker="relay", error_type=type(error).__name__, error=str(error), retry_after=pause)
-        )
+        self._observer.notice(WorkerFaltered.by(error, worker="relay", retry_after=pause))
         await self._clock.sleep(pause)

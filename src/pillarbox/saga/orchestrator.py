@@ -116,7 +116,8 @@ class SagaOrchestrator:
                     found = await self.turn(group)
                 except (TransientError, ConflictError) as error:
                     found = Found.NOTHING
-                    self._falter(error)
+                    worker = type(self).__name__
+                    self._observer.notice(WorkerFaltered.by(error, worker=worker, retry_after=LONGEST_POLL))
                 if found is not Found.NOTHING:
                     pace.found_work()
                     await self._clock.sleep(NO_TIME)  # calls that are quick come back, and into one transaction
@@ -309,13 +310,6 @@ class SagaOrchestrator:
             happened = _event_of(course, entry)
             if happened is not None:
                 self._observer.notice(happened)
-
-    def _falter(self, error: Exception) -> None:
-        self._observer.notice(
-            WorkerFaltered(
-                worker="SagaOrchestrator", error_type=type(error).__name__, error=str(error), retry_after=LONGEST_POLL
-            )
-        )
 
 
 async def _run(course: Course, outcomes: Sequence[Outcome], around: Surrounding) -> None:

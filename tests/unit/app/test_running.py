@@ -24,9 +24,9 @@ from tests.unit.consumer.scripted import stage
 from tests.unit.consumer.test_process import Steps
 
 if TYPE_CHECKING:
-    from pillarbox.app.assembly import Worker
     from pillarbox.consumer.intake import Intake
     from pillarbox.ordering import RunSize
+    from pillarbox.rounds import Loop as AnyLoop
 
 SOON_S = 5
 
@@ -68,7 +68,7 @@ async def always() -> bool:
 @pytest.mark.parametrize("is_intermittent", [False, True])
 async def test_a_worker_that_nobody_cancelled_is_told_of_and_begins_again(is_intermittent: bool) -> None:
     clock, faults, loop = VirtualClock(autojump=True), Faults(), Loop()
-    worker: Worker = loop
+    worker: AnyLoop = loop
     if is_intermittent:
         worker = Intermittent(lambda: [loop], may_work=always, every=timedelta(seconds=9), clock=clock)
     running = Running([worker], clock=clock, observer=faults)

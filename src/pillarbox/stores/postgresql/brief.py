@@ -8,7 +8,6 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from sqlalchemy import Double, bindparam, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import QueuePool
@@ -23,18 +22,6 @@ T = TypeVar("T")
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 """Whatever the database or the caller's engine begins with: our statements count on seeing what was committed."""
 COMMIT = "COMMIT"
-NAME = "pillarbox: brief"
-"""By it ``END_RESTING`` finds such a transaction in ``pg_stat_activity``."""
-NAMED = f"SET LOCAL application_name = '{NAME}'"
-END_RESTING = text(
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
-    " AND usename = current_user AND application_name = :name AND state = 'active' AND wait_event = 'ClientRead'"
-    " AND state_change < clock_timestamp() - make_interval(secs => :rested_s)"
-).bindparams(bindparam("name", NAME), bindparam("rested_s", type_=Double))
-"""A client that has parsed a statement and does not go on is neither idle, for PostgreSQL, nor at a statement that
-takes too long: the server reads, and a cancellation has to wait. asyncpg stands there at each statement that is new to
-a connection; one that is frozen there would keep its locks until it thaws. (``transaction_timeout`` of 17 ends it.)
-"""
 
 
 class Lent:
@@ -140,7 +127,7 @@ class BriefTransaction(Transaction):
 
     async def begin(self, limits: str) -> None:
         """Begin with ``limits``, in one round trip."""
-        await self._say(f"{BEGIN}; {NAMED}; {limits}")
+        await self._say(f"{BEGIN}; {limits}")
 
     async def run(self, program: Program[T]) -> T:
         """Run ``program`` on the connection."""

@@ -4,39 +4,22 @@ from __future__ import annotations
 
 import socket
 from dataclasses import replace
-from datetime import timedelta
 from importlib.util import find_spec
 from typing import Any
 
-from sqlalchemy import Engine, Integer, Text, TextClause, bindparam, create_engine, text
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from pillarbox.errors import ConfigurationError, MissingExtraError
-from pillarbox.relational import DatabaseTraits, KeyLocks, RelationalStore, numbers
+from pillarbox.relational import DatabaseTraits, RelationalStore
 from pillarbox.stores.postgresql.bounded import bounded_connection
-from pillarbox.stores.postgresql.brief import END_RESTING
 from pillarbox.stores.postgresql.direct import AsyncpgStore, PostgresStore
 from pillarbox.stores.postgresql.horizon import PostgresHorizon
+from pillarbox.stores.postgresql.locks import END_RESTING, KEY_LOCKS, LOCK_WAIT, MIGRATION_LOCK, idle_limit
 from pillarbox.stores.postgresql.log_access import PostgresLogAccess
 from pillarbox.stores.postgresql.partitions import DEFAULT, PostgresOutboxPartitions
 from pillarbox.stores.postgresql.sequence import PostgresSequenceReader
-
-LOCK_SPACE = 0x50_42_4F_58
-"""The first half of the advisory locks that keys take; the second half is the key's bucket."""
-MIGRATION_LOCK = text(f"SELECT pg_advisory_xact_lock({LOCK_SPACE}, -1)")
-LOCK_WAIT = "SET LOCAL lock_timeout = '10s'"
-IDLE_LIMIT = (
-    "SELECT set_config('lock_timeout', '10s', true), set_config('idle_in_transaction_session_timeout', '{idle}', true),"
-    " set_config('statement_timeout', '{begun}', true)"
-)
-LOCK_KEYS = text(  # a function scan returns the array in order, so every transaction locks in the same order
-    f"SELECT pg_advisory_xact_lock({LOCK_SPACE}, CAST(bucket AS integer)) FROM unnest(:buckets) AS bucket"
-).bindparams(numbers("buckets"))
-TRY_LOCK_KEYS = text(
-    "SELECT bucket FROM unnest(:buckets) AS bucket "
-    f"WHERE pg_try_advisory_xact_lock({LOCK_SPACE}, CAST(bucket AS integer))"
-).bindparams(numbers("buckets"))
 
 SERIALIZATION_FAILURE, DEADLOCK, LOCK_NOT_AVAILABLE = "40001", "40P01", "55P03"
 DRIVERS = ("psycopg", "asyncpg")
@@ -46,15 +29,6 @@ def is_conflict(error: BaseException) -> bool:
     """Tell whether PostgreSQL asks for the whole transaction again."""
     state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
     return state in (SERIALIZATION_FAILURE, DEADLOCK, LOCK_NOT_AVAILABLE)
-
-
-def idle_limit(within: timedelta) -> TextClause:
-    """Return the statement that bounds the wait for locks, and the silence of the client, in its transaction.
-
-    A statement of somebody who has given up waiting for it ends too, after twice the time.
-    """
-    idle = max(within // timedelta(milliseconds=1), 1)
-    return text(IDLE_LIMIT.format(idle=f"{idle}ms", begun=f"{2 * idle}ms"))
 
 
 def sever(connection: Any) -> None:
@@ -67,13 +41,6 @@ def sever(connection: Any) -> None:
             its_own.shutdown(socket.SHUT_RDWR)
 
 
-LOCKED = (  # OFFSET keeps the planner from taking the function apart from the row that follows it
-    text(f"SELECT pg_advisory_xact_lock({LOCK_SPACE}, CAST(:bucket AS INTEGER)) AS locked OFFSET 0")
-    .bindparams(bindparam("bucket", type_=Integer))
-    .columns(locked=Text)
-    .subquery("locked")
-)
-KEY_LOCKS = KeyLocks(lock=LOCK_KEYS, try_lock=TRY_LOCK_KEYS, locked=LOCKED)
 TRAITS = DatabaseTraits(
     name="PostgreSQL",
     key_locks=KEY_LOCKS,
