@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from datetime import timedelta
-from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -36,7 +35,7 @@ KEY = text(f"SELECT pg_advisory_xact_lock({LOCK_SPACE}, 7)")
 TABLE = text("SELECT * FROM pillarbox_schema_version FOR UPDATE")
 THEIRS = text("SELECT pg_advisory_xact_lock(7)")
 EXPOSED = text("SELECT pid FROM pg_stat_activity WHERE state = 'active' AND wait_event = 'ClientRead'")
-LONG_EXPOSED = text(f"{EXPOSED} AND xact_start < clock_timestamp() - interval '0.3 s'")
+HALF_A_SECOND = text("SELECT pg_sleep(0.5)")
 WAITING = text("SELECT pid FROM pg_stat_activity WHERE wait_event = 'advisory'")
 
 Begin = Callable[["RelationalStore"], AbstractAsyncContextManager["Transaction"]]
@@ -155,26 +154,24 @@ async def test_who_copies_rows_is_not_ended_by_others(store: RelationalStore) ->
         copying = asyncio.create_task(driver.copy_to_table("pillarbox_outbox", source=rows()))
         await wait_until(lambda: store.run_single(ask(EXPOSED)), what="the server waits for rows")
 
-        assert await nobody_is_ended(store)
+        try:
+            assert await nobody_is_ended(store)
+        finally:
+            over.set()
+            assert await copying == "COPY 0"
 
-        over.set()
-        assert await copying == "COPY 0"
 
-
-async def test_who_sends_values_for_long_is_not_ended_by_others(store: RelationalStore) -> None:
-    """Each message begins the time anew."""
-    is_over = False
-
-    async def has_been_exposed() -> bool:
-        assert await store.run_single(ask(END_RESTING, rested_s=0.2)) == []
-        return bool(await store.run_single(ask(LONG_EXPOSED)))
-
+async def test_who_sends_one_statement_after_the_other_is_not_ended_by_others(postgresql_url: str) -> None:
+    """Each message begins the time anew, though the exchange as a whole lasts longer than anybody may rest."""
+    store = postgresql_store(make_url(postgresql_url).set(drivername="postgresql+psycopg"))
+    await store.migrate()
     async with store.begin(shared=True) as tx:
         await tx.run(ask(TABLE))
         driver = await driver_of(tx)
-        await driver.execute("CREATE TEMPORARY TABLE theirs (number integer)")
-        values = ((number,) for number in takewhile(lambda _: not is_over, count()))
-        sending = asyncio.create_task(driver.executemany("INSERT INTO theirs VALUES ($1)", values))
-        await wait_until(has_been_exposed, what="the server waits for values")
-        is_over = True
-        await sending
+        async with driver.pipeline():
+            for _ in range(5):
+                await driver.execute("SELECT 1")
+                await store.run_single(ask(HALF_A_SECOND))
+                assert await store.run_single(ask(EXPOSED)), "the server waits for the end of the exchange"
+                assert await store.run_single(ask(END_RESTING, rested_s=2.0)) == []
+    await store.close()
