@@ -21,6 +21,11 @@ class Wakeup:
         """Say that there may be work."""
         self._hint.set()
 
+    @property
+    def is_rung(self) -> bool:
+        """Whether there is a hint that nobody has heard yet."""
+        return self._hint.is_set()
+
     async def wait(self, clock: Clock, within: timedelta) -> bool:
         """Wait for a hint, at most ``within``; return whether there was one."""
         async with asyncio.TaskGroup() as group:

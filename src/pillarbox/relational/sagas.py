@@ -116,6 +116,7 @@ SAVE = (  # primary key
         changed_at=now_us(),
     )
 )
+SAVE_UNLOCKED = SAVE.where(_saga.serial == bindparam("of_serial", type_=BigInteger)).returning(now_us())
 NEXT_DUE = (  # index on (service, due_at)
     select(_saga.due_at - now_us())
     .where(_saga.service == SERVICE, _saga.due_at.is_not(None), any_of(_saga.definition, texts("definitions")))
@@ -162,21 +163,11 @@ class RelationalSagaStore(SagaStore):
     def save(self, changed: Sequence[ChangedSaga]) -> Program[None]:
         """Update all in one statement."""
         if changed:
-            rows = [
-                {
-                    "saga": one.key.saga,
-                    "saga_id": one.key.saga_id,
-                    "definition": f"{one.key.saga}@{one.version}",
-                    "version": one.version,
-                    "state": one.status.value,
-                    "steps": one.steps,
-                    "data": one.state,
-                    "journal": one.journal,
-                    "due_at": one.due_us,
-                }
-                for one in changed
-            ]
-            yield Execute(SAVE, {"sagas": rows})
+            yield Execute(SAVE, {"sagas": [_row_of_changed(one) for one in changed]})
+
+    def save_unlocked(self, changed: ChangedSaga, *, serial: int) -> Program[int | None] | None:
+        """Update it, if its serial number is what it was."""
+        return _save_unlocked(changed, serial)
 
     def next_due(self, service: str, definitions: Sequence[str]) -> Program[timedelta | None]:
         """Select the first."""
@@ -207,6 +198,25 @@ def row_of_new(one: NewSaga) -> dict[str, Any]:
         "content_type": one.content_type,
         "journal": one.journal,
         "correlation_id": one.correlation_id,
+    }
+
+
+def _save_unlocked(changed: ChangedSaga, serial: int) -> Program[int | None]:
+    saved = yield Execute(SAVE_UNLOCKED, {"sagas": [_row_of_changed(changed)], "of_serial": serial})
+    return saved[0][0] if saved else None
+
+
+def _row_of_changed(one: ChangedSaga) -> dict[str, Any]:
+    return {
+        "saga": one.key.saga,
+        "saga_id": one.key.saga_id,
+        "definition": f"{one.key.saga}@{one.version}",
+        "version": one.version,
+        "state": one.status.value,
+        "steps": one.steps,
+        "data": one.state,
+        "journal": one.journal,
+        "due_at": one.due_us,
     }
 
 

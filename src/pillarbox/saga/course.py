@@ -30,7 +30,7 @@ from pillarbox.saga.journal import (
 from pillarbox.saga.letters import Letters
 from pillarbox.saga.machine import observe, plan
 from pillarbox.saga.resolve import DefinedAct, Definition, Reaction
-from pillarbox.saga.rules import Call, Outcome, Rules, Surrounding
+from pillarbox.saga.rules import Call, NeedsTransaction, Outcome, Rules, Surrounding
 from pillarbox.saga.starting import ChildEnded
 from pillarbox.saga.store import ChangedSaga, NewSaga, SagaRow
 from pillarbox.saga.verdicts import Spoiled, Verdict
@@ -70,6 +70,7 @@ class Course:
     heeded: list[Verdict] = field(default_factory=list[Verdict])
     unlocks: bool = False
     _before: Journal = field(init=False)
+    _changed: ChangedSaga | None = None
     _moment: Moment = field(init=False)
     _letters: Letters = field(init=False)
 
@@ -92,11 +93,12 @@ class Course:
         """Whether it goes on at once."""
         return self.due_us is not None and self.due_us <= self._moment.now_us
 
-    async def run(self, outcomes: Sequence[Outcome], around: Surrounding) -> None:
+    async def run(self, outcomes: Sequence[Outcome], around: Surrounding | None) -> None:
         """Note what has come, then do what is to be done, for as long as there is room in the transaction.
 
         Raises:
             Spoiled: the transaction must be rolled back and done again.
+            NeedsTransaction: there is none ``around`` it; nothing was done.
         """
         for outcome in outcomes:
             self._returned(outcome)
@@ -117,18 +119,22 @@ class Course:
             self._tell_parent()
         if self.journal.status.is_ended and self.journal.locked:
             self.journal, self.unlocks = replace(self.journal, locked=False), True
+        if around is None and (self.records or self.children or self.unlocks):
+            raise NeedsTransaction
 
     def changed(self) -> ChangedSaga:
-        """Return what is to be written."""
-        return ChangedSaga(
-            key=self.row.key,
-            version=self.definition.version,
-            status=self.journal.status,
-            steps=steps_under_way(self.journal),
-            state=self.state,
-            journal=encode_journal(self.journal).decode(),
-            due_us=self.due_us,
-        )
+        """Return what is to be written, once it has run."""
+        if self._changed is None:
+            self._changed = ChangedSaga(
+                key=self.row.key,
+                version=self.definition.version,
+                status=self.journal.status,
+                steps=steps_under_way(self.journal),
+                state=self.state,
+                journal=encode_journal(self.journal).decode(),
+                due_us=self.due_us,
+            )
+        return self._changed
 
     def news(self) -> Sequence[Entry]:
         """Return the lines that were added to the history."""
@@ -156,7 +162,7 @@ class Course:
         else:
             self.records += call.context.records
 
-    async def _answered(self, reply: Arrived, around: Surrounding) -> None:
+    async def _answered(self, reply: Arrived, around: Surrounding | None) -> None:
         """Note a reply; what it means is said by the reaction to it."""
         defined = self.definition.act(reply.step, reply.direction)
         if defined is None:
@@ -211,7 +217,7 @@ class Course:
 
     # --- what is to be done ---
 
-    async def _carry_out(self, act: Act, around: Surrounding) -> bool:
+    async def _carry_out(self, act: Act, around: Surrounding | None) -> bool:
         """Do ``act``, or prepare it; return whether there was room for it in this transaction."""
         defined = self.definition.act(act.step, act.direction)
         if defined is None:
@@ -221,7 +227,7 @@ class Course:
             self._observe(act.sent())
             return True
         needs_transaction = defined.signature.transaction is not None
-        if needs_transaction and self.steps and not around.has_room():
+        if needs_transaction and self.steps and around is not None and not around.has_room():
             return False
         state, context = self._state(), self._context(act, defined)
         if defined.kind is Kind.OUTSIDE:
@@ -311,14 +317,17 @@ class Course:
         context: SagaContext,
         *,
         failures: Sequence[FailureRule],
-        around: Surrounding,
+        around: Surrounding | None,
         timeout: timedelta | None,
     ) -> Returned | Raised:
         """Call a function in the transaction, unless it failed in one that was rolled back.
 
         Raises:
             Spoiled: it failed after it had written, or the database asks for the transaction again.
+            NeedsTransaction: there is none.
         """
+        if around is None:
+            raise NeedsTransaction
         self.called.append(f"{context.direction}:{context.step}:{context.attempt}:{one.function.__qualname__}")
         verdict = (self.row.key, self.called[-1])
         if (error := around.verdicts.error_of(verdict)) is not None:

@@ -183,6 +183,11 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     parent: Parent | None = None
     locked: bool = False
 
+    @property
+    def awaits_call(self) -> bool:
+        """Whether a call to the outside is under way."""
+        return any(one.state is ActState.INTENT for acts in (self.do, self.undo) for one in acts.values())
+
     def of(self, step: str, direction: Direction) -> Progress | None:
         """Return how far an act has come; ``None`` before its first attempt."""
         return (self.do if direction is Direction.DO else self.undo).get(step)

@@ -29,6 +29,7 @@ from pillarbox.saga.journal import Entry, decode_journal
 from pillarbox.saga.machine import MARGIN, MICROSECOND
 from pillarbox.saga.replies import looked_at
 from pillarbox.saga.rules import Call, Outcome, Rules, Surrounding
+from pillarbox.saga.shortcut import Shortcut
 from pillarbox.saga.store import ChangedSaga, SagaKey, SagaRow, SagaStore
 from pillarbox.saga.verdicts import Spoiled, Verdicts
 from pillarbox.transaction import OpenTransaction, TransactionSource
@@ -90,10 +91,11 @@ class SagaOrchestrator:
         self._wakeup = wakeup
         self._on_published = on_published
         self._size = RunSize(largest=SAGAS_AT_ONCE)
+        self._shortcut = Shortcut(store=around.store, source=around.source, clock=around.clock)
         self._verdicts = Verdicts()
         self._outcomes: list[Outcome] = []
         self._calling = 0
-        self._nothing_until = 0.0  # due, by our clock, but for what comes back or is rung for
+        self._nothing_until = 0.0  # is due, by our clock, but for what comes back or is rung for
         self._is_idle = False
         self._stopping = False
 
@@ -124,7 +126,8 @@ class SagaOrchestrator:
                 if found is Found.NOTHING or (found is Found.SOME and not self._outcomes):
                     least = SHORTEST_POLL if found is Found.NOTHING else NO_TIME  # what is due may be in other hands
                     self._is_idle = True
-                    await self._wakeup.wait(self._clock, max(await self._pause(pace), least))
+                    if await self._wakeup.wait(self._clock, max(await self._pause(pace), least)):
+                        self._hurry(self._clock.monotonic())
                     self._is_idle = False
 
     async def turn(self, group: asyncio.TaskGroup) -> Found:
@@ -136,6 +139,14 @@ class SagaOrchestrator:
         """
         outcomes = self._outcomes[: self._size.size]
         asked_at = self._clock.monotonic()
+        if self._wakeup.is_rung:
+            self._hurry(asked_at)
+        if len({one.call.key for one in outcomes}) == 1 and asked_at < self._nothing_until:
+            gone_on = await self._shortcut.go_on(outcomes, self._readable)
+            if gone_on is not None:
+                course, asked_at = gone_on
+                self._is_written([course], outcomes, asked_at, group)
+                return Found.SOME
         met: list[Course] = []
         unreadable: list[SagaUnreadable] = []
         try:
@@ -148,22 +159,40 @@ class SagaOrchestrator:
             self._blame(self._source.translate(error), met)
             return Found.MORE
         self._size.grow()
-        del self._outcomes[: len(outcomes)]
         for event in unreadable:
             key = SagaKey(event.saga, event.saga_id)
             self._verdicts.forget(key, [(key, UNREADABLE)])
             self._observer.notice(event)
         for course in met:
+            self._shortcut.note(course, asked_at)
+        self._is_written(met, outcomes, asked_at, group)
+        if has_more:
+            return Found.MORE
+        return Found.SOME if met or outcomes else Found.NOTHING
+
+    def _is_written(
+        self, met: Sequence[Course], outcomes: Sequence[Outcome], asked_at: float, group: asyncio.TaskGroup
+    ) -> None:
+        """Tell of what is durable now, and begin the calls whose intents are."""
+        del self._outcomes[: len(outcomes)]
+        for course in met:
             self._verdicts.forget(course.row.key, course.heeded)
             self._tell(course)
+            if course.due_us is not None:
+                due_in_s = (course.due_us - course.row.now_us) * MICROSECOND.total_seconds()
+                self._nothing_until = min(self._nothing_until, asked_at + due_in_s)
             for call in course.calls:
                 self._calling += 1
                 group.create_task(self._call(call, asked_at))
         if any(course.records for course in met):
             self._on_published()
-        if has_more:
-            return Found.MORE
-        return Found.SOME if met or outcomes else Found.NOTHING
+
+    def _hurry(self, now: float) -> None:
+        """Look soon, whatever has come back: somebody may have rung for what is due."""
+        self._nothing_until = min(self._nothing_until, now + SHORTEST_POLL.total_seconds())
+
+    def _readable(self, row: SagaRow) -> Course | None:
+        return self._course(row, [])
 
     async def _transact(self, outcomes: Sequence[Outcome], met: list[Course], unreadable: list[SagaUnreadable]) -> bool:
         """Run courses in one transaction and commit it; ``met`` are those that were begun, others are unreadable.
@@ -301,9 +330,9 @@ class SagaOrchestrator:
             wait = await self._source.run_single(self._store.next_due(self._rules.service, self._catalogue.names))
         except (TransientError, ConflictError):
             return PAUSE
-        if wait is None:
-            return pause
-        return max(min(pause, wait), NO_TIME)
+        pause = pause if wait is None else max(min(pause, wait), NO_TIME)
+        self._nothing_until = self._clock.monotonic() + pause.total_seconds()
+        return pause
 
     def _tell(self, course: Course) -> None:
         for entry in course.news():

@@ -74,6 +74,10 @@ class Outcome:
     answer: Returned | Raised
 
 
+class NeedsTransaction(Exception):  # noqa: N818  # a turn of the road, not an error
+    """A course that began without a transaction has come to what is done in one."""
+
+
 @dataclass(slots=True)
 class Surrounding:
     """The transaction that courses run in.

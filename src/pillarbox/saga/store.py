@@ -177,6 +177,14 @@ class SagaStore(Protocol):
         """Write what has become of locked sagas; each is one serial number further."""
 
     @abstractmethod
+    def save_unlocked(self, changed: ChangedSaga, *, serial: int) -> Program[int | None] | None:
+        """Write, in a single statement, what becomes of a saga that nobody has changed since it had ``serial``.
+
+        Returns:
+            The database's clock; ``None`` if it was changed, or is gone. ``None`` at once where one statement cannot.
+        """
+
+    @abstractmethod
     def next_due(self, service: str, definitions: Sequence[str]) -> Program[timedelta | None]:
         """Return, in a single statement, how long until the next is due; not above zero if one is, ``None`` if none."""
 

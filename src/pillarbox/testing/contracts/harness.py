@@ -45,6 +45,8 @@ T = TypeVar("T")
 
 LONG = timedelta(minutes=5)
 SHORT = timedelta(milliseconds=5)
+ANY_AGE = timedelta(seconds=-1)
+"""Older than this is everything: the database's clock may still show the instant at which it was written."""
 EVERY_SLOT = tuple(range(SLOTS))
 TOPIC = "topic:order"
 

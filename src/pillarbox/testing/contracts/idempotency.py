@@ -13,6 +13,7 @@ from pillarbox.holding import HeldMessage, HeldState
 from pillarbox.idempotency import Suspect, Trial
 from pillarbox.lease import LeaseTerms
 from pillarbox.testing.contracts.harness import (
+    ANY_AGE,
     LONG,
     SHORT,
     StoreHarness,
@@ -191,8 +192,8 @@ class InboxStoreContract:
         await let_expire(harness)
 
         async with harness.source.begin() as tx:
-            assert await tx.run(harness.inbox.purge(timedelta(0), limit=40)) == 40
-            assert await harness.source.run(harness.inbox.purge(timedelta(0), limit=40)) == 40
+            assert await tx.run(harness.inbox.purge(ANY_AGE, limit=40)) == 40
+            assert await harness.source.run(harness.inbox.purge(ANY_AGE, limit=40)) == 40
 
 
 def burial(identity: str) -> Burial:
@@ -213,7 +214,7 @@ async def purge_all(harness: StoreHarness, expected: int, *, limit: int) -> list
     removed: list[int] = []
 
     async def purge_more() -> bool:
-        count = await harness.source.run(harness.inbox.purge(timedelta(0), limit=limit))
+        count = await harness.source.run(harness.inbox.purge(ANY_AGE, limit=limit))
         removed.extend([count] if count else [])
         return sum(removed) >= expected
 
@@ -358,7 +359,7 @@ class AttemptStoreContract:
         await let_expire(harness)
 
         assert await harness.source.run(harness.attempts.purge(LONG, limit=10)) == 0
-        assert await harness.source.run(harness.attempts.purge(timedelta(0), limit=10)) == 1
+        assert await harness.source.run(harness.attempts.purge(ANY_AGE, limit=10)) == 1
         assert await start(harness, "m1", "m2", worker="three") == {}
         await die(harness, "one")
         assert set(await start(harness, "m1", worker="three")) == {"m1"}

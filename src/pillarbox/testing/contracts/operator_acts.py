@@ -10,7 +10,7 @@ from pillarbox.audit import Act, Forgotten
 from pillarbox.deadletter import DeadLetterFilter
 from pillarbox.deadletter.runs import ReplayTerms
 from pillarbox.testing.contracts.dead_letters import burial, bury, find
-from pillarbox.testing.contracts.harness import LONG, StoreHarness, let_expire, make_message, rolled_back
+from pillarbox.testing.contracts.harness import ANY_AGE, LONG, StoreHarness, let_expire, make_message, rolled_back
 
 PLAIN = Act(by="ann", what="replay", kind="dead letter", subject="7")
 FULL = Act(
@@ -95,7 +95,7 @@ async def record(harness: StoreHarness, act: Act) -> None:
 
 
 async def purge(
-    harness: StoreHarness, older_than: timedelta = timedelta(0), *, after: int = 0, limit: int = 100
+    harness: StoreHarness, older_than: timedelta = ANY_AGE, *, after: int = 0, limit: int = 100
 ) -> Forgotten:
     """Remove old acts."""
     return await harness.source.run(harness.operators.acts.purge(older_than, after=after, limit=limit))
