@@ -22,8 +22,8 @@ setup: $(STAMP) ## create .venv with everything that the lock names
 check: setup ## format, lint, types, import contracts and the tests that need no servers; under 90 s
 	@$(VENV)/bin/python scripts/check.py
 
-test: setup ## every test, with real servers that are installed and started as needed; three at a time, since most wait
-	@$(VENV)/bin/python -m pytest -n 3 --dist worksteal
+test: setup ## every test, with real servers that are installed and started as needed; four at a time, since most wait
+	@$(VENV)/bin/python -m pytest -n 4 --dist worksteal
 
 bench: setup ## the benchmarks: all of them, or one with BENCH=name
 	@$(VENV)/bin/python -m benchmarks $(BENCH)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import itertools
 import os
@@ -10,7 +11,7 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from tests.servers.errors import ServerError, ServerMissingError, ServerStartError
@@ -22,6 +23,8 @@ from tests.servers.unprivileged import RunAs, unprivileged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from psycopg import Connection
 
 USER = "pillarbox"
 SETTINGS: Mapping[str, str] = {
@@ -60,6 +63,7 @@ class PostgresServer(Server):
         self._programs = programs
         self._settings = {**SETTINGS, **(settings or {})}
         self._numbers = itertools.count(1)
+        self._kept: Connection[Any] | None = None
 
     @classmethod
     def is_installed(cls) -> bool:
@@ -116,6 +120,12 @@ class PostgresServer(Server):
         if lines and lines[0].isdigit() and name_of(int(lines[0])) not in {None, "postgres"}:
             (self.data / "postmaster.pid").unlink(missing_ok=True)
 
+    def close(self) -> None:
+        """End it, with the connection that is kept, and remove its folder."""
+        if self._kept is not None:
+            self._kept.close()
+        super().close()
+
     def execute(self, statement: str, *, database: str = "postgres") -> list[list[str]]:
         """Run SQL on a connection of its own, each statement committed by itself; return the rows as text.
 
@@ -144,20 +154,39 @@ class PostgresServer(Server):
     def create_database(self, *, template: str = "template0") -> str:
         """Create a fresh database and return its URL; ``template`` names the database to copy, or is its URL."""
         name = f"test_{next(self._numbers)}"
-        self.execute(f'CREATE DATABASE "{name}" TEMPLATE "{_database_name(template)}"')
+        self._administer(f'CREATE DATABASE "{name}" TEMPLATE "{_database_name(template)}"')
         return self._url(name)
 
     def drop_database(self, url: str) -> None:
         """Drop a database with the replication slots in it, ending whoever is connected."""
         name = _database_name(url)
-        self.execute(
-            f"""
-            SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots
-                WHERE database = '{name}' AND active_pid IS NOT NULL;
-            SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = '{name}';
-            DROP DATABASE IF EXISTS "{name}" WITH (FORCE);
-            """
+        of_it = f"FROM pg_replication_slots WHERE database = '{name}'"
+        self._administer(
+            f"SELECT pg_terminate_backend(active_pid, 5000) {of_it} AND active_pid IS NOT NULL",
+            f"SELECT pg_drop_replication_slot(slot_name) {of_it}",
+            f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)',
         )
+
+    def _administer(self, *statements: str) -> None:
+        """Run SQL on a connection that is kept, since each test does: to start psql costs several times as much.
+
+        Raises:
+            ServerError: the server refused it or did not answer in time; carries what it said.
+        """
+        import psycopg
+
+        said = ""
+        try:
+            with contextlib.suppress(psycopg.OperationalError):  # it was restarted since
+                if self._kept is not None:
+                    self._kept.execute("SELECT 1")
+            if self._kept is None or self._kept.closed:
+                limit = f"-c statement_timeout={_STATEMENT_TIMEOUT_S}s"
+                self._kept = psycopg.connect(self.url, autocommit=True, connect_timeout=10, options=limit)
+            for said in statements:
+                self._kept.execute(said.encode())
+        except psycopg.Error as error:
+            raise ServerError(f"{error}\nin: {said or 'connecting'}") from error
 
     def _program(self, name: str) -> str:
         folder = self._programs or _binaries()
