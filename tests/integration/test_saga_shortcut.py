@@ -21,6 +21,7 @@ from pillarbox.saga.journal import decode_journal
 from pillarbox.testing import VirtualClock
 from pillarbox.transaction import Program
 from tests.integration.boxes import OrderPlaced, create_tables, note, noted
+from tests.integration.test_saga_runs import end_of
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -80,16 +81,6 @@ def counted(monkeypatch: pytest.MonkeyPatch, *, later_us: int = 0) -> Iterator[C
     monkeypatch.undo()
 
 
-async def end_of(box: Pillarbox, saga_id: str = "o-1") -> SagaDetails:
-    async def ended() -> SagaDetails | None:
-        found = await box.sagas.get(saga_id)
-        return found if found.summary.status in ("completed", "compensated", "needs_attention") else None
-
-    found = await wait_until(ended, SOON)
-    assert found is not None
-    return found
-
-
 def calling(saga: Saga[Order], *names: str) -> None:
     """Give ``saga`` steps that make calls to the outside."""
     for name in names:
@@ -119,7 +110,7 @@ async def test_a_lone_saga_of_calls_is_read_once_and_each_answer_is_one_statemen
     with counted(monkeypatch) as counts:
         async with box.running():
             await run(box, saga, "o-1")
-            found = await end_of(box)
+            found = await end_of(box, "o-1")
 
     assert found.summary.status == "completed"
     assert done(found) == ["do:one", "do:two", "do:three", "do:four"]
@@ -143,7 +134,7 @@ async def test_a_call_that_fails_is_repeated_on_the_same_way(store_url: str, mon
     with counted(monkeypatch) as counts:
         async with box.running():
             await run(box, saga, "o-1")
-            assert (await end_of(box)).summary.status == "completed"
+            assert (await end_of(box, "o-1")).summary.status == "completed"
 
     assert attempts == [1, 2, 3]
     assert counts["without a lock"] == 3
@@ -168,7 +159,7 @@ async def test_what_needs_a_transaction_is_done_in_one(store_url: str, monkeypat
         async with box.running(relay=False):
             await create_tables(box)
             await run(box, saga, "o-1")
-            assert done(await end_of(box)) == ["do:call", "do:write", "do:last"]
+            assert done(await end_of(box, "o-1")) == ["do:call", "do:write", "do:last"]
             assert await noted(box) == ["o-1 ['called']"]
             async with box.transaction() as tx:
                 assert (await tx.execute(PENDING)).scalar_one() == 1
@@ -223,7 +214,7 @@ async def test_an_operator_s_verb_while_a_call_is_under_way_is_not_overwritten(
             await wait_until(lambda: counts["asked when the next is due"] == 2, SOON)
             await elsewhere.sagas.cancel("o-1", reason="the customer called", by="ann")
             goes_on.set()
-            found = await end_of(box)
+            found = await end_of(box, "o-1")
 
     assert found.summary.status == "compensated"
     assert done(found) == ["do:call", "undo:call"]
