@@ -109,7 +109,8 @@ def _do_update(clause: OnConflictDoUpdate, compiler: MySQLCompiler, **options: A
         rendered = compiler.process(replacement_traverse(value, {}, replace).self_group(), **options)
         return f"{compiler.preparer.quote(name)} = {rendered}"
 
-    assignments = [assignment(column, value) for column, value in dict(clause.update_values_to_set).items()]  # 2.0: pairs
+    wanted = dict(clause.update_values_to_set)  # pairs in SQLAlchemy 2.0
+    assignments = [assignment(column, value) for column, value in wanted.items()]
     return f"ON DUPLICATE KEY UPDATE {', '.join(assignments)}"
 
 
