@@ -20,6 +20,7 @@ WORK = {
     "transactions": ("tests/integration/test_direct_transactions.py",),
     "mariadb": ("tests/contract/test_outbox_store.py", "tests/contract/test_saga_store.py", "-k", "mariadb"),
     "brokers": ("tests/contract/test_brokers.py", "-k", "redis or nats or rabbitmq"),
+    "kafka": ("tests/contract/test_brokers.py", "-k", "kafka"),
 }
 TOOLS = ("pytest", "pytest-asyncio", "pytest-timeout", "hypothesis", "cloudevents")
 WITHIN_S = 280
