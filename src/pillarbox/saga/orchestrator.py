@@ -92,6 +92,7 @@ class SagaOrchestrator:
         self._on_published = on_published
         self._size = RunSize(largest=SAGAS_AT_ONCE)
         self._shortcut = Shortcut(store=around.store, source=around.source, clock=around.clock)
+        self._read_at = 0.0
         self._verdicts = Verdicts()
         self._outcomes: list[Outcome] = []
         self._calling = 0
@@ -164,7 +165,7 @@ class SagaOrchestrator:
             self._verdicts.forget(key, [(key, UNREADABLE)])
             self._observer.notice(event)
         for course in met:
-            self._shortcut.note(course, asked_at)
+            self._shortcut.note(course, self._read_at)
         self._is_written(met, outcomes, asked_at, group)
         if has_more:
             return Found.MORE
@@ -210,6 +211,7 @@ class SagaOrchestrator:
 
         async with self._source.begin(shared=True) as transaction:
             rows, has_more = await self._rows(transaction, by_key)
+            self._read_at = self._clock.monotonic()
             around = Surrounding(
                 connection=transaction.connection,
                 service=self._rules.service,

@@ -36,7 +36,11 @@ class Shortcut:
         self._rows: dict[SagaKey, tuple[SagaRow, float]] = {}
 
     def note(self, course: Course, read_at: float) -> None:
-        """Remember how a saga was written that was read at ``read_at``, if a call of it is under way."""
+        """Remember how a saga was written that had been read by ``read_at``, if a call of it is under way.
+
+        An instant too late takes the present for earlier than it is: nothing runs out of time before its time, and the
+        next statement tells by how much.
+        """
         self._note(course, course.row.now_us, read_at)
 
     async def go_on(
@@ -63,13 +67,14 @@ class Shortcut:
                 return None
             asked_at = self._clock.monotonic()
             now_us = await self._source.run_single(program)
+            read_at = self._clock.monotonic()
         except (TransientError, ConflictError):
             raise
         except Exception:
             return None
         if now_us is None:
             return None
-        self._note(course, now_us, asked_at)
+        self._note(course, now_us, read_at)
         behind_us = max(now_us - row.now_us, 0)  # where this machine was halted, our clock too
         return course, asked_at - behind_us * MICROSECOND.total_seconds()
 
