@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from functools import cache
 from hashlib import sha256
 from pathlib import Path
+
+from benchmarks.interpreters import interpreter_of
 
 HERE = Path(__file__).parent
 CACHE = HERE / ".peers"
 _INSTALL_WITHIN_S = 300
-_ASK_WITHIN_S = 30
 _NEWEST_MINOR = 14
 _DEMAND = re.compile(r"^# python >= 3\.(\d+)$", re.MULTILINE)
 """The first line of the requirements of a peer that needs more than the Python that ours runs on."""
@@ -56,31 +54,12 @@ def _interpreter_for(peer: str, requirements: str) -> str:
     if sys.version_info >= (3, least):
         return sys.executable
     for minor in range(least, _NEWEST_MINOR + 1):
-        for candidate in _interpreters(minor):
-            if _minor_of(candidate) == minor:
-                return candidate
+        if found := interpreter_of(minor):
+            return found
     raise PeerMissingError(
         f"{peer} needs Python 3.{least} or newer; none is on the PATH as python3.{least} or the like,"
         " nor among the versions of pyenv"
     )
-
-
-def _interpreters(minor: int) -> Iterator[str]:
-    if found := shutil.which(f"python3.{minor}"):
-        yield found
-    versions = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
-    yield from sorted(str(python) for python in versions.glob(f"3.{minor}.*/bin/python"))
-
-
-@cache
-def _minor_of(python: str) -> int | None:
-    """Return the minor version that ``python`` really is; ``None`` where it does not start, as an idle pyenv shim."""
-    ask = [python, "-c", "import sys; print(sys.version_info.minor)"]
-    try:
-        answer = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=_ASK_WITHIN_S)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return int(answer.stdout)
 
 
 def _uv() -> str:

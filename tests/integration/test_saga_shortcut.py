@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from pillarbox import Pillarbox, Retry, Saga, SagaContext, Settings
 from pillarbox.relational.sagas import RelationalSagaStore
 from pillarbox.saga.journal import decode_journal
+from pillarbox.saga.machine import MARGIN
 from pillarbox.testing import VirtualClock
 from pillarbox.transaction import Program
 from tests.integration.boxes import OrderPlaced, create_tables, note, noted
@@ -248,3 +249,42 @@ async def test_a_call_whose_intent_was_written_too_late_is_not_made(
 
     assert counts["without a lock"] == 1
     assert made == ["one"]
+
+
+async def test_the_present_is_counted_from_when_a_saga_was_read_though_reading_had_to_wait(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted from when it was asked for, the other call would be given up while it still has two seconds."""
+    box = a_box(store_url)
+    clock, due = box.settings.clock, RelationalSagaStore.due
+    assert isinstance(clock, VirtualClock)
+    saga: Saga[Order] = Saga("fulfilment", state=Order)
+    goes_on = {name: asyncio.Event() for name in ("quick", "slow")}
+
+    for name in goes_on:
+
+        @saga.step(name=name, parallel="both", timeout=timedelta(minutes=1))
+        async def call(state: Order, ctx: SagaContext) -> None:
+            await goes_on[ctx.step].wait()
+
+    def slowly(*given: Any, **named: Any) -> Program[Any]:
+        rows = yield from due(*given, **named)
+        clock.advance(MARGIN - timedelta(seconds=1) if rows else timedelta(0))
+        return rows
+
+    monkeypatch.setattr(RelationalSagaStore, "due", slowly)
+    box.include(saga)
+    with counted(monkeypatch) as counts:
+        async with box.running():
+            await wait_until(lambda: counts["asked when the next is due"] == 1, SOON)
+            await run(box, saga, "o-1")
+            await wait_until(lambda: counts["asked when the next is due"] == 2, SOON)
+            clock.advance(timedelta(minutes=1) + 2 * MARGIN - timedelta(seconds=2))
+            await wait_until(lambda: counts["asked when the next is due"] == 3, SOON)
+            goes_on["quick"].set()
+            await wait_until(lambda: counts["without a lock"] == 1, SOON)
+            goes_on["slow"].set()
+            found = await end_of(box, "o-1")
+
+    history = decode_journal(found.journal).history
+    assert [one.what for one in history if one.step == "slow"] == ["done"]

@@ -32,6 +32,7 @@ SETTINGS: Mapping[str, str] = {
     "max_connections": "300",
     "innodb_buffer_pool_size": "256M",
     "character_set_server": "utf8mb4",
+    "loose_innodb_snapshot_isolation": "ON",
 }
 _STATEMENT_TIMEOUT_S = 60
 _PROGRAMS = ("mariadbd", "mariadb-install-db", "mariadb")

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
@@ -77,8 +78,12 @@ class WebhookAlert:
         body = json.dumps(as_json(alert), ensure_ascii=False).encode()
         headers = {"content-type": "application/json", **signed(self._key, alert.id, datetime.now(UTC), body)}
         request = Request(self._url, data=body, headers=headers, method="POST")  # checked above
-        with self._opener.open(request, timeout=self._timeout_s) as answer:
-            answer.read(1)
+        try:
+            with self._opener.open(request, timeout=self._timeout_s) as answer:
+                answer.read(1)
+        except HTTPError as refused:
+            refused.close()  # it is the answer, too, with the connection
+            raise
 
 
 class _NoRedirection(HTTPRedirectHandler):

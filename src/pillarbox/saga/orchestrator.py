@@ -115,17 +115,17 @@ class SagaOrchestrator:
         pace = Pace(shortest=SHORTEST_POLL, longest=LONGEST_POLL)
         async with asyncio.TaskGroup() as group:
             while not self._stopping or self._calling or self._outcomes:
+                found: Found | None = None
                 try:
                     found = await self.turn(group)
                 except (TransientError, ConflictError) as error:
-                    found = Found.NOTHING
                     worker = type(self).__name__
                     self._observer.notice(WorkerFaltered.by(error, worker=worker, retry_after=LONGEST_POLL))
-                if found is not Found.NOTHING:
+                if found in (Found.SOME, Found.MORE):
                     pace.found_work()
                     await self._clock.sleep(NO_TIME)  # calls that are quick come back, and into one transaction
-                if found is Found.NOTHING or (found is Found.SOME and not self._outcomes):
-                    least = SHORTEST_POLL if found is Found.NOTHING else NO_TIME  # what is due may be in other hands
+                if found is None or (found is not Found.MORE and not self._outcomes):
+                    least = NO_TIME if found is Found.SOME else SHORTEST_POLL  # what is due may be in other hands
                     self._is_idle = True
                     if await self._wakeup.wait(self._clock, max(await self._pause(pace), least)):
                         self._hurry(self._clock.monotonic())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
@@ -18,6 +19,10 @@ from pillarbox.message import Message
 from tests.waiting import wait_until
 
 SOON_S = 0.1
+pytestmark = pytest.mark.skipif(
+    (3, 12) <= sys.version_info < (3, 12, 9) or (3, 13) <= sys.version_info < (3, 13, 2),
+    reason="a transport of this Python never makes anybody wait who writes (CVE-2024-12254)",
+)
 INFO = {"server_id": "S", "version": "2.10.0", "proto": 1, "headers": True, "max_payload": 1 << 20}
 
 

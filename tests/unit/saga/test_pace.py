@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pillarbox.transaction import Program
 
 TURNS = 20
+OUTCOME = SimpleNamespace(call=SimpleNamespace(key=("shop/s", "o-1")))
 
 
 class Waits(Clock):
@@ -44,6 +45,10 @@ class InOtherHands:
     """A store with a row that is due, and locked by another process all the time."""
 
     def due(self, *_: object, **__: object) -> Program[tuple[()]]:
+        return ()
+        yield
+
+    def lock(self, *_: object) -> Program[tuple[()]]:
         return ()
         yield
 
@@ -82,9 +87,7 @@ class Source:
         return error
 
 
-async def run_for_turns(*, is_away: bool, outcome: object | None = None) -> list[timedelta]:
-    """Let an orchestrator take some turns; return how long it waited between them."""
-    clock, turns = Waits(), list[object]()
+def an_orchestrator(clock: Clock, turns: list[object], *, is_away: bool) -> SagaOrchestrator:
     rules: Any = SimpleNamespace(service="shop")
     around: Any = Workplace(
         store=InOtherHands(),  # type: ignore[arg-type]
@@ -92,7 +95,13 @@ async def run_for_turns(*, is_away: bool, outcome: object | None = None) -> list
         clock=clock,
         observer=Observers(),
     )
-    orchestrator = SagaOrchestrator(Catalogue(()), rules, around, wakeup=Wakeup(), on_published=lambda: None)
+    return SagaOrchestrator(Catalogue(()), rules, around, wakeup=Wakeup(), on_published=lambda: None)
+
+
+async def run_for_turns(*, is_away: bool, outcome: object | None = None) -> list[timedelta]:
+    """Let an orchestrator take some turns; return how long it waited between them."""
+    clock, turns = Waits(), list[object]()
+    orchestrator = an_orchestrator(clock, turns, is_away=is_away)
     if outcome is not None:
         orchestrator._outcomes.append(outcome)  # type: ignore[arg-type]
 
@@ -115,8 +124,25 @@ async def test_what_is_due_and_in_other_hands_is_asked_for_with_pauses() -> None
 
 
 async def test_a_database_that_is_away_is_asked_with_pauses_though_a_call_has_come_back() -> None:
-    outcome = SimpleNamespace(call=SimpleNamespace(key=("shop/s", "o-1")))
-
-    waits = await run_for_turns(is_away=True, outcome=outcome)
+    waits = await run_for_turns(is_away=True, outcome=OUTCOME)
 
     assert min(waits) >= SHORTEST_POLL
+
+
+async def test_what_comes_back_while_nothing_is_found_due_is_written_down_without_a_pause() -> None:
+    clock, turns = Waits(), list[object]()
+    orchestrator = an_orchestrator(clock, turns, is_away=False)
+
+    def due(*_: object, **__: object) -> Program[tuple[()]]:
+        if len(turns) == 1:
+            orchestrator._outcomes.append(OUTCOME)  # type: ignore[arg-type]
+        else:
+            orchestrator.stop()
+        return ()
+        yield
+
+    orchestrator._store.due = due  # type: ignore[method-assign]
+    await orchestrator.run()
+
+    assert orchestrator.in_hand == 0
+    assert clock.waits[0] < SHORTEST_POLL

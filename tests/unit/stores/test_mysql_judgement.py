@@ -38,6 +38,7 @@ def test_a_sound_server_has_nothing_amiss() -> None:
     ("variables", "code", "severity"),
     [
         ({"transaction_isolation": "REPEATABLE-READ"}, "isolation", Severity.NOTICE),
+        ({"innodb_snapshot_isolation": "ON"}, "snapshot-isolation", Severity.NOTICE),
         ({"innodb_flush_log_at_trx_commit": "2"}, "flush-log", Severity.WARNING),
         ({"innodb_doublewrite": "OFF"}, "doublewrite", Severity.ERROR),
         ({"log_bin": "ON"}, "sync-binlog", Severity.WARNING),

@@ -26,7 +26,7 @@ VERSION = text("SELECT VERSION()")
 VARIABLES = text(
     "SHOW VARIABLES WHERE Variable_name IN ('transaction_isolation', 'tx_isolation', 'innodb_flush_log_at_trx_commit', "
     "'sync_binlog', 'log_bin', 'sql_mode', 'auto_increment_increment', 'wsrep_on', 'read_only', "
-    "'innodb_doublewrite')"
+    "'innodb_doublewrite', 'innodb_snapshot_isolation')"
 )
 COLUMNS = text(
     "SELECT TABLE_NAME, COLUMN_NAME, COALESCE(COLLATION_NAME, ''), DATA_TYPE FROM information_schema.COLUMNS "
@@ -93,6 +93,7 @@ def judge_mysql(facts: MysqlFacts) -> list[Finding]:
         _version(facts),
         *_durability(facts),
         _isolation(facts),
+        *_snapshots(facts),
         _sql_mode(facts),
         *_several_writers(facts),
         *schema_findings(facts.schema, "mysql"),
@@ -144,6 +145,17 @@ def _isolation(facts: MysqlFacts) -> Finding:
     )
     do = "nothing for Pillarbox; SET GLOBAL transaction_isolation = 'READ-COMMITTED' if your code allows it"
     return problem("isolation", Severity.NOTICE, "transaction isolation", level, means=means, do=do)
+
+
+def _snapshots(facts: MysqlFacts) -> Iterator[Finding]:
+    if facts.variables.get("innodb_snapshot_isolation", "OFF").upper() not in ON:
+        return
+    means = (
+        "sessions of your engine get error 1020 where they have waited for a row: Pillarbox tries again, and your own "
+        "code must. The store's own sessions set it OFF"
+    )
+    do = "SET SESSION innodb_snapshot_isolation = OFF where your engine connects, if your code allows it"
+    yield problem("snapshot-isolation", Severity.NOTICE, "innodb_snapshot_isolation", "ON", means=means, do=do)
 
 
 def _sql_mode(facts: MysqlFacts) -> Finding:

@@ -34,9 +34,12 @@ SYNC_DRIVER = "pymysql"
 LOCK_WAIT_S = 10
 MODES = "STRICT_ALL_TABLES,STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
 SESSION = f"SET SESSION sql_mode = '{MODES}', time_zone = '+00:00', innodb_lock_wait_timeout = {LOCK_WAIT_S}"
+CHANGED_IS_NO_ERROR = "SET SESSION innodb_snapshot_isolation = OFF"
+"""From MariaDB 11.6.2 on whoever has waited for a row gets error 1020 by default, even at READ COMMITTED."""
 LOCK_WAIT = text(f"SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_S}")
 OLDEST_MARIADB, OLDEST_MYSQL = (10, 6), (8, 0, 1)
 LOCK_WAIT_TIMEOUT, DEADLOCK, CHANGED_SINCE_READ = 1205, 1213, 1020
+UNKNOWN_VARIABLE = 1193
 SERVER_SHUTDOWN, KILLED, READ_ONLY = 1053, 1317, 1290
 NO_SAVEPOINT = 1305
 BEGINNING = text("SAVEPOINT pillarbox_beginning")
@@ -266,6 +269,11 @@ def _prepare(engine: Engine) -> None:
     def set_session(connection: Any, _: object) -> None:
         cursor = connection.cursor()
         cursor.execute(SESSION)
+        try:
+            cursor.execute(CHANGED_IS_NO_ERROR)
+        except Exception as error:  # of whichever driver
+            if error_number(error) != UNKNOWN_VARIABLE:
+                raise
         cursor.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+import weakref
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -81,6 +82,7 @@ def sqlite_store(database: URL | AsyncEngine | Engine, *, now: Now | None = None
         _async_engine(shared, now), sync_engine=lambda: _sync_engine(shared, now), traits=TRAITS, owns_engine=True
     )
     store.anchor = sqlite3.connect(f"{shared.database}?vfs=memdb", uri=True, check_same_thread=False)
+    weakref.finalize(store, store.anchor.close)
     return store
 
 
@@ -151,4 +153,5 @@ def _julianday_by(now: Now) -> Callable[..., float | None]:
         found: float | None = builtin.execute(f"SELECT julianday({marks})", arguments).fetchone()[0]
         return found
 
+    weakref.finalize(julianday, builtin.close)
     return julianday
