@@ -330,6 +330,49 @@ async def test_a_lock_on_nothing_or_for_no_time_is_refused(resource: str, lastin
         assert "ConfigurationError: a lock" in (await box.sagas.get("t-1")).journal
 
 
+async def test_a_lock_may_last_as_long_as_its_saga_does(store_url: str) -> None:
+    box = Pillarbox("bank", store=store_url)
+    saga, gate = Saga("patient", state=Transfer), Gate()
+
+    @saga.step
+    async def lock(state: Transfer, tx: AsyncConnection, ctx: SagaContext) -> None:
+        await ctx.lock("account:a", tx=tx, expires_after=timedelta.max)
+
+    @saga.step(retry=PATIENT)
+    async def wait(state: Transfer, ctx: SagaContext) -> None:
+        gate.pass_through(ctx.saga_id)
+
+    box.include(saga)
+    async with running(box):
+        async with box.transaction() as tx:
+            await box.sagas.start(saga, Transfer("a", "b"), saga_id="t-1", tx=tx)
+        await wait_until(lambda: "t-1" in gate.waited, SOON)
+        held = await holder(box, "account:a")
+        gate.is_open = True
+        await wait_until(lambda: statuses_are(box, {"t-1": "completed"}), SOON)
+
+    assert held is not None
+
+
+async def test_a_step_without_a_transaction_takes_no_lock_that_nobody_would_let_go() -> None:
+    box = Pillarbox("bank", store="memory://")
+    wrong = Saga("wrong", state=Transfer)
+
+    @wrong.step(retry=Retry(attempts=1))
+    async def lock(state: Transfer, ctx: SagaContext) -> None:
+        async with box.transaction() as tx:
+            await ctx.lock("account:a", tx=tx)
+
+    box.include(wrong)
+    async with running(box):
+        async with box.transaction() as tx:
+            await box.sagas.start(wrong, Transfer("a", "b"), saga_id="t-1", tx=tx)
+        await wait_until(lambda: statuses_are(box, {"t-1": "compensated"}), SOON)
+
+        assert "the step's own transaction" in (await box.sagas.get("t-1")).journal
+        assert await holder(box, "account:a") is None
+
+
 async def test_what_is_read_under_a_lock_is_not_overwritten_by_others(store_url: str, rng: random.Random) -> None:
     """Two boxes, sagas that read, compute outside and write what they have computed: nothing is lost."""
     saga = Saga("add", state=Transfer)

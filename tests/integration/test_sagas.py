@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from datetime import timedelta
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,7 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from pillarbox import Context, Retry, Saga, SagaContext, StepFailed, command, event
 from pillarbox.errors import ConflictError, InvalidSetupError
 from pillarbox.observe import MessageDead, MessageHandled, SagaEnded, SagaNeedsAttention, SagaStepFailed
+from pillarbox.outbox import Origin
 from pillarbox.saga.journal import decode_journal
+from pillarbox.transaction import adopt
 from tests.integration.boxes import create_tables, make_box, note, note_sync, noted, publish
 from tests.integration.conftest import MARIADB, SERVERS
 from tests.waiting import wait_until
@@ -363,6 +366,98 @@ async def test_a_command_that_was_done_is_answered_again_and_not_done_again(stor
             await done.until(MessageHandled, 3)
         assert await noted(box) == ["o-1 reserved"]
         assert msgspec.json.decode(found.state)["notes"] == ["heard"]
+
+
+async def test_an_id_as_long_as_may_be_is_known_to_its_participant_and_holds_up_no_other(store_url: str) -> None:
+    box, _ = make_box(store_url)
+    saga: Saga[Order] = Saga("fulfilment-of-orders-from-abroad", state=Order)
+    done: list[str] = []
+
+    @saga.request(replies=(StockReserved,), name="reserve-in-the-warehouse-that-is-nearest-to-the-customer")
+    def reserve(state: Order) -> ReserveStock:
+        return ReserveStock(state.order_id)
+
+    @saga.step
+    async def refuse(state: Order) -> None:
+        raise StepFailed("nobody drives there")
+
+    @reserve.compensate(replies=(StockReleased,))
+    def release(state: Order) -> ReleaseStock:
+        return ReleaseStock(state.order_id)
+
+    box.include(saga)
+
+    @box.on(ReserveStock, ReleaseStock, name="stock")
+    async def handle(wanted: ReserveStock | ReleaseStock, tx: AsyncConnection) -> StockReserved | StockReleased:
+        done.append(f"{type(wanted).__name__} {len(wanted.order_id)}")
+        is_undo = isinstance(wanted, ReleaseStock)
+        return StockReleased(wanted.order_id) if is_undo else StockReserved(wanted.order_id)
+
+    longest = "o" * 512
+    async with box.running():
+        await start(box, saga, longest, "short")
+        await until(box, "short", "compensated")
+        await until(box, longest, "compensated")
+
+    assert sorted(set(done)) == ["ReleaseStock 5", "ReleaseStock 512", "ReserveStock 5", "ReserveStock 512"]
+
+
+async def test_a_process_whose_id_others_made_very_long_starts_its_saga(store_url: str) -> None:
+    box, _ = make_box(store_url)
+    saga: Saga[Order] = Saga("fulfilment", state=Order)
+
+    @saga.step
+    async def create(state: Order, tx: AsyncConnection) -> None: ...
+
+    box.include(saga, started_by=StockReleased, state_from=lambda released: Order(released.order_id))
+    foreign = Origin(correlation_id="c" * 700)
+    async with box.running():
+        async with box.transaction() as tx:
+            outbox = box._parts().outbox
+            await adopt(tx).run(outbox.append([outbox.prepare(StockReleased("o-1"), origin=foreign)]))
+        await wait_until(lambda: _is_there(box, "o-1"), timedelta(seconds=20))
+        found = await until(box, "o-1", "completed")
+
+    assert found.correlation_id == f"sha256:{sha256(b'c' * 700).hexdigest()}"
+
+
+async def _is_there(box: Pillarbox, saga_id: str) -> bool:
+    return saga_id in [one.saga_id for one in await box.sagas.list()]
+
+
+@pytest.mark.parametrize("where", ["request", "reaction"])
+async def test_what_hangs_about_a_request_is_cut_off_and_holds_no_other_saga_up(
+    store_url: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its transaction is that of others, so it cannot have it for ever."""
+    monkeypatch.setattr("pillarbox.saga.course.CALL_WITHIN", BRIEF)
+    box, _ = make_box(store_url)
+    saga: Saga[Order] = Saga("fulfilment", state=Order)
+    hung: list[str] = []
+
+    async def hang_once(at: str, order_id: str) -> None:
+        if at == where and order_id == "o-hangs" and not hung:
+            hung.append(at)
+            await asyncio.Event().wait()
+
+    @saga.request(replies=(StockReserved,), retry=Retry(attempts=2, immediate=0, first=timedelta(milliseconds=10)))
+    async def reserve(state: Order) -> ReserveStock:
+        await hang_once("request", state.order_id)
+        return ReserveStock(state.order_id)
+
+    @reserve.on(StockReserved)
+    async def reserved(state: Order, reply: StockReserved) -> None:
+        await hang_once("reaction", state.order_id)
+
+    box.include(saga)
+    stock(box)
+    async with box.running():
+        await create_tables(box)
+        await start(box, saga, "o-hangs", "o-goes")
+        await until(box, "o-goes", "completed")
+        await until(box, "o-hangs", "completed")
+
+    assert hung == [where]
 
 
 async def test_an_undo_that_always_fails_blocks_earlier_ones_then_they_run_and_an_operator_ends_it(

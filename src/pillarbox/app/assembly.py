@@ -56,7 +56,8 @@ from pillarbox.relay.watermark import Feed
 from pillarbox.retry import Classification
 from pillarbox.rounds import Loop
 from pillarbox.saga.participant import ParticipantGuard
-from pillarbox.serialization import Codec, decode_message
+from pillarbox.saga.replies import CONSUMER as REPLIES
+from pillarbox.serialization import UNREADABLE, Codec, decode_message
 
 LOOK_FOR_STOP_EVERY = timedelta(seconds=1)
 """How often a process looks whether its consumer was stopped by another one, or may go on."""
@@ -325,9 +326,10 @@ class Parts:
 
     def _rules(self, consumer: Consumer) -> RunRules:
         is_routed, gets_messages, types = consumer.route is not None, consumer.gets_messages, consumer.message_types
+        keeps_unread = consumer.options.name == REPLIES  # another release beside this one awaits what this one does not
 
         def decode(message: Message) -> object:
-            if is_routed:
+            if is_routed or (keeps_unread and message.type not in types and message.type != UNREADABLE):
                 return message
             if message.type not in types:
                 raise UnknownMessageTypeError(message_type=message.type, version=message.version)

@@ -112,7 +112,9 @@ class Flowing(ABC):
         homes = {declared.name: declared.destination for declared in self.registry.types()}
         others = [one for one in consumers if one.options.name != TRACKER]
         graph = graph_of(others, homes, self._declared_flows)
-        starters = {f"{self.name}/{one.options.name}" for part in self._sagas.starters for one in part.declarations}
+        starters = {
+            f"{self.name}/{one.options.name}" for part in self._sagas.starters.values() for one in part.declarations
+        }
         participants = [  # what a saga sends and publishes, its steps decide
             replace(one, is_open=True, may_be_silent=False) if one.consumer in starters else one
             for one in graph.participants

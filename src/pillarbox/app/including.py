@@ -78,7 +78,8 @@ class Including(Declaring):
             ConfigurationError: something was given that this kind of part does not take.
         """
         if isinstance(part, Saga):
-            if options or (started_by is None) is not (state_from is None):
+            is_half = (started_by is None) is not (state_from is None) or (started_by is None and id_from is not None)
+            if options or is_half:
                 raise ConfigurationError("include() takes started_by= and state_from=, both or none, with a saga")
             starter = None
             if started_by is not None and state_from is not None:
@@ -118,7 +119,7 @@ class Including(Declaring):
     @property
     def _declarations(self) -> tuple[Declaration, ...]:
         """Everything that was declared."""
-        parts = (*self._included, *self._sagas.starters)
+        parts = (*self._included, *self._sagas.starters.values())
         return tuple(declaration for part in parts for declaration in part.declarations)
 
     @property

@@ -33,14 +33,24 @@ class Included:
 
     service: str
     sagas: list[Saga[Any]] = field(default_factory=list[Saga[Any]])
-    starters: list[Handlers] = field(default_factory=list[Handlers])
+    starters: dict[Saga[Any], Handlers] = field(default_factory=dict[Saga[Any], Handlers])
 
     def add(self, saga: Saga[Any], starter: Handlers | None) -> None:
-        """Include ``saga``, and what starts it; twice is as good as once."""
+        """Include ``saga``, and what starts it; twice is as good as once.
+
+        Raises:
+            ConfigurationError: a message of another type starts it already.
+        """
         if saga not in self.sagas:
             self.sagas.append(saga)
-            if starter is not None:
-                self.starters.append(starter)
+        if starter is None:
+            return
+        known = self.starters.setdefault(saga, starter).declarations[0].types
+        if known != starter.declarations[0].types:
+            raise ConfigurationError(
+                f"saga {saga.name!r} is started by {known[0].__qualname__} already; have a handler of the other one "
+                "call box.sagas.start"
+            )
 
     def catalogue(self, providers: Providers, codec: Codec) -> Catalogue:
         """Return the definitions.
@@ -118,7 +128,7 @@ async def check_stored(catalogue: Catalogue, store: RelationalStore) -> None:
     ours = {key: graph for key, graph in stored.items() if key in catalogue.graphs}
     if problems := broken(catalogue, ours):
         raise InvalidSetupError(problems=problems)
-    await store.run(store.saga_archive.note_definitions(catalogue.graphs))
+    await store.run(store.saga_archive.note_definitions(catalogue.own_graphs))
 
 
 async def breaks_of(catalogue: Catalogue, store: RelationalStore, service: str) -> tuple[ConfigurationError, ...]:

@@ -36,6 +36,9 @@ class Lineage:
             self._by_hop.setdefault(one.hop, []).append(one)
             self._by_type.setdefault(one.type, []).append(one)
         self._parents = {one.message_id: self._parent(one, graph) for one in in_order}
+        for one in in_order:
+            if self._is_its_own_cause(one):
+                self._parents[one.message_id] = None
         self._children: dict[str | None, list[SeenMessage]] = {}
         self._answers: dict[str, set[str]] = {}
         self.adrift: list[SeenMessage] = []
@@ -81,6 +84,18 @@ class Lineage:
             yield one
             met.add(one.message_id)
             one = self.parent(one)
+
+    def _is_its_own_cause(self, message: SeenMessage) -> bool:
+        """Tell whether the causes of ``message``, which others may have named, lead back to it.
+
+        Such causes are no farther from the first message somewhere: there the circle is cut.
+        """
+        parent = self.parent(message)
+        if parent is None or parent.hop < message.hop:
+            return False
+        return parent is message or any(
+            self._parents[one.message_id] == message.message_id for one in self._ancestors(message)
+        )
 
     def _parent(self, message: SeenMessage, graph: Graph) -> str | None:
         if message.causation_id is not None:

@@ -6,14 +6,17 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     Executable,
     Integer,
     String,
     Text,
     bindparam,
     exists,
+    false,
     func,
     literal,
     literal_column,
@@ -159,7 +162,7 @@ class RelationalSagaArchive(SagaArchive):
 
 
 def _matching(wanted: SagaFilter) -> tuple[Executable, dict[str, Any]]:
-    statement, values = FIND, dict[str, Any]()
+    statement, values, found = FIND, dict[str, Any](), list[ColumnElement[bool]]()
     if wanted.saga is not None:
         named = _saga.saga.like(bindparam("named", type_=String), escape="!")
         statement = statement.where(or_(_saga.saga == bindparam("of_saga", type_=String), named))
@@ -175,10 +178,21 @@ def _matching(wanted: SagaFilter) -> tuple[Executable, dict[str, Any]]:
         statement = statement.where(_saga.started_at <= now_us() - bindparam("age_us", type_=BigInteger))
         values["age_us"] = micros(wanted.older_than)
     if wanted.text is not None:
-        has = bindparam("with_text", type_=String)
-        statement = statement.where(or_(_saga.data.like(has, escape="!"), _saga.journal.like(has, escape="!")))
-        values["with_text"] = f"%{_escaped(wanted.text)}%"
+        for number, spelled in enumerate(_spellings(wanted.text)):
+            has = bindparam(f"with_text_{number}", type_=String)
+            found.append(or_(_saga.data.like(has, escape="!"), _saga.journal.like(has, escape="!")))
+            values[f"with_text_{number}"] = f"%{_escaped(spelled)}%"
+        statement = statement.where(or_(false(), *found))
     return statement, values
+
+
+def _spellings(words: str) -> Sequence[str]:
+    """Return how ``words`` may stand in what is kept: as they are, and as a text of JSON; none where they cannot."""
+    try:
+        written = msgspec.json.encode(words).decode()[1:-1]
+    except UnicodeEncodeError:
+        return ()
+    return (written,) if "\0" in words else tuple(dict.fromkeys((words, written)))
 
 
 def _escaped(words: str) -> str:

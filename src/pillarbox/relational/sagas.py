@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -25,6 +25,7 @@ from pillarbox.relational.expressions import MICROSECONDS, any_of, insert_into, 
 from pillarbox.relational.saga_tables import saga_instances
 from pillarbox.saga.journal import SagaStatus
 from pillarbox.saga.store import (
+    NONE_POSTPONED,
     ChangedSaga,
     NewSaga,
     SagaKey,
@@ -117,6 +118,11 @@ SAVE = (  # primary key
     )
 )
 SAVE_UNLOCKED = SAVE.where(_saga.serial == bindparam("of_serial", type_=BigInteger)).returning(now_us())
+POSTPONE = (  # primary key
+    update(saga_instances)
+    .where(_saga.saga == bindparam("of_saga", type_=String), _saga.saga_id == bindparam("of_id", type_=String))
+    .values(due_at=now_us() + bindparam("after_us", type_=BigInteger))
+)
 NEXT_DUE = (  # index on (service, due_at)
     select(_saga.due_at - now_us())
     .where(_saga.service == SERVICE, _saga.due_at.is_not(None), any_of(_saga.definition, texts("definitions")))
@@ -160,10 +166,20 @@ class RelationalSagaStore(SagaStore):
         found = yield Execute(DUE, {"of_service": service, "definitions": list(definitions), "up_to": limit})
         return [_row_of(row) for row in found]
 
-    def save(self, changed: Sequence[ChangedSaga]) -> Program[None]:
-        """Update all in one statement."""
+    def save(
+        self, changed: Sequence[ChangedSaga], *, postponed: Mapping[SagaKey, timedelta] = NONE_POSTPONED
+    ) -> Program[None]:
+        """Update all in one statement; those that are postponed, which are few, one after the other."""
         if changed:
             yield Execute(SAVE, {"sagas": [_row_of_changed(one) for one in changed]})
+        if postponed:
+            yield Execute(
+                POSTPONE,
+                [
+                    {"of_saga": key.saga, "of_id": key.saga_id, "after_us": micros(wait)}
+                    for key, wait in postponed.items()
+                ],
+            )
 
     def save_unlocked(self, changed: ChangedSaga, *, serial: int) -> Program[int | None] | None:
         """Update it, if its serial number is what it was."""

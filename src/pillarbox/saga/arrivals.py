@@ -5,9 +5,8 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from pillarbox.retry import Failure, GiveUp, Retry, RetryLater, decide
-from pillarbox.saga.happening import Moment, noted
+from pillarbox.saga.happening import Moment, later, noted
 from pillarbox.saga.journal import Arrived, Journal
-from pillarbox.saga.machine import MICROSECOND
 
 REACTION_RETRY = Retry(attempts=8)
 """How often a reaction is called when what it needs is away: what the reply is about has happened."""
@@ -17,8 +16,8 @@ PASSING = frozenset({"transient", "throttled", "conflict"})
 def taken(journal: Journal, moment: Moment) -> tuple[tuple[Arrived, ...], Journal]:
     """Return the replies that are to be looked at now, and ``journal`` without them."""
     now = tuple(reply for reply in journal.arrived if (reply.due_us or 0) <= moment.now_us)
-    later = tuple(reply for reply in journal.arrived if (reply.due_us or 0) > moment.now_us)
-    return now, replace(journal, arrived=later)
+    others = tuple(reply for reply in journal.arrived if (reply.due_us or 0) > moment.now_us)
+    return now, replace(journal, arrived=others)
 
 
 def put_off(journal: Journal, reply: Arrived, failure: Failure, moment: Moment, *, error: str) -> Journal | None:
@@ -29,7 +28,7 @@ def put_off(journal: Journal, reply: Arrived, failure: Failure, moment: Moment, 
     verdict = decide(REACTION_RETRY, failure, attempt=reply.failures + 1, dice=moment.dice)
     if failure.kind not in PASSING or isinstance(verdict, GiveUp):
         return None
-    due_us = moment.now_us + (verdict.after // MICROSECOND if isinstance(verdict, RetryLater) else 0)
+    due_us = later(moment, verdict.after) if isinstance(verdict, RetryLater) else moment.now_us
     kept = replace(reply, failures=reply.failures + 1, due_us=due_us)
     journal = replace(journal, arrived=(*journal.arrived, kept))
     progress = journal.of(reply.step, reply.direction)

@@ -26,6 +26,11 @@ class Catalogue:
         return tuple(f"{saga}@{version}" for saga, version in sorted(self._by_version))
 
     @property
+    def own_graphs(self) -> Mapping[tuple[str, int], str]:
+        """The steps of each version that is defined here, as text; those that it takes over were run by others."""
+        return {(definition.saga, definition.version): definition.graph() for definition in self.definitions}
+
+    @property
     def graphs(self) -> Mapping[tuple[str, int], str]:
         """The steps of each version that it can run, as text."""
         return {key: definition.graph() for key, definition in self._by_version.items()}

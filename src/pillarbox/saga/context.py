@@ -116,11 +116,14 @@ class SagaContext:
             ResourceLocked: another saga holds it. Let it through to wait, as often as the step's ``retry=`` says, or
                 raise ``StepFailed`` instead.
             NoTransactionError: ``tx`` has no open transaction.
+            ConfigurationError: the step has no transaction of its own, so nobody would let the lock go.
         """
+        self._check_holds_transaction()
         return await self.locks.take(resource, expires_after, tx)
 
     def lock_sync(self, resource: str, /, *, tx: SyncTx, expires_after: timedelta = LOCKED_FOR) -> bool:
         """Do what ``lock`` does, for a step that is no ``async def``."""
+        self._check_holds_transaction()
         return self.locks.take_sync(resource, expires_after, tx)
 
     def publish(
@@ -150,6 +153,13 @@ class SagaContext:
     ) -> None:
         """Send a command when the act is done, whose reply is not awaited; the rest is as with ``publish``."""
         self._note(command, "command", PublishOptions(key=key, delay=delay, headers=headers or {}))
+
+    def _check_holds_transaction(self) -> None:
+        if self._calls is not None:
+            raise ConfigurationError(
+                f"step {self.step!r} of {self.saga}: a lock is taken in the step's own transaction; ask for one, "
+                "as in tx: AsyncConnection, or take the lock in a step before this one"
+            )
 
     def _note(self, payload: object, kind: str, options: PublishOptions) -> None:
         declared = message_type_of(type(payload)).kind

@@ -15,7 +15,7 @@ from pillarbox.outbox import OutboxRecord
 from pillarbox.retry import Failure, FailureRule
 from pillarbox.saga.arrivals import next_look, put_off, taken
 from pillarbox.saga.context import SagaContext
-from pillarbox.saga.definition import Kind, StepFailed
+from pillarbox.saga.definition import CALL_WITHIN, Kind, StepFailed
 from pillarbox.saga.happening import Act, Happening, Moment
 from pillarbox.saga.journal import (
     ActState,
@@ -183,7 +183,7 @@ class Course:
             given = (state, self.rules.states.read_reply(reply, kind))
             context = self._context(act, defined)
             answer = await self._within(
-                reaction, given, context, failures=defined.failures, around=around, timeout=None
+                reaction, given, context, failures=defined.failures, around=around, timeout=CALL_WITHIN
             )
             if isinstance(answer, Returned):
                 answer = self._kept(act, state, answer, before=self.state)
@@ -243,7 +243,9 @@ class Course:
             self.calls.append(call)
             return True
         self.steps += needs_transaction
-        timeout = defined.timeout if defined.kind is Kind.LOCAL else None  # of others it says how long to wait
+        timeout = (
+            defined.timeout if defined.kind is Kind.LOCAL else CALL_WITHIN
+        )  # theirs says how long to await a reply
         answer = await self._within(
             defined, (state,), context, failures=defined.failures, around=around, timeout=timeout
         )

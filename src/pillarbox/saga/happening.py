@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TypeAlias
 
 import msgspec
@@ -11,6 +12,9 @@ from pillarbox.saga.definition import Kind
 from pillarbox.saga.journal import MAX_ERROR_CHARS, Direction, Entry, Journal
 
 UNKNOWN_FAILURE = Failure(kind="unknown")
+MICROSECOND = timedelta(microseconds=1)
+LATEST_US = 253_370_764_800 * 1_000_000
+"""The first second of the year 9999: what is due much later could be neither kept nor shown."""
 
 
 class Act(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -130,6 +134,11 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     now_us: int
     dice: float = 0.5
     token: str = ""
+
+
+def later(moment: Moment, wait: timedelta) -> int:
+    """Return the instant ``wait`` after ``moment``; no later than there are dates."""
+    return min(moment.now_us + wait // MICROSECOND, LATEST_US)
 
 
 def noted(journal: Journal, moment: Moment, what: str, of: object = None, error: str = "") -> Journal:

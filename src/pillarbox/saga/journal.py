@@ -11,6 +11,8 @@ from enum import StrEnum
 
 import msgspec
 
+from pillarbox.errors import DecodeError
+
 MAX_HISTORY = 500
 """So many entries are kept; of a saga that was tried more often than that, the first ones are left out."""
 MAX_ERROR_CHARS = 500
@@ -205,4 +207,16 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
 
 
 encode_journal = msgspec.json.Encoder().encode
-decode_journal = msgspec.json.Decoder(Journal).decode
+_decode = msgspec.json.Decoder(Journal).decode
+
+
+def decode_journal(text: str | bytes) -> Journal:
+    """Return the journal that ``text`` holds.
+
+    Raises:
+        DecodeError: it is none, or one of a release that knows more states.
+    """
+    try:
+        return _decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise DecodeError(message_type="saga journal", reason=str(error)) from error

@@ -20,6 +20,8 @@ from pillarbox.saga.store import SagaKey
 from pillarbox.transaction import AsyncTx, Program, SyncTx, adopt, adopt_sync
 
 LOCKED_FOR = timedelta(hours=1)
+FOR_EVER = timedelta(days=365_000)
+"""A lock that is to last longer lasts so long: more would not fit into its column."""
 LOOKS_OF_A_REFUSAL = 2
 """So many statements tell that a lock is another's; none of them leaves anything behind."""
 
@@ -144,7 +146,7 @@ class OwnLocks:
     def _asked(self, resource: str, expires_after: timedelta) -> Program[Taken]:
         if expires_after <= timedelta(0):
             raise ConfigurationError(f"a lock on {resource!r} lasts longer than no time, got {expires_after}")
-        return self._store.take(self._owner, named(resource), expires_after=expires_after)
+        return self._store.take(self._owner, named(resource), expires_after=min(expires_after, FOR_EVER))
 
     def _noted(self, resource: str, taken: Taken) -> bool:
         if taken.holder is not None:

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from pillarbox.retry import RetryLater, RetryNow, decide
 from pillarbox.saga.definition import Kind
 from pillarbox.saga.happening import (
+    MICROSECOND,
     Act,
     Cancelled,
     Failed,
@@ -31,13 +32,13 @@ from pillarbox.saga.happening import (
     Sent,
     Skipped,
     Succeeded,
+    later,
     noted,
 )
 from pillarbox.saga.journal import MAX_ERROR_CHARS, THROUGH, ActState, Direction, Journal, Progress, SagaStatus
 from pillarbox.saga.shape import ActShape, Shape, StepShape
 from pillarbox.saga.verbs import cancelled, retried, skipped
 
-MICROSECOND = timedelta(microseconds=1)
 MARGIN = timedelta(seconds=5)
 """For so long after its intent a call may begin; who was paused for longer leaves it to others."""
 GIVEN_UP = frozenset({ActState.FAILED, ActState.UNKNOWN})
@@ -157,7 +158,7 @@ def _sent(shape: Shape, journal: Journal, what: Sent, moment: Moment) -> Journal
         attempts=what.attempt,
         round=before.round,
         maybe=before.maybe,
-        due_us=None if within is None else moment.now_us + within // MICROSECOND,
+        due_us=None if within is None else later(moment, within),
         token=what.token,
         error=before.error,
     )
@@ -187,16 +188,16 @@ def _failed(shape: Shape, journal: Journal, what: Failed, moment: Moment) -> Jou
     verdict = None if is_at_work else decide(act.retry, what.failure, attempt=what.attempt, dice=moment.dice)
     if isinstance(verdict, RetryNow | RetryLater):
         after = verdict.after if isinstance(verdict, RetryLater) else timedelta(0)
-        later = Progress(
+        waiting = Progress(
             state=ActState.RETRY,
             attempts=what.attempt,
             round=progress.round,
             maybe=maybe,
-            due_us=moment.now_us + after // MICROSECOND,
+            due_us=later(moment, after),
             token=progress.token,
             error=what.error[:MAX_ERROR_CHARS],
         )
-        journal = journal.with_progress(what.step, what.direction, later)
+        journal = journal.with_progress(what.step, what.direction, waiting)
         return noted(journal, moment, "failed", what, what.error)
     state = ActState.UNKNOWN if maybe and what.direction is Direction.DO else ActState.FAILED
     journal = _ended(journal, what, state, moment, error=what.error)
@@ -328,7 +329,7 @@ def _begun(
                 attempts=attempt,
                 round=before.round,
                 maybe=before.maybe,
-                due_us=moment.now_us + ((act.timeout or timedelta(0)) + 2 * MARGIN) // MICROSECOND,
+                due_us=later(moment, act.timeout or timedelta(0)) + 2 * MARGIN // MICROSECOND,
                 token=moment.token,
                 error=before.error,
             )

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum, auto
 
-from msgspec.structs import replace
-
 from pillarbox.channel.wakeup import Pace, Wakeup
 from pillarbox.clock import Clock
-from pillarbox.errors import ConfigurationError, ConflictError, DecodeError, TransientError
+from pillarbox.errors import ConfigurationError, ConflictError, DecodeError, InvalidMessageError, TransientError
 from pillarbox.observe import (
     Observer,
     SagaEnded,
@@ -25,12 +23,12 @@ from pillarbox.ordering import RunSize
 from pillarbox.saga.arrivals import PASSING
 from pillarbox.saga.catalogue import Catalogue
 from pillarbox.saga.course import Course
-from pillarbox.saga.journal import Entry, decode_journal
-from pillarbox.saga.machine import MARGIN, MICROSECOND
-from pillarbox.saga.replies import looked_at
+from pillarbox.saga.happening import MICROSECOND
+from pillarbox.saga.journal import Entry
+from pillarbox.saga.machine import MARGIN
 from pillarbox.saga.rules import Call, Outcome, Rules, Surrounding
 from pillarbox.saga.shortcut import Shortcut
-from pillarbox.saga.store import ChangedSaga, SagaKey, SagaRow, SagaStore
+from pillarbox.saga.store import SagaKey, SagaRow, SagaStore
 from pillarbox.saga.verdicts import Spoiled, Verdicts
 from pillarbox.transaction import OpenTransaction, TransactionSource
 
@@ -218,20 +216,18 @@ class SagaOrchestrator:
                 verdicts=self._verdicts,
                 has_room=lambda: self._size.is_largest and not is_long(),
             )
-            postponed: list[ChangedSaga] = []
             for row in rows:
                 if met and row.key not in by_key and is_long():
                     has_more = True
                     break
-                if (course := self._course(row, unreadable)) is None:
-                    postponed.append(_postponed(row))
-                else:
+                if (course := self._course(row, unreadable)) is not None:
                     met.append(course)
                     await _run(course, by_key.get(row.key, ()), around)
             children = [child for course in met for child in course.children.values()]
             if children:
                 _check_started(met, await transaction.run(self._store.start(children)))
-            await transaction.run(self._store.save([*(course.changed() for course in met), *postponed]))
+            postponed = _postponed(unreadable, by_key)
+            await transaction.run(self._store.save([course.changed() for course in met], postponed=postponed))
             if unlocked := [course.row.key for course in met if course.unlocks]:
                 await transaction.run(self._rules.locks.release(unlocked))
             records = [record for course in met for record in course.records]
@@ -275,7 +271,7 @@ class SagaOrchestrator:
                 if definition is None:
                     raise DecodeError(message_type=saga, reason=f"its version {row.version} is not run here")
                 return Course(row, definition, self._rules)
-            except DecodeError as found:
+            except (DecodeError, InvalidMessageError) as found:  # the latter of a state that was made current
                 error = found
         text = self._rules.redact(str(error))
         unreadable.append(SagaUnreadable(saga=saga, saga_id=saga_id, version=row.version, error=text))
@@ -370,10 +366,13 @@ def _check_started(met: Sequence[Course], started: Collection[SagaKey]) -> None:
             unclaimed.remove(child.key)
 
 
-def _postponed(row: SagaRow) -> ChangedSaga:
-    """Return a saga that cannot be read, as it is: it is looked at again later, and others are not held up by it."""
-    due_us = row.now_us + UNREADABLE_AGAIN // MICROSECOND
-    return replace(looked_at(row, decode_journal(row.journal)), due_us=due_us)
+def _postponed(unreadable: Sequence[SagaUnreadable], returned: Collection[SagaKey]) -> Mapping[SagaKey, timedelta]:
+    """Return when to look again at what is due and cannot be read, so that others are not held up by it.
+
+    What only a call has come back for is due when it was, perhaps at once for another release that has taken it over.
+    """
+    keys = [SagaKey(one.saga, one.saga_id) for one in unreadable]
+    return {key: UNREADABLE_AGAIN for key in keys if key not in returned}
 
 
 FAILURES = frozenset({"failed", "given up", "refused"})

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox.consumer import Context, Handlers
 from pillarbox.errors import DecodeError, TransientError
-from pillarbox.message import message_type_of
+from pillarbox.message import Message, message_type_of
 from pillarbox.message.return_address import ReturnAddress, reply_token_of
 from pillarbox.outbox import OutboxRecord, PublishOptions
 from pillarbox.retry import Retry
@@ -32,6 +32,9 @@ from pillarbox.transaction import Program, adopt
 REPLIES_AT_ONCE = 200
 CONSUMER = "saga-replies"
 NO_CHILD = "it is no child of this saga, and stays as it is"
+NOT_KEPT = ChildEnded(
+    status=SagaStatus.COMPLETED.value, reason="it ended so long ago that it is not kept any more; undo it by hand"
+)
 
 
 class Replies:
@@ -66,6 +69,8 @@ class Replies:
     async def receive(self, replies: list[Any], contexts: list[Context], tx: AsyncConnection) -> None:
         """Write ``replies`` into the journals of their sagas, and have those looked at.
 
+        One of a type that is not known here comes as a message: another release runs the saga that awaits it.
+
         Raises:
             DecodeError: one carries no token, or one that its saga never gave away.
             TransientError: there is no such saga, or not yet; it becomes a dead letter if that stays so.
@@ -79,13 +84,15 @@ class Replies:
         records: list[OutboxRecord] = []
         for (payload, _), (key, awaited, signature) in zip(replies, tokens, strict=True):
             if key not in met:
+                if isinstance(payload, UndoChild):  # it was there before its parent asked
+                    records.append(self._told_parent(payload, NOT_KEPT))
+                    continue
                 raise TransientError(f"a reply has come for saga {key.saga_id!r} of {key.saga}, which is not there")
             row, journal = met[key]
             if isinstance(payload, UndoChild):
                 journal, ended = wished(journal, payload, Moment(now_us=row.now_us))
                 if ended is not None:
-                    there = ReturnAddress(to=payload.to, key=payload.key, types=(), token=payload.token)
-                    records.append(self._rules.outbox.prepare(ended, options=PublishOptions(answers=there)))
+                    records.append(self._told_parent(payload, ended))
             elif awaited is None or not is_genuine(awaited, signature, journal.secret):
                 raise DecodeError(reason="its token was not given away by the saga that it names")
             else:
@@ -95,17 +102,26 @@ class Replies:
         if records:
             yield from self._rules.outbox.append(records)
 
+    def _told_parent(self, wish: UndoChild, ended: ChildEnded) -> OutboxRecord:
+        there = ReturnAddress(to=wish.to, key=wish.key, types=(), token=wish.token)
+        return self._rules.outbox.prepare(ended, options=PublishOptions(answers=there))
+
     def _arrived(self, payload: object, awaited: Awaited) -> Arrived:
-        kind = message_type_of(type(payload))
+        states = self._rules.states
+        if isinstance(payload, Message):
+            kind, version, body = payload.type, payload.version, states.unread(payload)
+        else:
+            declared = message_type_of(type(payload))
+            kind, version, body = declared.name, declared.version, states.text_of(payload)
         return Arrived(
             step=awaited.step,
             direction=awaited.direction,
             attempt=awaited.attempt,
             round=awaited.round,
-            type=kind.name,
-            version=kind.version,
-            content_type=self._rules.states.content_type,
-            body=self._rules.states.text_of(payload),
+            type=kind,
+            version=version,
+            content_type=states.content_type,
+            body=body,
         )
 
 

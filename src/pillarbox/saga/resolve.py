@@ -173,9 +173,26 @@ def resolve_sagas(
         for child in (step.do.child for step in saga.steps)
         if child is not None and (child.name, child.version) not in known
     ]
+    problems += [
+        ConfigurationError(
+            f"saga {saga.name!r} is among its own children, or theirs, and would never end; break the circle"
+        )
+        for saga in sagas
+        if saga in _descendants(saga)
+    ]
     if problems:
         raise InvalidSetupError(problems=problems)
     return tuple(definitions)
+
+
+def _descendants(saga: Saga[Any]) -> set[Saga[Any]]:
+    """Return the children of ``saga``, and theirs."""
+    found, waiting = set[Saga[Any]](), [saga]
+    while waiting:
+        children = {child for step in waiting.pop().steps if (child := step.do.child) is not None} - found
+        found |= children
+        waiting += children
+    return found
 
 
 def _stages(declared: Sequence[StepDeclaration], steps: Sequence[DefinedStep]) -> tuple[tuple[DefinedStep, ...], ...]:
@@ -200,12 +217,24 @@ def _misplaced(saga: Saga[Any]) -> list[ConfigurationError]:
         for step in saga.steps
         if step.pivot and step.parallel is not None
     ]
+    if any(step.parallel is not None for step in saga.steps) and not _names_its_fields(saga.state):
+        problems.append(
+            ConfigurationError(
+                f"saga {saga.name!r}: what parallel steps change is merged by the names of fields, and "
+                f"{saga.state.__qualname__} is written without them; leave array_like, or parallel=, out"
+            )
+        )
     groups = [name for name, _ in groupby(step.parallel for step in saga.steps) if name is not None]
     problems += [
         ConfigurationError(f"saga {saga.name!r}: the steps of parallel={name!r} are no neighbours")
         for name in sorted({name for name in groups if groups.count(name) > 1})
     ]
     return problems
+
+
+def _names_its_fields(state: type[object]) -> bool:
+    is_array = getattr(getattr(state, "__struct_config__", None), "array_like", False)
+    return not (is_array or getattr(state, "__pydantic_root_model__", False))
 
 
 def _step(saga: Saga[Any], declared: StepDeclaration, provided: Mapping[type[object], Provider]) -> DefinedStep:

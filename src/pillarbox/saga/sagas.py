@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from pillarbox.audit import ActStore
 from pillarbox.consumer import Context, Handlers
 from pillarbox.errors import ConfigurationError
+from pillarbox.idempotency.fitting import fitting
 from pillarbox.message.limits import KEY_COLUMN_BYTES
 from pillarbox.saga.catalogue import Catalogue
 from pillarbox.saga.control import SagaControl
@@ -67,7 +68,7 @@ class Sagas(SagaControl):
 
         Raises:
             NoTransactionError: ``tx`` has no open transaction; nothing was written.
-            ConfigurationError: the state is of another class, or the id is empty or too long; nothing was written.
+            ConfigurationError: the state is of another class, or the id cannot be kept; nothing was written.
             InvalidMessageError: the state cannot be carried, or is too large; nothing was written.
         """
         started = await self.start_all(saga, {saga_id: state}, tx=tx)
@@ -107,8 +108,7 @@ class Sagas(SagaControl):
         return handlers
 
     def _new(self, saga: Saga[Any], saga_id: str, state: object, context: Context | None = None) -> NewSaga:
-        if not 0 < len(saga_id.encode()) <= KEY_COLUMN_BYTES:
-            raise ConfigurationError(f"a saga's id has 1 to {KEY_COLUMN_BYTES} bytes, got {saga_id[:50]!r}")
+        _check_id(saga_id)
         if not isinstance(state, saga.state):
             raise ConfigurationError(
                 f"saga {saga.name!r} begins with a {saga.state.__qualname__}, got a {type(state).__qualname__}"
@@ -119,8 +119,19 @@ class Sagas(SagaControl):
             version=saga.version,
             state=self._states.text_of(state),
             content_type=self._states.content_type,
-            correlation_id=None if context is None else context.correlation_id,
+            correlation_id=None if context is None else fitting(context.correlation_id),
         )
+
+
+def _check_id(saga_id: object) -> None:
+    """Refuse an id that a store could not hold, or would cut off."""
+    try:
+        is_fit = isinstance(saga_id, str) and "\0" not in saga_id and 0 < len(saga_id.encode()) <= KEY_COLUMN_BYTES
+    except UnicodeEncodeError:
+        is_fit = False
+    if not is_fit:
+        shown = f"{saga_id!r:.60}"
+        raise ConfigurationError(f"a saga's id is a text of 1 to {KEY_COLUMN_BYTES} bytes without NUL, got {shown}")
 
 
 def _id_of(message: Any, context: Context, id_from: Callable[[Any], str] | None) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from pillarbox.errors import ConflictError, TransientError
-from pillarbox.saga.machine import MICROSECOND
+from pillarbox.saga.happening import MICROSECOND
 
 if TYPE_CHECKING:
     from pillarbox.clock import Clock

@@ -7,10 +7,11 @@ from typing import Any, cast
 
 from pillarbox.errors import DecodeError, InvalidMessageError
 from pillarbox.errors.reading import text_of
-from pillarbox.message import Limits, Registry, message_type_of
+from pillarbox.message import Limits, Message, Registry, message_type_of
 from pillarbox.saga.journal import Arrived
 from pillarbox.saga.resolve import Definition
 from pillarbox.serialization import Codec, upcast
+from pillarbox.serialization.envelope import media_type
 
 
 class StateCodec:
@@ -52,6 +53,19 @@ class StateCodec:
     def body_text(self, body: bytes) -> str:
         """Return an encoded body as text."""
         return body.decode() if self._is_text else b64encode(body).decode()
+
+    def unread(self, message: Message) -> str:
+        """Return the body of a message whose class is not known here as text, for whoever knows it.
+
+        Raises:
+            DecodeError: it is in another format, or malformed.
+        """
+        expected = self._codec.content_type()
+        if media_type(message.content_type) != expected:
+            reason = f"it is {message.content_type[:100]!r}, this service reads {expected!r}"
+            raise DecodeError(message_type=message.type, reason=reason)
+        self._codec.decode_untyped(message.body)
+        return self.body_text(message.body)
 
     def read(self, text: str, kind: type[Any]) -> Any:
         """Return what ``text`` holds as ``kind``.
@@ -108,13 +122,16 @@ class StateCodec:
         """
         old, new = self._fields(before), self._fields(after)
         changed = {name: value for name, value in new.items() if name not in old or old[name] != value}
-        if both := sorted(taken.intersection(changed)):
+        left_out = old.keys() - new.keys()  # as a Struct does that omits what is as it was declared
+        names = changed.keys() | left_out
+        if both := sorted(taken & names):
             reason = f"two parallel steps change {', '.join(both)}; let one of them, or run them one after the other"
             raise InvalidMessageError(message_type="saga state", reason=reason)
-        if not changed:
+        if not names:
             return now, ()
-        both_parts = self._codec.convert({**self._fields(now), **changed}, kind)
-        return self.text_of(both_parts), tuple(sorted(changed))
+        kept = {name: value for name, value in self._fields(now).items() if name not in left_out}
+        both_parts = self._codec.convert({**kept, **changed}, kind)
+        return self.text_of(both_parts), tuple(sorted(names))
 
     def _fields(self, text: str) -> dict[str, Any]:
         return cast("dict[str, Any]", self._codec.decode_untyped(self._bytes(text)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -154,6 +155,9 @@ class OverdueSagas(msgspec.Struct, frozen=True, kw_only=True):
     oldest_for: timedelta
 
 
+NONE_POSTPONED: Mapping[SagaKey, timedelta] = MappingProxyType({})
+
+
 class SagaStore(Protocol):
     """The instances at work; a row that is read here is locked until the transaction ends.
 
@@ -173,8 +177,15 @@ class SagaStore(Protocol):
         """Lock up to ``limit`` that are due, the longest due first, and return them; what others have is left out."""
 
     @abstractmethod
-    def save(self, changed: Sequence[ChangedSaga]) -> Program[None]:
-        """Write what has become of locked sagas; each is one serial number further."""
+    def save(
+        self, changed: Sequence[ChangedSaga], *, postponed: Mapping[SagaKey, timedelta] = NONE_POSTPONED
+    ) -> Program[None]:
+        """Write what has become of locked sagas; each is one serial number further.
+
+        Args:
+            changed: what is written.
+            postponed: other locked sagas, and after how long to look at them again; all else of them stays as it is.
+        """
 
     @abstractmethod
     def save_unlocked(self, changed: ChangedSaga, *, serial: int) -> Program[int | None] | None:

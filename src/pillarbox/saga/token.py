@@ -13,6 +13,7 @@ import msgspec
 from msgspec.structs import astuple
 
 from pillarbox.errors import DecodeError
+from pillarbox.idempotency.fitting import fitting
 from pillarbox.saga.journal import Direction
 from pillarbox.saga.store import SagaKey
 
@@ -39,7 +40,7 @@ class Awaited(msgspec.Struct, frozen=True, array_like=True):
     @property
     def request(self) -> str:
         """What names the step of the saga, in whichever direction, attempt and round."""
-        return f"{self.saga}:{self.step}:{self.saga_id}"
+        return fitting(f"{self.saga}:{self.step}:{self.saga_id}")
 
 
 class _Token(msgspec.Struct, frozen=True, array_like=True):

@@ -40,7 +40,8 @@ def _no_skip(journal: Journal, step: str) -> str | None:
         return None
     if do is None or do.state not in (ActState.FAILED, ActState.UNKNOWN, ActState.RETRY):
         return f"step {step!r} has not failed, and waits for no other attempt"
-    if journal.undo or journal.stopping or journal.status is SagaStatus.COMPENSATING:
+    stops = bool(journal.stopping) and journal.status is SagaStatus.RUNNING  # else the cancellation came too late
+    if journal.undo or journal.forced or stops or journal.status is SagaStatus.COMPENSATING:
         return f"it is being undone, so step {step!r} cannot count as done; retry or skip the undoing that failed"
     return None
 

@@ -90,3 +90,22 @@ def test_messages_that_name_each_other_as_causes_are_no_trap() -> None:
 
     assert lineage.answers_to(FIRST) == frozenset()
     assert lineage.answers_to(one) == {RESERVED}
+
+
+def test_a_first_message_that_names_itself_as_its_cause_is_the_first() -> None:
+    begun = replace(FIRST, causation_id=FIRST.message_id, cause=FIRST.passage)
+
+    lineage = Lineage([begun, PAID], WHOLE)
+
+    assert tree(lineage) == {"m-1": {"m-2": {}}}
+    assert lineage.answers_to(begun) == {CHARGED}
+    assert lineage.adrift == []
+
+
+def test_messages_that_name_each_other_as_their_cause_are_shown() -> None:
+    begun = replace(FIRST, causation_id="m-3", cause=STOCKED.passage)
+    stocked = replace(STOCKED, causation_id="m-2", cause=PAID.passage)
+
+    lineage = Lineage([begun, PAID, stocked, SENT], WHOLE)
+
+    assert tree(lineage) == {"m-1": {"m-2": {"m-3": {"m-4": {}}}}}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox import Pillarbox, Saga, StepFailed
+from pillarbox.relational.saga_tables import saga_instances
 from pillarbox.saga.journal import decode_journal
 from tests.unit.saga.standing import stands
 
@@ -68,7 +70,6 @@ async def test_a_child_past_its_pivot_is_not_undone_and_its_parent_says_so() -> 
         at_rest = list(happened)
         await box.sagas.compensate("o-1.fulfil.deliver", saga="delivery", reason="it came back by post", by="ops")
         await stands(box, "delivery", "o-1.fulfil.deliver", "compensated")
-        await box.sagas.retry("o-1", saga="fulfil", reason="it came back by post", by="ops")
         await stands(box, "fulfil", "o-1", "compensated")
 
     assert delivered.summary.status == "completed", "past its pivot nothing is undone"
@@ -148,3 +149,22 @@ async def test_a_step_whose_child_has_an_id_that_is_taken_fails_and_leaves_the_o
     assert "1.fulfil.ship" in decode_journal(found.journal).do["ship"].error
     assert other.summary.status == "completed"
     assert sorted(happened) == ["send another's", "send theirs"]
+
+
+async def test_a_parent_whose_child_ended_too_long_ago_to_be_kept_says_so_and_does_not_wait_for_ever() -> None:
+    box, saga, happened = delivering(thanks=True)
+
+    async with box, box.running():
+        async with box.transaction() as tx:
+            await box.sagas.start(saga, Order("o-1"), saga_id="o-1", tx=tx)
+        await stands(box, "fulfil", "o-1", "completed")
+        async with box.transaction() as tx:
+            await tx.execute(delete(saga_instances).where(saga_instances.c.saga_id == "o-1.fulfil.deliver"))
+        await box.sagas.compensate("o-1", saga="fulfil", reason="it came back by post", by="ops")
+        parent = await stands(box, "fulfil", "o-1", "needs_attention", "compensated")
+        await box.sagas.skip("o-1", saga="fulfil", step="deliver", reason="unpacked by hand", by="ops")
+        await stands(box, "fulfil", "o-1", "compensated")
+
+    assert parent.summary.status == "needs_attention"
+    assert "not kept any more" in decode_journal(parent.journal).undo["deliver"].error
+    assert happened == ["charge", "pack", "send off", "give back"]

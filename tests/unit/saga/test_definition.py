@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
+import msgspec
+import pydantic
 import pytest
 
 from pillarbox import Pillarbox, Saga
@@ -58,3 +60,69 @@ def test_a_step_is_no_function_of_another_step() -> None:
 
     with pytest.raises(ConfigurationError, match="'one' is declared as a step already"):
         second.step(one)
+
+
+class InALine(msgspec.Struct, array_like=True):
+    order_id: str
+
+
+class Rooted(pydantic.RootModel[list[str]]):
+    pass
+
+
+@pytest.mark.parametrize("state", [InALine, Rooted])
+def test_what_is_written_without_names_cannot_be_merged(state: type[object]) -> None:
+    box, saga = Pillarbox("shop", store="memory://"), Saga("fulfil", state=state)
+
+    async def one(state: object) -> None: ...
+
+    saga.step(name="first", parallel="both")(one)
+    saga.step(name="second", parallel="both")(one)
+    box.include(saga)
+
+    with pytest.raises(InvalidSetupError, match="merged by the names of fields"):
+        box.consumers()
+
+
+def test_what_is_written_without_names_may_be_a_state_else() -> None:
+    box, saga = Pillarbox("shop", store="memory://"), Saga("fulfil", state=InALine)
+
+    @saga.step
+    async def one(state: InALine) -> None: ...
+
+    box.include(saga)
+    box.consumers()
+
+
+@pytest.mark.parametrize("names", [["only"], ["parent", "child", "grandchild"]])
+def test_a_saga_among_its_own_descendants_would_never_end(names: list[str]) -> None:
+    box, sagas = Pillarbox("shop", store="memory://"), [Saga(name, state=Order) for name in names]
+
+    def make(state: Order) -> Order:
+        return state
+
+    for saga, child in zip(sagas, [*sagas[1:], sagas[0]], strict=True):
+        saga.child(child, name="deliver")(make)
+        box.include(saga)
+
+    with pytest.raises(InvalidSetupError) as caught:
+        box.consumers()
+    assert [name for name in names if f"saga '{name}' is among its own children" in str(caught.value)] == names
+
+
+def test_an_older_version_may_be_the_child_of_a_newer_one() -> None:
+    box, older, newer = (
+        Pillarbox("shop", store="memory://"),
+        *(Saga("fulfil", state=Order, version=of) for of in (1, 2)),
+    )
+
+    def make(state: Order) -> Order:
+        return state
+
+    async def pay(state: Order) -> None: ...
+
+    older.step(pay)
+    newer.child(older, name="deliver")(make)
+    box.include(older)
+    box.include(newer)
+    box.consumers()

@@ -52,7 +52,7 @@ class InOtherHands:
         return ()
         yield
 
-    def save(self, *_: object) -> Program[None]:
+    def save(self, *_: object, **__: object) -> Program[None]:
         return
         yield
 

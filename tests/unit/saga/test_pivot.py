@@ -6,8 +6,9 @@ from datetime import timedelta
 
 from pillarbox.retry import Retry
 from pillarbox.saga.definition import Kind
-from pillarbox.saga.happening import Cancelled, Failed, Refused, Sent, Succeeded
+from pillarbox.saga.happening import Cancelled, Failed, Refused, Sent, Skipped, Succeeded
 from pillarbox.saga.journal import Journal, SagaStatus
+from pillarbox.saga.verbs import refusal_of
 from tests.unit.saga.stage import DO, UNDO, OneAct, OneStep, Stages
 
 SHAPE = Stages.of(
@@ -66,3 +67,16 @@ def test_a_saga_whose_pivot_may_have_happened_is_past_it_when_it_stops() -> None
 
     assert (journal.status, journal.beyond) == (SagaStatus.NEEDS_ATTENTION, True)
     assert cancelled_again.status is SagaStatus.NEEDS_ATTENTION
+
+
+def test_a_pivot_that_may_have_happened_is_skipped_though_it_was_cancelled_meanwhile() -> None:
+    shape = Stages.of(OneStep("ship", OneAct(Kind.OUTSIDE), pivot=True))
+    lost = Failed(step="ship", direction=DO, attempt=1, error="no answer", maybe=True)
+    skipped = Skipped(step="ship", reason="the carrier has it")
+    journal = shape.planned(Journal()).journal
+
+    journal = shape.after(journal, Cancelled(reason="the customer changed their mind"), lost)
+
+    assert journal.status is SagaStatus.NEEDS_ATTENTION
+    assert refusal_of(journal, skipped) is None
+    assert shape.after(journal, skipped).status is SagaStatus.COMPLETED

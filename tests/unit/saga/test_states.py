@@ -108,3 +108,52 @@ async def test_a_model_that_a_step_left_invalid_is_that_step_s_failure() -> None
     failed = decode_journal(found.journal).do["spend"].error
     assert found.summary.status == "compensated"
     assert "total" in failed
+
+
+class Lean(msgspec.Struct, omit_defaults=True):
+    order_id: str
+    held: bool = False
+    note: str | msgspec.UnsetType = msgspec.UNSET
+    shipped: bool = False
+
+
+async def test_a_parallel_step_that_sets_a_field_back_to_its_default_is_heeded() -> None:
+    box, saga = Pillarbox("shop", store="memory://"), Saga("fulfil", state=Lean)
+
+    @saga.step(parallel="both")
+    async def let_go(state: Lean, tx: AsyncConnection) -> None:
+        state.held, state.note = False, msgspec.UNSET
+
+    @saga.step(parallel="both")
+    async def ship(state: Lean) -> None:
+        state.shipped = True
+
+    box.include(saga)
+    async with box, box.running():
+        async with box.transaction() as tx:
+            await box.sagas.start(saga, Lean("o-1", held=True, note="wait"), saga_id="o-1", tx=tx)
+        found = await stands(box, "fulfil", "o-1", "completed", "compensated", "needs_attention")
+
+    assert found.summary.status == "completed"
+    assert msgspec.json.decode(found.state, type=Lean) == Lean("o-1", shipped=True)
+
+
+async def test_two_parallel_steps_clash_over_a_field_that_one_sets_back_to_its_default() -> None:
+    box, saga = Pillarbox("shop", store="memory://"), Saga("fulfil", state=Lean)
+
+    @saga.step(parallel="both", retry=Retry(attempts=1))
+    async def let_go(state: Lean, tx: AsyncConnection) -> None:
+        state.note = msgspec.UNSET
+
+    @saga.step(parallel="both", retry=Retry(attempts=1))
+    async def write(state: Lean, tx: AsyncConnection) -> None:
+        state.note = "shipped"
+
+    box.include(saga)
+    async with box, box.running():
+        async with box.transaction() as tx:
+            await box.sagas.start(saga, Lean("o-1", note="wait"), saga_id="o-1", tx=tx)
+        found = await stands(box, "fulfil", "o-1", "completed", "compensated", "needs_attention")
+
+    assert found.summary.status == "compensated"
+    assert "two parallel steps change note" in decode_journal(found.journal).do["write"].error

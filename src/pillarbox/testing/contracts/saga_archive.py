@@ -94,6 +94,16 @@ class SagaArchiveContract:
         assert await find(harness, SagaFilter(text="1%o")) == []
         assert await find(harness, SagaFilter(text="off__season")) == []
 
+    async def test_a_text_is_found_that_is_written_otherwise_in_json(self, harness: StoreHarness) -> None:
+        """Errors of databases quote names, and are searched for as they were read."""
+        await start(harness, a_saga("o-1", state='{"note":"C:\\\\temp"}'), a_saga("o-2"))
+        await note(harness, "o-2", what='violates the constraint "once"\nof seats')
+
+        assert await find(harness, SagaFilter(text='constraint "once"\n')) == ["o-2"]
+        assert await find(harness, SagaFilter(text="C:\\temp")) == ["o-1"]
+        assert await find(harness, SagaFilter(text='"note":"C:')) == ["o-1"]
+        assert await find(harness, SagaFilter(text="\ud800\0")) == []
+
     async def test_all_that_is_said_must_be_true(self, harness: StoreHarness) -> None:
         """Conditions add up."""
         await start(harness, a_saga("o-1"), a_saga("o-2"))

@@ -268,6 +268,18 @@ class SagaStoreContract:
         assert await due(harness) == []
         assert await due(harness, f"{SAGA}@2") == ["o-1"]
 
+    async def test_what_is_postponed_is_not_due_and_else_as_it_was(self, harness: StoreHarness) -> None:
+        """Its journal is left alone: it may be what could not be read."""
+        await start(harness, a_saga("o-1"), a_saga("o-2"), a_saga("o-2", saga="shop/return"))
+        before = await look(harness, "o-1")
+
+        postponed = {SagaKey(SAGA, "o-1"): LONG, SagaKey("shop/return", "o-2"): LONG}
+        await harness.source.run(harness.sagas.save([], postponed=postponed))
+
+        after = await look(harness, "o-1")
+        assert await due(harness, DEFINITION, "shop/return@1") == ["o-2"]
+        assert (after.journal, after.state, after.version) == (before.journal, before.state, before.version)
+
     async def test_next_due_tells_how_long_nothing_is(self, harness: StoreHarness) -> None:
         """Of what the asker runs; not above zero when something is due."""
         assert await self._next_due(harness) is None

@@ -1,0 +1,46 @@
+"""What names a saga: of one id there is one, so an id is kept as it is, or refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from pillarbox import Pillarbox, Saga
+from pillarbox.errors import ConfigurationError
+
+
+@dataclass
+class Order:
+    order_id: str
+
+
+@pytest.mark.parametrize("saga_id", ["", "o" * 513, "o-1\0", "o-1\0a", "\ud800", 7, None])
+async def test_an_id_that_would_not_be_kept_as_it_is_is_refused(saga_id: str) -> None:
+    box, fulfil = Pillarbox("shop", store="memory://"), Saga("fulfil", state=Order)
+
+    @fulfil.step
+    async def pay(state: Order) -> None: ...
+
+    box.include(fulfil)
+    async with box, box.transaction() as tx:
+        await box.sagas.start(fulfil, Order("o-1"), saga_id="o-1", tx=tx)
+        with pytest.raises(ConfigurationError, match="without NUL"):
+            await box.sagas.start(fulfil, Order("o-1"), saga_id=saga_id, tx=tx)
+
+
+@pytest.mark.parametrize("saga_id", ["o" * 512, "ü-\x1b[31m", "line\nbreak", "--help", " ", "💶", "O-1"])
+async def test_any_other_text_is_an_id_of_its_own(saga_id: str) -> None:
+    box, fulfil = Pillarbox("shop", store="memory://"), Saga("fulfil", state=Order)
+
+    @fulfil.step
+    async def pay(state: Order) -> None: ...
+
+    box.include(fulfil)
+    async with box:
+        async with box.transaction() as tx:
+            await box.sagas.start(fulfil, Order("o-1"), saga_id="o-1", tx=tx)
+            assert await box.sagas.start(fulfil, Order(saga_id), saga_id=saga_id, tx=tx)
+        found = await box.sagas.get(saga_id)
+
+    assert found.summary.saga_id == saga_id
