@@ -18,6 +18,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 from sqlalchemy import Enum as SqlEnum
+from sqlalchemy.dialects.mysql import DATETIME
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from pillarbox.relational.mysql_types import BOTH, BinaryText
@@ -64,7 +65,10 @@ parcels = Table(
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("stage", SqlEnum(Stage)),
     Column("sent_at", DateTime),
+    Column("seen_at", DateTime().with_variant(DATETIME(fsp=6), *BOTH)),
+    Column("left_at", DateTime(timezone=True)),
     Column("fee", Cents),
+    Column("weight", Numeric()),
 )
 seats = Table(
     "shop_seats",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +126,41 @@ async def test_a_newer_version_overwrites_and_an_older_or_equal_one_does_not(tx:
     assert await upsert("twice", 2) == ("stale", 2)
     assert await upsert("third", 3) == ("updated", 3)
     assert await row(tx, orders, id="o-1") == ("o-1", "third", None, 3)
+
+
+async def test_of_two_versions_in_one_second_the_older_does_not_overwrite(
+    tx: AsyncConnection, shop: RelationalStore
+) -> None:
+    """MariaDB rounds a ``DATETIME`` to whole seconds unless it is declared otherwise."""
+    newer, older = (FIRST.replace(microsecond=micros) for micros in (400_000, 200_000))
+
+    if shop.name == "MariaDB":
+        with pytest.raises(ConfigurationError, match=r"fsp=6"):
+            await upsert_if_newer(tx, parcels, {"number": 1, "sent_at": newer}, key="number", version="sent_at")
+        with pytest.raises(ConfigurationError, match=r"fsp=6"):
+            await update_if_version(
+                tx, parcels, {"sent_at": newer}, key={"number": 1}, expected=FIRST, version="sent_at"
+            )
+    for column in ("sent_at", "seen_at")[shop.name == "MariaDB" :]:
+        await upsert_if_newer(tx, parcels, {"number": 2, column: newer}, key="number", version=column)
+        late = await upsert_if_newer(tx, parcels, {"number": 2, column: older}, key="number", version=column)
+        assert (late.outcome, late.version) == ("stale", newer)
+
+
+async def test_instants_are_compared_and_not_their_clocks(tx: AsyncConnection) -> None:
+    """SQLite and MariaDB keep no time zone: by their clocks noon in Cairo would be later than eleven in London."""
+    noon = datetime(2026, 1, 1, 12, tzinfo=timezone(timedelta(hours=2)))
+    eleven = datetime(2026, 1, 1, 11, tzinfo=UTC)
+
+    for version, outcome in ((noon, "inserted"), (eleven, "updated"), (noon, "stale")):
+        done = await upsert_if_newer(tx, parcels, {"number": 1, "left_at": version}, key="number", version="left_at")
+        assert done.outcome == outcome
+    read = (await tx.execute(select(parcels.c.left_at))).scalar_one()
+    expected = eleven.astimezone(noon.tzinfo) if read.tzinfo else read
+    done = await update_if_version(
+        tx, parcels, {"left_at": noon}, key={"number": 1}, expected=expected, version="left_at"
+    )
+    assert done.updated
 
 
 async def test_a_row_without_a_version_is_older_than_any(tx: AsyncConnection) -> None:
@@ -253,6 +288,20 @@ async def test_decimals_are_added_exactly_or_refused(tx: AsyncConnection, shop: 
         return
     assert (await apply_once(tx, Account, {"owed": Decimal("1234567890123456.0002")}, **add)).applied  # type: ignore[arg-type]
     assert await tx.scalar(select(Account.owed)) == Decimal("1234567890123456.1002")
+
+
+async def test_decimals_are_added_or_refused_but_never_rounded(tx: AsyncConnection, shop: RelationalStore) -> None:
+    """``NUMERIC`` alone keeps any places on PostgreSQL and none on MariaDB."""
+    await insert_once(tx, parcels, {"number": 1, "weight": 0}, key="number")
+    amount: dict[str, Any] = {"increments": {"weight": Decimal("0.4")}, "key": {"number": 1}}
+
+    if shop.name != "PostgreSQL":
+        with pytest.raises(ConfigurationError, match="round"):
+            await apply_once(tx, parcels, **amount, operation="w-1")
+        return
+    for number in range(4):
+        assert (await apply_once(tx, parcels, **amount, operation=f"w-{number}")).applied
+    assert await tx.scalar(select(parcels.c.weight)) == Decimal("1.6")
 
 
 # --- advance_state ---------------------------------------------------------------------------------------------------

@@ -129,6 +129,22 @@ async def test_a_consumer_that_is_gone_with_work_pending_stops_the_start(lasting
     assert "renamed_from='old-name'" in str(problem)
 
 
+async def test_a_consumer_that_another_process_has_is_not_forgotten(lasting_url: str) -> None:
+    """A process of the release before starts in the middle of a deployment."""
+    newer, happenings = _with_noting_handler(lasting_url, "added")
+    older, _ = _with_noting_handler(lasting_url, "known")
+    async with newer.running():
+        await create_tables(newer)
+        await publish(newer, OrderPlaced("a"))
+        await happenings.until(MessageHandled)
+        async with older.running(relay=False):
+            pass
+        await publish(newer, OrderPlaced("b"))
+        await happenings.until(MessageHandled, 2)
+
+        assert await noted(newer) == ["added a", "added b"]
+
+
 async def test_its_successor_takes_over_what_it_left_also_after_a_start_that_failed(lasting_url: str) -> None:
     await _leave_work_for(lasting_url, "old-name")
     forgetful, _ = _with_noting_handler(lasting_url, "new-name")

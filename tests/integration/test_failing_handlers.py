@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, insert, text
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
@@ -131,3 +133,81 @@ async def test_what_failed_handlers_wrote_is_taken_back_and_the_others_have_thei
     assert {letter.attempts for letter in letters} == {1}
     rolled_back = happenings.of(RunRolledBack)
     assert (len(rolled_back) == 1) == (harms is MENDED)
+
+
+@pytest.mark.parametrize("statement", ["COMMIT", "ROLLBACK", "CREATE TABLE beside (a INTEGER)"])
+@pytest.mark.parametrize("in_thread", [False, True])
+async def test_a_statement_that_would_end_the_transaction_is_refused_and_the_neighbours_have_their_effect(
+    store_url: str, statement: str, in_thread: bool
+) -> None:
+    """Once the run's inbox is committed, its other messages would pass for duplicates."""
+    box, _ = make_box(store_url, broker="memory://")
+    if in_thread:
+
+        @box.on(OrderPlaced, name="handle", retry=ONCE)
+        def handle_sync(order: OrderPlaced, tx: Connection) -> None:
+            tx.execute(insert(effects).values(what=str(order.number)))
+            if order.number == 3:
+                tx.execute(text(statement))
+                raise ValueError("not 3")
+    else:
+
+        @box.on(OrderPlaced, name="handle", retry=ONCE)
+        async def handle(order: OrderPlaced, tx: AsyncConnection) -> None:
+            await tx.execute(insert(effects).values(what=str(order.number)))
+            if order.number == 3:
+                await tx.execute(text(statement))
+                raise ValueError("not 3")
+
+    async with box.running(relay=False, consumers=False):
+        await create_tables(box)
+        await arrive(box)
+        came, (letter,) = await noted(box), await box.dead_letters.list()
+
+    assert sorted(map(int, came)) == [number for number in range(COUNT) if number != 3]
+    is_refused = not statement.startswith("CREATE") or box.store.name == "MariaDB"
+    assert letter.error_type == ("TransactionEndedError" if is_refused else "ValueError")
+    assert letter.message.id == "m3"
+
+
+@pytest.mark.parametrize("harm", ["passes over a failure", "passes over a lost connection"])
+@pytest.mark.parametrize("in_thread", [False, True])
+async def test_what_a_handler_passes_over_is_no_failure_of_its_neighbours(
+    store_url: str, harm: str, in_thread: bool
+) -> None:
+    """PostgreSQL takes nothing more in a transaction in which a statement has failed."""
+    box, _ = make_box(store_url, broker="memory://")
+    bad = {3, 7}
+    if in_thread:
+
+        @box.on(OrderPlaced, name="handle", retry=ONCE)
+        def handle_sync(order: OrderPlaced, tx: Connection) -> None:
+            if order.number not in bad:
+                tx.execute(insert(effects).values(what=str(order.number)))
+            elif harm == "passes over a lost connection":
+                tx.invalidate()
+            else:
+                with suppress(IntegrityError):
+                    tx.execute(insert(effects).values(number=TWICE, what="twice"))
+    else:
+
+        @box.on(OrderPlaced, name="handle", retry=ONCE)
+        async def handle(order: OrderPlaced, tx: AsyncConnection) -> None:
+            if order.number not in bad:
+                await tx.execute(insert(effects).values(what=str(order.number)))
+            elif harm == "passes over a lost connection":
+                await tx.invalidate()
+            else:
+                with suppress(IntegrityError):
+                    await tx.execute(insert(effects).values(number=TWICE, what="twice"))
+
+    async with box.running(relay=False, consumers=False):
+        await create_tables(box)
+        async with box.transaction() as tx:
+            await tx.execute(insert(effects).values(number=TWICE, what="before"))
+        await arrive(box)
+        came, letters = await noted(box), await box.dead_letters.list()
+
+    good = [str(number) for number in range(COUNT) if number not in bad]
+    assert sorted(came) == sorted([*good, "before"])
+    assert {int(letter.message.id[1:]) for letter in letters} <= bad

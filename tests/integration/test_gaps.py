@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -13,21 +14,33 @@ from sqlalchemy import make_url
 from pillarbox import BySequence, GapPolicy, RelaySettings, Retry
 from pillarbox.app.controlling import control_of
 from pillarbox.control import HealthStatus
-from pillarbox.errors import ConfigurationError, NotFoundError
+from pillarbox.errors import ConfigurationError, ConflictError, NotFoundError
 from pillarbox.message import Message
 from pillarbox.observe import GapFetched, GapFound, GapSkipped, LineBegun, MessageDead
 from pillarbox.outbox import record_of
 from pillarbox.relational import RelationalStore
 from pillarbox.stores.sqlite import sqlite_store
 from pillarbox.testing import VirtualClock
-from tests.integration.boxes import SETTINGS
+from tests.integration.boxes import SETTINGS, make_box
 from tests.integration.conftest import MARIADB, SERVERS
-from tests.integration.numbered import CHANNEL, CONSUMER, EPOCH, KEY, Hands, box_of_readings, deliver, reading, values
+from tests.integration.numbered import (
+    CHANNEL,
+    CONSUMER,
+    EPOCH,
+    KEY,
+    Hands,
+    MeterRead,
+    box_of_readings,
+    deliver,
+    reading,
+    values,
+)
 
 EVERY_KIND = pytest.mark.parametrize("store_url", ["memory", SERVERS[1], MARIADB], indirect=True)
 MEMORY = pytest.mark.parametrize("store_url", ["memory"], indirect=True)
 WAIT = timedelta(seconds=30)
 AT_ONCE = timedelta(0)
+LATER = Retry(immediate=0, first=timedelta(hours=1))
 
 
 @asynccontextmanager
@@ -80,6 +93,7 @@ async def test_skip_goes_on_without_what_is_missing_and_what_comes_late_is_dead(
         (skipped,) = one.happenings.of(GapSkipped)
         assert (skipped.first, skipped.last, skipped.by) == (2, 3, "pillarbox")
         assert await one.dead() == [("m-1-7-2", "late")]
+        assert [told.holds_key for told in one.happenings.of(MessageDead)] == [False]
         assert await one.arrive(reading(7)) == values(1, 4, 5, 6, 7)
 
 
@@ -331,6 +345,66 @@ async def test_an_operator_sees_gaps_and_skips_one(store_url: str) -> None:
         assert await one.drain() == values(1, 4)
         with pytest.raises(NotFoundError):
             await control.gaps.skip(CONSUMER, CHANNEL, KEY, by="ada", reason="they are lost")
+
+
+@MEMORY
+async def test_an_operator_skips_no_number_that_waits_for_its_retry_unless_by_force(store_url: str) -> None:
+    async with hands(store_url, rule(wait=WAIT), fails={2: 1}, retry=LATER) as one:
+        await one.arrive(reading(1), reading(4), reading(2))
+        control = control_of(one.box.store)
+
+        with pytest.raises(ConflictError, match="hold of its key"):
+            await control.gaps.skip(CONSUMER, CHANNEL, KEY, by="ada", reason="they are lost")
+        await one.box.held.release(CONSUMER, f"k:{KEY}", by="ada", reason="it is mended")
+
+        assert await one.drain() == values(1, 2)
+        closed = await control.gaps.skip(CONSUMER, CHANNEL, KEY, by="ada", reason="it is lost")
+        assert (closed.first, closed.last) == (3, 3)
+        assert await one.drain() == values(1, 2, 4)
+        assert await one.dead() == []
+
+
+@MEMORY
+async def test_an_operator_skips_no_number_that_a_handler_is_at_work_on_unless_by_force(store_url: str) -> None:
+    box, happenings = make_box(store_url)
+    begun, go_on, done = asyncio.Event(), asyncio.Event(), list[int]()
+
+    @box.on(MeterRead, name="post", ordering=rule(wait=WAIT), idempotency="inbox", outside=True)
+    async def post(read: MeterRead) -> None:
+        if read.value == 2:
+            begun.set()
+            await go_on.wait()
+        done.append(read.value)
+
+    async with box:
+        one = Hands(box, happenings)
+        await one.begin()
+        await one.arrive(reading(1), reading(4))
+        control = control_of(box.store)
+        await deliver(box, [reading(2)])
+        async with asyncio.TaskGroup() as group:
+            group.create_task(one.receive())
+            await begun.wait()
+            with pytest.raises(ConflictError, match="at work on number 2"):
+                await control.gaps.skip(CONSUMER, CHANNEL, KEY, by="ada", reason="they are lost")
+            go_on.set()
+
+        closed = await control.gaps.skip(CONSUMER, CHANNEL, KEY, by="ada", reason="it is lost")
+        await one.drain()
+
+    assert (closed.first, closed.last, done) == (3, 3, [1, 2, 4])
+
+
+@MEMORY
+async def test_by_force_an_operator_skips_what_may_have_come(store_url: str) -> None:
+    async with hands(store_url, rule(wait=WAIT), fails={2: 1}, retry=LATER) as one:
+        await one.arrive(reading(1), reading(4), reading(2))
+
+        closed = await control_of(one.box.store).gaps.skip(
+            CONSUMER, CHANNEL, KEY, by="ada", reason="away with it", force=True
+        )
+
+        assert (closed.first, closed.last) == (2, 3)
 
 
 @MEMORY

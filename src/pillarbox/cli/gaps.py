@@ -41,9 +41,10 @@ async def list_(place: Place, consumer: str | None, limit: int) -> None:
 @click.argument("channel")
 @click.argument("key")
 @click.option("--reason", required=True, help="Why the consumer goes on without them; kept with the numbers.")
+@click.option("--force", is_flag=True, help="Also what may wait in the hold of its key, or in a handler's hands.")
 @by_option
 @at_a_place
-async def skip(place: Place, *, consumer: str, channel: str, key: str, reason: str, by: str) -> None:
+async def skip(place: Place, *, consumer: str, channel: str, key: str, reason: str, force: bool, by: str) -> None:
     """Go on without the numbers that are missing before the first message that waits.
 
     What comes of them after all becomes a dead letter with the reason "late".
@@ -51,7 +52,7 @@ async def skip(place: Place, *, consumer: str, channel: str, key: str, reason: s
     if not reason.strip():
         raise click.UsageError("--reason must say something")
     async with place.open() as control:
-        closed = await control.gaps.skip(consumer, channel, key, by=by, reason=reason)
+        closed = await control.gaps.skip(consumer, channel, key, by=by, reason=reason, force=force)
     if wants_json():
         print_json({"skipped": [closed.first, closed.last], "by": by, "reason": reason, "released": closed.count})
     else:

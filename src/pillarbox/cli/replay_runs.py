@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from contextlib import suppress
 from datetime import timedelta
@@ -30,12 +31,28 @@ PATIENCE = timedelta(minutes=1)
 """How long a run is followed of which nothing but errors is seen; it goes on by itself, wherever a box runs."""
 
 
+def _share(_context: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
+    """Refuse what is in every range, since it compares with nothing."""
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("nan is no share of failures; give a number from 0 to 1")
+    return value
+
+
 @click.command(name="replay-all")
 @letter_filter
 @click.option("--rate", type=click.IntRange(min=1), help="Letters a second; left out: as fast as the database goes.")
 @click.option("--canary", type=click.IntRange(min=0), default=0, help="Replay so many first; go on if all is well.")
-@click.option("--stop-at", type=click.FloatRange(0, 1), help="Stop above this share of failures, from 0 to 1.")
-@click.option("--force", is_flag=True, help="Also letters that were replayed too often.")
+@click.option(
+    "--stop-at",
+    type=click.FloatRange(0, 1),
+    callback=_share,
+    help="Stop above this share of failures, from 0 to 1.",
+)
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Also letters replayed too often, or older than what the inbox is sure to remember.",
+)
 @click.option("--dry-run", is_flag=True, help="Only count them.")
 @click.option("--detach", is_flag=True, help="Do not wait; a running box works the run off.")
 @by_option

@@ -13,6 +13,7 @@ from pillarbox.consumer.surroundings import Surroundings
 from pillarbox.deadletter import fingerprint_of
 from pillarbox.deadletter.groups import Arrival
 from pillarbox.errors import HandlerCrashedError
+from pillarbox.holding import own_hold_key
 from pillarbox.idempotency import Suspect, Trial
 from pillarbox.observe import (
     AttemptFailed,
@@ -155,7 +156,7 @@ class Books:
                     attempts=item.attempts,
                     error_type=type(item.error).__qualname__,
                     group="" if item.error is None else self._group_of(item, item.error),
-                    holds_key=self._run.rules.blocks_key,
+                    holds_key=self._run.blocks(item) and item.hold_key != own_hold_key(message_id),
                     quiet_for=arrival.quiet_for,
                     regressed=arrival.regressed,
                 )

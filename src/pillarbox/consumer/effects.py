@@ -45,10 +45,16 @@ class Returned(msgspec.Struct, frozen=True):
 
 
 class Raised(msgspec.Struct, frozen=True):
-    """The handler raised; ``touched`` when it had executed a statement in the run's transaction by then."""
+    """The handler raised.
+
+    Attributes:
+        touched: it had executed a statement in the run's transaction by then.
+        inherited: an earlier handler of the run had left the transaction unusable.
+    """
 
     error: Exception
     touched: bool
+    inherited: bool = False
 
 
 Effect: TypeAlias = Execute | Invoke

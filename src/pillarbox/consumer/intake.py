@@ -299,8 +299,14 @@ class HeldIntake(Intake):
         yield from ()
 
     def accept(self, items: Sequence[Item], done: Sequence[Item]) -> Program[None]:
-        """Remove what is done, if the holds are still ours."""
-        yield from self._held.fence(self._consumer, {item.hold_key for item in items}, token=self._token)
+        """Remove what is done, if the holds of what this run has changed are still ours.
+
+        What is behind a message that waits stays as it is: its hold may be somebody else's by now, an operator's say.
+        """
+        over = {id(item) for item in done}
+        changed = {item.hold_key for item in items if id(item) in over or item.verdict is not None}
+        if changed:
+            yield from self._held.fence(self._consumer, changed, token=self._token)
         yield from self._held.remove(self._consumer, [item.message.id for item in done])
         if replayed := [item.message.id for item in done if item.state is HeldState.REPLAYING]:
             yield from self._dead_letters.resolve(self._consumer, replayed)

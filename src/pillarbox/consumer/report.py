@@ -35,6 +35,16 @@ class RunReport:
     published: int = 0
     notices: list[Event] = field(default_factory=list[Event])
 
+    def leave(self, items: Sequence[Item]) -> None:
+        """Let ``items`` go back, and what else is of their keys: nothing may overtake them, nor be held before them."""
+        keys = {item.hold_key for item in items}
+        self.left += items
+        for outcome in (self.retried, self.dead, self.behind, self.discarded):
+            self.left += (item for item in outcome if item.hold_key in keys)
+            outcome[:] = (item for item in outcome if item.hold_key not in keys)
+        for item in self.left:
+            item.verdict = None  # it comes again, and nothing has been decided then
+
 
 def sort_out(items: Sequence[Item], report: RunReport, *, waiting: list[Item]) -> None:
     """Note what was not admitted: in ``report`` what is given back, in its list ``waiting`` what was put aside."""

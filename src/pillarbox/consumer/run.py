@@ -281,7 +281,7 @@ class Run:
         for start in range(0, len(batch), largest):
             items, wishes = zip(*batch[start : start + largest], strict=True)
             if report.left or self.rules.needs.is_shut:
-                report.left += items
+                report.leave(items)
                 memory.lose(mark for item in items for mark in item.marks)
                 continue
             contexts = tuple(wish.contexts[0] for wish in wishes)
@@ -312,7 +312,7 @@ class Run:
             if isinstance(answer, Returned):
                 self.rules.needs.succeeded(item.probe)
                 return wish.contexts[0]
-            verdict = self.judge(item, answer.error)
+            verdict = None if answer.inherited else self.judge(item, answer.error)
             if answer.touched or verdict is None:
                 raise RunSpoiled(item, verdict, handled=len(report.handled)) from answer.error
             match verdict:

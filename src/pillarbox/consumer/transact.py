@@ -15,12 +15,13 @@ from sqlalchemy.orm import Session
 
 from pillarbox.consumer.context import Context
 from pillarbox.consumer.effects import Effect, Invoke, Raised, Returned
+from pillarbox.consumer.ending import ending_words
 from pillarbox.consumer.injection import CONTEXTS, Providers
 from pillarbox.consumer.report import RunReport
 from pillarbox.consumer.run import RunProgram
 from pillarbox.consumer.spec import Consumer
 from pillarbox.consumer.stray import failure_of, stray
-from pillarbox.errors import TransactionEndedError
+from pillarbox.errors import TransactionEndedError, TransientError
 from pillarbox.transaction import (
     Execute,
     OpenSyncTransaction,
@@ -34,6 +35,8 @@ from pillarbox.transaction.threads import in_thread
 SAVEPOINT = Execute(text("SAVEPOINT pillarbox_handler"))
 """Never released: one statement for each message, not two; a later one of the same name stands before it."""
 GO_BACK = Execute(text("ROLLBACK TO SAVEPOINT pillarbox_handler"))
+ABORTED = "25P02"
+"""What PostgreSQL answers to every statement of a transaction in which one has failed."""
 
 
 class _Lending(AbstractContextManager[None]):
@@ -61,12 +64,29 @@ class HandlerWatch:
         self._began = connection.get_transaction()
         self._consumer = consumer
         self._lending = _Lending()
+        self._calls = 0
         event.listen(connection, "before_cursor_execute", self._count)
         event.listen(connection, "commit", self._refuse)
 
     def lent(self) -> AbstractContextManager[None]:
         """Refuse to commit within the block."""
+        self._calls += 1
         return self._lending
+
+    def returned(self, value: object, *, began: Any) -> Returned | Raised:
+        """Return what came of a handler that returned ``value``; ``began`` is the transaction that it was lent."""
+        if self._connection.invalidated:
+            lost = "its connection was lost while the handler had it, and the handler went on as if nothing were"
+            return Raised(TransientError(f"{self._consumer}: {lost}"), touched=True)
+        if self._connection.get_transaction() is not began or not is_active(began):
+            return Raised(TransactionEndedError(consumer=self._consumer), touched=True)
+        return Returned(value)
+
+    def failed(self, error: Exception, *, before: int, began: Any) -> Raised:
+        """Return what came of a handler that raised ``error`` and found ``before`` statements executed."""
+        touched = self.statements > before or self._connection.invalidated or not is_active(began)
+        inherited = self._calls > 1 and self.statements <= before + 1 and has_found_it_aborted(error)
+        return Raised(error, touched=touched, inherited=inherited)
 
     def can_go_back(self, answer: Raised) -> bool:
         """Tell whether what a handler wrote before it failed can be taken back alone.
@@ -79,7 +99,9 @@ class HandlerWatch:
         is_same = self._connection.get_transaction() is self._began and is_active(self._began)
         return is_same and not self._connection.in_nested_transaction()
 
-    def _count(self, *_: object) -> None:
+    def _count(self, connection: Connection, _cursor: object, statement: str, *_: object) -> None:
+        if self._lending.is_under_way and (words := ending_words(statement, connection.dialect.name)) is not None:
+            raise TransactionEndedError(consumer=self._consumer, refused=words)
         self.statements += 1
 
     def _refuse(self, *_: object) -> None:
@@ -138,8 +160,7 @@ class AsyncShell:
         return answer
 
     async def _invoke(self, wish: Invoke, transaction: OpenTransaction, watch: HandlerWatch) -> Returned | Raised:
-        inner = sync_side(transaction.connection)
-        before, began = watch.statements, inner.get_transaction()
+        before, began = watch.statements, sync_side(transaction.connection).get_transaction()
         limit = _seconds(self._consumer)
         try:
             with watch.lent():
@@ -150,10 +171,8 @@ class AsyncShell:
             if error is not caught or isinstance(error, TimeoutError):
                 await transaction.connection.invalidate()  # it may have been cut off in mid-statement
                 return Raised(error, touched=True)
-            return Raised(error, touched=watch.statements > before or not is_active(began))
-        if inner.get_transaction() is not began or not is_active(began):
-            return Raised(TransactionEndedError(consumer=self._consumer.identity), touched=True)
-        return Returned(value)
+            return watch.failed(error, before=before, began=began)
+        return watch.returned(value, began=began)
 
     async def _call(self, wish: Invoke, connection: AsyncConnection) -> object:
         consumer = self._consumer
@@ -266,10 +285,8 @@ class SyncShell:
             with watch.lent():
                 value = self._call(wish, transaction.connection, provided)
         except (Exception, asyncio.CancelledError) as caught:
-            return Raised(failure_of(caught), touched=watch.statements > before or not is_active(began))
-        if transaction.connection.get_transaction() is not began or not is_active(began):
-            return Raised(TransactionEndedError(consumer=self._consumer.identity), touched=True)
-        return Returned(value)
+            return watch.failed(failure_of(caught), before=before, began=began)
+        return watch.returned(value, began=began)
 
     def _call(self, wish: Invoke, connection: Connection, provided: Mapping[type[object], object]) -> object:
         consumer = self._consumer
@@ -336,6 +353,15 @@ def sync_side(connection: AsyncConnection) -> Connection:
     inner = connection.sync_connection
     assert inner is not None, "the transaction's connection was never started"
     return inner
+
+
+def has_found_it_aborted(error: BaseException | None) -> bool:
+    """Tell whether ``error`` says that an earlier statement has failed, whose error somebody has passed over."""
+    while error is not None:
+        if isinstance(error, DBAPIError):
+            return getattr(error.orig, "sqlstate", None) == ABORTED
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def is_active(transaction: Any) -> bool:

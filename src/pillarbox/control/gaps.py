@@ -45,18 +45,28 @@ class GapsControl:
         """Return the gaps that have stalled longest, of one consumer or of all."""
         return tuple(await self._source.run(self._lines.gaps.find(consumer, limit=limit)))
 
-    async def skip(self, consumer: str, channel: str, key: str, *, by: str, reason: str) -> ClosedGap:
+    async def skip(
+        self, consumer: str, channel: str, key: str, *, by: str, reason: str, force: bool = False
+    ) -> ClosedGap:
         """Go on without what is missing before the first message that waits.
 
         The numbers are noted with who decided and why; what comes of them after all is a dead letter, ``late``.
 
+        Args:
+            consumer: whose gap it is.
+            channel: the line's destination.
+            key: the line's key.
+            by: who decides.
+            reason: why.
+            force: also what may have come: it waits in the hold of its key, or a handler is at work on it.
+
         Raises:
             NotFoundError: nothing is missing there (any more); nothing was changed.
-            ConflictError: a run is at work in that line; try again.
+            ConflictError: a run is at work in that line, or what is missing may have come; nothing was changed.
         """
         if not (by.strip() and reason.strip()):
             raise ValueError("by= must say who goes on without the messages, and reason= why")
-        closed = await self._source.run(self._skip(consumer, (channel, key), by, reason))
+        closed = await self._source.run(self._skip(consumer, (channel, key), by, reason, force=force))
         skipped = GapSkipped(
             consumer=consumer, channel=channel, first=closed.first, last=closed.last, by=by, because=reason
         )
@@ -82,8 +92,10 @@ class GapsControl:
         )
         return ClosedGap(first=missing.first.number, last=missing.last, count=found)
 
-    def _skip(self, consumer: str, line: Line, by: str, reason: str) -> Program[ClosedGap]:
+    def _skip(self, consumer: str, line: Line, by: str, reason: str, *, force: bool) -> Program[ClosedGap]:
         gap, missing = yield from self._locked(consumer, line)
+        if not force:
+            _refuse_what_may_have_come(gap)
         count = yield from self._lines.skip(gap, by=by, because=reason)
         return ClosedGap(first=missing.first.number, last=missing.last, count=count)
 
@@ -95,6 +107,23 @@ class GapsControl:
         if gap is None or gap.missing is None:
             raise ConflictError(f"{consumer} is at work on key {line[1]!r} of {line[0]}; look again")
         return gap, gap.missing
+
+
+def _refuse_what_may_have_come(gap: Gap) -> None:
+    """Make sure that nothing is skipped that is there: it would be a dead letter though its handler may succeed.
+
+    Raises:
+        ConflictError: it may be there.
+    """
+    whose = f"of key {gap.line[1]!r} of {gap.line[0]}"
+    if gap.held:
+        raise ConflictError(
+            f"what is missing {whose} may wait in the hold of its key; see to that first, as `pillarbox held list` "
+            "shows it, or insist by force"
+        )
+    if gap.position.is_busy:
+        numbers = f"number {gap.position.admitted} {whose}"
+        raise ConflictError(f"{gap.consumer} may be at work on {numbers}; look again, or insist by force")
 
 
 ALL = 2**31

@@ -166,14 +166,20 @@ class SequenceError(PermanentError):
 
 
 class TransactionEndedError(PermanentError):
-    """A handler ended the transaction that it was lent; its effects may already be committed."""
+    """A handler ended the transaction that it was lent, or would have; its effects may already be committed.
 
-    def __init__(self, *, consumer: str) -> None:
+    Attributes:
+        refused: the words of a statement that was not executed since it would have ended the transaction.
+    """
+
+    def __init__(self, *, consumer: str, refused: str | None = None) -> None:
+        did = "committed or rolled back" if refused is None else f"may not execute {refused}, which would end"
         super().__init__(
-            f"consumer {consumer!r} committed or rolled back the transaction it was lent; "
+            f"consumer {consumer!r} {did} the transaction it was lent; "
             "leave that to Pillarbox, and use a savepoint to undo a part"
         )
         self.consumer = consumer
+        self.refused = refused
 
 
 class UnknownMessageTypeError(PermanentError, LookupError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache, partial
@@ -13,13 +13,9 @@ from typing import Any, TypeAlias, overload
 from sqlalchemy import (
     BigInteger,
     Column,
-    Float,
-    Integer,
     MetaData,
-    Numeric,
     String,
     Table,
-    TypeDecorator,
     bindparam,
     delete,
     func,
@@ -29,6 +25,7 @@ from sqlalchemy import (
 )
 
 from pillarbox.errors import ConfigurationError
+from pillarbox.idempotency.exactness import check_amount, check_amount_on, digits_of
 from pillarbox.idempotency.fitting import fitting
 from pillarbox.idempotency.guarding import Guard, guard, guarded, key_parameters
 from pillarbox.idempotency.inserting import MYSQL, insert_unless_there, insertion
@@ -111,7 +108,7 @@ def apply_once(
     if not columns or not operation:
         raise ConfigurationError("apply_once needs increments= and the operation= that they are part of")
     for column, amount in zip(columns, increments.values(), strict=True):
-        _check_exact(column, amount)
+        check_amount(column, amount)
     by_column = dict(zip((column.key for column in identity), key.values(), strict=True))
     added = dict(zip((column.key for column in columns), increments.values(), strict=True))
     record = Recorded(
@@ -121,7 +118,7 @@ def apply_once(
     )
     amounts = {f"pillarbox_value_{at}": amount for at, amount in enumerate(increments.values())}
     parameters = {**key_parameters(list(key.values())), **amounts}
-    program = partial(_apply, record, _increments(rows.table, identity, columns), parameters)
+    program = partial(_apply, record, _increments(rows.table, identity, columns), columns, parameters)
     return joined(tx, Operation(program, rows.table, by_column))
 
 
@@ -138,9 +135,15 @@ class Recorded:
     fingerprint: str
 
 
-def _apply(record: Recorded, increments: Guard, parameters: Mapping[str, object], dialect: str) -> Program[Application]:
-    if dialect == "sqlite":
-        _refuse_decimals_on_sqlite(parameters)
+def _apply(
+    record: Recorded,
+    increments: Guard,
+    columns: Sequence[Column[Any]],
+    parameters: Mapping[str, object],
+    dialect: str,
+) -> Program[Application]:
+    for at, column in enumerate(columns):
+        check_amount_on(dialect, column, parameters[f"pillarbox_value_{at}"])
     recorded = RECORD.parameters([record.scope, record.operation, record.fingerprint])
     if not (yield from insert_unless_there(RECORD, recorded, dialect)):
         yield from _refuse_another(record, recorded)
@@ -181,37 +184,6 @@ def _increments(table: Table, key: tuple[Column[Any], ...], columns: tuple[Colum
     return guard(table, key, sums, watched=key[0], condition=true())
 
 
-def _check_exact(column: Column[Any], amount: object) -> None:
-    """Make sure that adding ``amount`` loses nothing.
-
-    Raises:
-        ConfigurationError: it would, or might.
-    """
-    kind: Any = column.type.impl_instance if isinstance(column.type, TypeDecorator) else column.type
-    name = column.key
-    if isinstance(amount, bool) or not isinstance(amount, (int, Decimal)):
-        raise ConfigurationError(f"{name}: {type(amount).__name__} cannot be added exactly; give an int or a Decimal")
-    if isinstance(kind, Float):
-        raise ConfigurationError(f"{name} is a floating-point column, which rounds; use Integer or Numeric")
-    if not isinstance(kind, (Integer, Numeric)):
-        raise ConfigurationError(f"{name} is of type {kind!r}, to which nothing can be added")
-    if isinstance(amount, int):
-        return
-    if not amount.is_finite():
-        raise ConfigurationError(f"{name}: {amount} is no amount")
-    if isinstance(kind, Integer):
-        raise ConfigurationError(f"{name} is an Integer column and would round {amount}; give an int")
-    if kind.scale is not None and len(_exact(amount).partition(".")[2]) > kind.scale:
-        raise ConfigurationError(f"{name} keeps {kind.scale} places after the point and would round {amount}")
-
-
-def _refuse_decimals_on_sqlite(parameters: Mapping[str, object]) -> None:
-    if any(isinstance(value, Decimal) for value in parameters.values()):
-        raise ConfigurationError(
-            "SQLite keeps decimals as floating point, which rounds; keep whole cents in an Integer"
-        )
-
-
 def _scope(scope: str) -> str:
     if not 0 < len(scope) <= MAX_SCOPE_CHARS:
         raise ConfigurationError(f"scope= has {len(scope)} characters; give 1 to {MAX_SCOPE_CHARS}")
@@ -221,11 +193,5 @@ def _scope(scope: str) -> str:
 def _fingerprint(table: str, key: Mapping[str, object], increments: Mapping[str, Amount]) -> str:
     """Return a digest of what is added to which row; values count by their text, however they are spelled in Python."""
     row = sorted((name, str(value)) for name, value in key.items())
-    amounts = sorted((name, _exact(amount)) for name, amount in increments.items())
+    amounts = sorted((name, digits_of(amount)) for name, amount in increments.items())
     return sha256(json.dumps([table, row, amounts]).encode()).hexdigest()
-
-
-def _exact(amount: Amount) -> str:
-    """Return the digits of ``amount``, without zeros at the end."""
-    text = format(amount, "f") if isinstance(amount, Decimal) else str(amount)
-    return text.rstrip("0").rstrip(".") if "." in text else text

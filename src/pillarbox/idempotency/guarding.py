@@ -35,12 +35,14 @@ class Guard:
         changed: the same, and returns the row's key if it did.
         look: locks the row; selects its key, the watched column, and whether the condition holds.
         key: the names of the parameters that are the key.
+        watched: the column that the condition is about.
     """
 
     change: Executable
     changed: Executable
     look: Executable
     key: tuple[str, ...]
+    watched: Column[Any]
 
 
 def key_parameters(key: Sequence[object]) -> dict[str, object]:
@@ -65,6 +67,7 @@ def guard(
         changed=change.returning(*key),
         look=select(*key, watched, condition.label("holds")).where(is_it).with_for_update(),
         key=tuple(parameter.key for parameter in parameters),
+        watched=watched,
     )
 
 

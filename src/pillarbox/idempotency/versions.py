@@ -9,6 +9,7 @@ from typing import Any, overload
 from sqlalchemy import Column, Table, bindparam, or_
 
 from pillarbox.errors import ConfigurationError, ConflictError
+from pillarbox.idempotency.exactness import check_version_on, comparable
 from pillarbox.idempotency.guarding import Guard, guard, guarded, key_parameters
 from pillarbox.idempotency.inserting import Once, insert_unless_there, insertion
 from pillarbox.idempotency.joining import Operation, joined
@@ -55,6 +56,7 @@ def upsert_if_newer(
         raise ConfigurationError(f"the values have no {', '.join(absent)}, which must be known to compare the rows")
     if version in names:
         raise ConfigurationError(f"{version!r} is part of the key; a version changes, and a key does not")
+    values = {**values, version: comparable(values[version])}
     columns, identity = rows.named(values), rows.named(names)
     once = insertion(rows.table, columns, identity)
     others = tuple(rows.columns[name] for name in values if name not in names)
@@ -69,6 +71,7 @@ def upsert_if_newer(
 def _upsert(
     once: Once, newer: Guard, parameters: Mapping[str, object], version: object, dialect: str
 ) -> Program[VersionedWrite]:
+    check_version_on(dialect, newer.watched, version)
     inserts = {name: value for name, value in parameters.items() if name.startswith("pillarbox_value_")}
     for _ in range(TRIES):
         seen = yield from guarded(newer, parameters, dialect)
@@ -143,7 +146,8 @@ def update_if_version(
     names = identifying(key)
     if moved := [name for name in names if name in values]:
         raise ConfigurationError(f"{', '.join(moved)} is part of the key, which an update does not change")
-    changed = {**values, version: _next(values.get(version), expected, version)}
+    expected = comparable(expected)
+    changed = {**values, version: _next(comparable(values.get(version)), expected, version)}
     identity, columns = rows.named(names), rows.named(changed)
     unchanged = _if_unchanged(rows.table, identity, columns, *rows.named([version]))
     parameters = {
@@ -169,6 +173,7 @@ def _next(given: object, expected: object, version: str) -> object:
 def _update(
     unchanged: Guard, parameters: Mapping[str, object], version: object, dialect: str
 ) -> Program[VersionedWrite]:
+    check_version_on(dialect, unchanged.watched, version)
     seen = yield from guarded(unchanged, parameters, dialect)
     if seen.row == "written":
         return VersionedWrite(Write.UPDATED, version)

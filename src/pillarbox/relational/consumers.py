@@ -20,6 +20,7 @@ from pillarbox.relational.tables import (
     holds,
     inbox,
     key_positions,
+    members,
     queue,
     skipped_numbers,
     subscriptions,
@@ -65,6 +66,11 @@ PENDING = select(
     + select(func.count()).select_from(held).where(held.c.consumer == OLD).scalar_subquery()
     + select(func.count()).select_from(early).where(early.c.consumer == OLD).scalar_subquery()
 )
+IN_SCOPE = "queue/"
+"""Before the consumer's name: the scope in which its processes share what the database's queue has for it."""
+RECEIVES = select(func.count()).where(
+    members.c.scope == bindparam("in_scope", type_=String), members.c.expires_at > now_us()
+)
 
 
 class RelationalConsumerRegistry(ConsumerRegistry):
@@ -89,12 +95,15 @@ class RelationalConsumerRegistry(ConsumerRegistry):
                 yield Execute(statement, {"old": consumer})
 
     def enlist(self, service: str, subscriptions: Sequence[Subscription]) -> Program[Mapping[str, int]]:
-        """Look at those that are not here; if none is stranded, upsert those that are."""
+        """Look at those that are not here; if none is stranded, upsert those that are.
+
+        One that another process receives for is neither gone nor stranded: it is of another release.
+        """
         here = {subscription.consumer for subscription in subscriptions}
         stranded: dict[str, int] = {}
         known_here: list[str] = [row[0] for row in (yield Execute(KNOWN, {"prefix": f"{service}/"}))]
         for known in sorted(known_here):
-            if known in here:
+            if known in here or (yield Execute(RECEIVES, {"in_scope": IN_SCOPE + known}))[0][0]:
                 continue
             pending = int((yield Execute(PENDING, {"old": known}))[0][0])
             if pending:

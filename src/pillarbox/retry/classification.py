@@ -18,6 +18,8 @@ from pillarbox.retry.evidence import Failure, Kind, by_evidence
 
 LONGEST_CHAIN = 5
 """How many causes of causes are looked at."""
+LONGEST_ASKED = timedelta(days=3650)
+"""For so long a program may ask to be left alone: no database keeps all that a timedelta holds."""
 DEFAULT_RULES: Mapping[type[BaseException] | str, Kind] = {
     PermanentError: "permanent",
     TransientError: "transient",
@@ -168,5 +170,5 @@ def _with_causes(error: BaseException) -> Iterator[BaseException]:
 def _asked(error: BaseException) -> Failure | None:
     retry_after = read(error, "retry_after")
     if isinstance(retry_after, timedelta) and retry_after >= timedelta(0):
-        return Failure(kind="throttled", retry_after=retry_after)
+        return Failure(kind="throttled", retry_after=min(retry_after, LONGEST_ASKED))
     return None

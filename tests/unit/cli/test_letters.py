@@ -53,6 +53,19 @@ def test_letters_are_found_by_age_reason_and_text(pillarbox: Shell, bury: Put) -
     assert pillarbox("dead-letters", "list", "--since", "yesterday").exit_code == 2
 
 
+@pytest.mark.parametrize("share", ["nan", "-0.1", "1.1"])
+def test_a_share_that_is_none_is_refused(pillarbox: Shell, share: str) -> None:
+    refused = pillarbox("dead-letters", "replay-all", "--stop-at", share, "--dry-run")
+
+    assert refused.exit_code == 2
+    assert "--stop-at" in refused.stderr
+
+
+def test_what_force_insists_on_is_said_by_both_commands(pillarbox: Shell) -> None:
+    for command in ("replay", "replay-all"):
+        assert "the inbox is sure to remember" in " ".join(pillarbox.text("dead-letters", command, "--help").split())
+
+
 def test_header_values_are_shown_only_when_asked_for(pillarbox: Shell, bury: Put) -> None:
     bury(message("m1"))
 

@@ -13,6 +13,7 @@ from sqlalchemy import make_url
 from pillarbox import CircuitBreaker, Retry
 from pillarbox.consumer import dependency
 from pillarbox.consumer.dependency import Dependency, Probe, Sharing
+from pillarbox.consumer.effects import Returned
 from pillarbox.errors import ConfigurationError, DependencyDownError, StoreUnavailableError
 from pillarbox.observe import BreakerClosed, BreakerOpened, Event, Observer
 from pillarbox.retry import Classification, RetryLater
@@ -283,6 +284,29 @@ async def test_a_batch_is_left_while_it_is_open(scene: Scene) -> None:
     items = [item(f"m{number}", key=f"k{number}") for number in range(3)]
 
     assert ids(at.run(items, returns()).left) == ["m0", "m1", "m2"]
+
+
+@pytest.mark.parametrize("behind", ["cannot be decoded", "has no handler", "waits"])
+async def test_what_is_behind_a_batch_that_is_left_is_neither_dead_nor_discarded_nor_held_before_it(
+    scene: Scene, behind: str
+) -> None:
+    """Its breaker opens between two lists of one run."""
+    process = scene.process()
+    at = needing(process, batch=2, undecodable=frozenset({"m2"} if behind == "cannot be decoded" else ()))
+    second = item("m2", key="k", type="order.shipped") if behind == "has no handler" else item("m2", key="k")
+    if behind == "waits":
+        second.verdict = RetryLater(timedelta(seconds=10))
+
+    def script(identity: str, attempt: int) -> Returned:
+        for _ in range(3):
+            fail(process)
+        return Returned(None)
+
+    report = at.run([item("n1", key="a"), item("n2", key="b"), item("m1", key="k"), second], script)
+
+    assert (ids(report.handled), ids(report.left)) == (["n1", "n2"], ["m1", "m2"])
+    assert (report.dead, report.discarded, report.retried, report.behind) == ([], [], [], [])
+    assert (at.intake.accepted, at.inbox.ids) == (["n1", "n2"], {"n1", "n2"})
 
 
 @pytest.mark.parametrize(

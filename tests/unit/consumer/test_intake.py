@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import make_url
 
-from pillarbox.consumer.intake import Burials, ChannelIntake
+from pillarbox.app.controlling import ports_of
+from pillarbox.consumer.intake import Burials, ChannelIntake, HeldIntake
 from pillarbox.deadletter.redaction import nothing_redacted
+from pillarbox.errors import LeaseLostError
 from pillarbox.holding import Hold, HoldState, own_hold_key
 from pillarbox.retry import RetryLater
 from pillarbox.stores.sqlite import sqlite_store
@@ -18,6 +20,7 @@ from tests.unit.consumer.scripted import CONSUMER, ids, item
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from pillarbox.consumer.item import Item
     from pillarbox.relational import RelationalStore
 
 LONG = timedelta(minutes=1)
@@ -38,6 +41,17 @@ def intake_of(store: RelationalStore, *, max_held: int | None = None) -> Channel
         CONSUMER, dead_letters=store.dead_letters, holding=store.holding, blocks="key", redact=nothing_redacted
     )
     return ChannelIntake(CONSUMER, holding=store.holding, burials=burials, accepts=None, max_held=max_held)
+
+
+async def leased(store: RelationalStore, *items: Item) -> HeldIntake:
+    """What held messages go through that are leased."""
+    channel = intake_of(store)
+    await store.run(channel.put_behind(items))
+    await store.run(store.holding.lease_due(CONSUMER, token="t", limit=100, ttl=LONG))
+    burials = Burials(
+        CONSUMER, dead_letters=store.dead_letters, holding=store.holding, blocks="key", redact=nothing_redacted
+    )
+    return HeldIntake(CONSUMER, held=store.holding, dead_letters=store.dead_letters, burials=burials, token="t")
 
 
 async def drained(store: RelationalStore) -> list[str]:
@@ -164,3 +178,28 @@ async def test_retries_and_what_is_behind_them_are_held_though_the_key_is_full(s
     await store.run(intake.put_behind([item("m2"), item("m3")]))
 
     assert await held_messages(store) == 3
+
+
+async def test_a_hold_that_was_taken_away_costs_the_run_nothing_where_it_changed_nothing_behind_it(
+    store: RelationalStore,
+) -> None:
+    """An operator has discarded the letter that the key waits for, while the handler of another key was at work."""
+    behind, handled = item("a2", key="a"), item("b1", key="b")
+    intake = await leased(store, behind, handled)
+    await store.run(ports_of(store).holds.take_out(CONSUMER, behind.hold_key, []))
+
+    await store.run(intake.accept([behind, handled], [handled]))
+
+    assert await held_messages(store) == 1
+
+
+@pytest.mark.parametrize("outcome", ["done", "retried"])
+async def test_a_hold_that_was_taken_away_takes_what_the_run_did_under_it(store: RelationalStore, outcome: str) -> None:
+    one = item("a1", key="a")
+    intake = await leased(store, one)
+    await store.run(ports_of(store).holds.take_out(CONSUMER, one.hold_key, []))
+    if outcome == "retried":
+        one.verdict = RetryLater(LONG)
+
+    with pytest.raises(LeaseLostError):
+        await store.run(intake.accept([one], [one] if outcome == "done" else []))

@@ -17,7 +17,7 @@ from pillarbox.consumer.run import Run, RunProgram
 from pillarbox.consumer.surroundings import Surroundings
 from pillarbox.errors import ConflictError, LeaseLostError, TransientError
 from pillarbox.idempotency import Suspect, Trial
-from pillarbox.observe import Event, HeldKeyFull, Observer, RunRolledBack
+from pillarbox.observe import Event, HeldKeyFull, MessageDead, Observer, RunRolledBack
 from pillarbox.ordering import RunSize
 from pillarbox.retry import GiveUp, Retry, RetryLater
 from pillarbox.testing import VirtualClock
@@ -385,6 +385,37 @@ class FullKeys(Observer):
     def notice(self, event: Event, /) -> None:
         if isinstance(event, HeldKeyFull):
             self.told.append(event.message_id)
+
+
+class Deaths(Observer):
+    """Which dead messages are told to hold their key."""
+
+    def __init__(self) -> None:
+        self.holding: dict[str, bool] = {}
+
+    def notice(self, event: Event, /) -> None:
+        if isinstance(event, MessageDead):
+            self.holding[event.message_id] = event.holds_key
+
+
+async def test_a_dead_message_is_told_to_hold_its_key_only_if_something_may_wait_behind_it() -> None:
+    """One that is late lets the others pass, and one without a key has nothing behind it."""
+    scene, told = stage(retry=Retry(attempts=1)), Deaths()
+    around = Surroundings(
+        source=Steps(),
+        clock=VirtualClock(),
+        observer=told,
+        worker="w1",
+        new_token=lambda: "t1",
+        on_published=lambda: None,
+    )
+    process = Process(Run(scene.rules), shell=Batches(scene, fails("m1", "m2", "m3")), around=around)
+    late = item("m2", key="late")
+    late.blocks = False
+
+    await process.handle([item("m1"), late, item("m3", key=None)], intake=scene.intake, size=RunSize(largest=8))
+
+    assert told.holding == {"m1": True, "m2": False, "m3": False}
 
 
 async def test_a_full_key_is_told_of_once_a_minute() -> None:

@@ -71,6 +71,13 @@ def test_an_error_that_says_when_to_come_back_is_throttled() -> None:
     assert Classification().classify(error) == Failure(kind="throttled", retry_after=timedelta(seconds=7))
 
 
+def test_who_asks_to_be_left_alone_for_ever_is_asked_again_in_ten_years() -> None:
+    """A due time that no database keeps would have the message come again at once, and again."""
+    error = ThrottledError("go away", retry_after=timedelta.max)
+
+    assert Classification().classify(error).retry_after == timedelta(days=3650)
+
+
 @pytest.mark.parametrize("nonsense", [timedelta(seconds=-1), 5, "5", None])
 def test_a_retry_after_that_is_no_time_is_ignored(nonsense: object) -> None:
     error = OutOfStockError()
