@@ -7,18 +7,23 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from pillarbox.app.system_clock import SystemClock
 from pillarbox.brokers.kafka import kafka_broker
+from pillarbox.brokers.kafka.layout import topic_of
 from pillarbox.channel import Confirmed, Outcome
 from pillarbox.errors import BrokerUnavailableError
+from pillarbox.observe import BrokerAway, MessageHandled
 from pillarbox.testing.contracts.broker_harness import letter, new_subscription, new_topic
 from tests.conftest import skip_or_fail
+from tests.integration.boxes import ChargePayment, OrderPlaced, make_box, publish
 from tests.servers import ServerMissingError
 from tests.servers.kafka import KafkaServer, cluster
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from random import Random
 
     from pillarbox.channel import MessageReceiver, MessageSender
@@ -60,6 +65,40 @@ async def test_what_was_confirmed_is_kept_and_in_order_when_a_node_is_lost(
     for key in {one.key for one in sent}:
         first_arrivals = list(dict.fromkeys(one.id for one in came if one.key == key))
         assert first_arrivals == [one.id for one in sent if one.key == key]
+
+
+async def test_a_topic_without_leaders_does_not_stop_the_others(
+    cluster_server: list[KafkaServer], sqlite_url: str
+) -> None:
+    """A topic of one copy, whose node is lost: the broker is there for all other topics."""
+    addresses = ",".join(node.address for node in cluster_server)
+    admin = AdminClient({"bootstrap.servers": addresses})
+    await wait_until(lambda: len(admin.list_topics(timeout=5).brokers) == len(cluster_server))
+    await asyncio.to_thread(make_topics, admin, {"topic:order": 3, "queue:payments": 1})
+    box, happenings = make_box(sqlite_url, broker=f"kafka://{addresses}?partitions=2")
+
+    @box.on(ChargePayment, name="charge", idempotency="natural")
+    async def charge(payment: ChargePayment) -> None:
+        pass
+
+    async with box.running():
+        await publish(box, ChargePayment("o-1"))
+        await happenings.until(MessageHandled)
+        await asyncio.to_thread(cluster_server[2].kill)
+        await publish(box, OrderPlaced("o-1"))
+        await happenings.until(BrokerAway)
+        await publish(box, ChargePayment("o-2"))
+        await wait_until(lambda: len(happenings.of(MessageHandled)) == 2, timedelta(seconds=60))
+
+
+def make_topics(admin: AdminClient, nodes: Mapping[str, int]) -> None:
+    """Make the topics of channels, each with all its leaders on one node."""
+    wanted = [
+        NewTopic(topic_of(channel), num_partitions=2, replica_assignment=[[node]] * 2)
+        for channel, node in nodes.items()
+    ]
+    for made in admin.create_topics(wanted).values():
+        made.result()
 
 
 async def send_all(sender: MessageSender, messages: list[Message], under_way: asyncio.Event) -> int:

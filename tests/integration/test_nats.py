@@ -250,8 +250,23 @@ async def test_a_full_stream_is_not_the_messages_fault(broker: NatsBroker, jetst
 
     (full,) = await broker.sender().send([letter("m2", queue)])
 
-    assert isinstance(full, Unavailable)
+    assert isinstance(full, NotReady), "it holds up its own channel alone"
     assert "maximum messages" in full.reason
+
+
+async def test_a_stream_whose_subjects_somebody_changed_holds_up_its_own_channel_alone(
+    broker: NatsBroker, jetstream: JetStream
+) -> None:
+    changed, other = new_queue(), new_queue()
+    assert list(await broker.sender().send([letter("m1", changed)])) == [Confirmed()]
+    found = await jetstream.stream(stream_of(changed))
+    assert found is not None
+    config = {**found["config"], "subjects": [f"elsewhere.{stream_of(changed)[6:]}"]}
+    await jetstream.ask(f"STREAM.UPDATE.{stream_of(changed)}", **config)
+
+    results = await broker.sender().send([letter("m2", changed), letter("m3", other)])
+
+    assert [type(result) for result in results] == [NotReady, Confirmed]
 
 
 async def test_what_a_former_owner_took_and_never_handled_is_found_in_order(

@@ -93,6 +93,13 @@ async def test_what_is_kept_can_be_published_once_more(box: Pillarbox) -> None:
     assert (await control.choose_kept(since=LONG_AGO)).count == 10, "they are kept again"
 
 
+@pytest.mark.parametrize("keep", [timedelta.max])
+async def test_what_is_kept_for_ever_stays_and_the_relay_works_on(box: Pillarbox) -> None:
+    await publish(box, 2)
+
+    assert (await control_of(box.store).outbox.choose_kept(since=LONG_AGO)).count == 2
+
+
 async def test_without_keep_nothing_is_left(box: Pillarbox) -> None:
     await publish(box, 10)
     terms = LeaseTerms(scope="relay", ttl=DAY, whole=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import insert
 
-from pillarbox import Pillarbox, RelaySettings
+from pillarbox import Pillarbox, RelaySettings, event
 from pillarbox.channel import SendResult, Unavailable, Unknown
 from pillarbox.observe import BrokerAway, RecordParked
 from pillarbox.relay import RelayKind
@@ -19,6 +20,17 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from pillarbox.relational import RelationalStore
+
+
+@event("audit.entered", key="account")
+@dataclass(frozen=True)
+class Audited:
+    """An entry that goes to another topic."""
+
+    account: str
+    seq: int
+    token: str
+
 
 ENTRIES = [Entered(f"account-{number % 3}", number // 3 + 1, f"entry-{number:02}") for number in range(12)]
 LATER = [Entered(f"account-{number % 3}", number // 3 + 5, f"later-{number:02}") for number in range(12)]
@@ -73,6 +85,30 @@ async def test_while_the_broker_is_away_one_probe_goes_out_after_ever_longer_pau
     assert pauses == [pytest.approx(min(0.075 * 2**number, 3.75)) for number in range(len(pauses))]
     assert {tuple(call) for call in probes} == {(ENTRIES[3].token,)}, "always the oldest, and nothing else"
     assert len(relay.sender.calls) == len(pauses) <= 13
+    assert not scene.told(RecordParked)
+
+
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("kind", [RelayKind.POLLING])
+@pytest.mark.parametrize("failure", [Unavailable("no leader"), Unknown("no confirm")], ids=["unavailable", "unknown"])
+async def test_a_destination_that_fails_alone_does_not_stop_the_others(scene: RelayScene, failure: SendResult) -> None:
+    """Such as a topic whose partition has no leader, while the broker is there for all others."""
+    scene.box.register(Audited)
+    relay = scene.relay("one", dice=0.5)
+    stuck = Audited("account-0", 1, "stuck")
+    relay.sender.by_token["stuck"] = [failure] * AWAY
+    async with scene.box.transaction() as tx:
+        await scene.box.publish(stuck, tx=tx)
+    await _pass_time(relay, 10)
+
+    await enter(scene, ENTRIES)
+    before = len(relay.sender.by_token["stuck"])
+    while len(scene.tokens()) < len(ENTRIES):
+        await _pass_time(relay, 1)
+    tried = before - len(relay.sender.by_token["stuck"])
+
+    assert tried <= 3, f"the others waited for {tried} tries of the one that fails"
+    assert scene.tokens() == [entry.token for entry in ENTRIES]
     assert not scene.told(RecordParked)
 
 

@@ -42,7 +42,10 @@ def instant(text: str | datetime) -> datetime:
         raise click.BadParameter(f"{text!r} is no instant; write it as in 2031-05-17T08:00:00Z") from None
     if found.tzinfo is None:
         raise click.BadParameter(f"{text!r} has no time zone; add Z, or an offset as in +02:00")
-    return found.astimezone(UTC)
+    try:
+        return found.astimezone(UTC)
+    except OverflowError as error:
+        raise click.BadParameter(f"{text!r} lies outside of the calendar in UTC") from error
 
 
 def instant_or_age(text: str | datetime) -> datetime:

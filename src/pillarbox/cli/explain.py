@@ -82,7 +82,7 @@ def _read(file: IO[str]) -> Mapping[str, Any]:
     """
     try:
         said: object = json.load(file)
-    except ValueError as error:  # not UTF-8, or no JSON
+    except (ValueError, RecursionError) as error:  # not UTF-8, no JSON, or too deep
         raise ConfigurationError(f"{file.name} holds no JSON: {error}") from None
     if not isinstance(said, dict):
         raise ConfigurationError(f"{file.name} holds no message; {SHAPE}")

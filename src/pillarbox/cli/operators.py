@@ -11,8 +11,19 @@ import click
 
 def by_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command ``--by``: who decides, by default the user of the machine."""
+
+    def somebody(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+        if not value.strip():
+            raise click.UsageError("--by must name somebody")
+        return value
+
     option = click.option(
-        "--by", metavar="WHO", default=_user, envvar="PILLARBOX_OPERATOR", help="Who decides; left out: your user name."
+        "--by",
+        metavar="WHO",
+        default=_user,
+        envvar="PILLARBOX_OPERATOR",
+        callback=somebody,
+        help="Who decides; left out: your user name.",
     )
     return option(command)
 

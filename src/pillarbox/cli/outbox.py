@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 
 import click
 
@@ -10,6 +11,7 @@ from pillarbox.cli.operators import by_option
 from pillarbox.cli.output import plain, print_facts, print_json, print_line, print_table, wants_json
 from pillarbox.cli.places import Place, at_a_place
 from pillarbox.control import OutboxControl
+from pillarbox.errors import NotFoundError
 from pillarbox.outbox import OutboxState, ParkedRecord
 
 PAGE = 500
@@ -76,11 +78,12 @@ async def retry(place: Place, message_ids: tuple[str, ...], everything: bool) ->
         raise click.UsageError("name the messages, or give --all")
     released = 0
     async with place.open() as control:
-        wanted = [one async for one in _all_parked(control.outbox)] if everything else list(dict.fromkeys(message_ids))
+        wanted = [one async for one in _parked_heads(control.outbox, frozenset(message_ids))]
         for message_id in wanted:
-            released += await control.outbox.retry(message_id)
+            with suppress(NotFoundError):  # somebody else has decided about it meanwhile
+                released += await control.outbox.retry(message_id)
     if wants_json():
-        print_json({"retried": wanted, "released": released})
+        print_json({"retried": wanted if everything else list(dict.fromkeys(message_ids)), "released": released})
     else:
         print_line(f"{released} records will be published")
 
@@ -124,19 +127,28 @@ async def new_epoch(place: Place, reason: str, by: str) -> None:
         print_line(f"the numbers of {keys} keys begin at 1 again")
 
 
-async def _all_parked(control: OutboxControl) -> AsyncGenerator[str]:
-    """Return the first parked record of each key, and those without one: releasing it releases the others."""
+async def _parked_heads(control: OutboxControl, named: frozenset[str]) -> AsyncGenerator[str]:
+    """Return the first parked record of each key, and those without one: releasing it releases the others.
+
+    Only of those ``named``, if any are.
+
+    Raises:
+        NotFoundError: one of them is not parked.
+    """
     keys = set[tuple[str, str]]()
+    missing = set(named)
     after = 0
     while page := await control.parked(after=after, limit=PAGE):
         after = page[-1].position
-        for record in page:
-            message = record.message
+        for message in (record.message for record in page if not named or record.message.id in named):
+            missing.discard(message.id)
             if message.key is None:
                 yield message.id
             elif (message.destination, message.key) not in keys:
                 keys.add((message.destination, message.key))
                 yield message.id
+    if missing:
+        raise NotFoundError(kind="parked record", identifier=min(missing))
 
 
 def _state_facts(found: OutboxState) -> dict[str, object]:

@@ -12,6 +12,8 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Protocol
 
+from pillarbox.errors import BrokerUnavailableError
+
 
 class Severity(StrEnum):
     """``error``: messages are lost, or none flow; ``warning``: they can be; ``notice``: good to know."""
@@ -102,8 +104,24 @@ class Doctor:
         self._patients = patients
 
     async def examine(self, *, deep: bool = False) -> Diagnosis:
-        """Return the findings about all of them."""
-        return diagnosis_of([finding for one in self._patients for finding in await one.diagnose(deep=deep)])
+        """Return the findings about all of them; a broker that is away is one, and hides nothing of the others.
+
+        Raises:
+            StoreUnavailableError: the store cannot be reached.
+        """
+        found: list[Finding] = []
+        for one in self._patients:
+            try:
+                found += await one.diagnose(deep=deep)
+            except BrokerUnavailableError as error:
+                found.append(_away(error))
+        return diagnosis_of(found)
+
+
+def _away(error: BrokerUnavailableError) -> Finding:
+    means = "what is published waits in the outbox, and consumers get nothing"
+    do = "check that it runs, and can be reached from here as broker= says"
+    return problem("broker-away", Severity.ERROR, error.broker, error.reason, means=means, do=do)
 
 
 def diagnosis_of(findings: Sequence[Finding]) -> Diagnosis:

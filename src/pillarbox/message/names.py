@@ -14,6 +14,7 @@ from pillarbox.message.limits import Limits
 
 MAX_NAME_LENGTH: Final = 200
 MAX_MESSAGE_ID_BYTES: Final = 200
+MAX_CONTENT_TYPE_LENGTH: Final = 100
 
 ChannelKind: TypeAlias = Literal["topic", "queue"]
 
@@ -54,12 +55,12 @@ def topic_of(name: str) -> str:
 
 def topic_destination(name: str) -> str:
     """Return the destination of the topic ``name``; raise ``ConfigurationError`` for an invalid one."""
-    return f"topic:{check_name(name, what='topic')}"
+    return f"topic:{_check_channel(name, what='topic')}"
 
 
 def queue_destination(name: str) -> str:
     """Return the destination of the queue ``name``; raise ``ConfigurationError`` for an invalid one."""
-    return f"queue:{check_name(name, what='queue')}"
+    return f"queue:{_check_channel(name, what='queue')}"
 
 
 def parse_destination(destination: str) -> tuple[ChannelKind, str]:
@@ -72,11 +73,25 @@ def parse_destination(destination: str) -> tuple[ChannelKind, str]:
     """
     kind, _, name = destination.partition(":")
     if kind == "topic":
-        return "topic", check_name(name, what="topic")
+        return "topic", _check_channel(name, what="topic")
     if kind == "queue":
-        return "queue", check_name(name, what="queue")
+        return "queue", _check_channel(name, what="queue")
     msg = f"{destination[:MAX_NAME_LENGTH]!r} is not a destination; write 'topic:<name>' or 'queue:<name>'"
     raise ConfigurationError(msg)
+
+
+def _check_channel(name: str, *, what: Literal["topic", "queue"]) -> str:
+    """Return ``name`` if every store can hold the destination that it makes.
+
+    Raises:
+        ConfigurationError: It is no valid name, or too long beside the word for what it names.
+    """
+    longest = MAX_NAME_LENGTH - len(what) - 1
+    if check_name(name, what=what) and len(name) > longest:
+        raise ConfigurationError(
+            f"{what} {name!r} is not a valid name; that of a {what} has at most {longest} characters"
+        )
+    return name
 
 
 def check_key(key: str, *, message_type: str, limits: Limits = _DEFAULT_LIMITS) -> str:

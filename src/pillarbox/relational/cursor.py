@@ -29,7 +29,7 @@ from pillarbox.relational.expressions import (
     numbers,
     position_list,
 )
-from pillarbox.relational.keeping import KEEP
+from pillarbox.relational.keeping import KEEP, KEEP_NOTED
 from pillarbox.relational.leases import is_owned
 from pillarbox.relational.outbox_held import put_aside
 from pillarbox.relational.tables import leases, outbox, outbox_cursor, outbox_cursor_history
@@ -41,6 +41,8 @@ from pillarbox.relay.settings import RelayKind
 from pillarbox.transaction import Execute, Program, Row
 
 NAME = "outbox"
+MARKS_AT_A_TIME = 100
+"""Notes of the cursor that one transaction of a hand-over goes through."""
 AT = position_list("positions")
 _up_to = bindparam("up_to", type_=BigInteger)
 _since, _until = bindparam("since", type_=Text), bindparam("until", type_=Text)
@@ -85,6 +87,20 @@ ADVANCE = (  # primary key; compare and set, fenced
     .returning(outbox_cursor.c.position)
 )
 FORGET_HISTORY = delete(outbox_cursor_history)
+FIRST_MARKS = (  # primary key
+    select(
+        outbox_cursor_history.c.at,
+        outbox_cursor_history.c.since,
+        outbox_cursor_history.c.until,
+        outbox_cursor_history.c.position,
+        outbox_cursor_history.c.highest,
+    )
+    .order_by(outbox_cursor_history.c.at)
+    .limit(_up_to)
+)
+FORGET_MARK = delete(outbox_cursor_history).where(  # primary key
+    outbox_cursor_history.c.at == bindparam("noted_at", type_=BigInteger)
+)
 END = delete(outbox_cursor).where(outbox_cursor.c.name == NAME)
 
 PASSED = (  # walks the primary key; in a cluster of other transaction numbers only what was surely published counts
@@ -143,6 +159,8 @@ def retire(limit: int, *, keep: bool) -> Program[bool]:
     found = yield Execute(LOAD)
     if not found:
         return False
+    if keep and (yield from _keep_noted(limit)):
+        return True
     since, until, at, highest, _ = found[0]
     cursor = {"since": since, "until": until, "at": at, "highest": highest}
     positions = [position for (position,) in (yield Execute(PASSED, {**cursor, "up_to": limit}))]
@@ -155,6 +173,25 @@ def retire(limit: int, *, keep: bool) -> Program[bool]:
     yield Execute(END)
     yield Execute(FORGET_HISTORY)
     return False
+
+
+def _keep_noted(limit: int) -> Program[bool]:
+    """Keep up to ``limit`` records as published when the cursor was first noted behind them.
+
+    By that time they are republished and purged, as they would have been had they stayed. Returns whether to go on.
+    """
+    marks = yield Execute(FIRST_MARKS, {"up_to": MARKS_AT_A_TIME})
+    for noted_at, since, until, at, highest in marks:
+        cursor = {"since": since, "until": until, "at": at, "highest": highest}
+        positions = [position for (position,) in (yield Execute(PASSED, {**cursor, "up_to": limit}))]
+        if positions:
+            yield Execute(KEEP_NOTED, {"positions": positions, "noted_at": noted_at})
+            yield Execute(REMOVE, {"positions": positions})
+        limit -= len(positions)
+        if not limit:
+            return True
+        yield Execute(FORGET_MARK, {"noted_at": noted_at})
+    return bool(marks)
 
 
 def load(scope: str, tokens: Sequence[int], *, beginning: str, system_id: str) -> Program[Cursor | None]:

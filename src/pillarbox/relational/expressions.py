@@ -36,6 +36,8 @@ from sqlalchemy.types import NullType, TypeDecorator, TypeEngine, UserDefinedTyp
 from pillarbox.transaction.now import now_us as now_us  # noqa: PLC0414  # one of the words that statements are made of
 
 MICROSECONDS = 1_000_000
+LONGEST_US = 1 << 62
+"""Stands for a duration that means for ever: what is far longer no database can reckon with."""
 
 
 def insert_into(table: Table) -> Insert:
@@ -80,8 +82,8 @@ class PositionList(TypeDecorator[Sequence[int]]):
 
 
 def micros(duration: timedelta) -> int:
-    """Return ``duration`` in microseconds."""
-    return duration // timedelta(microseconds=1)
+    """Return ``duration`` in microseconds, at most ``LONGEST_US`` of them."""
+    return max(-LONGEST_US, min(duration // timedelta(microseconds=1), LONGEST_US))
 
 
 def numbers(name: str) -> BindParameter[Sequence[Any]]:

@@ -211,14 +211,26 @@ class RelationalPublishedRecords(PublishedRecords):
         return (yield from self._move(rows, AGAIN_FROM_OUTBOX, REMOVE)) if rows else 0
 
     def _move(self, rows: Sequence[Row], again: Executable, remove: Executable) -> Program[int]:
-        if self._key_locks is not None:
-            buckets = {bucket_for(to, key, message_id=identity) for _, to, key, identity in rows if key is not None}
-            if buckets:
-                yield Execute(self._key_locks.lock, {"buckets": sorted(buckets)})
-        positions = [row[0] for row in rows]
+        positions = yield from self._locked(rows)
         yield Execute(again, {"positions": positions})
         yield Execute(remove, {"positions": positions})
         return len(positions)
+
+    def _locked(self, rows: Sequence[Row]) -> Program[list[int]]:
+        """Return the positions of those of ``rows`` whose keys are locked now, at least the first.
+
+        Only for the first key is waited. Whoever waited for one while he holds others would close a circle with a
+        producer that publishes in several calls; what is left out is found by the next batch.
+        """
+        buckets = [None if key is None else bucket_for(to, key, message_id=identity) for _, to, key, identity in rows]
+        first = next((bucket for bucket in buckets if bucket is not None), None)
+        if self._key_locks is None or first is None:
+            return [row[0] for row in rows]
+        yield Execute(self._key_locks.lock, {"buckets": [first]})
+        others = sorted({bucket for bucket in buckets if bucket is not None} - {first})
+        had = (yield Execute(self._key_locks.try_lock, {"buckets": others})) if others else ()
+        locked = {first, None, *(bucket for (bucket,) in had)}
+        return [row[0] for row, bucket in zip(rows, buckets, strict=True) if bucket in locked]
 
     def _before(self, older_than: timedelta) -> Program[int]:
         return int((yield Execute(NOW))[0][0]) - micros(older_than)

@@ -68,6 +68,8 @@ class Dispatch:
         self._settings = settings
         self._observer = observer
         self._pauses = Pauses(first=settings.longest_poll, longest=settings.longest_backoff, dice=dice)
+        self._tried: set[str] = set()
+        """Destinations by which the broker was probed in vain: it may be there for all others."""
 
     @property
     def is_away(self) -> bool:
@@ -81,12 +83,14 @@ class Dispatch:
 
     @property
     def paused(self) -> list[str]:
-        """The destinations that are left alone for a while."""
-        return [name for name in self._pauses.active(now=self._clock.monotonic()) if name != THE_BROKER]
+        """The destinations that are left alone for a while, or for the next probe."""
+        active = self._pauses.active(now=self._clock.monotonic())
+        return sorted(self._tried.union(active) - {THE_BROKER}) if self._tried or active else []
 
     async def send(self, records: Sequence[PendingRecord]) -> Sent:
         """Send ``records``, which are in order; those of slots that are no longer held are not sent."""
         sent = Sent()
+        is_probe = self._pauses.has_failed(THE_BROKER)
         stopped = set[Key]()
         for wave in waves(records, ordered_prefix=self._sender.capabilities.ordered_prefix):
             tokens = self._keeper.tokens  # empty once the lease can no longer be trusted
@@ -98,14 +102,21 @@ class Dispatch:
             for record, result in zip(wanted, await self._send(wanted), strict=True):
                 if isinstance(result, Confirmed):
                     sent.confirmed[record.position] = tokens[record.slot]
+                    self._pauses.succeeded(record.message.destination)
                     continue
                 sent.complete = False
                 stopped.add(key_of(record))
                 is_away = is_away or isinstance(result, Unavailable)
+                if is_probe and isinstance(result, (Unavailable, Unknown)):
+                    self._tried.add(record.message.destination)
                 self._sort(record, result, sent)
             if is_away:
                 break
         return sent
+
+    def nothing_else(self) -> None:
+        """Note that there is nothing to probe the broker by but what has failed already."""
+        self._tried.clear()
 
     def parked(self, record: PendingRecord, reason: str) -> None:
         """Tell that a refused record was put aside."""
@@ -121,8 +132,15 @@ class Dispatch:
         except TimeoutError:
             return [Unknown("the broker did not confirm in time")] * len(wave)
         if any(isinstance(result, Confirmed) for result in results):
-            self._pauses.succeeded(THE_BROKER)
+            self._succeeded()
         return results
+
+    def _succeeded(self) -> None:
+        """Note that the broker is there; what was probed in vain before fails alone, so that it is left alone."""
+        self._pauses.succeeded(THE_BROKER)
+        for destination in self._tried:
+            self._pauses.pause(destination, now=self._clock.monotonic())
+        self._tried.clear()
 
     def _sort(
         self,

@@ -100,6 +100,8 @@ class PollingPublication(Publication):
         )
         found = await self._source.run_single(self._reader.read(plan))
         self._low.note(len(found))
+        if not (found or batch or published):
+            self._dispatch.nothing_else()
         return found
 
     async def _settle(self, published: Mapping[int, int]) -> None:

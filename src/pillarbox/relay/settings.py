@@ -50,11 +50,13 @@ class RelaySettings:
     log: LogSettings = field(default_factory=LogSettings)
 
     def __post_init__(self) -> None:
-        """Refuse a window that holds no message, and a kind that there is not."""
+        """Refuse what no relay could work with, and a kind that there is not."""
         if self.kind not in list(RelayKind):
             raise ConfigurationError(f"a relay's kind is one of {', '.join(RelayKind)}, not {self.kind!r}")
         if self.window < 1:
             raise ConfigurationError(f"a relay's window must be at least 1, got {self.window}")
+        if self.lease <= timedelta(0):
+            raise ConfigurationError(f"a relay's lease must be a time above zero, got {self.lease}")
         if self.keep is not None and self.keep <= timedelta(0):
             raise ConfigurationError(f"keep must be a time above zero, or None to keep nothing, got {self.keep}")
         if self.partition_rows < SMALLEST_PARTITION:

@@ -6,7 +6,7 @@ Source: EIP, *Message Translator*; reading order: codec, json_, faults, shape, u
 foreign, arrival.
 """
 
-from pillarbox.serialization.arrival import UNREADABLE, arrived, unreadable
+from pillarbox.serialization.arrival import UNREADABLE, arrived, fitting, unreadable
 from pillarbox.serialization.cloudevents import to_binary
 from pillarbox.serialization.codec import Codec
 from pillarbox.serialization.envelope import EnvelopeFields, decode_message, encode_message
@@ -24,6 +24,7 @@ __all__ = [
     "arrived",
     "decode_message",
     "encode_message",
+    "fitting",
     "to_binary",
     "unreadable",
     "upcast",

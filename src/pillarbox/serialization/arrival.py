@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from pillarbox.errors import DecodeError, InvalidMessageError
 from pillarbox.message.message import Message
+from pillarbox.message.names import MAX_CONTENT_TYPE_LENGTH, MAX_NAME_LENGTH
 from pillarbox.serialization.cloudevents import BINARY_PREFIX, from_binary, from_structured
 from pillarbox.serialization.envelope import media_type
 
@@ -53,13 +54,13 @@ def arrived(
     if not "".join(headers.values()).isprintable():  # most are, and this tells it soonest
         texts = {name: _NOT_IN_TEXTS.sub(_escape, value) for name, value in headers.items()}
         is_faulty = any(name.lower().startswith(prefixes) and texts[name] != value for name, value in headers.items())
-    if not is_faulty and (message := _cloud_event(texts, body, channel, prefixes)) is not None:
-        return message
-    if foreign is not None:
-        try:
-            return foreign.read(texts, body, channel=channel)
-        except (DecodeError, InvalidMessageError):
-            pass  # without an id it is nobody's duplicate, and cannot be handled once
+    try:
+        if not is_faulty and (message := _cloud_event(texts, body, channel, prefixes)) is not None:
+            return fitting(message)
+        if foreign is not None:
+            return fitting(foreign.read(texts, body, channel=channel))
+    except (DecodeError, InvalidMessageError):
+        pass  # without an id it is nobody's duplicate, and cannot be handled once
     return unreadable(body, channel=channel, place=place, headers=texts)
 
 
@@ -79,6 +80,24 @@ def _cloud_event(headers: Mapping[str, str], body: bytes, channel: str, prefixes
     return replace(message, headers={**others, **message.headers})
 
 
+def fitting(message: Message) -> Message:
+    """Return ``message`` as every store can hold it, a content type that is too long without its parameters.
+
+    Raises:
+        DecodeError: not even a dead letter could hold its type, or its content type.
+    """
+    if len(message.type) > MAX_NAME_LENGTH or _is_no_text(message.type) or _is_no_text(message.content_type):
+        raise DecodeError(reason=f"its type is longer than {MAX_NAME_LENGTH} characters, or no text")
+    if len(message.content_type) <= MAX_CONTENT_TYPE_LENGTH:
+        return message
+    kind = media_type(message.content_type)
+    if len(kind) > MAX_CONTENT_TYPE_LENGTH:
+        raise DecodeError(
+            message_type=message.type, reason=f"its content type is longer than {MAX_CONTENT_TYPE_LENGTH} characters"
+        )
+    return replace(message, content_type=kind)
+
+
 def unreadable(body: bytes, *, channel: str, place: str, headers: Mapping[str, str] = NO_HEADERS) -> Message:
     """Return a message that carries what cannot be read, so that its consumer can put it aside."""
     return Message(
@@ -90,6 +109,10 @@ def unreadable(body: bytes, *, channel: str, place: str, headers: Mapping[str, s
         headers=dict(headers),
         body=body,
     )
+
+
+def _is_no_text(value: str) -> bool:
+    return not value.isprintable() and _NOT_IN_TEXTS.search(value) is not None
 
 
 def _escape(found: re.Match[str]) -> str:

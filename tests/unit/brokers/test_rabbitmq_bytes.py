@@ -21,6 +21,7 @@ from pillarbox.brokers.rabbitmq.envelope import UNNAMED, pack, text_of, unpack
 from pillarbox.brokers.rabbitmq.frames import Properties
 from pillarbox.errors import ConfigurationError
 from pillarbox.message import Message
+from pillarbox.serialization import ForeignMessages
 
 FRAME_MAX = 4096
 MESSAGE = Message(
@@ -146,13 +147,17 @@ def test_methods_are_read_as_the_library_packs_them() -> None:
         MESSAGE,
         replace(MESSAGE, headers={}),
         replace(MESSAGE, key=None),
-        replace(MESSAGE, content_type="application/x-" + "y" * 300),
         replace(MESSAGE, headers={**MESSAGE.headers, "content-encoding": "br", "x-mine": "1"}),
     ],
-    ids=["plain", "no source", "no key", "a long content type", "headers of the user"],
+    ids=["plain", "no source", "no key", "headers of the user"],
 )
 def test_a_message_comes_as_it_went(message: Message) -> None:
     assert came_of(message) == message
+
+
+def test_a_content_type_too_long_for_its_property_goes_as_a_header() -> None:
+    """Whoever reads it here has no room for it: its parameters are left out."""
+    assert came_of(replace(MESSAGE, content_type=f"{MESSAGE.content_type}; profile={'y' * 300}")) == MESSAGE
 
 
 def test_a_message_is_a_cloud_event_for_everybody() -> None:
@@ -185,6 +190,28 @@ def test_a_redelivery_is_the_same_message() -> None:
     )
 
     assert unpack(again, MESSAGE.body, channel=MESSAGE.destination, queue="q") == MESSAGE
+
+
+@pytest.mark.parametrize("name", ["CC", "BCC"])
+def test_an_order_to_the_server_is_no_header_of_a_message(name: str) -> None:
+    """As a text it would close the channel, and with it stop every other message."""
+    headers = dict(frames.read_properties(pack(MESSAGE, frame_max=FRAME_MAX)).headers)
+    came = packed_by_pamqp(
+        commands.Basic.Properties(content_type=MESSAGE.content_type, headers={**headers, name: ["elsewhere"]})
+    )
+
+    assert unpack(came, MESSAGE.body, channel=MESSAGE.destination, queue="q") == MESSAGE
+    with pytest.raises(ValueError, match="CC or BCC"):
+        pack(replace(MESSAGE, headers={**MESSAGE.headers, name: "x"}), frame_max=FRAME_MAX)
+
+
+def test_the_id_and_type_of_a_foreign_message_may_stand_in_its_properties() -> None:
+    foreign = ForeignMessages(id="header:message-id", type="header:type", key="body:order_id")
+    packed = packed_by_pamqp(commands.Basic.Properties(message_id="x-7", message_type="payment.charge"))
+
+    found = unpack(packed, b'{"order_id": "o-7"}', channel="queue:payments", queue="q", foreign=foreign)
+
+    assert (found.id, found.type, found.key) == ("x-7", "payment.charge", "o-7")
 
 
 def test_headers_larger_than_a_frame_are_refused() -> None:

@@ -76,6 +76,23 @@ def test_all_parked_records_are_retried_a_key_at_a_time(pillarbox: Shell, park: 
     assert pillarbox.json("outbox", "parked") == []
 
 
+def test_parked_records_of_one_key_may_be_named_together(pillarbox: Shell, park: Put) -> None:
+    park(message("a1", "a"), message("a2", "a"), message("b1", "b"))
+
+    told = pillarbox.json("outbox", "retry", "a1", "a2", "b1")
+
+    assert told == {"retried": ["a1", "a2", "b1"], "released": 3}
+
+
+def test_nothing_is_retried_when_one_that_is_named_is_not_parked(pillarbox: Shell, park: Put) -> None:
+    park(message("a1", "a"))
+
+    done = pillarbox("outbox", "retry", "a1", "gone")
+
+    assert (done.exit_code, "there is no parked record 'gone'" in done.stderr) == (2, True)
+    assert pillarbox.json("outbox", "state")["parked"] == 1
+
+
 def test_retry_wants_to_know_what(pillarbox: Shell) -> None:
     assert pillarbox("outbox", "retry").exit_code == 2
     assert pillarbox("outbox", "retry", "m1", "--all").exit_code == 2

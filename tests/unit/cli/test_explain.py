@@ -97,6 +97,7 @@ def test_where_the_type_is_not_known_every_route_is_asked(explain: Callable[...,
     ("message", "complaint"),
     [
         ("{", "holds no JSON"),
+        ("[" * 100_000, "holds no JSON"),
         ("[]", "holds no message; write"),
         ({"type": "order.placed"}, "holds no message; write"),
         ({"body": {}}, "holds no message; write"),

@@ -65,9 +65,18 @@ def test_records_are_chosen_by_type_key_and_destination(pillarbox: Shell, keep: 
         assert told["would_republish"] == expected
 
 
-@pytest.mark.parametrize("since", ["yesterday", "2031-05-17T08:00:00"])
+@pytest.mark.parametrize("since", ["yesterday", "2031-05-17T08:00:00", "0001-01-01T00:00:00+14:00"])
 def test_an_instant_needs_its_form_and_time_zone(pillarbox: Shell, since: str) -> None:
     assert pillarbox("outbox", "republish", "--since", since, *WHY).exit_code == 2
+
+
+def test_somebody_decides(pillarbox: Shell, keep: Keep) -> None:
+    keep("m1")
+
+    refused = pillarbox("outbox", "republish", "--since", YESTERDAY, "--by", " ", *WHY)
+
+    assert (refused.exit_code, "--by must name somebody" in refused.stderr) == (2, True)
+    assert pillarbox.json("outbox", "state")["pending"] == 0
 
 
 def test_old_kept_records_are_purged(pillarbox: Shell, keep: Keep) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from pillarbox.control.diagnosis import Diagnosable, Doctor, Finding, Severity, diagnosis_of
+from pillarbox.errors import BrokerUnavailableError
 
 
 class Patient(Diagnosable):
@@ -28,3 +29,17 @@ async def test_the_worst_comes_first_whoever_has_it() -> None:
 
 def test_nothing_looked_at_is_nothing_found() -> None:
     assert diagnosis_of([]).worst is Severity.OK
+
+
+async def test_a_broker_that_is_away_is_a_finding_and_hides_nothing_of_the_others() -> None:
+    class Away(Diagnosable):
+        async def diagnose(self, *, deep: bool) -> list[Finding]:
+            raise BrokerUnavailableError(broker="kafka", reason="connection refused")
+
+    found = await Doctor([Away(), Patient(Severity.WARNING)]).examine()
+
+    assert [(one.severity, one.subject) for one in found.findings] == [
+        (Severity.ERROR, "kafka"),
+        (Severity.WARNING, "s"),
+    ]
+    assert found.worst is Severity.ERROR

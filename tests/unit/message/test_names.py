@@ -37,6 +37,15 @@ def test_destinations_come_apart_as_they_were_put_together() -> None:
     assert parse_destination(queue_destination("shop.replies")) == ("queue", "shop.replies")
 
 
+def test_a_channel_of_which_no_store_could_hold_the_destination_is_refused() -> None:
+    assert len(queue_destination("x" * 194)) == len(topic_destination("x" * 194)) == 200
+    for name_of in (queue_destination, topic_destination):
+        with pytest.raises(ConfigurationError, match="at most 194 characters"):
+            name_of("x" * 195)
+    with pytest.raises(ConfigurationError, match="at most 194 characters"):
+        parse_destination("topic:" + "x" * 195)
+
+
 @pytest.mark.parametrize("destination", ["order", "exchange:a", "topic:", "queue:*", "topic:a b", ""])
 def test_what_is_no_destination_is_refused(destination: str) -> None:
     with pytest.raises(ConfigurationError):

@@ -19,6 +19,13 @@ def test_a_window_that_holds_no_message_is_refused(window: int) -> None:
         RelaySettings(window=window)
 
 
+@pytest.mark.parametrize("lease", [timedelta(0), timedelta(seconds=-1)])
+def test_a_lease_that_is_over_at_once_is_refused(lease: timedelta) -> None:
+    """With it a relay would publish nothing, and say nothing."""
+    with pytest.raises(ConfigurationError, match="lease"):
+        RelaySettings(lease=lease)
+
+
 @pytest.mark.parametrize("keep", [timedelta(0), timedelta(days=-1)])
 def test_to_keep_for_no_time_is_refused(keep: timedelta) -> None:
     with pytest.raises(ConfigurationError, match="keep"):

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from pillarbox.message import Message
-from pillarbox.serialization import arrived, to_binary
+from pillarbox.serialization import ForeignMessages, arrived, to_binary
 from pillarbox.serialization.arrival import UNREADABLE
 from pillarbox.serialization.cloudevents import to_structured
 
@@ -63,3 +63,35 @@ def test_what_nobody_can_read_keeps_its_bytes_and_is_named_after_its_place(
     found = arrived(headers, body, channel="topic:order", place="stream/7")
 
     assert (found.id, found.type, found.destination, found.body) == ("stream/7", UNREADABLE, "topic:order", body)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"ce_type": "t" * 201},
+        {"content-type": "application/x-" + "y" * 100},
+        {"x-type": "t" * 201},
+    ],
+    ids=["its type", "its content type", "the type of a foreign one"],
+)
+def test_what_no_dead_letter_could_hold_is_unreadable(headers: dict[str, str]) -> None:
+    foreign = ForeignMessages(id="header:ce_id", type="header:x-type")
+    of_ours = {} if "x-type" in headers else to_binary(MESSAGE)
+
+    found = arrived({**of_ours, "ce_id": "m-1", **headers}, b"x", channel="topic:order", place="p", foreign=foreign)
+
+    assert (found.id, found.type, found.body) == ("p", UNREADABLE, b"x")
+
+
+def test_a_type_from_a_body_that_no_store_can_hold_is_unreadable() -> None:
+    foreign = ForeignMessages(id="header:id", type="body:type")
+
+    found = arrived({"id": "1"}, b'{"type": "a\\u0000b"}', channel="topic:order", place="p", foreign=foreign)
+
+    assert found.type == UNREADABLE
+
+
+def test_a_content_type_that_is_too_long_loses_its_parameters() -> None:
+    headers = {**to_binary(MESSAGE), "content-type": f"application/json; profile={'p' * 100}"}
+
+    assert arrived(headers, MESSAGE.body, channel="topic:order", place="p") == MESSAGE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -32,11 +32,13 @@ class Link:
         client: nats-py's client, whose own reconnecting is off.
         watchers: are set when the connection is lost.
         leaving: are done when what was published before them is on its way, or the connection is lost.
+        hearing: are told what the server says that answers no question: what it forbids, it says so alone.
     """
 
     client: Any  # its types leave out what its callbacks are
     watchers: set[asyncio.Event] = field(default_factory=set[asyncio.Event])
     leaving: set[asyncio.Future[None]] = field(default_factory=set[asyncio.Future[None]])
+    hearing: set[Callable[[str], None]] = field(default_factory=set[Callable[[str], None]])
 
     @property
     def is_up(self) -> bool:
@@ -69,6 +71,11 @@ class Link:
         for leaving in self.leaving:
             if not leaving.done():
                 leaving.set_result(None)
+
+    async def hear(self, error: Exception) -> None:
+        """Pass on what the server says; what other errors mean shows where an answer is waited for."""
+        for told in tuple(self.hearing):
+            told(str(error))
 
     async def _leave(self) -> None:
         """Wait until what was published is on its way; nats-py's own way to wait cannot be given up."""
@@ -138,7 +145,7 @@ class NatsConnection:
                     max_outstanding_pings=2,
                     pending_size=UNLIMITED,
                     skip_subject_validation=True,
-                    error_cb=_overlook,
+                    error_cb=link.hear,
                     disconnected_cb=link.lost,
                     closed_cb=link.lost,
                 )
@@ -164,10 +171,6 @@ def _at_colon(line: str) -> tuple[str, str, str]:
 def unavailable(error: BaseException) -> BrokerUnavailableError:
     """Return the library's error for one of the client's."""
     return BrokerUnavailableError(broker=NAME, reason=str(error) or type(error).__name__)
-
-
-async def _overlook(_error: Exception) -> None:
-    """Do nothing: what an error means shows where an answer is waited for."""
 
 
 async def _end(client: Any) -> None:

@@ -10,7 +10,11 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import quote, unquote
 
+from msgspec.structs import replace
+
+from pillarbox.errors import InvalidMessageError
 from pillarbox.message import Message
+from pillarbox.message.headers import OWN
 from pillarbox.serialization import ForeignMessages, arrived, to_binary
 
 PREFIX: Final = "ce-"
@@ -18,6 +22,9 @@ MESSAGE_ID: Final = "Nats-Msg-Id"
 """By this header a stream knows what it has already, and stores it once."""
 _TO_BE_ENCODED: Final = re.compile(r'[^!-~]|["%]')
 _SAFE: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
+_NAME: Final = re.compile("[!-9;-~]+")
+_ORDERS: Final = "nats-"
+"""What headers begin with that are orders to the server: they were meant for the stream where they came from."""
 _LINE: Final = "NATS/1.0"
 _ID: Final = f"{PREFIX}id"
 
@@ -26,8 +33,13 @@ def block_of(message: Message) -> bytes:
     """Return the headers of a message as they go over the wire.
 
     Raises:
-        InvalidMessageError: it names no source, which CloudEvents demands.
+        InvalidMessageError: it names no source, which CloudEvents demands, or bears a header of somebody else's whose
+            name would mean something else here.
     """
+    for name in message.headers.keys() - OWN:
+        if _NAME.fullmatch(name) is None or _is_order(name):
+            reason = f"NATS cannot carry a header of the name {name[:64]!r}"
+            raise InvalidMessageError(message_type=message.type, reason=reason)
     headers = to_binary(message, prefix=PREFIX)
     if _TO_BE_ENCODED.search("".join(headers.values())):
         headers = {name: quote(value, safe=_SAFE) for name, value in headers.items()}
@@ -45,9 +57,14 @@ def message_from(
 ) -> Message:
     """Return the message that came with ``headers``; ``place`` names one that nobody can read."""
     decoded = {
-        name: unquote(value) if "%" in value else value for name, value in (headers or {}).items() if name != MESSAGE_ID
+        name: unquote(value) if "%" in value else value
+        for name, value in (headers or {}).items()
+        if foreign is not None or not _is_order(name)
     }
-    return arrived(decoded, body, channel=channel, place=place, prefixes=(PREFIX,), foreign=foreign)
+    message = arrived(decoded, body, channel=channel, place=place, prefixes=(PREFIX,), foreign=foreign)
+    if foreign is None:
+        return message
+    return replace(message, headers={name: text for name, text in message.headers.items() if not _is_order(name)})
 
 
 def headers_from(block: bytes) -> dict[str, str]:
@@ -55,6 +72,10 @@ def headers_from(block: bytes) -> dict[str, str]:
     lines = block.decode("utf-8", "replace").split("\r\n")[1:]
     pairs = (line.partition(":") for line in lines if ":" in line)
     return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _is_order(name: str) -> bool:
+    return name[:5].lower() == _ORDERS
 
 
 def status_of(headers: Mapping[str, str] | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
@@ -33,8 +34,12 @@ from pillarbox.message import Message
 
 CAPABILITIES: Final = BrokerCapabilities(ordered_prefix=False, key_affinity=True, durable=True, transactional=False)
 TOO_LARGE_FOR_THE_STREAM: Final = 10054
+NOT_STORED: Final = 10077
+"""The stream itself would not: it is full, or cannot write."""
 NO_RESPONDERS: Final = "503"
+_FORBIDDEN: Final = re.compile(r'permissions violation for publish to "([^"]+)"')
 
+_WHY_NOTHING: Final = "it has no leader now, or somebody changed its subjects"
 _CONFIRMED: Final = Confirmed()
 _NOT_SENT: Final = NotSent()
 _NOBODY: Final = NotReady("")
@@ -83,9 +88,10 @@ class NatsSender(MessageSender):
         self, destination: str, places: Sequence[int], messages: Sequence[Message], results: list[SendResult]
     ) -> None:
         """Find out why no stream took messages; a queue that was missing is made, and they are sent again."""
-        verdict: SendResult = Unavailable("the stream is there and has no leader, or JetStream is not ready")
+        name = stream_of(destination)
+        verdict: SendResult = NotReady(f"the stream {name} is there and takes nothing: {_WHY_NOTHING}")
         try:
-            if await self._jetstream.stream(stream_of(destination)) is None:
+            if await self._jetstream.stream(name) is None:
                 verdict = NotReady(f"nobody subscribes to {destination}")
                 if is_queue(destination):
                     await make_stream(self._jetstream, destination, replicas=self._replicas)
@@ -108,6 +114,7 @@ class NatsSender(MessageSender):
             return
         confirms = _Confirms(results)
         link.watchers.add(confirms.done)
+        link.hearing.add(confirms.hear)
         try:
             async with _subscribed(link, confirms) as inbox, asyncio.timeout(ANSWER_WITHIN_S):
                 await _publish_all(link, inbox, messages, places, confirms)
@@ -116,6 +123,7 @@ class NatsSender(MessageSender):
             confirms.give_up(unavailable(error).reason)
         finally:
             link.watchers.discard(confirms.done)
+            link.hearing.discard(confirms.hear)
             confirms.give_up("the connection was lost before the confirm came")
 
 
@@ -146,8 +154,8 @@ async def _publish_all(
         if size > limit:
             confirms.refuse(place, f"{size} bytes with its headers; this server takes {limit} (max_payload)")
             continue
-        confirms.expect(place)
         subject = subject_of(message.destination, partition_of(message))
+        confirms.expect(place, subject)
         await link.publish(subject, message.body, reply=f"{inbox}.{place}", headers=headers)
     confirms.all_sent()
 
@@ -157,13 +165,13 @@ class _Confirms:
 
     def __init__(self, results: list[SendResult]) -> None:
         self._results = results
-        self._open = set[int]()
+        self._open: dict[int, str] = {}
         self._is_all_sent = False
         self.done = asyncio.Event()
 
-    def expect(self, place: int) -> None:
-        """Note that a message is on its way."""
-        self._open.add(place)
+    def expect(self, place: int, subject: str) -> None:
+        """Note that a message is on its way to ``subject``."""
+        self._open[place] = subject
 
     def refuse(self, place: int, reason: str) -> None:
         """Note that a message cannot be sent."""
@@ -178,9 +186,19 @@ class _Confirms:
         """Note what came for one message."""
         place = int(answer.subject.rpartition(".")[2])
         if place in self._open:
-            self._open.remove(place)
+            del self._open[place]
             self._results[place] = _judge(answer)
             self._look()
+
+    def hear(self, said: str) -> None:
+        """Note what the server says by itself: it gives no confirm to what it forbids."""
+        forbidden = _FORBIDDEN.search(said)
+        if forbidden is None:
+            return
+        for place in [place for place, subject in self._open.items() if subject == forbidden[1]]:
+            del self._open[place]
+            self.refuse(place, said)
+        self._look()
 
     def give_up(self, reason: str) -> None:
         """Note that nothing more will come."""
@@ -205,4 +223,6 @@ def _judge(answer: Any) -> SendResult:
         return _CONFIRMED
     if error.err_code == TOO_LARGE_FOR_THE_STREAM:
         return Refused(error.description)
+    if error.err_code == NOT_STORED:
+        return NotReady(error.description)
     return Unavailable(error.description)

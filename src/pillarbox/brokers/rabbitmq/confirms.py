@@ -13,6 +13,7 @@ from pillarbox.message import Message
 
 CONFIRMED: Final = Confirmed()
 NOT_SENT: Final = NotSent()
+_FORBIDDEN: Final = re.compile(r"access to exchange '([^']+)'")
 _TOO_LARGE: Final = re.compile(r"message size (\d+) .*max size (\d+)")
 
 
@@ -84,15 +85,20 @@ class Confirms:
                 sent.batch.settle(sent.place, _result(sent, kept=kept))
 
     def lost(self, reason: str) -> None:
-        """Note that the server will say nothing any more, and why it said so; what it named as too large is refused."""
+        """Note that the server will say nothing any more, and why it said so.
+
+        What it named as too large is refused, and what was to go where it lets us not publish.
+        """
         pending, self.pending = self.pending, {}
-        sizes = _TOO_LARGE.search(reason)
+        sizes, forbidden = _TOO_LARGE.search(reason), _FORBIDDEN.search(reason)
         for sent in pending.values():
             result: SendResult = Unknown(reason)
             if sent.returned:
                 result = _result(sent, kept=True)
             elif sizes is not None and len(sent.message.body) > int(sizes[2]):
                 result = Refused(f"its body is {len(sent.message.body)} bytes long, the server takes {sizes[2]}")
+            elif forbidden is not None and forbidden[1] == sent.message.destination:
+                result = Refused(reason)
             sent.batch.settle(sent.place, result)
 
     def leave_open(self, batch: Batch) -> None:

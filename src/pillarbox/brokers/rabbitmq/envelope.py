@@ -24,12 +24,14 @@ from pillarbox.serialization import ForeignMessages, arrived, to_binary, unreada
 WRITTEN_PREFIX: Final = "cloudEvents:"
 READ_PREFIXES: Final = (WRITTEN_PREFIX.lower(), "cloudevents_")
 """The binding admits both, and the official SDK writes the other one."""
-CONTENT_TYPE, MESSAGE_ID = "content-type", "message-id"
+CONTENT_TYPE, MESSAGE_ID, TYPE = "content-type", "message-id", "type"
 UNREADABLE_PROPERTIES: Final = (ValueError, IndexError, OverflowError, RecursionError, struct.error)
 UNNAMED: Final = "/"
 """The source of a message that names none, which CloudEvents demands; it is taken off again."""
 OF_THE_SERVER: Final = frozenset({"x-delivery-count", "x-acquired-count"})
 """What the server adds at a redelivery, which must be the same message."""
+ORDERS: Final = frozenset({"CC", "BCC"})
+"""By these the server is told where else to put a message: they were meant for where it came from."""
 DEATHS: Final = "x-death"
 OF_A_DEATH: Final = frozenset(
     {DEATHS, *(f"x-{which}-death-{fact}" for which in ("first", "last") for fact in ("reason", "queue", "exchange"))}
@@ -48,6 +50,8 @@ def pack(message: Message, *, frame_max: int) -> bytes:
     """
     if not message.headers.get(SOURCE):
         message = replace(message, headers={**message.headers, SOURCE: UNNAMED})
+    if not ORDERS.isdisjoint(message.headers):
+        raise ValueError("RabbitMQ cannot carry a header of the name CC or BCC: it would take it for an order")
     headers = to_binary(message, prefix=WRITTEN_PREFIX)
     properties = Properties(
         content_type=headers.pop(CONTENT_TYPE) if _is_short(message.content_type) else None,
@@ -80,7 +84,7 @@ def unpack(
         queue: where it lay; it and all that came name a message that is no CloudEvent.
         was_put_aside: the server has put it aside since, and has added headers.
     """
-    added = OF_THE_SERVER | OF_A_DEATH if was_put_aside else OF_THE_SERVER
+    added = OF_THE_SERVER | OF_A_DEATH | ORDERS if was_put_aside else OF_THE_SERVER | ORDERS
     try:
         properties = frames.read_properties(packed)
     except UNREADABLE_PROPERTIES:
@@ -92,6 +96,9 @@ def unpack(
     }
     if properties.content_type is not None:
         headers[CONTENT_TYPE] = properties.content_type
+    if foreign is not None:  # most who send something of their own name it by these properties
+        named = {MESSAGE_ID: properties.message_id, TYPE: properties.type}
+        headers = {**{name: text for name, text in named.items() if text is not None}, **headers}
     message = arrived(headers, body, channel=channel, place=UNNAMED, prefixes=READ_PREFIXES, foreign=foreign)
     if message.id == UNNAMED:
         return replace(message, id=_place({**headers, MESSAGE_ID: properties.message_id}, body, queue))

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import msgspec
 
+from pillarbox.errors import DecodeError, InvalidMessageError
 from pillarbox.message import Message
-from pillarbox.serialization import unreadable
+from pillarbox.message.names import check_key, check_message_id
+from pillarbox.serialization import fitting, unreadable
 
 _decode_headers = msgspec.json.Decoder(dict[str, str]).decode
 _encode_headers = msgspec.json.Encoder().encode
@@ -42,15 +44,16 @@ def message_from(fields: Sequence[bytes], *, channel: str, place: str) -> Messag
     """
     found = dict(zip(fields[::2], fields[1::2], strict=False))
     try:
-        key = found.get(b"key")
-        return Message(
-            id=found[b"id"].decode(),
-            type=found[b"type"].decode(),
+        key, message_type = found.get(b"key"), found[b"type"].decode()
+        message = Message(
+            id=check_message_id(found[b"id"].decode(), message_type=message_type),
+            type=message_type,
             destination=channel,
-            key=None if key is None else key.decode(),
+            key=None if key is None else check_key(key.decode(), message_type=message_type),
             content_type=found[b"contenttype"].decode(),
             headers=_decode_headers(found[b"headers"]),
             body=found[b"body"],
         )
-    except (KeyError, ValueError):  # UnicodeDecodeError and msgspec's errors are ValueErrors
+        return fitting(message)
+    except (KeyError, ValueError, DecodeError, InvalidMessageError):  # UnicodeDecodeError and msgspec's: ValueErrors
         return unreadable(b"\n".join(fields), channel=channel, place=place)

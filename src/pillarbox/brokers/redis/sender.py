@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -17,6 +18,7 @@ from pillarbox.channel import (
     MessageSender,
     NotReady,
     NotSent,
+    Refused,
     SendResult,
     Unavailable,
     Unknown,
@@ -29,6 +31,7 @@ CAPABILITIES: Final = BrokerCapabilities(ordered_prefix=True, key_affinity=True,
 AT_ONCE_BYTES: Final = 8 << 20
 """More than this goes in several round trips, so that no single script keeps the server from others for long."""
 
+_FORBIDDEN: Final = re.compile(r"(?:permissions to|can't) access (?:a|one of the|at least one of the) keys?")
 _CONFIRMED: Final = Confirmed()
 _NOT_SENT: Final = NotSent()
 
@@ -66,7 +69,7 @@ class RedisSender(MessageSender):
                         results[place] = Unknown(error.reason)
                 return results
             for part, answer in zip(wanted, answers, strict=True):
-                if not _sort(part, answer, results):
+                if not _sort(part, answer, messages, results):
                     stopped.add(part.destination)
         return results
 
@@ -95,7 +98,7 @@ def _call(part: _Part) -> list[Argument]:
     return [len(keys), *keys, must_be_heard, *part.arguments]
 
 
-def _sort(part: _Part, answer: Any, results: list[SendResult]) -> bool:
+def _sort(part: _Part, answer: Any, messages: Sequence[Message], results: list[SendResult]) -> bool:
     """Note what became of the messages of ``part``; return whether all were stored."""
     stored, reason = (0, str(answer)) if is_refusal(answer) else (int(answer[0]), answer[1].decode(errors="replace"))
     if stored < 0:
@@ -104,6 +107,20 @@ def _sort(part: _Part, answer: Any, results: list[SendResult]) -> bool:
         return False
     for place in part.places[:stored]:
         results[place] = _CONFIRMED
-    if stored < len(part.places):
+    if stored == len(part.places):
+        return True
+    if _FORBIDDEN.search(reason):
+        _refuse(part.places[stored:], reason, messages, results)
+    else:
         results[part.places[stored]] = Unavailable(reason)  # out of memory, read-only: not the message's fault
-    return stored == len(part.places)
+    return False
+
+
+def _refuse(places: Sequence[int], reason: str, messages: Sequence[Message], results: list[SendResult]) -> None:
+    """Refuse what a channel that is forbidden to us was to get; what is behind it in its key waits."""
+    keys = set[str | None]()
+    for place in places:
+        key = messages[place].key
+        if key is None or key not in keys:
+            results[place] = Refused(reason)
+        keys.add(key)

@@ -276,6 +276,22 @@ class RepublishingContract:
         assert [await republish(harness, wanted, limit=1) for _ in range(3)] == [1, 1, 0]
         assert await read_ids(harness) == ["m1", "m2"]
 
+    async def test_it_never_waits_for_a_key_while_it_holds_another(self, harness: StoreHarness) -> None:
+        """Producers publish in several calls, in any order; with a batch of a thousand keys they would deadlock."""
+        needs_concurrent_writers(harness)
+        tenant = await take_all(harness)
+        free, busy = keys_apart(2)
+        await append(harness, make_record("m1", free), make_record("m2", busy), make_record("m3", free))
+        await settle_and_keep(harness, tenant, "m1", "m2", "m3")
+        wanted = await everything(harness)
+
+        async with harness.source.begin() as producer:
+            await producer.run(harness.outbox.append([make_record("new", busy)]))
+            assert await republish(harness, wanted) == 2
+
+        assert [await republish(harness, wanted) for _ in range(2)] == [1, 0]
+        assert sorted(await read_ids(harness)) == ["m1", "m2", "m3", "new"]
+
 
 class PublishedRecordsContract(KeepingContract, PurgingContract, RepublishingContract):
     """What every ``PublishedRecords`` keeps; subclass it and supply the fixture ``harness``."""

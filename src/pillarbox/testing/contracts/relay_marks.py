@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
+from pillarbox.outbox import KeptRecords
 from pillarbox.relay import RelayKind
 from pillarbox.testing.contracts.harness import (
     StoreHarness,
@@ -17,6 +20,7 @@ from pillarbox.testing.contracts.harness import (
     take_all,
     take_over,
 )
+from pillarbox.testing.contracts.published import now
 from pillarbox.testing.contracts.sequence_reader import begin_walk, pending
 
 
@@ -132,6 +136,24 @@ class RelayMarksContract:
 
         assert await read_ids(harness) == ["m2"]
         assert await harness.source.run(harness.published.is_any_kept())
+
+    async def test_what_was_passed_is_kept_with_the_time_of_its_publishing(self, harness: StoreHarness) -> None:
+        """By that time it is chosen to be republished, whenever the hand-over was."""
+        walk = await begin_walk(harness)
+        run, published = harness.source.run, harness.published
+        before = await now(harness)
+        await append(harness, make_record("m1"), make_record("m2"), make_record("m3"))
+        assert await walk.settle(await walk.read(limit=2))
+        await run(published.remember(every=timedelta(0)))
+        after = await now(harness)
+        assert await walk.settle(await walk.read(limit=1))
+
+        while await clear(harness, walk.tenant, successor=RelayKind.POLLING, keep=True, limit=1):
+            pass
+
+        end = await now(harness)
+        assert await run(published.count(KeptRecords(since=before, until=after))) == 2
+        assert await run(published.count(KeptRecords(since=after, until=end))) == 1
 
 
 async def clear(
