@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
 from sqlalchemy import BigInteger, Column, MetaData, Table, func, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox import Alert, Pillarbox, Retry, Saga, SagaContext, StepFailed
@@ -159,3 +161,31 @@ async def test_a_saga_that_needs_attention_is_alerted_after_that_is_durable_and_
     assert "o-1" not in f"{alert.text} {alert.facts}"
     assert health.status == "degraded"
     assert health.problems[0].what.startswith("2 sagas need attention")
+
+
+async def test_what_a_step_passes_over_is_no_failure_of_other_sagas(migrated_postgresql_url: str) -> None:
+    """PostgreSQL takes nothing more in a transaction in which a statement has failed."""
+    box, fulfil = Pillarbox("shop", store=migrated_postgresql_url), Saga("fulfil", state=Order)
+
+    @fulfil.step(retry=Retry(attempts=1))
+    async def write(state: Order, tx: AsyncConnection, ctx: SagaContext) -> None:
+        with suppress(IntegrityError):
+            await tx.execute(written.insert().values(attempt=None if state.cents else ctx.attempt))
+
+    box.include(fulfil)
+    async with box, box.running():
+        async with box.transaction() as tx:
+            await tx.run_sync(tables.create_all)
+            states = {f"o-{number}": Order(f"o-{number}", cents=number % 2) for number in range(8)}
+            await box.sagas.start_all(fulfil, states, tx=tx)
+
+        async def ended() -> bool:
+            return all([await status(box, saga_id) in ("completed", "compensated") for saga_id in states])
+
+        await wait_until(ended, SOON)
+        found = {saga_id: await status(box, saga_id) for saga_id in states}
+        async with box.transaction() as tx:
+            rows = (await tx.execute(select(func.count()).select_from(written))).scalar_one()
+
+    assert found == {saga_id: "compensated" if state.cents else "completed" for saga_id, state in states.items()}
+    assert rows == 4

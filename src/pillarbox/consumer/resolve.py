@@ -19,6 +19,7 @@ from pillarbox.errors import (
 )
 from pillarbox.idempotency import InboxSettings
 from pillarbox.message import MessageType, check_name, message_type_of
+from pillarbox.message.names import full_name
 from pillarbox.ordering import BySequence, Causal
 
 DEFAULT_INBOX = InboxSettings()
@@ -74,7 +75,7 @@ def _consumer(
             problems=[f"{where}: nothing provides {parameter}; use box.provide" for parameter in missing]
         )
     consumer = Consumer(
-        identity=f"{service}/{name}",
+        identity=full_name(service, name, what="consumer"),
         handler=handler,
         signature=signature,
         options=options,

@@ -13,6 +13,8 @@ from pillarbox.errors import ConfigurationError, InvalidMessageError
 from pillarbox.message.limits import Limits
 
 MAX_NAME_LENGTH: Final = 200
+MAX_FULL_NAME_LENGTH: Final = 180
+"""Of a service and what is its own; a word that says what it is, or a version, has room beside it."""
 MAX_MESSAGE_ID_BYTES: Final = 200
 MAX_CONTENT_TYPE_LENGTH: Final = 100
 
@@ -46,6 +48,21 @@ def check_name(text: str, *, what: str) -> str:
         "_ - in segments joined by single dots, starting with a letter or digit"
     )
     raise ConfigurationError(msg)
+
+
+def full_name(service: str, name: str, *, what: str) -> str:
+    """Return ``<service>/<name>``.
+
+    Raises:
+        ConfigurationError: no store could hold it.
+    """
+    full = f"{service}/{name}"
+    if len(full) > MAX_FULL_NAME_LENGTH:
+        raise ConfigurationError(
+            f"{what} {full!r} has a name of {len(full)} characters; together with its service's it has at most "
+            f"{MAX_FULL_NAME_LENGTH}"
+        )
+    return full
 
 
 def topic_of(name: str) -> str:

@@ -346,7 +346,8 @@ class Course:
         )
         if isinstance(answer, Raised):
             error = answer.error
-            is_conflict = not isinstance(error, StepFailed) and self._judged(error, failures).kind == "conflict"
+            is_business = isinstance(error, StepFailed)
+            is_conflict = answer.inherited or (not is_business and self._judged(error, failures).kind == "conflict")
             if answer.touched or is_conflict:
                 raise Spoiled(*verdict, error, is_conflict=is_conflict) from error
         if context.locks.has_taken:

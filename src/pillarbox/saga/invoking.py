@@ -16,8 +16,7 @@ from pillarbox.consumer import Providers
 from pillarbox.consumer.effects import Raised, Returned
 from pillarbox.consumer.injection import Signature
 from pillarbox.consumer.stray import failure_of, in_thread_of_its_own
-from pillarbox.consumer.transact import HandlerWatch, called, called_sync, is_active, sync_side
-from pillarbox.errors import TransactionEndedError
+from pillarbox.consumer.transact import HandlerWatch, called, called_sync, sync_side
 from pillarbox.saga.context import SagaContext
 
 
@@ -40,8 +39,7 @@ class Invoker:
         timeout: timedelta | None,
     ) -> Returned | Raised:
         """Call ``function`` in the transaction of ``connection``; a plain one too, as if it were in a thread."""
-        inner = sync_side(connection)
-        before, began = watch.statements, inner.get_transaction()
+        before, began = watch.statements, sync_side(connection).get_transaction()
         call = self._called(function, signature, given, context, connection)
         try:
             with watch.lent():
@@ -55,11 +53,8 @@ class Invoker:
             if error is not caught or isinstance(error, TimeoutError):
                 await connection.invalidate()  # it may have been cut off in mid-statement
                 return Raised(error, touched=True)
-            touched = watch.statements - context.locks.looks > before
-            return Raised(error, touched=touched or not is_active(began))
-        if inner.get_transaction() is not began or not is_active(began):
-            return Raised(TransactionEndedError(consumer=context.saga), touched=True)
-        return Returned(value)
+            return watch.failed(error, before=before + context.locks.looks, began=began)
+        return watch.returned(value, began=began)
 
     async def outside(
         self,

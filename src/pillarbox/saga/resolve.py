@@ -15,6 +15,7 @@ from pillarbox.consumer import Provider
 from pillarbox.consumer.injection import Signature, signature_of
 from pillarbox.errors import ConfigurationError, InvalidSetupError, UnsatisfiedInjectionError
 from pillarbox.message import Upcaster, message_type_of
+from pillarbox.message.names import full_name
 from pillarbox.retry import FailureRule, Retry
 from pillarbox.saga.context import SagaContext
 from pillarbox.saga.definition import (
@@ -151,6 +152,10 @@ def resolve_sagas(
                 steps.append(_step(saga, declared, provided))
             except ConfigurationError as error:
                 problems.append(error)
+        try:
+            full_name(service, saga.name, what="saga")
+        except ConfigurationError as error:
+            problems.append(error)
         problems += _misplaced(saga)
         definitions.append(
             Definition(

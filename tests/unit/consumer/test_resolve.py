@@ -107,6 +107,17 @@ def test_where_the_store_outlives_the_program_a_name_is_required() -> None:
     assert "handle" in str(problem)
 
 
+def test_a_name_that_no_store_could_hold_beside_its_service_s_is_refused() -> None:
+    longest, longer = "n" * 175, "n" * 176
+    handlers = Handlers()
+    handlers.on(OrderPlaced, name=longest)(handle)
+    handlers.on(OrderShipped, name=longer)(handle_again)
+
+    (problem,) = _problems(handlers)
+
+    assert f"'shop/{longer}' has a name of 181 characters" in str(problem)
+
+
 def test_two_consumers_of_one_name_are_refused() -> None:
     handlers = Handlers()
     handlers.on(OrderPlaced, name="same")(handle)

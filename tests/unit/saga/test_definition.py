@@ -126,3 +126,15 @@ def test_an_older_version_may_be_the_child_of_a_newer_one() -> None:
     box.include(older)
     box.include(newer)
     box.consumers()
+
+
+def test_a_name_that_no_store_could_hold_beside_its_service_s_is_refused() -> None:
+    box = Pillarbox("s" * 100, store="memory://")
+    saga: Saga[Order] = Saga("f" * 80, state=Order)
+
+    @saga.step
+    async def one(state: Order) -> None: ...
+
+    box.include(saga)
+    with pytest.raises(InvalidSetupError, match=r"saga 's{100}/f{80}' has a name of 181 characters"):
+        box.consumers()

@@ -224,22 +224,17 @@ async def connect(address: Address, *, heartbeat_s: int) -> Wire:
     Raises:
         BrokerUnavailableError: it cannot be reached, gave no answer in time, or refused.
     """
-    loop = asyncio.get_running_loop()
-    wire: Wire | None = None
+    loop, wire = asyncio.get_running_loop(), Wire(heartbeat_s=heartbeat_s)
     try:
         async with asyncio.timeout(ANSWER_WITHIN_S):
-            _, wire = await loop.create_connection(
-                lambda: Wire(heartbeat_s=heartbeat_s), address.host, address.port, ssl=address.tls
-            )
+            await loop.create_connection(lambda: wire, address.host, address.port, ssl=address.tls)
             await wire.greet(address)
     except (OSError, TimeoutError) as error:  # BrokerUnavailableError is an OSError as well
-        if wire is not None:
-            wire.abort("it could not be opened")
+        wire.abort("it could not be opened")
         if isinstance(error, BrokerUnavailableError):
             raise
         raise BrokerUnavailableError(broker=NAME, reason=str(error) or "no answer in time") from error
     except BaseException:
-        if wire is not None:
-            wire.abort("it was not waited for")
+        wire.abort("it was not waited for")
         raise
     return wire
