@@ -37,6 +37,8 @@ SAVEPOINT = Execute(text("SAVEPOINT pillarbox_handler"))
 GO_BACK = Execute(text("ROLLBACK TO SAVEPOINT pillarbox_handler"))
 ABORTED = "25P02"
 """What PostgreSQL answers to every statement of a transaction in which one has failed."""
+LONGEST_CHAIN = 5
+"""How many causes of causes are looked at."""
 
 
 class _Lending(AbstractContextManager[None]):
@@ -355,13 +357,14 @@ def sync_side(connection: AsyncConnection) -> Connection:
     return inner
 
 
-def has_found_it_aborted(error: BaseException | None) -> bool:
+def has_found_it_aborted(error: BaseException) -> bool:
     """Tell whether ``error`` says that an earlier statement has failed, whose error somebody has passed over."""
-    while error is not None:
-        if isinstance(error, DBAPIError):
-            return getattr(error.orig, "sqlstate", None) == ABORTED
-        error = error.__cause__ or error.__context__
-    return False
+    cause: BaseException | None = error
+    for _ in range(LONGEST_CHAIN):  # an error may be its own cause
+        if cause is None or isinstance(cause, DBAPIError):
+            break
+        cause = cause.__context__ if cause.__cause__ is None else cause.__cause__
+    return isinstance(cause, DBAPIError) and getattr(cause.orig, "sqlstate", None) == ABORTED
 
 
 def is_active(transaction: Any) -> bool:
