@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from pillarbox.app.assembly import Parts
 from pillarbox.app.settings import Settings
 from pillarbox.clock import Clock
+from pillarbox.consumer import Consumer
+from pillarbox.consumer.registry import ConsumerRegistry
 from pillarbox.deadletter.driver import SCOPE as REPLAYS
 from pillarbox.deadletter.driver import ReplayDriver
 from pillarbox.idempotency.upkeep import SCOPE as INBOX
@@ -20,20 +23,30 @@ from pillarbox.transaction import Program
 
 
 class Membership(Rounds):
-    """Tells the other processes that this one lives, so that its messages under way are not taken for crashed."""
+    """Tells the other processes that this one lives, so that its messages under way are not taken for crashed.
 
-    def __init__(self, keeper: LeaseKeeper, observer: Observer) -> None:
-        """Renew the membership of ``keeper``."""
+    And which consumers it has, so that a process of another release does not take those for gone.
+    """
+
+    def __init__(
+        self, keeper: LeaseKeeper, observer: Observer, *, registry: ConsumerRegistry, consumers: Sequence[str]
+    ) -> None:
+        """Renew the membership of ``keeper``, and that this process has ``consumers``."""
         super().__init__("membership", every=keeper.terms.ttl / 6, clock=keeper.clock, observer=observer)
         self._keeper = keeper
+        self._registry = registry
+        self._consumers = consumers
 
     async def round(self) -> None:
         """Become a member, which a process does before it handles anything, or stay one."""
         await self._keeper.keep()
+        owner, ttl = self._keeper.owner, self._keeper.terms.ttl
+        await self._keeper.source.run(self._registry.attend(self._consumers, owner=owner, ttl=ttl))
 
     async def leave(self) -> None:
         """Sign off."""
         await self._keeper.leave()
+        await self._keeper.source.run(self._registry.leave(self._consumers, owner=self._keeper.owner))
 
 
 class Relief(Rounds):
@@ -49,9 +62,14 @@ class Relief(Rounds):
         await self._store.end_resting()
 
 
-def membership_of(parts: Parts) -> Membership:
-    """Make the heartbeat of this process."""
-    return Membership(_keeper(parts, WORKERS, slots=0), parts.observers)
+def membership_of(parts: Parts, consumers: Sequence[Consumer] = ()) -> Membership:
+    """Make the heartbeat of this process, which has ``consumers``."""
+    return Membership(
+        _keeper(parts, WORKERS, slots=0),
+        parts.observers,
+        registry=parts.store.consumers,
+        consumers=[one.identity for one in consumers],
+    )
 
 
 def relief_of(parts: Parts) -> tuple[Relief, ...]:

@@ -131,9 +131,10 @@ class Flowing(ABC):
         return (*consumers, tracker_of(self.name, self._declared_flows, graph, self.store.flows))
 
     async def _retire_tracker(self) -> None:
-        """Forget what watched the flows, if the program declares none any longer: nobody would read what waits."""
-        if not self._declared_flows:
-            await self.store.run(self.store.consumers.retire(f"{self.name}/{TRACKER}"))
+        """Forget what watched the flows, if no program declares any longer: nobody would read what waits."""
+        tracker, known = f"{self.name}/{TRACKER}", self.store.consumers
+        if not self._declared_flows and tracker not in await self.store.run(known.elsewhere(self.name, ())):
+            await self.store.run(known.retire(tracker))
 
     async def _flow_workers(self, parts: Parts, consumers: Sequence[Consumer]) -> list[Loop]:
         """Tell other services of the box's consumers, and make what watches its flows.
@@ -142,7 +143,8 @@ class Flowing(ABC):
             InvalidSetupError: a flow cannot work.
         """
         participants = self._graph_of(consumers).participants
-        await self.store.run(self.store.flows.participants.enlist(self.name, participants))
+        elsewhere = await self.store.run(self.store.consumers.elsewhere(self.name, [one.identity for one in consumers]))
+        await self.store.run(self.store.flows.participants.enlist(self.name, participants, elsewhere))
         if not self._declared_flows:
             return []
         problems = check(self._declared_flows, await self.flows.known())

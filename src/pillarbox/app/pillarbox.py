@@ -321,10 +321,10 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
         sagas = sagas and bool(catalogue.definitions)
         if consumers or sagas:
             checked = self._resolved(catalogue)
+            membership = membership_of(parts, checked)
+            await membership.round()
             await self._retire_tracker()
             await self._enlist(checked)
-            membership = membership_of(parts)
-            await membership.round()
             workers += [membership, replay_driver(parts), *upkeep_of(parts, self.settings)]
             ours = [one for one in checked if (sagas if is_of_replies(one) else consumers)]
             workers += [worker for consumer in ours for worker in parts.consumer_workers(consumer)]
@@ -342,16 +342,16 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
                 check_rename(consumer, self.broker.capabilities)
                 old = f"{self.name}/{consumer.options.renamed_from}"
                 await self.store.run(self.store.consumers.rename(old, consumer.identity))
+        elsewhere = await self.store.run(self.store.consumers.elsewhere(self.name, [one.identity for one in consumers]))
         subscriptions = [Subscription(consumer=one.identity, channels=one.channels) for one in consumers]
-        stranded = await self.store.run(self.store.consumers.enlist(self.name, subscriptions))
-        if stranded:
+        if stranded := await self.store.run(self.store.consumers.enlist(self.name, subscriptions)):
             raise InvalidSetupError(
                 problems=[
                     UnregisteredConsumerError(consumer=consumer, pending=pending)
                     for consumer, pending in stranded.items()
                 ]
             )
-        await self.store.run(self.store.circuits.enlist(self.name, needed_by(consumers)))
+        await self.store.run(self.store.circuits.enlist(self.name, needed_by(consumers), elsewhere))
         await self.broker.declare(subscriptions)
 
     def _parts(self) -> Parts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,8 +40,13 @@ class CircuitStore(Protocol):
         """Replace the circuit whose version is ``expected``; return whether it still was that one."""
 
     @abstractmethod
-    def enlist(self, service: str, needed: Mapping[str, Sequence[str]]) -> Program[None]:
-        """Remember which consumers need which dependencies of ``service``; forget dependencies that nobody needs."""
+    def enlist(
+        self, service: str, needed: Mapping[str, Sequence[str]], elsewhere: Collection[str] = ()
+    ) -> Program[None]:
+        """Remember which consumers need which dependencies of ``service``; forget dependencies that nobody needs.
+
+        What consumers ``elsewhere`` need, which only other processes have, is still needed.
+        """
 
     @abstractmethod
     def known(self) -> Program[Sequence[KnownCircuit]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
 from typing import Protocol
 
 from pillarbox.channel import Subscription
@@ -25,6 +26,20 @@ class ConsumerRegistry(Protocol):
     def enlist(self, service: str, subscriptions: Sequence[Subscription]) -> Program[Mapping[str, int]]:
         """Remember the consumers of ``subscriptions``; forget those of ``service`` that are gone and have no work.
 
+        One that another process attends to is not gone.
+
         Returns:
             Consumer → pending messages, for those that are gone and have work pending; nobody is enlisted then.
         """
+
+    @abstractmethod
+    def attend(self, consumers: Collection[str], *, owner: str, ttl: timedelta) -> Program[None]:
+        """Note that the process ``owner`` has ``consumers``, whether they receive or not, and for ``ttl`` from now."""
+
+    @abstractmethod
+    def leave(self, consumers: Collection[str], *, owner: str) -> Program[None]:
+        """Note that the process ``owner`` has ``consumers`` no longer."""
+
+    @abstractmethod
+    def elsewhere(self, service: str, here: Collection[str]) -> Program[Collection[str]]:
+        """Return the consumers of ``service`` that other processes attend to, and that are not among those ``here``."""

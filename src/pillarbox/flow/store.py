@@ -115,8 +115,10 @@ class FlowParticipants(Protocol):
     """
 
     @abstractmethod
-    def enlist(self, service: str, participants: Sequence[Participant]) -> Program[None]:
-        """Write those of ``service``, and forget those of it that are gone."""
+    def enlist(
+        self, service: str, participants: Sequence[Participant], elsewhere: Collection[str] = ()
+    ) -> Program[None]:
+        """Write those of ``service``, and forget those of it that are gone; consumers ``elsewhere`` are not."""
 
     @abstractmethod
     def known(self) -> Program[Sequence[Participant]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -44,10 +44,9 @@ CHANGE = (  # primary key
 _need = insert_into(breakers).values(dependency=OF, needed_by=bindparam("consumers", type_=Text), **CLOSED)
 NEED = _need.on_conflict_do_update(index_elements=["dependency"], set_={"needed_by": _need.excluded.needed_by})
 _prefix = bindparam("prefix", type_=String)
-FORGET = delete(breakers).where(
-    func.substr(breakers.c.dependency, 1, characters_in(_prefix)) == _prefix,
-    none_of(breakers.c.dependency, texts("needed")),
-)
+_of_service = func.substr(breakers.c.dependency, 1, characters_in(_prefix)) == _prefix
+FORGET = delete(breakers).where(_of_service, none_of(breakers.c.dependency, texts("needed")))
+NEEDED = select(breakers.c.dependency, breakers.c.needed_by).where(_of_service)
 KNOWN = select(breakers.c.dependency, breakers.c.needed_by, *FACTS).order_by(breakers.c.dependency)
 
 
@@ -79,11 +78,17 @@ class RelationalCircuitStore(CircuitStore):
         )
         return bool(changed)
 
-    def enlist(self, service: str, needed: Mapping[str, Sequence[str]]) -> Program[None]:
+    def enlist(
+        self, service: str, needed: Mapping[str, Sequence[str]], elsewhere: Collection[str] = ()
+    ) -> Program[None]:
         """Upsert what is needed, in sorted order, and delete the rest of the service."""
-        for dependency, consumers in sorted(needed.items()):
-            yield Execute(NEED, {"of_dependency": dependency, "consumers": " ".join(sorted(consumers))})
-        yield Execute(FORGET, {"prefix": f"{service}/", "needed": sorted(needed)})
+        wanted = {dependency: set(consumers) for dependency, consumers in needed.items()}
+        for dependency, consumers in (yield Execute(NEEDED, {"prefix": f"{service}/"})) if elsewhere else ():
+            if others := {*consumers.split()} & {*elsewhere}:
+                wanted.setdefault(dependency, set()).update(others)
+        for dependency, names in sorted(wanted.items()):
+            yield Execute(NEED, {"of_dependency": dependency, "consumers": " ".join(sorted(names))})
+        yield Execute(FORGET, {"prefix": f"{service}/", "needed": sorted(wanted)})
 
     def known(self) -> Program[Sequence[KnownCircuit]]:
         """Select all rows."""

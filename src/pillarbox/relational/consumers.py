@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
 
-from sqlalchemy import String, bindparam, delete, func, select, update
+from sqlalchemy import BigInteger, Delete, String, Table, bindparam, delete, exists, func, or_, select, update
 
 from pillarbox.channel import Subscription
 from pillarbox.consumer.registry import ConsumerRegistry
-from pillarbox.relational.expressions import characters_in, insert_into, now_us
+from pillarbox.relational.expressions import characters_in, insert_into, micros, now_us
 from pillarbox.relational.operator_tables import dead_letter_groups
 from pillarbox.relational.tables import (
     attempts,
@@ -45,6 +46,31 @@ OWNED = (
     dead_letters,
     dead_letter_groups,
 )
+UNIQUE = (
+    (subscriptions, ("channel",)),
+    (inbox, ("message_id",)),
+    (attempts, ("message_id",)),
+    (claims, ("message_id",)),
+    (holds, ("hold_key",)),
+    (held, ("message_id",)),
+    (key_positions, ("channel", "message_key")),
+    (early, ("message_id",)),
+    (waits, ("message_id", "cause_id")),
+    (dead_letter_groups, ("fingerprint",)),
+)
+"""What a consumer has once: where a process of another release went on under the old name, both names may have it."""
+LEFT = select(or_(*(exists().where(table.c.consumer == OLD) for table in OWNED)))
+
+
+def _giving_way(table: Table, names: Sequence[str]) -> Delete:
+    """Return the statement that removes of the old name what the new one has, too."""
+    columns = [table.c[name] for name in names]
+    taken = select(*columns).where(table.c.consumer == NEW).distinct().subquery()  # MySQL reads no table it deletes in
+    same = (taken.c[name] == table.c[name] for name in names)
+    return delete(table).where(table.c.consumer == OLD, exists().where(*same))
+
+
+GIVE_WAY = tuple(_giving_way(table, names) for table, names in UNIQUE)
 RENAMES = tuple(update(table).where(table.c.consumer == OLD).values(consumer=NEW) for table in OWNED)
 
 _prefix = bindparam("prefix", type_=String)
@@ -66,25 +92,31 @@ PENDING = select(
     + select(func.count()).select_from(held).where(held.c.consumer == OLD).scalar_subquery()
     + select(func.count()).select_from(early).where(early.c.consumer == OLD).scalar_subquery()
 )
-IN_SCOPE = "queue/"
-"""Before the consumer's name: the scope in which its processes share what the database's queue has for it."""
-RECEIVES = select(func.count()).where(
-    members.c.scope == bindparam("in_scope", type_=String), members.c.expires_at > now_us()
+IN_SCOPE = "consumer/"
+"""Before the consumer's name: the scope whose members are the processes that have it, whatever brings its messages."""
+DEAD_FOR = timedelta(hours=1)
+"""How long a process is kept in mind that did not leave."""
+_scope, _owner = bindparam("in_scope", type_=String), bindparam("by_owner", type_=String)
+_attend = insert_into(members).values(
+    scope=_scope, owner=_owner, expires_at=now_us() + bindparam("ttl_us", type_=BigInteger)
 )
+ATTEND = _attend.on_conflict_do_update(
+    index_elements=["scope", "owner"], set_={"expires_at": _attend.excluded.expires_at}
+)
+LEAVE = delete(members).where(members.c.scope == _scope, members.c.owner == _owner)
+_of_service = func.substr(members.c.scope, 1, characters_in(_prefix)) == _prefix
+ATTENDED = select(members.c.scope).where(_of_service, members.c.expires_at > now_us()).distinct()
+BURY = delete(members).where(_of_service, members.c.expires_at < now_us() - micros(DEAD_FOR))
 
 
 class RelationalConsumerRegistry(ConsumerRegistry):
     """Consumers as rows."""
 
     def rename(self, old: str, new: str) -> Program[None]:
-        """Rewrite the name in every table that bears it, if it is still there.
-
-        What the new one has declared of itself makes way; it is declared again at every start.
-        """
-        if (yield Execute(KNOWN, {"prefix": old})):
-            yield Execute(UNSUBSCRIBE, {"old": new})
-            yield Execute(FORGET, {"old": new})
-            for statement in RENAMES:
+        """Rewrite the name in every table that still bears it; of what both have, the new one's stays."""
+        if (yield Execute(LEFT, {"old": old}))[0][0]:
+            yield Execute(FORGET, {"old": new})  # it is declared again at every start
+            for statement in (*GIVE_WAY, *RENAMES):
                 yield Execute(statement, {"old": old, "new": new})
 
     def retire(self, consumer: str) -> Program[None]:
@@ -97,13 +129,15 @@ class RelationalConsumerRegistry(ConsumerRegistry):
     def enlist(self, service: str, subscriptions: Sequence[Subscription]) -> Program[Mapping[str, int]]:
         """Look at those that are not here; if none is stranded, upsert those that are.
 
-        One that another process receives for is neither gone nor stranded: it is of another release.
+        One that another process attends to is neither gone nor stranded: it is of another release.
         """
         here = {subscription.consumer for subscription in subscriptions}
+        yield Execute(BURY, {"prefix": f"{IN_SCOPE}{service}/"})
+        elsewhere = yield from self.elsewhere(service, here)
         stranded: dict[str, int] = {}
         known_here: list[str] = [row[0] for row in (yield Execute(KNOWN, {"prefix": f"{service}/"}))]
         for known in sorted(known_here):
-            if known in here or (yield Execute(RECEIVES, {"in_scope": IN_SCOPE + known}))[0][0]:
+            if known in here or known in elsewhere:
                 continue
             pending = int((yield Execute(PENDING, {"old": known}))[0][0])
             if pending:
@@ -117,3 +151,20 @@ class RelationalConsumerRegistry(ConsumerRegistry):
             channels = " ".join(subscription.channels)
             yield Execute(ENLIST, {"new": subscription.consumer, "channel_list": channels})
         return stranded
+
+    def attend(self, consumers: Collection[str], *, owner: str, ttl: timedelta) -> Program[None]:
+        """Upsert, in the order of names."""
+        rows = [{"in_scope": IN_SCOPE + name, "by_owner": owner, "ttl_us": micros(ttl)} for name in sorted(consumers)]
+        if rows:
+            yield Execute(ATTEND, rows)
+
+    def leave(self, consumers: Collection[str], *, owner: str) -> Program[None]:
+        """Delete, in the order of names."""
+        rows = [{"in_scope": IN_SCOPE + name, "by_owner": owner} for name in sorted(consumers)]
+        if rows:
+            yield Execute(LEAVE, rows)
+
+    def elsewhere(self, service: str, here: Collection[str]) -> Program[Collection[str]]:
+        """Select the scopes that have a living member."""
+        scopes = yield Execute(ATTENDED, {"prefix": f"{IN_SCOPE}{service}/"})
+        return {str(scope).removeprefix(IN_SCOPE) for (scope,) in scopes} - set(here)

@@ -200,12 +200,14 @@ class RelationalFlowInstances(FlowInstances):
 class RelationalFlowParticipants(FlowParticipants):
     """Participants as rows, each with its facts as JSON."""
 
-    def enlist(self, service: str, participants: Sequence[Participant]) -> Program[None]:
+    def enlist(
+        self, service: str, participants: Sequence[Participant], elsewhere: Collection[str] = ()
+    ) -> Program[None]:
         """Upsert in the order of names, then delete the rest of the service."""
         for one in sorted(participants, key=lambda one: one.consumer):
             facts = msgspec.json.encode(one.as_dict()).decode()
             yield Execute(DECLARE, {"name": one.consumer, "of_service": service, "what": facts})
-        present = sorted(one.consumer for one in participants)
+        present = sorted({*elsewhere, *(one.consumer for one in participants)})
         yield Execute(FORGET, {"of_service": service, "present": present})
 
     def known(self) -> Program[Sequence[Participant]]:

@@ -1,0 +1,218 @@
+"""Two releases of one service at work on one database: neither takes from the other what it does not know itself."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import Table, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from pillarbox import Pillarbox, Retry
+from pillarbox.brokers.memory import MemoryBroker
+from pillarbox.observe import ConsumerStopped, MessageHandled
+from pillarbox.relational.flow_tables import flow_participants
+from pillarbox.relational.tables import breakers, held, inbox, members, subscriptions
+from tests.integration.boxes import SETTINGS, Happenings, OrderPlaced, create_tables, make_box, note, noted, publish
+from tests.integration.choreography import declare, make_service, pay, ship, stock
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pillarbox.channel import Broker
+
+ONE_OF_EACH = [
+    "sqlite",
+    pytest.param("postgresql+psycopg", marks=pytest.mark.server),
+    pytest.param("mariadb+asyncmy", marks=pytest.mark.server),
+]
+on_each = pytest.mark.parametrize("store_url", ONE_OF_EACH, indirect=True)
+DAY = 86_400_000_000
+
+
+def make(url: str, name: str, broker: Broker | None = None, **options: Any) -> tuple[Pillarbox, Happenings]:
+    box, happenings = make_service("shop", url, broker)
+
+    @box.on(OrderPlaced, name=name, **options)
+    async def handle(order: OrderPlaced, tx: AsyncConnection) -> None:
+        if order.order_id == "bad":
+            raise ValueError("bad")
+        await note(tx, f"{name} {order.order_id}")
+
+    return box, happenings
+
+
+async def rows(box: Pillarbox, table: Table) -> Sequence[Any]:
+    async with box.transaction() as tx:
+        return (await tx.execute(select(table))).all()
+
+
+async def start(box: Pillarbox) -> None:
+    """Start another process of it, and stop it."""
+    async with box.running(relay=False):
+        pass
+
+
+async def subscribed(box: Pillarbox) -> list[str]:
+    return sorted({row.consumer for row in await rows(box, subscriptions)})
+
+
+@on_each
+async def test_a_consumer_that_a_dead_letter_has_stopped_is_not_forgotten(store_url: str) -> None:
+    """Nobody receives for it now, and its process has it all the same."""
+    newer, happenings = make(store_url, "added", when_dead="stop", retry=Retry(attempts=1))
+    older, _ = make(store_url, "known")
+    async with newer.running():
+        await create_tables(newer)
+        await publish(newer, OrderPlaced("bad"))
+        await happenings.until(ConsumerStopped)
+
+        async def is_still() -> bool:
+            return all(one.scope != "queue/shop/added" for one in await rows(newer, members))
+
+        await wait_until(is_still)
+        await start(older)
+
+        assert "shop/added" in await subscribed(newer)
+
+
+@on_each
+async def test_a_consumer_of_a_process_that_is_about_to_receive_is_not_forgotten(store_url: str) -> None:
+    """Two releases start at once: one has declared its consumers, and its receivers have not begun."""
+    newer, _ = make(store_url, "added")
+    older, _ = make(store_url, "known")
+    await start(newer)
+    async with newer:
+        await newer._workers(relay=False, consumers=True, sagas=False)
+        await start(older)
+
+        assert "shop/added" in await subscribed(newer)
+
+
+async def test_with_a_broker_of_its_own_an_older_process_starts_while_a_consumer_it_does_not_know_has_work(
+    sqlite_url: str,
+) -> None:
+    broker = MemoryBroker(clock=SETTINGS.clock)
+    newer, _ = make(sqlite_url, "added", broker, retry=Retry(attempts=5, immediate=1, first=timedelta(hours=1)))
+    older, _ = make(sqlite_url, "known", broker)
+    async with newer.running():
+        await create_tables(newer)
+        await publish(newer, OrderPlaced("bad"))
+
+        async def waits() -> bool:
+            return bool(await rows(newer, held))
+
+        await wait_until(waits)
+        await start(older)
+
+
+@on_each
+async def test_what_watches_flows_in_another_process_is_not_retired(store_url: str) -> None:
+    newer, _ = make_service("shop", store_url)
+    older, _ = make_service("shop", store_url)
+    declare(newer)
+    for box in (newer, older):
+        for service in (pay, ship, stock):
+            service(box)
+    async with newer.running():
+        await start(older)
+
+        assert "shop/flow-tracker" in await subscribed(newer)
+    await start(older)
+    async with older:
+        assert "shop/flow-tracker" not in await subscribed(older)
+
+
+@on_each
+async def test_who_takes_part_in_flows_in_another_process_is_not_forgotten(store_url: str) -> None:
+    newer, _ = make_service("shop", store_url)
+    older, _ = make_service("shop", store_url)
+    for service in (pay, ship, stock):
+        service(newer)
+    pay(older)
+    async with newer.running():
+        await start(older)
+
+        names = {row.consumer for row in await rows(newer, flow_participants)}
+        assert names == {"shop/ask", "shop/charge", "shop/reserve", "shop/ship"}
+
+
+@on_each
+async def test_what_is_known_of_a_dependency_that_another_process_needs_stays(store_url: str) -> None:
+    newer, _ = make(store_url, "added", needs="payments")
+    older, _ = make(store_url, "known")
+    async with newer.running():
+        async with newer.transaction() as tx:
+            await tx.execute(update(breakers).values(version=3))
+        await start(older)
+
+        (one,) = await rows(newer, breakers)
+        assert (one.dependency, one.version, one.needed_by) == ("shop/payments", 3, "shop/added")
+
+
+@on_each
+async def test_what_a_process_puts_aside_under_a_name_just_changed_is_taken_over_by_the_next_start(
+    store_url: str,
+) -> None:
+    begun, finish = asyncio.Event(), asyncio.Event()
+    older, _ = make_box(store_url)
+
+    @older.on(OrderPlaced, name="old", retry=Retry(attempts=5, immediate=1, first=timedelta(hours=1)))
+    async def handle(order: OrderPlaced) -> None:
+        begun.set()
+        await finish.wait()
+        raise ConnectionError("away")
+
+    newer, _ = make(store_url, "new", renamed_from="old")
+    async with older.running():
+        await create_tables(older)
+        await publish(older, OrderPlaced("a"))
+        await begun.wait()
+        async with newer.running(relay=False):
+            finish.set()
+
+            async def waits() -> bool:
+                return bool(await rows(newer, held))
+
+            await wait_until(waits)
+
+    again, _ = make(store_url, "new", renamed_from="old")
+    async with again.running():
+        assert [row.consumer for row in await rows(again, held)] in (["shop/new"], [])
+
+
+@on_each
+async def test_a_process_starts_after_one_of_the_release_before_has_gone_on_under_the_old_name(store_url: str) -> None:
+    """Both have handled one message, so both inboxes have its id."""
+    first, _ = make(store_url, "old")
+    newer, happened = make(store_url, "new", renamed_from="old")
+    older, happened_there = make(store_url, "old")
+    async with first.running():
+        await create_tables(first)
+    async with newer.running(), older.running(relay=False):
+        await publish(newer, OrderPlaced("a"))
+        await happened.until(MessageHandled)
+        await happened_there.until(MessageHandled)
+
+    again, happenings = make(store_url, "new", renamed_from="old")
+    async with again.running():
+        await publish(again, OrderPlaced("b"))
+        await happenings.until(MessageHandled)
+        assert sorted(await noted(again)) == ["new a", "new b", "old a"]
+        assert {row.consumer for row in await rows(again, inbox)} == {"shop/new"}
+
+
+async def test_a_start_leaves_the_subscriptions_of_a_consumer_whose_old_name_its_new_one_begins_with(
+    sqlite_url: str,
+) -> None:
+    """What is published meanwhile by other processes of the same release would not reach it."""
+    first, _ = make(sqlite_url, "book")
+    newer, _ = make(sqlite_url, "book-2", renamed_from="book")
+    await start(first)
+    async with newer.running():
+        await newer.store.run(newer.store.consumers.rename("shop/book", "shop/book-2"))
+
+        assert await subscribed(newer) == ["shop/book-2"]
