@@ -136,6 +136,21 @@ async def test_a_connection_without_a_transaction_is_refused(store_url: str) -> 
             await box.publish(OrderPlaced("a"), tx=autocommit)
 
 
+async def test_a_transaction_of_another_kind_of_database_is_refused_where_nobody_would_read_it(
+    migrated_postgresql_url: str, sqlite_url: str
+) -> None:
+    here, there = Pillarbox("shop", store=sqlite_url), Pillarbox("shop", store=migrated_postgresql_url)
+    async with here, there:
+        for box, other, name in ((here, there, "postgresql"), (there, here, "sqlite")):
+            async with other.transaction() as tx:
+                with pytest.raises(ConfigurationError, match=f"{name}, and the box's store is {box.store.name}"):
+                    await box.publish(OrderPlaced("lost"), tx=tx)
+                with pytest.raises(ConfigurationError, match=name):
+                    await box.publish_all([OrderPlaced("lost")], tx=tx)
+            with other.transaction_sync() as connection, pytest.raises(ConfigurationError, match=name):
+                box.publish_sync(OrderPlaced("lost"), tx=connection)
+
+
 async def test_events_are_published_and_commands_are_sent(store_url: str) -> None:
     box, _ = make_box(store_url)
     async with box:

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox import Pillarbox, Retry
 from pillarbox.errors import InvalidSetupError, SchemaVersionError, UnregisteredConsumerError
-from pillarbox.observe import MessageDead, MessageHandled
+from pillarbox.observe import MessageDead, MessageHandled, WorkerFaltered
 from tests.integration.boxes import (
     ChargePayment,
     Happenings,
@@ -86,6 +86,38 @@ async def test_the_workers_run_as_long_as_the_block_lasts(store_url: str) -> Non
         assert await noted(box) == ["handle a"]
 
     assert box.in_hand == 0
+
+
+async def test_a_block_in_another_leaves_the_box_open(store_url: str) -> None:
+    box, happenings = _with_noting_handler(store_url, "handle")
+
+    async with box.running():
+        await create_tables(box)
+        async with box:
+            await publish(box, OrderPlaced("a"))
+        await happenings.until(MessageHandled)
+
+        assert await noted(box) == ["handle a"]
+        assert not happenings.of(WorkerFaltered)
+
+
+async def test_blocks_side_by_side_close_the_box_with_the_last_of_them() -> None:
+    box, _ = make_box("memory://")
+    others_are_through = asyncio.Event()
+
+    async def one(number: int) -> None:
+        async with box:
+            await publish(box, OrderPlaced(str(number)))
+            if number == 0:
+                await others_are_through.wait()
+                assert (await box.health()).vitals.outbox.pending == 3
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(one(0))
+        async with asyncio.TaskGroup() as others:
+            others.create_task(one(1))
+            others.create_task(one(2))
+        others_are_through.set()
 
 
 async def test_an_error_of_the_block_comes_out_as_it_is(store_url: str) -> None:

@@ -115,7 +115,7 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
         self._sagas = Included(name)
         self._saga_wakeup = Wakeup()
         self._running: Running | None = None
-        self._is_open = False
+        self._openings, self._is_open = 0, False
 
     # --- declaring ---
 
@@ -205,24 +205,27 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
             SchemaVersionError: the tables are missing or of another release.
             BrokerUnavailableError: the broker cannot be reached.
         """
+        self._openings += 1
         if not self._is_open:
-            single_file = self.store.traits.single_writer
             try:
-                if single_file if self.settings.migrate_on_open is None else self.settings.migrate_on_open:
+                if (said := self.settings.migrate_on_open) or (said is None and self.store.traits.single_writer):
                     await self.store.migrate()
                 await self.store.check_schema()
                 await self.broker.open()
             except BaseException:
+                self._openings -= 1
                 await self.store.let_go()
                 raise
             self._is_open = True
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Close pools and connections."""
-        self._is_open = False
-        await self.broker.close()
-        await self.store.close()
+        """Close pools and connections, unless another block still has the box open."""
+        self._openings -= 1
+        if not self._openings:
+            self._is_open = False
+            await self.broker.close()
+            await self.store.close()
 
     async def run(self, *, relay: bool = True, consumers: bool = True, sagas: bool = True) -> None:
         """Work until ``stop`` is called or this is cancelled; opens the box if it is not open.
@@ -235,16 +238,13 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
         Raises:
             InvalidSetupError: lists everything that is wrong with the declarations; nothing was started.
         """
-        if not self._is_open:
-            async with self:
-                return await self.run(relay=relay, consumers=consumers, sagas=sagas)
-        workers = await self._workers(relay=relay, consumers=consumers, sagas=sagas)
-        self._running = Running(workers, clock=self.settings.clock, observer=self.observers)
-        try:
-            await self._running.run()
-        finally:
-            self._running = None
-        return None
+        async with self:
+            workers = await self._workers(relay=relay, consumers=consumers, sagas=sagas)
+            self._running = Running(workers, clock=self.settings.clock, observer=self.observers)
+            try:
+                await self._running.run()
+            finally:
+                self._running = None
 
     @property
     def in_hand(self) -> int:

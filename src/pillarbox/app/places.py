@@ -158,6 +158,11 @@ def outbox_of(store: RelationalStore, *, form: str, relay: RelaySettings) -> Out
 
 def _url(place: str | URL) -> URL:
     try:
-        return make_url(place)
+        url = make_url(place)
     except (ArgumentError, ValueError):
         raise ConfigurationError(f"what store= names is no URL; there are {STORES}") from None  # it may hold a password
+    if url.username is not None and "@" in f"{url.host}{url.database}":
+        raise ConfigurationError(  # the host would be a part of the password, and errors name hosts
+            "what store= names has an '@' after the host; in a user's name or password write %40 for '@', %2F for '/'"
+        )
+    return url

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import TypeVar
 
 from pillarbox.channel.wakeup import Wakeup
 from pillarbox.consumer.context import After, cause_of, causes_in
 from pillarbox.errors import ConfigurationError
 from pillarbox.message import Cause, MessageType, message_type_of
 from pillarbox.outbox import Outbox, OutboxRecord, PublishOptions
-from pillarbox.transaction import AsyncTx, SyncTx, adopt, adopt_sync
+from pillarbox.relational import RelationalStore
+from pillarbox.transaction import AsyncTx, SyncTransaction, SyncTx, Transaction, adopt, adopt_sync
+from pillarbox.transaction.sqlalchemy_ import dialect_name_of
+
+Joined = TypeVar("Joined", Transaction, SyncTransaction)
 
 
 class Publisher:
     """The part of a box that needs neither open pools nor workers: it writes into the caller's transaction."""
 
+    store: RelationalStore
     _outbox: Outbox
     _outbox_wakeup: Wakeup
     _saga_wakeup: Wakeup
@@ -57,7 +63,7 @@ class Publisher:
         """
         options = PublishOptions(key=key, delay=delay, headers=headers or {}, after=causes_in(after))
         record = self._prepare(event, "event", options)
-        await adopt(tx).run(self._outbox.append([record]))
+        await self._joined(adopt(tx)).run(self._outbox.append([record]))
         return cause_of(record.message)
 
     async def send(
@@ -74,7 +80,7 @@ class Publisher:
         """Send ``command`` when ``tx`` commits; exactly one consumer group gets it. The rest is as with ``publish``."""
         options = PublishOptions(key=key, delay=delay, headers=headers or {}, after=causes_in(after))
         record = self._prepare(command, "command", options)
-        await adopt(tx).run(self._outbox.append([record]))
+        await self._joined(adopt(tx)).run(self._outbox.append([record]))
         return cause_of(record.message)
 
     async def publish_all(self, messages: Sequence[object], /, *, tx: AsyncTx) -> None:
@@ -83,7 +89,7 @@ class Publisher:
         Raises:
             NoTransactionError, InvalidMessageError, MissingKeyError: as with ``publish``; none of them was written.
         """
-        await adopt(tx).run(self._outbox.append(self._prepare_all(messages)))
+        await self._joined(adopt(tx)).run(self._outbox.append(self._prepare_all(messages)))
 
     def publish_sync(
         self,
@@ -99,7 +105,7 @@ class Publisher:
         """Do what ``publish`` does, for a synchronous transaction."""
         options = PublishOptions(key=key, delay=delay, headers=headers or {}, after=causes_in(after))
         record = self._prepare(event, "event", options)
-        adopt_sync(tx).run(self._outbox.append([record]))
+        self._joined(adopt_sync(tx)).run(self._outbox.append([record]))
         return cause_of(record.message)
 
     def send_sync(
@@ -116,12 +122,25 @@ class Publisher:
         """Do what ``send`` does, for a synchronous transaction."""
         options = PublishOptions(key=key, delay=delay, headers=headers or {}, after=causes_in(after))
         record = self._prepare(command, "command", options)
-        adopt_sync(tx).run(self._outbox.append([record]))
+        self._joined(adopt_sync(tx)).run(self._outbox.append([record]))
         return cause_of(record.message)
 
     def publish_all_sync(self, messages: Sequence[object], /, *, tx: SyncTx) -> None:
         """Do what ``publish_all`` does, for a synchronous transaction."""
-        adopt_sync(tx).run(self._outbox.append(self._prepare_all(messages)))
+        self._joined(adopt_sync(tx)).run(self._outbox.append(self._prepare_all(messages)))
+
+    def _joined(self, tx: Joined) -> Joined:
+        """Return ``tx``, unless no relay of this box would ever see what is written there.
+
+        Raises:
+            ConfigurationError: its database is of another kind than the box's store.
+        """
+        if tx.dialect_name != dialect_name_of(self.store.engine.sync_engine):
+            raise ConfigurationError(
+                f"the transaction is one of {tx.dialect_name}, and the box's store is {self.store.name}: nothing would "
+                "ever be read there; publish in a transaction of the store, or with the box of that database"
+            )
+        return tx
 
     def _committed(self, *, since: int) -> None:
         """Wake whoever has work from a transaction that began when ``since`` messages were prepared."""

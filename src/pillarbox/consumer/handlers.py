@@ -6,9 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from inspect import isroutine
 from typing import Any, Concatenate, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
 from pillarbox.consumer.spec import ConsumerOptions, Declaration, DedupeBy, Idempotency, WhenDead
+from pillarbox.errors import ConfigurationError
 from pillarbox.ordering import Ordering
 from pillarbox.retry import FailureRule, Retry
 
@@ -80,7 +82,15 @@ class Declaring(ABC):
 
         The payload is its first argument, or a list of up to ``batch`` payloads; every other parameter is injected by
         its annotation. The function is returned as it is and can be called as before.
+
+        Raises:
+            ConfigurationError: it stands above the function without its types; nothing would be declared.
         """
+        if len(types) == 1 and isroutine(types[0]):
+            raise ConfigurationError(
+                f"{types[0].__module__}.{types[0].__qualname__}: name the message types that it handles, "
+                "as in on(OrderPlaced)"
+            )
 
         def declare(handler: Callable[..., object]) -> Callable[..., object]:
             self._declare(handler, types, batch, options)

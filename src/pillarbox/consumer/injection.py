@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
 from pillarbox.consumer.context import Context
-from pillarbox.errors import UnsatisfiedInjectionError
+from pillarbox.errors import ConfigurationError, UnsatisfiedInjectionError
 
 CONTEXTS = list[Context]
 """What a handler of batches asks for, to get the context of each of its messages."""
@@ -45,7 +45,20 @@ class Providers:
     """What was made once for all, and by which provider: it serves as long as that is the provider."""
 
     def provide(self, kind: type[object], provider: Provider) -> None:
-        """Provide ``kind`` from now on."""
+        """Provide ``kind`` from now on.
+
+        Raises:
+            ConfigurationError: its factory is no function, or one that yields.
+        """
+        factory = provider.factory
+        if not callable(factory):
+            raise ConfigurationError(
+                f"what provides {_name(kind)} cannot be called to make one; give a function, as in lambda: it"
+            )
+        if inspect.isgeneratorfunction(factory) or inspect.isasyncgenfunction(factory):
+            raise ConfigurationError(
+                f"what provides {_name(kind)} yields it, and nobody would go on with it afterwards; let it return it"
+            )
         self.by_type[kind] = provider
 
     def override(self, kind: type[object], instance: object) -> None:

@@ -32,7 +32,7 @@ class ConnectionTransaction(SyncTransaction):
         _refuse_closed(connection)
         _refuse_autocommit_option(connection, connection)
         self._connection = connection
-        self._dialect_name = _dialect_name(connection)
+        self._dialect_name = dialect_name_of(connection)
 
     @property
     def dialect_name(self) -> str:
@@ -52,7 +52,7 @@ class SessionTransaction(SyncTransaction):
         bind = _bind_of(session, session)
         _refuse_autocommit_option(session, bind)
         self._session = session
-        self._dialect_name = _dialect_name(bind)
+        self._dialect_name = dialect_name_of(bind)
 
     @property
     def dialect_name(self) -> str:
@@ -77,7 +77,7 @@ class AsyncConnectionTransaction(Transaction):
         _refuse_closed(inner)
         _refuse_autocommit_option(connection, inner)
         self._connection = connection
-        self._dialect_name = _dialect_name(inner)
+        self._dialect_name = dialect_name_of(inner)
 
     @property
     def dialect_name(self) -> str:
@@ -97,7 +97,7 @@ class AsyncSessionTransaction(Transaction):
         bind = _bind_of(session, session.sync_session)
         _refuse_autocommit_option(session, bind)
         self._session = session
-        self._dialect_name = _dialect_name(bind)
+        self._dialect_name = dialect_name_of(bind)
 
     @property
     def dialect_name(self) -> str:
@@ -204,7 +204,8 @@ def _bind_of(given: object, session: Session) -> Connection | Engine:
         ) from error
 
 
-def _dialect_name(bind: Connection | Engine) -> str:
+def dialect_name_of(bind: Connection | Engine) -> str:
+    """Return which database is behind ``bind``: ``postgresql``, ``sqlite`` or ``mysql`` (MariaDB included)."""
     name = _DIALECT_NAMES.get(bind.dialect.name)
     if name is None:
         raise ConfigurationError(

@@ -53,6 +53,20 @@ def test_a_store_of_an_unknown_kind_is_refused_and_the_known_ones_are_named(stor
         Pillarbox("shop", store=store)
 
 
+@pytest.mark.parametrize("store", ["sqlite://shop.db", "sqlite+aiosqlite://shop.db", "sqlite://data/shop.db"])
+def test_a_file_that_stands_where_a_host_would_is_refused_and_no_database_in_memory(store: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"sqlite:///FILE"):
+        Pillarbox("shop", store=store)
+
+
+@pytest.mark.parametrize("password", [f"p@{SECRET}", f"p@{SECRET}/w", f"p@@{SECRET}"])
+def test_an_at_sign_within_a_password_does_not_make_a_host_of_the_rest(password: str) -> None:
+    with pytest.raises(ConfigurationError, match="%40") as caught:
+        Pillarbox("shop", store=f"postgresql+psycopg://me:{password}@db.example/shop")
+
+    assert SECRET not in str(caught.value)
+
+
 def test_a_broker_of_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="carrier-pigeon"):
         Pillarbox("shop", store="memory://", broker="carrier-pigeon://h")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import Connection
@@ -12,9 +12,10 @@ from sqlalchemy.orm import Session
 
 from pillarbox.consumer import Context, Provider, Providers
 from pillarbox.consumer.injection import signature_of
-from pillarbox.errors import UnsatisfiedInjectionError
+from pillarbox.errors import ConfigurationError, UnsatisfiedInjectionError
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
     from decimal import Decimal
 
 
@@ -116,6 +117,22 @@ async def test_a_factory_may_be_asynchronous() -> None:
     providers.provide(Payments, Provider(factory=make, scope="app"))
 
     assert await providers.get(Payments) == Payments(7)
+
+
+def yields() -> Iterator[Payments]:
+    yield Payments()
+
+
+async def yields_too() -> AsyncIterator[Payments]:
+    yield Payments()
+
+
+@pytest.mark.parametrize(
+    ("factory", "says"), [(Payments(), "lambda"), (yields, "Payments yields it"), (yields_too, "Payments yields it")]
+)
+def test_what_makes_nothing_is_refused_when_it_is_said(factory: Any, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        Providers().provide(Payments, Provider(factory=factory, scope="message"))
 
 
 async def test_an_override_takes_the_place_of_what_was_made() -> None:

@@ -175,6 +175,11 @@ def test_a_handler_of_nothing_is_refused() -> None:
     assert "name the message types" in str(problem)
 
 
+def test_declaring_without_calling_on_is_refused_at_once() -> None:
+    with pytest.raises(ConfigurationError, match="handle: name the message types"):
+        Handlers().on(handle)  # type: ignore[arg-type]  # as where @handlers.on stands above it
+
+
 @pytest.mark.parametrize(
     ("handler", "options", "says"),
     [

@@ -64,9 +64,14 @@ def sqlite_store(database: URL | AsyncEngine | Engine, *, now: Now | None = None
         now: what the database's clock shows instead of the machine's time; for tests.
 
     Raises:
-        ConfigurationError: an engine on a database in memory was given, which no other engine can reach.
+        ConfigurationError: an engine on a database in memory was given, which no other engine can reach; or the file
+            stands where a URL names a host, as in sqlite://shop.db.
     """
     url = database if isinstance(database, URL) else database.url
+    if url.host:
+        raise ConfigurationError(
+            "an SQLite URL names no host: write sqlite:///FILE with three slashes, four where the path is absolute"
+        )
     in_memory = url.database in (None, "", ":memory:")
     if not in_memory:
         return SqliteStore(
