@@ -11,7 +11,7 @@ from functools import partial
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox import BySequence, Context, GapPolicy, Pillarbox, Retry, Settings, event
-from pillarbox.app.background import membership_of
+from pillarbox.app.membership import membership_of
 from pillarbox.channel import Outcome, Subscription
 from pillarbox.consumer.drainer import Drainer
 from pillarbox.consumer.gap_watch import GapWatch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,10 @@ import pytest
 from sqlalchemy import Table, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pillarbox import Pillarbox, Retry
+from pillarbox import Pillarbox, Retry, command, event
+from pillarbox.app.membership import Membership
 from pillarbox.brokers.memory import MemoryBroker
-from pillarbox.observe import ConsumerStopped, MessageHandled
+from pillarbox.observe import ConsumerStopped, MessageDiscarded, MessageHandled, MessageHeld
 from pillarbox.relational.flow_tables import flow_participants
 from pillarbox.relational.tables import breakers, held, inbox, members, subscriptions
 from tests.integration.boxes import SETTINGS, Happenings, OrderPlaced, create_tables, make_box, note, noted, publish
@@ -216,3 +218,133 @@ async def test_a_start_leaves_the_subscriptions_of_a_consumer_whose_old_name_its
         await newer.store.run(newer.store.consumers.rename("shop/book", "shop/book-2"))
 
         assert await subscribed(newer) == ["shop/book-2"]
+
+
+@event("order.amended", key="order_id")
+@dataclass(frozen=True)
+class OrderAmended:
+    """An event of the topic of orders that only the newer release knows."""
+
+    order_id: str
+
+
+@command("order.cancel", queue="orders", key="order_id")
+@dataclass(frozen=True)
+class CancelOrder:
+    """A command that both releases know."""
+
+    order_id: str
+
+
+@command("order.archive", queue="orders", key="order_id")
+@dataclass(frozen=True)
+class ArchiveOrder:
+    """A command of the same queue that only the newer release knows."""
+
+    order_id: str
+
+
+KINDS = ("transaction", "outside", "batch", "natural")
+
+
+def make_releases(url: str, kind: str) -> tuple[tuple[Pillarbox, Happenings], tuple[Pillarbox, Happenings]]:
+    """Return the older and the newer release of one consumer, which notes what it handles in the order it does."""
+    return make_release(url, kind, OrderPlaced), make_release(url, kind, OrderPlaced, OrderAmended)
+
+
+def make_release(url: str, kind: str, *types: type[Any]) -> tuple[Pillarbox, Happenings]:
+    box, happenings = make_box(url)
+    union: Any = types[0] if len(types) == 1 else types[0] | types[1]
+
+    async def record(order: Any, tx: AsyncConnection) -> None:
+        await note(tx, f"{type(order).__name__} {order.order_id}")
+
+    async def outside(order: Any) -> None:
+        async with box.transaction() as tx:
+            await record(order, tx)
+
+    async def batch(orders: list[Any], tx: AsyncConnection) -> None:
+        for order in orders:
+            await record(order, tx)
+
+    handler: Any = {"outside": outside, "batch": batch}.get(kind, record)
+    options: dict[str, dict[str, Any]] = {
+        "natural": {"idempotency": "natural"},
+        "outside": {"outside": True},
+        "batch": {"batch": 10},
+    }
+    handler.__annotations__[next(iter(handler.__annotations__))] = list[union] if kind == "batch" else union
+    box.on(*types, name="book", **options.get(kind, {}))(handler)
+    return box, happenings
+
+
+@on_each
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_type_that_only_the_newer_release_handles_waits_for_it_and_keeps_its_key(
+    store_url: str, kind: str
+) -> None:
+    (older, seen), (newer, happened) = make_releases(store_url, kind)
+    async with older.running():
+        await create_tables(older)
+        async with newer:  # it lives, and has not begun to receive
+            await newer._workers(relay=False, consumers=True, sagas=False)
+            await publish(newer, OrderPlaced("a"), OrderAmended("a"), OrderPlaced("a"), OrderPlaced("b"))
+            await seen.until(MessageHeld, 2)
+            await seen.until(MessageHandled, 2)
+            assert sorted(await noted(newer)) == ["OrderPlaced a", "OrderPlaced b"]
+    async with newer.running():
+        await happened.until(MessageHandled, 2)
+
+    assert not seen.of(MessageDiscarded)
+    async with newer:
+        assert [one for one in await noted(newer) if one.endswith("a")] == [
+            "OrderPlaced a",
+            "OrderAmended a",
+            "OrderPlaced a",
+        ]
+
+
+@on_each
+async def test_a_type_that_no_release_at_work_handles_is_discarded(store_url: str) -> None:
+    (older, happenings), (newer, _) = make_releases(store_url, "transaction")
+    async with older.running():
+        await create_tables(older)
+        async with newer:
+            await publish(newer, OrderAmended("a"))
+        await happenings.until(MessageDiscarded)
+
+
+@on_each
+async def test_a_command_that_only_the_newer_release_handles_is_no_dead_letter_of_the_older_one(store_url: str) -> None:
+    older, seen = make_release(store_url, "transaction", CancelOrder)
+    newer, happened = make_release(store_url, "transaction", CancelOrder, ArchiveOrder)
+    async with older.running():
+        await create_tables(older)
+        async with newer:
+            await newer._workers(relay=False, consumers=True, sagas=False)
+            async with newer.transaction() as tx:
+                await newer.send(ArchiveOrder("a"), tx=tx)
+            await seen.until(MessageHeld)
+    async with newer.running():
+        await happened.until(MessageHandled)
+        assert await noted(newer) == ["ArchiveOrder a"]
+
+
+@on_each
+async def test_a_process_that_was_taken_for_dead_subscribes_again_when_it_goes_on(store_url: str) -> None:
+    newer, _ = make(store_url, "added", needs="payments")
+    older, _ = make(store_url, "known")
+    async with newer:
+        await create_tables(newer)
+        workers = await newer._workers(relay=False, consumers=True, sagas=False)
+        (membership,) = (one for one in workers if isinstance(one, Membership))
+        async with newer.transaction() as tx:
+            await tx.execute(update(members).values(expires_at=0))  # it has stood still for longer than its lease
+        await start(older)
+        assert await subscribed(newer) == ["shop/known"]
+
+        await membership.round()
+
+        assert await subscribed(newer) == ["shop/added", "shop/known"]
+        assert [one.dependency for one in await rows(newer, breakers)] == ["shop/payments"]
+        assert "shop/added" in {row.consumer for row in await rows(newer, flow_participants)}

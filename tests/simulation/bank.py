@@ -11,7 +11,7 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox import Context, Pillarbox, Retry, Settings, event
-from pillarbox.app.background import membership_of
+from pillarbox.app.membership import membership_of
 from pillarbox.consumer.drainer import Drainer
 from pillarbox.consumer.item import Item
 from pillarbox.consumer.worker import ConsumerWorker

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import delete, select, update
 
 from pillarbox import ContentBasedRouter, Pillarbox, RecipientList
-from pillarbox.app.background import membership_of
+from pillarbox.app.membership import membership_of
 from pillarbox.channel import Subscription
 from pillarbox.consumer.drainer import Drainer
 from pillarbox.consumer.worker import ConsumerWorker

@@ -21,6 +21,7 @@ from pillarbox.consumer.intake import Accepts, Burials, ChannelIntake, HeldIntak
 from pillarbox.consumer.intermittent import Intermittent
 from pillarbox.consumer.outside import Caller, OutsideProcess
 from pillarbox.consumer.process import Process
+from pillarbox.consumer.releases import OtherReleases
 from pillarbox.consumer.remembering import BusinessKeys
 from pillarbox.consumer.run import Run, RunRules
 from pillarbox.consumer.solitude import Solitude
@@ -335,6 +336,7 @@ class Parts:
                 raise UnknownMessageTypeError(message_type=message.type, version=message.version)
             return message if gets_messages else decode_message(message, self.registry, self.codec)
 
+        guard = ParticipantGuard(self.service, store=self.store.participations, outbox=self.outbox, new_id=self.new_id)
         by = consumer.options.dedupe_by
         return RunRules(
             consumer=consumer.identity,
@@ -358,12 +360,7 @@ class Parts:
             needs=self.dependencies.of(consumer),
             calls=self._calls if consumer.mode == "outside" else None,
             business_row=None if by is None else BusinessKeys(consumer.identity, by, decode).row_of,
-            guard=ParticipantGuard(
-                self.service,
-                store=self.store.participations,
-                outbox=self.outbox,
-                new_id=self.new_id,
-            ),
+            guard=guard if keeps_unread else OtherReleases(guard, consumer, registry=self.store.consumers),
         )
 
     @property

@@ -136,15 +136,12 @@ class Flowing(ABC):
         if not self._declared_flows and tracker not in await self.store.run(known.elsewhere(self.name, ())):
             await self.store.run(known.retire(tracker))
 
-    async def _flow_workers(self, parts: Parts, consumers: Sequence[Consumer]) -> list[Loop]:
-        """Tell other services of the box's consumers, and make what watches its flows.
+    async def _flow_workers(self, parts: Parts) -> list[Loop]:
+        """Make what watches the box's flows.
 
         Raises:
             InvalidSetupError: a flow cannot work.
         """
-        participants = self._graph_of(consumers).participants
-        elsewhere = await self.store.run(self.store.consumers.elsewhere(self.name, [one.identity for one in consumers]))
-        await self.store.run(self.store.flows.participants.enlist(self.name, participants, elsewhere))
         if not self._declared_flows:
             return []
         problems = check(self._declared_flows, await self.flows.known())

@@ -14,11 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from pillarbox.app.alerting import Alerting, alert_workers
 from pillarbox.app.assembly import Parts, calls_of
-from pillarbox.app.background import membership_of, relief_of, replay_driver, upkeep_of
+from pillarbox.app.background import relief_of, replay_driver, upkeep_of
 from pillarbox.app.controlling import control_of, dead_letters_of, held_of
-from pillarbox.app.depending import Dependencies, Depending, needed_by
+from pillarbox.app.depending import Dependencies, Depending
 from pillarbox.app.flowing import Flowing
 from pillarbox.app.including import Including
+from pillarbox.app.membership import membership_of
 from pillarbox.app.orchestrating import (
     Included,
     check_stored,
@@ -33,14 +34,14 @@ from pillarbox.app.places import BrokerPlace, StorePlace, broker_at, outbox_of, 
 from pillarbox.app.publishing import Publisher
 from pillarbox.app.running import Running
 from pillarbox.app.settings import DEFAULTS, Settings
-from pillarbox.channel import Broker, Subscription
+from pillarbox.channel import Broker
 from pillarbox.channel.wakeup import Wakeup
 from pillarbox.consumer import Consumer, Handlers, Provider, Providers, Scope
 from pillarbox.consumer.dependency import Sharing
-from pillarbox.consumer.resolve import check_rename, resolve
+from pillarbox.consumer.resolve import resolve
 from pillarbox.control import Health, HealthLimits
 from pillarbox.deadletter.redaction import redacting
-from pillarbox.errors import ConfigurationError, InvalidSetupError, UnregisteredConsumerError
+from pillarbox.errors import ConfigurationError, InvalidSetupError
 from pillarbox.message import Registry, Upcaster, check_name, new_message_id
 from pillarbox.observe import Event, MessagesPublished, Observer, Observers
 from pillarbox.outbox import Outbox
@@ -321,38 +322,19 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
         sagas = sagas and bool(catalogue.definitions)
         if consumers or sagas:
             checked = self._resolved(catalogue)
-            membership = membership_of(parts, checked)
-            await membership.round()
             await self._retire_tracker()
-            await self._enlist(checked)
+            membership = membership_of(parts, checked, self._graph_of(checked).participants)
+            await membership.round()
             workers += [membership, replay_driver(parts), *upkeep_of(parts, self.settings)]
             ours = [one for one in checked if (sagas if is_of_replies(one) else consumers)]
             workers += [worker for consumer in ours for worker in parts.consumer_workers(consumer)]
-            workers += await self._flow_workers(parts, checked) if consumers else ()
+            workers += await self._flow_workers(parts) if consumers else ()
         if sagas:
             await check_stored(catalogue, self.store)
             workers.append(orchestrator_of(catalogue, rules_of(parts, self.settings.limits), parts, self._saga_wakeup))
         if relay:
             workers.append(parts.relay_worker())
         return [*workers, *relief_of(parts), *alert_workers(self._alarms, parts, self.settings.inbox)]
-
-    async def _enlist(self, consumers: tuple[Consumer, ...]) -> None:
-        for consumer in consumers:
-            if consumer.options.renamed_from is not None:
-                check_rename(consumer, self.broker.capabilities)
-                old = f"{self.name}/{consumer.options.renamed_from}"
-                await self.store.run(self.store.consumers.rename(old, consumer.identity))
-        elsewhere = await self.store.run(self.store.consumers.elsewhere(self.name, [one.identity for one in consumers]))
-        subscriptions = [Subscription(consumer=one.identity, channels=one.channels) for one in consumers]
-        if stranded := await self.store.run(self.store.consumers.enlist(self.name, subscriptions)):
-            raise InvalidSetupError(
-                problems=[
-                    UnregisteredConsumerError(consumer=consumer, pending=pending)
-                    for consumer, pending in stranded.items()
-                ]
-            )
-        await self.store.run(self.store.circuits.enlist(self.name, needed_by(consumers), elsewhere))
-        await self.broker.declare(subscriptions)
 
     def _parts(self) -> Parts:
         identity = new_message_id()

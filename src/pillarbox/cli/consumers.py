@@ -27,9 +27,18 @@ async def consumers(place: Place) -> None:
         print_line("no consumer is known: none has been started yet")
     else:
         print_table(
-            ["consumer", "mode", "channels", "types", "queued", "held", "state"],
+            ["consumer", "mode", "channels", "types", "queued", "held", "processes", "state"],
             (
-                [one.identity or NOBODY, one.mode, one.channels, one.types, one.queued, one.held, _state(one)]
+                [
+                    one.identity or NOBODY,
+                    one.mode,
+                    one.channels,
+                    one.types,
+                    one.queued,
+                    one.held,
+                    one.processes,
+                    _state(one),
+                ]
                 for one in found
             ),
         )
@@ -40,4 +49,6 @@ def _state(one: ConsumerView) -> str:
         return "stopped by a dead letter"
     if one.paused_by is not None:
         return f"paused, {one.paused_by} is down"
-    return "" if one.known else "never started"
+    if not one.known:
+        return "never started"
+    return "" if one.processes or not one.identity else "no process has it"

@@ -136,7 +136,7 @@ class Books:
 
     def _tell_failure(self, item: Item) -> None:
         message_id = item.message.id
-        if not item.awaits:  # whose gate did not let it come to an attempt
+        if item.error is not None and not item.awaits:  # else its gate or guard did not let it come to an attempt
             self._observer.notice(
                 AttemptFailed(
                     consumer=self._name,

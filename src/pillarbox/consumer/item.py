@@ -63,6 +63,11 @@ class Item(msgspec.Struct, kw_only=True, eq=False):
     arrival: Arrival | None = None
     line: Position | None = None
 
+    @property
+    def is_put_off(self) -> bool:
+        """Whether it is to be looked at again later."""
+        return isinstance(self.verdict, RetryLater)
+
     def failed(self, error: Exception, *, at: datetime, redact: Callable[[str], str]) -> None:
         """Add a failure to the history, as of the attempt counted last; ``redact`` goes over text that others wrote."""
         text = storable(redact(text_of(error)))[:MAX_ERROR_CHARS]

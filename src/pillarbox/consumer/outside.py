@@ -168,7 +168,7 @@ class OutsideProcess:
         if item.hold_key in stopped:
             report.behind.append(item)
             return frozenset()
-        if not self._run.rules.handles(item.message):
+        if not self._run.rules.handles(item.message) and not item.is_put_off:
             report.discarded.append(item)
             return frozenset()
         if item.is_through:

@@ -23,22 +23,38 @@ class ConsumerRegistry(Protocol):
         """Forget ``consumer`` with everything that waits for it, which nobody wants any more; dead letters stay."""
 
     @abstractmethod
-    def enlist(self, service: str, subscriptions: Sequence[Subscription]) -> Program[Mapping[str, int]]:
+    def enlist(
+        self, service: str, subscriptions: Sequence[Subscription], *, is_back: bool = False
+    ) -> Program[Mapping[str, int]]:
         """Remember the consumers of ``subscriptions``; forget those of ``service`` that are gone and have no work.
 
-        One that another process attends to is not gone.
+        One that another process attends to is not gone. For a process that is back, having been taken for dead, none
+        is: the others may be about to come back, too.
 
         Returns:
             Consumer → pending messages, for those that are gone and have work pending; nobody is enlisted then.
         """
 
     @abstractmethod
-    def attend(self, consumers: Collection[str], *, owner: str, ttl: timedelta) -> Program[None]:
-        """Note that the process ``owner`` has ``consumers``, whether they receive or not, and for ``ttl`` from now."""
+    def attend(self, consumers: Mapping[str, Collection[str]], *, owner: str, ttl: timedelta) -> Program[bool]:
+        """Note that the process ``owner`` has ``consumers``, whether they receive or not, and for ``ttl`` from now.
+
+        Args:
+            consumers: each with the types of messages that it handles.
+            owner: the process.
+            ttl: for how long that holds if the process ends without a word.
+
+        Returns:
+            Whether it held until now; if not, another process may have taken them for gone.
+        """
 
     @abstractmethod
     def leave(self, consumers: Collection[str], *, owner: str) -> Program[None]:
         """Note that the process ``owner`` has ``consumers`` no longer."""
+
+    @abstractmethod
+    def types_of(self, consumer: str) -> Program[Collection[str]]:
+        """Return the types that ``consumer`` handles in any process that lives."""
 
     @abstractmethod
     def elsewhere(self, service: str, here: Collection[str]) -> Program[Collection[str]]:

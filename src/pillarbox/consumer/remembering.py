@@ -43,8 +43,8 @@ class Memory:
         return marks[0] not in self.met
 
     def meet(self, marks: Marks) -> None:
-        """Note that the message is handled now; a second copy in the same run is a duplicate."""
-        self.met.add(marks[0])
+        """Note that it is the message's turn, if it has ``marks``; a second copy in the same run is a duplicate."""
+        self.met.update(marks[:1])
 
     def suppress(self, marks: Marks) -> None:
         """Note that the message was processed, unless it is a copy of one that this run may have put aside."""

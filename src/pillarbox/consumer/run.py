@@ -152,7 +152,7 @@ class Run:
                 report.suppressed.append(item)
             elif self._must_wait(item, report, waiting):
                 continue
-            elif not is_handled:
+            elif not is_handled and not item.is_put_off:
                 report.discarded.append(item)
             elif item.is_through:
                 memory.keep(item.marks)

@@ -131,9 +131,12 @@ class Consumer:
 
         What nobody can read may have been for anybody, and must not be lost in silence.
         """
+        return self.knows(message) or is_queue(message.destination)
+
+    def knows(self, message: Message) -> bool:
+        """Tell whether the type of ``message`` is declared for it, or need not be."""
         takes_all = self.route is not None and not self.route.types
-        is_meant = message.type in self.message_types or message.type == UNREADABLE
-        return takes_all or is_meant or is_queue(message.destination)
+        return takes_all or message.type in self.message_types or message.type == UNREADABLE
 
     def lanes(self, default: int) -> int:
         """Return how many lanes it has in a process."""

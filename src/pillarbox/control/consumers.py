@@ -24,6 +24,7 @@ class ConsumerView:
         held: messages in its holding.
         paused_by: what it needs and is down, as ``<service>/<name>``; ``None`` while nothing pauses it.
         stopped: a dead letter has stopped it, in every process.
+        processes: how many have it, whether they receive or not; one that ended without a word counts for a lease.
     """
 
     identity: str
@@ -35,6 +36,7 @@ class ConsumerView:
     held: int
     paused_by: str | None = None
     stopped: bool = False
+    processes: int = 0
 
 
 class ConsumersControl:
@@ -74,4 +76,5 @@ def _view(identity: str, declared: Consumer | None, known: KnownConsumer | None,
         held=0 if known is None else known.held,
         paused_by=paused_by,
         stopped=known is not None and known.stopped,
+        processes=0 if known is None else known.processes,
     )

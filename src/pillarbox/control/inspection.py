@@ -21,6 +21,7 @@ class KnownConsumer:
         queued: messages that wait for it where the database is the broker.
         held: messages in its holding.
         stopped: a dead letter has stopped it, in every process.
+        processes: how many have it, whether they receive or not.
     """
 
     identity: str
@@ -28,6 +29,7 @@ class KnownConsumer:
     queued: int
     held: int
     stopped: bool = False
+    processes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

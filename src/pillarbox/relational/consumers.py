@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
-from sqlalchemy import BigInteger, Delete, String, Table, bindparam, delete, exists, func, or_, select, update
+from msgspec import json
+from sqlalchemy import BigInteger, Delete, String, Table, Text, bindparam, delete, exists, func, or_, select, update
 
 from pillarbox.channel import Subscription
 from pillarbox.consumer.registry import ConsumerRegistry
@@ -98,15 +99,27 @@ DEAD_FOR = timedelta(hours=1)
 """How long a process is kept in mind that did not leave."""
 _scope, _owner = bindparam("in_scope", type_=String), bindparam("by_owner", type_=String)
 _attend = insert_into(members).values(
-    scope=_scope, owner=_owner, expires_at=now_us() + bindparam("ttl_us", type_=BigInteger)
+    scope=_scope,
+    owner=_owner,
+    expires_at=now_us() + bindparam("ttl_us", type_=BigInteger),
+    types=bindparam("handled", type_=Text),
 )
 ATTEND = _attend.on_conflict_do_update(
     index_elements=["scope", "owner"], set_={"expires_at": _attend.excluded.expires_at}
 )
+IS_ATTENDED = select(members.c.owner).where(
+    members.c.scope == _scope, members.c.owner == _owner, members.c.expires_at > now_us()
+)
+TYPES = select(members.c.types).where(members.c.scope == _scope, members.c.expires_at > now_us()).distinct()
 LEAVE = delete(members).where(members.c.scope == _scope, members.c.owner == _owner)
 _of_service = func.substr(members.c.scope, 1, characters_in(_prefix)) == _prefix
-ATTENDED = select(members.c.scope).where(_of_service, members.c.expires_at > now_us()).distinct()
+ATTENDED_BY = (
+    select(members.c.scope, func.count()).where(_of_service, members.c.expires_at > now_us()).group_by(members.c.scope)
+)
 BURY = delete(members).where(_of_service, members.c.expires_at < now_us() - micros(DEAD_FOR))
+
+
+_types_in = json.Decoder(list[str]).decode
 
 
 class RelationalConsumerRegistry(ConsumerRegistry):
@@ -126,7 +139,9 @@ class RelationalConsumerRegistry(ConsumerRegistry):
             for statement in (*GIVE_UP, FORGET):
                 yield Execute(statement, {"old": consumer})
 
-    def enlist(self, service: str, subscriptions: Sequence[Subscription]) -> Program[Mapping[str, int]]:
+    def enlist(
+        self, service: str, subscriptions: Sequence[Subscription], *, is_back: bool = False
+    ) -> Program[Mapping[str, int]]:
         """Look at those that are not here; if none is stranded, upsert those that are.
 
         One that another process attends to is neither gone nor stranded: it is of another release.
@@ -135,8 +150,8 @@ class RelationalConsumerRegistry(ConsumerRegistry):
         yield Execute(BURY, {"prefix": f"{IN_SCOPE}{service}/"})
         elsewhere = yield from self.elsewhere(service, here)
         stranded: dict[str, int] = {}
-        known_here: list[str] = [row[0] for row in (yield Execute(KNOWN, {"prefix": f"{service}/"}))]
-        for known in sorted(known_here):
+        all_known = () if is_back else (yield Execute(KNOWN, {"prefix": f"{service}/"}))
+        for known in sorted(str(row[0]) for row in all_known):
             if known in here or known in elsewhere:
                 continue
             pending = int((yield Execute(PENDING, {"old": known}))[0][0])
@@ -152,11 +167,22 @@ class RelationalConsumerRegistry(ConsumerRegistry):
             yield Execute(ENLIST, {"new": subscription.consumer, "channel_list": channels})
         return stranded
 
-    def attend(self, consumers: Collection[str], *, owner: str, ttl: timedelta) -> Program[None]:
-        """Upsert, in the order of names."""
-        rows = [{"in_scope": IN_SCOPE + name, "by_owner": owner, "ttl_us": micros(ttl)} for name in sorted(consumers)]
-        if rows:
-            yield Execute(ATTEND, rows)
+    def attend(self, consumers: Mapping[str, Collection[str]], *, owner: str, ttl: timedelta) -> Program[bool]:
+        """Look at the first one, then upsert, in the order of names."""
+        rows = [
+            {
+                "in_scope": IN_SCOPE + name,
+                "by_owner": owner,
+                "ttl_us": micros(ttl),
+                "handled": json.encode(sorted(types)).decode(),
+            }
+            for name, types in sorted(consumers.items())
+        ]
+        if not rows:
+            return True
+        held = yield Execute(IS_ATTENDED, {"in_scope": rows[0]["in_scope"], "by_owner": owner})
+        yield Execute(ATTEND, rows)
+        return bool(held)
 
     def leave(self, consumers: Collection[str], *, owner: str) -> Program[None]:
         """Delete, in the order of names."""
@@ -164,7 +190,12 @@ class RelationalConsumerRegistry(ConsumerRegistry):
         if rows:
             yield Execute(LEAVE, rows)
 
+    def types_of(self, consumer: str) -> Program[Collection[str]]:
+        """Select what its living members say."""
+        said = yield Execute(TYPES, {"in_scope": IN_SCOPE + consumer})
+        return {name for (text,) in said for name in _types_in(text)}
+
     def elsewhere(self, service: str, here: Collection[str]) -> Program[Collection[str]]:
         """Select the scopes that have a living member."""
-        scopes = yield Execute(ATTENDED, {"prefix": f"{IN_SCOPE}{service}/"})
-        return {str(scope).removeprefix(IN_SCOPE) for (scope,) in scopes} - set(here)
+        scopes = yield Execute(ATTENDED_BY, {"prefix": f"{IN_SCOPE}{service}/"})
+        return {str(scope).removeprefix(IN_SCOPE) for scope, _ in scopes} - set(here)

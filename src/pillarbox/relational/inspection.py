@@ -12,6 +12,7 @@ from pillarbox.channel import is_queue
 from pillarbox.control.inspection import HeldKey, InboxCount, Inspection, KnownConsumer
 from pillarbox.holding import HoldState
 from pillarbox.idempotency.business_key import ROW_PREFIX
+from pillarbox.relational.consumers import ATTENDED_BY, IN_SCOPE
 from pillarbox.relational.expressions import any_of, micros, now_us, texts
 from pillarbox.relational.holding import STOPPED
 from pillarbox.relational.idempotency import removable
@@ -78,6 +79,7 @@ class RelationalInspection(Inspection):
                 unheard[channel] = count
         stopped = {row[0] for row in (yield Execute(STOPPED, {"by": "", "everyone": 1}))}
         waiting = {row[0]: row[1] for row in (yield Execute(HELD))}
+        attended = {row[0].removeprefix(IN_SCOPE): row[1] for row in (yield Execute(ATTENDED_BY, {"prefix": IN_SCOPE}))}
         if unheard:
             known[NOBODY] = tuple(sorted(unheard))
         return [
@@ -87,6 +89,7 @@ class RelationalInspection(Inspection):
                 queued=queued[identity],
                 held=waiting.get(identity, 0),
                 stopped=identity in stopped,
+                processes=attended.get(identity, 0),
             )
             for identity in sorted({*known, *queued, *waiting})
         ]

@@ -196,6 +196,7 @@ members = _table(
     Column("scope", Name, primary_key=True),
     Column("owner", Name, primary_key=True),
     Column("expires_at", BigInteger, nullable=False),
+    Column("types", Text),  # of messages that it handles, as JSON
 )
 leases = _table(
     "leases",

@@ -13,6 +13,7 @@ from pillarbox.holding import HeldMessage, HeldState, Hold, HoldState
 from pillarbox.idempotency.business_key import row_of
 from pillarbox.testing.contracts.harness import ANY_AGE, TOPIC, StoreHarness, let_expire, make_message
 
+LONG = timedelta(hours=1)
 ONE, TWO = "shop/one", "shop/two"
 PAYMENTS = "queue:payments"
 
@@ -74,6 +75,16 @@ class InspectionContract:
         await hold(harness, ONE, "k:a", "m1", "m2")
 
         assert [(one.identity, one.queued, one.held) for one in await consumers(harness)] == [(ONE, 0, 2)]
+
+    async def test_the_processes_of_a_consumer_are_counted(self, harness: StoreHarness) -> None:
+        """Those that live, and have not left."""
+        run, registry = harness.source.run, harness.consumers
+        await run(registry.enlist("shop", [Subscription(consumer=ONE, channels=(TOPIC,))]))
+        for owner, ttl in (("p1", LONG), ("p2", LONG), ("p3", LONG), ("dead", -LONG)):
+            await run(registry.attend({ONE: ("order.placed",)}, owner=owner, ttl=ttl))
+        await run(registry.leave([ONE], owner="p3"))
+
+        assert [(one.identity, one.processes) for one in await consumers(harness)] == [(ONE, 2)]
 
     async def test_the_inbox_is_counted_for_each_consumer(self, harness: StoreHarness) -> None:
         """With the time of its oldest id."""

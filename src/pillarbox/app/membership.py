@@ -1,0 +1,118 @@
+"""A process among the others of its service: that it lives, and which consumers it has."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from typing import Protocol
+
+from pillarbox.app.assembly import Parts
+from pillarbox.app.background import keeper_of
+from pillarbox.app.depending import needed_by
+from pillarbox.channel import Subscription
+from pillarbox.consumer import Consumer
+from pillarbox.consumer.registry import ConsumerRegistry
+from pillarbox.consumer.resolve import check_rename
+from pillarbox.errors import InvalidSetupError, UnregisteredConsumerError
+from pillarbox.flow import Participant
+from pillarbox.lease import LeaseKeeper
+from pillarbox.observe import Observer
+from pillarbox.relational.idempotency import WORKERS
+from pillarbox.rounds import Rounds
+
+
+class Enlist(Protocol):
+    """Declares what a process needs."""
+
+    @abstractmethod
+    async def __call__(self, *, is_back: bool) -> None:
+        """Declare it, and again when it ``is_back``, having been taken for dead."""
+
+
+class Membership(Rounds):
+    """Tells the other processes that this one lives, so that its messages under way are not taken for crashed.
+
+    And which consumers it has, so that a process of another release does not take those for gone, nor discards what
+    they alone handle. One that stood still for longer than its lease was taken for dead: it enlists again.
+    """
+
+    def __init__(
+        self,
+        keeper: LeaseKeeper,
+        observer: Observer,
+        *,
+        registry: ConsumerRegistry,
+        consumers: Mapping[str, Collection[str]],
+        enlist: Enlist,
+    ) -> None:
+        """Renew the membership of ``keeper``, and that this process has ``consumers`` with the types they handle.
+
+        Args:
+            keeper: of the scope of all processes that handle messages.
+            observer: told when a round fails.
+            registry: where the consumers of all processes are told of.
+            consumers: each with the types of messages that it handles.
+            enlist: declares what they need.
+        """
+        super().__init__("membership", every=keeper.terms.ttl / 6, clock=keeper.clock, observer=observer)
+        self._keeper = keeper
+        self._registry = registry
+        self._consumers = consumers
+        self._enlist = enlist
+        self._was_enlisted = False
+        self._is_enlisted = False
+
+    async def round(self) -> None:
+        """Become a member, which a process does before it handles anything, or stay one.
+
+        Raises:
+            InvalidSetupError: what cannot go on with these consumers; for the first time only.
+        """
+        await self._keeper.keep()
+        owner, ttl = self._keeper.owner, self._keeper.terms.ttl
+        if not await self._keeper.source.run(self._registry.attend(self._consumers, owner=owner, ttl=ttl)):
+            self._is_enlisted = False
+        if not self._is_enlisted:
+            await self._enlist(is_back=self._was_enlisted)
+            self._is_enlisted = self._was_enlisted = True
+
+    async def leave(self) -> None:
+        """Sign off."""
+        await self._keeper.leave()
+        await self._keeper.source.run(self._registry.leave(self._consumers, owner=self._keeper.owner))
+
+
+def membership_of(
+    parts: Parts, consumers: Sequence[Consumer] = (), participants: Sequence[Participant] = ()
+) -> Membership:
+    """Make the heartbeat of this process, which has ``consumers``, as which ``participants`` take part in flows."""
+    return Membership(
+        keeper_of(parts, WORKERS, slots=0),
+        parts.observers,
+        registry=parts.store.consumers,
+        consumers={one.identity: one.message_types for one in consumers},
+        enlist=partial(_enlist, parts, consumers, participants),
+    )
+
+
+async def _enlist(
+    parts: Parts, consumers: Sequence[Consumer], participants: Sequence[Participant], *, is_back: bool
+) -> None:
+    store, service = parts.store, parts.service
+    for consumer in consumers:
+        if consumer.options.renamed_from is not None:
+            check_rename(consumer, parts.broker.capabilities)
+            await store.run(store.consumers.rename(f"{service}/{consumer.options.renamed_from}", consumer.identity))
+    elsewhere = await store.run(store.consumers.elsewhere(service, [one.identity for one in consumers]))
+    subscriptions = [Subscription(consumer=one.identity, channels=one.channels) for one in consumers]
+    stranded = await store.run(store.consumers.enlist(service, subscriptions, is_back=is_back))
+    if stranded:
+        raise InvalidSetupError(
+            problems=[
+                UnregisteredConsumerError(consumer=consumer, pending=pending) for consumer, pending in stranded.items()
+            ]
+        )
+    await store.run(store.circuits.enlist(service, needed_by(consumers), elsewhere))
+    await store.run(store.flows.participants.enlist(service, participants, elsewhere))
+    await parts.broker.declare(subscriptions)
