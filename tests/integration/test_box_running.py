@@ -8,9 +8,10 @@ import pytest
 from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pillarbox import Pillarbox, Retry
-from pillarbox.errors import InvalidSetupError, SchemaVersionError, UnregisteredConsumerError
+from pillarbox import Handlers, Pillarbox, Retry
+from pillarbox.errors import ConfigurationError, InvalidSetupError, SchemaVersionError, UnregisteredConsumerError
 from pillarbox.observe import MessageDead, MessageHandled, WorkerFaltered
+from pillarbox.routing import WireTap
 from tests.integration.boxes import (
     ChargePayment,
     Happenings,
@@ -43,6 +44,21 @@ def _with_noting_handler(url: str, name: str, **options: object) -> tuple[Pillar
         await note(tx, f"{name} {order.order_id}")
 
     return box, happenings
+
+
+async def test_what_is_declared_while_the_box_runs_is_refused() -> None:
+    """Nobody would hear it."""
+    box, _ = make_box("memory://")
+    late, route = Handlers(), WireTap("audit", source=OrderPlaced, to="audit")
+    async with box.running():
+        for declare in (lambda: box.on(OrderPlaced)(handle), lambda: box.include(late), lambda: box.include(route)):
+            with pytest.raises(ConfigurationError, match="the box is running"):
+                declare()
+    box.on(OrderPlaced)(handle)
+    assert [one.identity for one in box.consumers()] == ["shop/handle"]
+
+
+async def handle(order: OrderPlaced) -> None: ...
 
 
 async def test_stopping_lets_what_is_under_way_end_and_leaves_the_rest(lasting_url: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, Unpack, overload
 
 from pillarbox.app.orchestrating import Included, breaks_of
+from pillarbox.app.running import Running
 from pillarbox.consumer import Declaration, Declaring, Handlers, Options, Providers, RouteOptions, declaration_of
 from pillarbox.errors import ConfigurationError
 from pillarbox.message import Message, Registry
@@ -32,10 +33,12 @@ class Including(Declaring):
     _included: list[Handlers]
     _sagas: Included
     _providers: Providers
+    _running: Running | None
 
     def _declare(
         self, handler: Callable[..., object], types: tuple[type[Any], ...], batch: int | None, options: Options
     ) -> None:
+        self._check_can_be_heard()
         on: Callable[..., Any] = self._handlers.on
         on(*types, batch=batch, **options)(handler)
 
@@ -75,8 +78,9 @@ class Including(Declaring):
             options: about the consumer that carries out a route, as in ``when_dead="skip"``.
 
         Raises:
-            ConfigurationError: something was given that this kind of part does not take.
+            ConfigurationError: something was given that this kind of part does not take, or the box is running.
         """
+        self._check_can_be_heard()
         if isinstance(part, Saga):
             is_half = (started_by is None) is not (state_from is None) or (started_by is None and id_from is not None)
             if options or is_half:
@@ -96,6 +100,12 @@ class Including(Declaring):
             raise ConfigurationError(f"include() takes {', '.join(options)} with a route; handlers say it in on(...)")
         elif part not in self._included:
             self._included.append(part)
+
+    def _check_can_be_heard(self) -> None:
+        if self._running is not None:
+            raise ConfigurationError(
+                "the box is running: what is declared now would not be heard before it starts anew; declare it before"
+            )
 
     def saga_definitions(self) -> tuple[Definition, ...]:
         """Return the definitions of the sagas that were included, checked.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, get_type_hints
+from functools import partial
+from typing import Any, Literal, TypeAlias, cast, get_type_hints
 
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
@@ -117,15 +118,21 @@ def signature_of(handler: Callable[..., object], *, owner: str) -> Signature:
     """Read what ``handler`` asks for.
 
     Raises:
+        ConfigurationError: it is a class, or yields.
         UnsatisfiedInjectionError: it takes no payload, leaves a parameter without annotation, or asks for a
             transaction of the wrong colour.
     """
+    function = function_of(handler)
+    if inspect.isclass(handler) or inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        what = "is a class" if inspect.isclass(handler) else "yields"
+        raise ConfigurationError(f"{owner}: it {what}, and nothing would be done; let it be a function that returns")
     try:
-        hints: dict[str, Any] = get_type_hints(handler)
+        hints: dict[str, Any] = get_type_hints(function)
     except NameError as error:
         problem = f"{owner}: the annotation {error.name!r} cannot be resolved; import it where the handler is defined"
         raise UnsatisfiedInjectionError(problems=[problem]) from error
-    parameters = list(inspect.signature(handler).parameters.values())
+    given: object = getattr(handler, "keywords", {})  # of a partial
+    parameters = [one for one in inspect.signature(handler).parameters.values() if one.name not in cast("Any", given)]
     if not parameters:
         raise UnsatisfiedInjectionError(problems=[f"{owner}: it takes no payload; the first parameter is the message"])
     first, *others = parameters
@@ -133,7 +140,7 @@ def signature_of(handler: Callable[..., object], *, owner: str) -> Signature:
     if untyped:
         raise UnsatisfiedInjectionError(problems=[f"{owner}: {', '.join(untyped)} has no annotation to inject by"])
     wants = {parameter.name: hints[parameter.name] for parameter in others}
-    is_async = inspect.iscoroutinefunction(handler)
+    is_async = inspect.iscoroutinefunction(function)
     asked = [kind for kind in wants.values() if kind in (*ASYNC_TRANSACTIONS, *SYNC_TRANSACTIONS)]
     wrong = [kind for kind in asked if kind not in (ASYNC_TRANSACTIONS if is_async else SYNC_TRANSACTIONS)]
     if wrong:
@@ -148,6 +155,16 @@ def signature_of(handler: Callable[..., object], *, owner: str) -> Signature:
         is_async=is_async,
         transaction=asked[0] if asked else None,
     )
+
+
+def function_of(handler: Callable[..., object]) -> Callable[..., object]:
+    """Return the function that ``handler`` is, stands for as a partial, or has as the object that it is."""
+    if isinstance(handler, partial):
+        return function_of(cast("partial[object]", handler).func)
+    if inspect.isroutine(handler) or inspect.isclass(handler):
+        return handler
+    call: Callable[..., object] = getattr(handler, "__call__")  # noqa: B004, B009 - of an object, whose type is not known
+    return call
 
 
 def _name(kind: object) -> str:

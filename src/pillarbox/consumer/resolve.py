@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import NoneType
-from typing import get_origin
+from types import NoneType, UnionType
+from typing import Union, get_args, get_origin
 
 from pillarbox.channel import BrokerCapabilities, address_of
 from pillarbox.consumer.context import Context
-from pillarbox.consumer.injection import CONTEXTS, Provider, signature_of
+from pillarbox.consumer.injection import CONTEXTS, Handler, Provider, function_of, signature_of
 from pillarbox.consumer.remembering import check_dedupe_by, retention_problems
 from pillarbox.consumer.spec import Consumer, Declaration
 from pillarbox.errors import (
@@ -18,7 +18,7 @@ from pillarbox.errors import (
     UnsatisfiedInjectionError,
 )
 from pillarbox.idempotency import InboxSettings
-from pillarbox.message import MessageType, check_name, message_type_of
+from pillarbox.message import MessageType, check_name, is_message, message_type_of
 from pillarbox.message.names import full_name
 from pillarbox.ordering import BySequence, Causal
 
@@ -83,6 +83,8 @@ def _consumer(
         message_types=frozenset(kind.name for kind in types),
         route=declaration.route,
     )
+    if declaration.route is None:
+        _check_payload(signature.payload, declaration, where)
     _check_options(consumer, declaration, where)
     if isinstance(options.ordering, BySequence):
         _check_sequence(consumer, types, where)
@@ -126,6 +128,23 @@ def _check_options(consumer: Consumer, declaration: Declaration, where: str) -> 
     check_dedupe_by(declaration, where)
     if options.timeout is not None and not consumer.signature.is_async:
         raise ConfigurationError(f"{where}: timeout= cannot stop a plain function; make it an `async def`")
+
+
+def _check_payload(annotation: object, declaration: Declaration, where: str) -> None:
+    """Refuse an annotation of other messages than those that will come."""
+    if declaration.options.batch is not None:
+        annotation = next(iter(get_args(annotation)), None)
+    said = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    classes = tuple(one for one in said if isinstance(one, type) and is_message(one))
+    if len(classes) < len(said):
+        return  # more than messages, as a base class or nothing at all
+    names = {message_type_of(one).name for one in classes}
+    for kind in declaration.types:
+        if message_type_of(kind).name not in names and not issubclass(kind, classes):
+            raise ConfigurationError(
+                f"{where}: it is declared on {kind.__qualname__}, and its first parameter is annotated "
+                f"{getattr(annotation, '__qualname__', annotation)}; name the same in both places"
+            )
 
 
 def _check_batch(consumer: Consumer, batch: int, where: str) -> None:
@@ -177,8 +196,10 @@ def _clashes(consumers: Sequence[Consumer]) -> list[ConfigurationError]:
     return problems
 
 
-def _name_from(handler: object) -> str:
-    return str(getattr(handler, "__name__", "handler")).replace("_", "-").strip("-").lower()
+def _name_from(handler: Handler) -> str:
+    function = function_of(handler)
+    name = type(handler).__name__ if function.__name__ == "__call__" else function.__name__
+    return name.replace("_", "-").strip("-").lower()
 
 
 def _place(declaration: Declaration) -> str:
@@ -190,8 +211,9 @@ def _owner(consumer: Consumer) -> str:
     return _function(consumer.handler) if route is None else f"{type(route).__name__} {route.name!r}"
 
 
-def _function(handler: object) -> str:
-    return f"{getattr(handler, '__module__', '?')}.{getattr(handler, '__qualname__', repr(handler))}"
+def _function(handler: Handler) -> str:
+    function = function_of(handler)
+    return f"{function.__module__}.{function.__qualname__}"
 
 
 def declared_types(declarations: Sequence[Declaration]) -> list[MessageType]:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any, Literal, TypeAlias
 
 from pillarbox.channel import is_queue
-from pillarbox.consumer.injection import Handler, Signature
+from pillarbox.consumer.injection import Handler, Signature, function_of
 from pillarbox.holding import EVERYTHING, channel_hold_key_of, hold_key_of
 from pillarbox.message import Message
 from pillarbox.ordering import ByKey, BySequence, Causal, Ordering, SingleConsumer
@@ -164,8 +164,7 @@ class Consumer:
     @property
     def package(self) -> str:
         """The top-level package of its handler."""
-        handler: object = getattr(self.handler, "func", self.handler)  # what a partial stands for
-        return str(getattr(handler, "__module__", "")).partition(".")[0]
+        return function_of(self.handler).__module__.partition(".")[0]
 
     @property
     def mode(self) -> str:

@@ -9,11 +9,10 @@ from typing import Any, Union, get_args, get_origin
 
 from pillarbox.consumer import Consumer, Context
 from pillarbox.consumer.injection import CONTEXTS
-from pillarbox.errors import ConfigurationError
 from pillarbox.flow.definition import Flow
 from pillarbox.flow.graph import Graph
 from pillarbox.flow.participant import Participant, Passage
-from pillarbox.message import message_type_of
+from pillarbox.message import is_message, message_type_of
 from pillarbox.routing import MessageFilter
 
 UNIONS = (Union, types.UnionType)
@@ -73,18 +72,10 @@ def _parts(annotation: object) -> Iterator[Any]:
         for part in get_args(annotation):
             if part is not Ellipsis:
                 yield from _parts(part)
-    elif isinstance(annotation, type) and _is_message(annotation):
+    elif isinstance(annotation, type) and is_message(annotation):
         yield annotation
     else:
         yield NOTHING
-
-
-def _is_message(kind: type[object]) -> bool:
-    try:
-        message_type_of(kind)
-    except ConfigurationError:
-        return False
-    return True
 
 
 def _passage(kind: type[object]) -> Passage:

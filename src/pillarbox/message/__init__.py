@@ -6,7 +6,7 @@ Source: EIP, *Message* and *Command/Event Message*; reading order: message, head
 """
 
 from pillarbox.message.causes import Cause
-from pillarbox.message.declare import MessageType, command, event, key_of, message_type_of
+from pillarbox.message.declare import MessageType, command, event, is_message, key_of, message_type_of
 from pillarbox.message.ids import derived_message_id, new_message_id
 from pillarbox.message.limits import Limits
 from pillarbox.message.message import Message
@@ -26,6 +26,7 @@ __all__ = [
     "command",
     "derived_message_id",
     "event",
+    "is_message",
     "key_of",
     "message_type_of",
     "new_message_id",

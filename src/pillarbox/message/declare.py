@@ -110,7 +110,7 @@ def message_type_of(cls: type[object]) -> MessageType:
         ConfigurationError: The class bears no ``@event`` or ``@command`` of its own.
     """
     found: object = cls.__dict__.get(_ATTRIBUTE)
-    if isinstance(found, MessageType) and (found.python_type is cls):
+    if isinstance(found, MessageType) and found.python_type is cls:
         return found
     label = f"{cls.__module__}.{cls.__qualname__}"
     if isinstance(found, MessageType):
@@ -118,6 +118,12 @@ def message_type_of(cls: type[object]) -> MessageType:
     else:
         msg = f"{label} is not declared as a message; put @event(...) or @command(...) above the class"
     raise ConfigurationError(msg)
+
+
+def is_message(cls: type[object]) -> bool:
+    """Tell whether ``cls`` is declared as a message."""
+    found: object = cls.__dict__.get(_ATTRIBUTE)
+    return isinstance(found, MessageType) and found.python_type is cls
 
 
 def key_of(message: object) -> str | None:

@@ -44,7 +44,7 @@ class PaymentRefused:
     account: str
 
 
-async def book(payment: PaymentReceived, tx: AsyncConnection) -> None: ...
+async def book(payment: PaymentReceived | PaymentRefused, tx: AsyncConnection) -> None: ...
 
 
 def _resolve(inbox: InboxSettings, *types: type[object], **options: Any) -> tuple[Consumer, ...]:

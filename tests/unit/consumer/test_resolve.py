@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection
@@ -56,7 +59,7 @@ class ChargePayment:
     order_id: str
 
 
-async def handle(order: OrderPlaced, tx: AsyncConnection) -> None: ...
+async def handle(order: OrderPlaced | OrderShipped | StockReserved, tx: AsyncConnection) -> None: ...
 async def in_batches(orders: list[OrderPlaced], tx: AsyncConnection, contexts: list[Context]) -> None: ...
 async def in_batches_with_one_context(orders: list[OrderPlaced], tx: AsyncConnection, ctx: Context) -> None: ...
 async def summarise(orders: list[OrderPlaced], tx: AsyncConnection) -> StockReserved: ...
@@ -121,7 +124,7 @@ def test_a_name_that_no_store_could_hold_beside_its_service_s_is_refused() -> No
 def test_two_consumers_of_one_name_are_refused() -> None:
     handlers = Handlers()
     handlers.on(OrderPlaced, name="same")(handle)
-    handlers.on(OrderShipped, name="same")(handle_again)
+    handlers.on(OrderShipped, name="same")(handle)
 
     (problem,) = _problems(handlers)
 
@@ -173,6 +176,82 @@ def test_a_handler_of_nothing_is_refused() -> None:
     (problem,) = _problems(handlers)
 
     assert "name the message types" in str(problem)
+
+
+@pytest.mark.parametrize("batch", [None, 10])
+def test_an_annotation_of_another_message_is_refused(batch: int | None) -> None:
+    """It would be given what it is declared on."""
+    handlers = Handlers()
+    declare: Any = handlers.on(OrderPlaced, OrderShipped, name="wrong", batch=batch)  # type: ignore[call-overload]
+    declare(handle_again if batch is None else in_batches)
+
+    (problem,) = _problems(handlers)
+
+    assert "declared on OrderShipped, and its first parameter is annotated OrderPlaced" in str(problem)
+
+
+@pytest.mark.parametrize("annotation", [object, Any, Message, "OrderPlaced | OrderShipped", None])
+def test_an_annotation_that_all_messages_fit_is_let_through(annotation: object) -> None:
+    async def anything(order: Any) -> None: ...
+
+    if annotation is None:
+        del anything.__annotations__["order"]
+    else:
+        anything.__annotations__["order"] = annotation
+    handlers = Handlers()
+    declare: Any = handlers.on(OrderPlaced, OrderShipped, name="any")
+    declare(anything)
+
+    assert len(_resolve(handlers)) == 1
+
+
+class Teller:
+    """What can be called, and is no function."""
+
+    async def __call__(self, order: OrderPlaced, tx: AsyncConnection) -> None: ...
+
+    async def tell(self, order: OrderPlaced, tx: AsyncConnection) -> None: ...
+
+
+async def say(word: str, order: OrderPlaced, tx: AsyncConnection, *, loud: bool) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("handler", "name"),
+    [
+        (Teller(), "shop/teller"),
+        (Teller().tell, "shop/tell"),
+        (partial(say, "hello", loud=True), "shop/say"),
+    ],
+)
+def test_what_can_be_called_is_read_as_the_function_behind_it(handler: Any, name: str) -> None:
+    handlers = Handlers()
+    handlers.on(OrderPlaced)(handler)
+
+    (consumer,) = _resolve(handlers)
+
+    assert (consumer.identity, consumer.mode, consumer.signature.is_async) == (name, "transaction", True)
+    assert list(consumer.signature.wants) == ["tx"]
+
+
+async def yields_at_its_leisure(order: OrderPlaced) -> AsyncGenerator[StockReserved]:
+    yield StockReserved(order.order_id)
+
+
+def yields(order: OrderPlaced) -> Generator[StockReserved]:
+    yield StockReserved(order.order_id)
+
+
+@pytest.mark.parametrize(
+    ("handler", "says"), [(yields, "it yields"), (yields_at_its_leisure, "it yields"), (Teller, "it is a class")]
+)
+def test_what_would_do_nothing_when_it_is_called_is_refused(handler: Any, says: str) -> None:
+    handlers = Handlers()
+    handlers.on(OrderPlaced, name="idle")(handler)
+
+    (problem,) = _problems(handlers)
+
+    assert says in str(problem)
 
 
 def test_declaring_without_calling_on_is_refused_at_once() -> None:
