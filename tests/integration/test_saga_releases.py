@@ -188,4 +188,6 @@ async def test_upcasters_lead_over_several_versions_and_one_that_raises_holds_up
 
     assert json.decode(ended.state)["parcel"] == "from 1, from 2, a3 "
     assert (bad.summary.status, bad.summary.version) == ("running", 1)
-    assert ["the upcaster from version 1 failed" in one.error for one in happenings.of(SagaUnreadable)] == [True]
+    assert [one.error for one in happenings.of(SagaUnreadable)] == [
+        "the upcaster from version 1 failed: KeyError: 'weight'"
+    ]

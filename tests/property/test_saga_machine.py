@@ -295,6 +295,11 @@ def test_an_operator_brings_every_stopped_saga_to_an_end(rng: Random) -> None:
             journal = run(world, observe(shape, journal, verb(world, journal), world.moment()), verbs=False)
         assert journal.status in (SagaStatus.COMPLETED, SagaStatus.COMPENSATED)
         assert journal.status is SagaStatus.COMPENSATED or not journal.undo, "completed, with steps undone"
+        if journal.status is SagaStatus.COMPENSATED:
+            seen_to = {step for step, one in journal.undo.items() if one.state is ActState.SKIPPED}
+            undoable = {step.name for stage in shape.stages for step in stage if step.undo is not None} - seen_to
+            done = {step for step, direction in world.effects if direction is Direction.DO}
+            assert {(step, Direction.UNDO) for step in done & undoable} <= {*world.effects}, "done, and not undone"
 
 
 def verb(world: World, journal: Journal) -> Happening:

@@ -124,7 +124,8 @@ class Including(Declaring):
         Raises:
             InvalidSetupError: lists everything that is wrong with the definitions.
         """
-        return await breaks_of(self._sagas.catalogue(self._providers, self.codec), store or self.store, self.name)
+        catalogue = self._sagas.catalogue(self._providers, self.codec)
+        return await breaks_of(catalogue, self.codec, store or self.store, self.name)
 
     @property
     def _declarations(self) -> tuple[Declaration, ...]:

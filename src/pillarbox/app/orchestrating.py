@@ -10,7 +10,7 @@ from typing import Any
 from pillarbox.app.assembly import Parts, calls_of
 from pillarbox.channel.wakeup import Wakeup
 from pillarbox.consumer import Consumer, Handlers, Providers
-from pillarbox.errors import ConfigurationError, InvalidSetupError
+from pillarbox.errors import ConfigurationError, DecodeError, InvalidSetupError
 from pillarbox.message import Limits, queue_destination
 from pillarbox.observe import Event, MessageHandled, Observer, Observers
 from pillarbox.relational import RelationalStore
@@ -18,13 +18,18 @@ from pillarbox.rounds import Loop
 from pillarbox.saga import Saga
 from pillarbox.saga.catalogue import Catalogue
 from pillarbox.saga.invoking import Invoker
+from pillarbox.saga.journal import SagaStatus, decode_journal
 from pillarbox.saga.orchestrator import SagaOrchestrator, Workplace
 from pillarbox.saga.replies import CONSUMER, Replies
 from pillarbox.saga.resolve import resolve_sagas
 from pillarbox.saga.rules import Rules
 from pillarbox.saga.sagas import Sagas, broken
 from pillarbox.saga.state import StateCodec
+from pillarbox.saga.store import SagaFilter
 from pillarbox.serialization import Codec
+
+READ_AT_MOST = 1_000
+"""So many sagas of each status are read by a check."""
 
 
 @dataclass(slots=True)
@@ -131,11 +136,38 @@ async def check_stored(catalogue: Catalogue, store: RelationalStore) -> None:
     await store.run(store.saga_archive.note_definitions(catalogue.own_graphs))
 
 
-async def breaks_of(catalogue: Catalogue, store: RelationalStore, service: str) -> tuple[ConfigurationError, ...]:
+async def breaks_of(
+    catalogue: Catalogue, codec: Codec, store: RelationalStore, service: str
+) -> tuple[ConfigurationError, ...]:
     """Return what the definitions cannot go on with, of what ``service`` has under way in ``store``."""
     stored = await store.run(store.saga_archive.definitions())
-    ours = {key: graph for key, graph in stored.items() if key[0].startswith(f"{service}/")}
-    return tuple(broken(catalogue, ours))
+    counts = await store.run(store.saga_archive.counts())
+    started = {(one.saga, one.version) for one in counts if not one.status.is_ended}
+    unrun = {key: "" for key in started if catalogue.get(*key) is None}  # perhaps by nobody yet, so there is no graph
+    ours = {key: graph for key, graph in {**unrun, **stored}.items() if key[0].startswith(f"{service}/")}
+    return (*broken(catalogue, ours), *await _unreadable(catalogue, StateCodec(codec, Limits()), store, service))
+
+
+async def _unreadable(
+    catalogue: Catalogue, states: StateCodec, store: RelationalStore, service: str
+) -> list[ConfigurationError]:
+    """Return what is under way and cannot be read by its definition: one of each version, of those changed last."""
+    problems: dict[tuple[str, int], ConfigurationError] = {}
+    for status in (one for one in SagaStatus if not one.is_ended):
+        for one in await store.run(store.saga_archive.find(SagaFilter(status=status), limit=READ_AT_MOST)):
+            definition = catalogue.get(one.saga, one.version)
+            if definition is None or not one.saga.startswith(f"{service}/") or (one.saga, one.version) in problems:
+                continue
+            for details in await store.run(store.saga_archive.get(one.saga_id, saga=one.saga)):
+                try:
+                    decode_journal(details.journal)
+                    states.read_state(details.state, definition, one.version)
+                except DecodeError as error:
+                    problems[one.saga, one.version] = ConfigurationError(
+                        f"{one.saga} version {definition.version} cannot read instance {one.saga_id!r} of version "
+                        f"{one.version}, which is under way: {error.reason}; mend the upcaster or the state"
+                    )
+    return [problems[key] for key in sorted(problems)]
 
 
 def orchestrator_of(catalogue: Catalogue, rules: Rules, parts: Parts, wakeup: Wakeup) -> Loop:

@@ -109,11 +109,12 @@ class InvalidMessageError(PermanentError, ValueError):
 
 
 class InvalidReturnError(PermanentError, TypeError):
-    """A handler returned something that is no message; its attempt was rolled back."""
+    """A handler returned something that is no message, or a saga's step no state; its attempt was rolled back."""
 
-    def __init__(self, *, consumer: str, returned: str) -> None:
+    def __init__(self, *, consumer: str, returned: str, wanted: str = "") -> None:
+        who = consumer if wanted else f"consumer {consumer!r}"
         super().__init__(
-            f"consumer {consumer!r} returned {returned}; return messages, tuples or lists of messages, or None"
+            f"{who} returned {returned}; return {wanted or 'messages, tuples or lists of messages, or None'}"
         )
         self.consumer = consumer
         self.returned = returned

@@ -65,10 +65,12 @@ def _heard(consumer: Consumer, homes: Mapping[str, str]) -> set[Passage]:
 
 
 def _parts(annotation: object) -> Iterator[Any]:
-    """Return the message classes in an annotation; ``NOTHING`` stands for what it does not tell."""
+    """Return the message classes in an annotation; ``NoneType``: there may be none, ``NOTHING``: it does not tell."""
     if annotation is NoneType:
         yield NoneType
     elif get_origin(annotation) in (*UNIONS, *SEVERAL):
+        if get_origin(annotation) in (list, Sequence) or Ellipsis in get_args(annotation):
+            yield NoneType  # it may be empty
         for part in get_args(annotation):
             if part is not Ellipsis:
                 yield from _parts(part)

@@ -10,7 +10,7 @@ from pillarbox.flow.graph import Graph
 from pillarbox.flow.lineage import Lineage
 from pillarbox.flow.record import Handling, SeenMessage
 
-DEEPEST = 200
+DEEPEST = 100
 """Messages one below the other that are shown; what is below them is left out."""
 
 

@@ -100,7 +100,12 @@ class SagaControl:
         """
         summary = (await self.get(saga_id, saga=saga)).summary
         subject = identity_of(SagaKey(summary.saga, saga_id))
-        return tuple(await self._source.run(self._acts.find(kind=KIND, subject=subject)))
+        found: list[RecordedAct] = []
+        while page := await self._source.run(
+            self._acts.find(kind=KIND, subject=subject, after=found[-1].id if found else 0)
+        ):
+            found += page
+        return tuple(found)
 
     async def counts(self) -> tuple[SagaCount, ...]:
         """Return how many sagas there are, by definition, version and status."""
@@ -120,6 +125,8 @@ class SagaControl:
 
     async def skip(self, saga_id: str, *, step: str, reason: str, by: str, saga: str | None = None) -> None:
         """Count a step, or its undoing, as done: somebody has seen to it in another way.
+
+        A step that counts as done is undone with the others if it comes to that.
 
         Raises:
             NotFoundError: there is no such saga.

@@ -116,7 +116,8 @@ class Course:
                     self.due_us = self._moment.now_us
                     return
         if self.journal.status.is_ended and not self._before.status.is_ended:
-            self._tell_parent()
+            told = self._letters.to_parent(self.journal)
+            self.records += [] if told is None else [told]
         if self.journal.status.is_ended and self.journal.locked:
             self.journal, self.unlocks = replace(self.journal, locked=False), True
         if around is None and (self.records or self.children or self.unlocks):
@@ -268,47 +269,49 @@ class Course:
         try:
             if defined.kind is Kind.CHILD:
                 child = self._letters.child(act, defined.child, answer.value, self.journal)
-                self.state = self.rules.states.text_of(state)
+                self.state, changed = self._merged(act, state, before=self.state)
                 self.children[self.called[-1]] = child
-                self._observe(act.sent(child.key.saga_id))
+                self._observe(act.sent(child.key.saga_id, changed=changed))
                 return answer
             record = self._letters.request(act, answer.value, tuple(defined.replies), self.journal)
-            self.state = self.rules.states.text_of(state)
+            self.state, changed = self._merged(act, state, before=self.state)
         except PillarboxError as error:
             return Raised(error, touched=False)
         self.records.append(record)
-        self._observe(act.sent())
+        self._observe(act.sent(changed=changed))
         return answer
 
     def _kept(self, act: Act, state: object, answer: Returned, *, before: str) -> Returned | Raised:
         """Keep the state that a function left behind, and note that the act is done."""
         if answer.value is not None:
             if not isinstance(answer.value, self.definition.state):
-                where = f"step {act.step!r} of {self.definition.saga}"
-                error = InvalidReturnError(consumer=where, returned=type(answer.value).__qualname__)
-                return Raised(error, touched=False)
+                where, found = f"step {act.step!r} of {self.definition.saga}", type(answer.value).__qualname__
+                wanted = f"{self.definition.state.__qualname__}, or None"
+                return Raised(InvalidReturnError(consumer=where, returned=found, wanted=wanted), touched=False)
             state = answer.value
-        step = self.definition.step(act.step)
         try:
-            after, changed = self.rules.states.text_of(state), tuple[str, ...]()
-            if step is not None and step.is_parallel and act.direction is Direction.DO:
-                after, changed = self.rules.states.merged(
-                    self.state, before, after, kind=self.definition.state, taken=self._changed_beside(act.step)
-                )
+            self.state, changed = self._merged(act, state, before=before)
         except PillarboxError as error:
             return Raised(error, touched=False)
-        self.state = after
         self._observe(act.succeeded(changed))
         return answer
+
+    def _merged(self, act: Act, state: object, *, before: str) -> tuple[str, tuple[str, ...]]:
+        """Return the state with what a function made of ``before``, and the fields that a parallel step changed.
+
+        Raises:
+            InvalidMessageError: it cannot be carried, or a step beside this one has changed one of them too.
+        """
+        after, step = self.rules.states.text_of(state), self.definition.step(act.step)
+        if step is None or not step.is_parallel or act.direction is Direction.UNDO:
+            return after, ()
+        taken = self._changed_beside(act.step)
+        return self.rules.states.merged(self.state, before, after, kind=self.definition.state, taken=taken)
 
     def _changed_beside(self, step: str) -> frozenset[str]:
         stage = next(stage for stage in self.definition.stages if any(one.name == step for one in stage))
         beside = (self.journal.do.get(one.name) for one in stage if one.name != step)
         return frozenset(name for progress in beside if progress is not None for name in progress.changed)
-
-    def _tell_parent(self) -> None:
-        if (told := self._letters.to_parent(self.journal)) is not None:
-            self.records.append(told)
 
     # --- with what ---
 

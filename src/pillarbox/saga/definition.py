@@ -136,7 +136,7 @@ class Step(Generic[S, P, R]):
             failures: which exceptions are permanent, which transient.
 
         Raises:
-            ConfigurationError: the step has a compensation already.
+            ConfigurationError: the step has a compensation already, or starts a child, which is undone by itself.
         """
         if function is None:
             return partial(self._undone_by, replies=replies, retry=retry, timeout=timeout, failures=failures)
@@ -151,6 +151,11 @@ class Step(Generic[S, P, R]):
         timeout: timedelta | None = None,
         failures: Sequence[FailureRule] = (),
     ) -> Callable[..., Any]:
+        if self.declaration.do.child is not None:
+            raise ConfigurationError(
+                f"step {self.declaration.name!r} starts a child, which is undone as a whole; declare what undoes the "
+                f"steps of {self.declaration.do.child.name!r}, or another step before this one"
+            )
         if self.declaration.undo is not None:
             raise ConfigurationError(f"step {self.declaration.name!r} has a compensation already")
         self.declaration.undo = ActDeclaration(

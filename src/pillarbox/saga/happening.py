@@ -26,9 +26,9 @@ class Act(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     attempt: int
     round: int = 0
 
-    def sent(self, token: str = "") -> Sent:
-        """Its command is on its way, or its child ``token`` was started."""
-        return Sent(step=self.step, direction=self.direction, attempt=self.attempt, token=token)
+    def sent(self, token: str = "", *, changed: tuple[str, ...] = ()) -> Sent:
+        """Its command is on its way, or its child ``token`` was started; making it changed these fields."""
+        return Sent(step=self.step, direction=self.direction, attempt=self.attempt, token=token, changed=changed)
 
     def succeeded(self, changed: tuple[str, ...] = ()) -> Succeeded:
         """It is done, and has changed these fields of the state."""
@@ -70,12 +70,17 @@ class Succeeded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Sent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A command is on its way, or a child was started, whose id is ``token``."""
+    """A command is on its way, or a child was started, whose id is ``token``.
+
+    Attributes:
+        changed: the fields of the state that making it changed, of a parallel step.
+    """
 
     step: str
     direction: Direction
     attempt: int
     token: str = ""
+    changed: tuple[str, ...] = ()
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -82,6 +82,7 @@ class ActState(StrEnum):
 
 OPEN = frozenset({ActState.INTENT, ActState.SENT, ActState.RETRY})
 THROUGH = frozenset({ActState.DONE, ActState.SKIPPED})
+GIVEN_UP = frozenset({ActState.FAILED, ActState.UNKNOWN})
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -189,6 +190,12 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     def awaits_call(self) -> bool:
         """Whether a call to the outside is under way."""
         return any(one.state is ActState.INTENT for acts in (self.do, self.undo) for one in acts.values())
+
+    @property
+    def error(self) -> str:
+        """Why something was given up, an undoing before all; empty where nothing was."""
+        given_up = (one.error for one in (*self.undo.values(), *self.do.values()) if one.state in GIVEN_UP)
+        return next((error for error in given_up if error), "")
 
     def of(self, step: str, direction: Direction) -> Progress | None:
         """Return how far an act has come; ``None`` before its first attempt."""

@@ -45,7 +45,8 @@ class Letters:
         """
         if child is None or not isinstance(state, child.state):
             where = f"step {act.step!r} of {self._key.saga}"
-            raise InvalidReturnError(consumer=where, returned=type(state).__qualname__)
+            wanted = "the child's state" if child is None else f"{child.state.__qualname__}, the child's state"
+            raise InvalidReturnError(consumer=where, returned=type(state).__qualname__, wanted=wanted)
         again = journal.of(act.step, act.direction) is not None
         name = self._key.saga.removeprefix(f"{self._rules.service}/")
         saga_id = f"{self._key.saga_id}.{name}.{act.step}" + (f".{journal.places}" if again else "")
@@ -81,8 +82,7 @@ class Letters:
         parent = journal.parent
         if parent is None:
             return None
-        errors = [progress.error for progress in journal.do.values() if progress.error]
-        ended = ChildEnded(status=journal.status.value, reason=journal.stopping or "".join(errors[:1]))
+        ended = ChildEnded(status=journal.status.value, reason=journal.stopping or journal.error)
         return self._told(ended, ReturnAddress(to=parent.to, key=parent.key, types=(), token=parent.token))
 
     def _told(self, words: object, there: ReturnAddress) -> OutboxRecord:

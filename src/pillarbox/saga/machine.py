@@ -35,13 +35,21 @@ from pillarbox.saga.happening import (
     later,
     noted,
 )
-from pillarbox.saga.journal import MAX_ERROR_CHARS, THROUGH, ActState, Direction, Journal, Progress, SagaStatus
+from pillarbox.saga.journal import (
+    GIVEN_UP,
+    MAX_ERROR_CHARS,
+    THROUGH,
+    ActState,
+    Direction,
+    Journal,
+    Progress,
+    SagaStatus,
+)
 from pillarbox.saga.shape import ActShape, Shape, StepShape
 from pillarbox.saga.verbs import cancelled, retried, skipped
 
 MARGIN = timedelta(seconds=5)
 """For so long after its intent a call may begin; who was paused for longer leaves it to others."""
-GIVEN_UP = frozenset({ActState.FAILED, ActState.UNKNOWN})
 NOT_BEGUN = Progress(state=ActState.RETRY)
 
 
@@ -161,6 +169,7 @@ def _sent(shape: Shape, journal: Journal, what: Sent, moment: Moment) -> Journal
         due_us=None if within is None else later(moment, within),
         token=what.token,
         error=before.error,
+        changed=_all_changed(before, what.changed),
     )
     return noted(journal.with_progress(what.step, what.direction, progress), moment, "sent", what)
 
@@ -196,6 +205,7 @@ def _failed(shape: Shape, journal: Journal, what: Failed, moment: Moment) -> Jou
             due_us=later(moment, after),
             token=progress.token,
             error=what.error[:MAX_ERROR_CHARS],
+            changed=progress.changed,
         )
         journal = journal.with_progress(what.step, what.direction, waiting)
         return noted(journal, moment, "failed", what, what.error)
@@ -224,9 +234,14 @@ def _ended(
         place=journal.places + 1,
         token=before.token,
         error=error[:MAX_ERROR_CHARS],
-        changed=changed,
+        changed=_all_changed(before, changed),
     )
     return journal.with_progress(what.step, what.direction, progress)
+
+
+def _all_changed(before: Progress, changed: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the fields that a step has changed by now: what made its command stays, whatever comes of that."""
+    return tuple(sorted({*before.changed, *changed})) if before.changed else changed
 
 
 def _waiting_on(shape: Shape, journal: Journal, moment: Moment) -> Journal:
@@ -300,7 +315,7 @@ def _backward(shape: Shape, journal: Journal, moment: Moment) -> tuple[Journal, 
     done = [
         (progress.place, step)
         for step, progress in journal.do.items()
-        if progress.state in (ActState.DONE, ActState.UNKNOWN) and step in undoable
+        if step in undoable and _is_to_be_undone(shape, step, progress)
     ]
     for _, step in sorted(done, reverse=True):
         undo = journal.undo.get(step)
@@ -309,6 +324,13 @@ def _backward(shape: Shape, journal: Journal, moment: Moment) -> tuple[Journal, 
     if any(progress.state is ActState.FAILED for progress in journal.undo.values()):
         return noted(replace(journal, status=SagaStatus.NEEDS_ATTENTION), moment, "needs attention"), ()
     return noted(replace(journal, status=SagaStatus.COMPENSATED), moment, "compensated"), ()
+
+
+def _is_to_be_undone(shape: Shape, step: str, progress: Progress) -> bool:
+    """Tell whether a step was done or may have been; one that was skipped counts as done, whoever has done it."""
+    if progress.state is ActState.SKIPPED:
+        return bool(progress.token) or not _is_child(shape, step, Direction.DO)  # else there is no child
+    return progress.state in (ActState.DONE, ActState.UNKNOWN)
 
 
 def _begun(

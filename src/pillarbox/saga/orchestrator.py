@@ -273,7 +273,8 @@ class SagaOrchestrator:
                 return Course(row, definition, self._rules)
             except (DecodeError, InvalidMessageError) as found:  # the latter of a state that was made current
                 error = found
-        text = self._rules.redact(str(error))
+        words = error.reason if isinstance(error, DecodeError | InvalidMessageError) else str(error)  # it is no message
+        text = self._rules.redact(words)
         unreadable.append(SagaUnreadable(saga=saga, saga_id=saga_id, version=row.version, error=text))
         return None
 
@@ -384,8 +385,7 @@ def _event_of(course: Course, entry: Entry) -> SagaEnded | SagaNeedsAttention | 
     if entry.what in ("completed", "compensated"):
         return SagaEnded(saga=saga, saga_id=saga_id, status=entry.what)
     if entry.what == "needs attention":
-        errors = [one.error for one in (*course.journal.undo.values(), *course.journal.do.values()) if one.error]
-        return SagaNeedsAttention(saga=saga, saga_id=saga_id, error="".join(errors[:1]))
+        return SagaNeedsAttention(saga=saga, saga_id=saga_id, error=course.journal.error)
     if entry.what in FAILURES:
         return SagaStepFailed(
             saga=saga,

@@ -127,6 +127,7 @@ class Definition:
                         "do": step.do.kind.value,
                         "undo": "" if step.undo is None else step.undo.kind.value,
                         "pivot": step.pivot,
+                        **({} if step.do.child is None else {"child": step.do.child.name}),
                     }
                     for step in stage
                 ]
@@ -171,12 +172,11 @@ def resolve_sagas(
         ConfigurationError(f"two sagas are named {name!r}; give one of them another name or version")
         for name in sorted({name for name in names if names.count(name) > 1})
     ]
-    known = {(saga.name, saga.version) for saga in sagas}
     problems += [
         ConfigurationError(f"saga {saga.name!r}: its child {child.name!r} is not included in the box; include it too")
         for saga in sagas
         for child in (step.do.child for step in saga.steps)
-        if child is not None and (child.name, child.version) not in known
+        if child is not None and child not in sagas
     ]
     problems += [
         ConfigurationError(

@@ -120,7 +120,8 @@ class StateCodec:
         Raises:
             InvalidMessageError: it changed one of them too.
         """
-        old, new = self._fields(before), self._fields(after)
+        # as it is written here and now: else sets in another order, and fields that are new, would seem to have changed
+        old, new = self._fields(self.text_of(self.read(before, kind))), self._fields(after)
         changed = {name: value for name, value in new.items() if name not in old or old[name] != value}
         left_out = old.keys() - new.keys()  # as a Struct does that omits what is as it was declared
         names = changed.keys() | left_out

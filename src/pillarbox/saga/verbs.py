@@ -106,7 +106,7 @@ def skipped(journal: Journal, what: Skipped, moment: Moment) -> Journal:
         journal = journal.with_progress(what.step, Direction.UNDO, passed)
         return replace(journal, status=SagaStatus.COMPENSATING)
     if do is not None and do.state in (ActState.FAILED, ActState.UNKNOWN, ActState.RETRY):
-        passed = replace(do, state=ActState.SKIPPED, due_us=None)
+        passed = replace(do, state=ActState.SKIPPED, due_us=None, place=do.place or journal.places + 1)
         journal = journal.with_progress(what.step, Direction.DO, passed)
         return replace(journal, status=SagaStatus.RUNNING, stopping="")
     return journal

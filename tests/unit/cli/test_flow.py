@@ -14,6 +14,7 @@ import pytest
 from pillarbox.errors import ConfigurationError
 from pillarbox.flow import Graph, Participant, Passage, SeenMessage
 from pillarbox.flow.policy import FlowState
+from pillarbox.flow.trace import DEEPEST
 from pillarbox.relational import RelationalStore
 from pillarbox.transaction import Program
 from tests.unit.cli.conftest import Shell
@@ -171,6 +172,28 @@ def test_a_process_is_printed_as_a_tree(pillarbox: Shell) -> None:
 
     assert pillarbox.text("flow", "trace", "p-1") == "order.placed p-1 by shop at 2026-03-01T12:00:00.000+00:00\n"
     assert (facts["correlation_id"], facts["roots"][0]["type"]) == ("p-1", "order.placed")
+
+
+def test_a_long_process_is_printed_as_far_down_as_it_is_shown(pillarbox: Shell) -> None:
+    def begin(store: RelationalStore) -> Program[None]:
+        chain = [
+            SeenMessage(
+                correlation_id="m-0",
+                message_id=f"m-{number}",
+                passage=PLACED,
+                causation_id=f"m-{number - 1}" if number else None,
+                hop=number,
+                seen_at=datetime(2026, 3, 1, tzinfo=UTC),
+            )
+            for number in range(DEEPEST + 50)
+        ]
+        yield from store.flows.journal.note(chain)
+
+    pillarbox.run(begin)
+
+    assert pillarbox.text("flow", "trace", "m-0").count("order.placed") == DEEPEST
+    (root,) = pillarbox.json("flow", "trace", "m-0")["roots"]
+    assert root["message_id"] == "m-0"
 
 
 def test_of_a_process_that_nobody_knows_nothing_is_printed(pillarbox: Shell) -> None:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import msgspec
 import pytest
@@ -32,6 +33,8 @@ STUCK = Journal(
     history=(Entry(at_us=1_900_000_000_000_000, what="given up", step="pay", direction=Direction.UNDO, attempt=60),),
     secret="hidden",
 )
+
+COMPLETED = Journal(status=SagaStatus.COMPLETED)
 
 
 @pytest.fixture
@@ -150,15 +153,22 @@ class Order:
     order_id: str = ""
 
 
+@dataclass
+class Weighed:
+    grams: int
+
+
 async def nothing(state: Order, tx: AsyncConnection) -> None:
     """Do nothing."""
 
 
-def program(monkeypatch: pytest.MonkeyPatch, url: str, *steps: str, version: int = 1) -> Pillarbox:
+def program(
+    monkeypatch: pytest.MonkeyPatch, url: str, *steps: str, version: int = 1, state: Any = Order, **upcasters: Any
+) -> Pillarbox:
     """Return the box of a program that can be imported as ``todays``."""
     box = Pillarbox("shop", store=url)
     if steps:
-        fulfil = Saga("fulfil", state=Order, version=version)
+        fulfil = Saga("fulfil", state=state, version=version, **upcasters)
         for step in steps:
             fulfil.step(name=step)(nothing)
         box.include(fulfil)
@@ -191,6 +201,72 @@ def test_check_finds_what_today_s_definitions_cannot_go_on_with(
     told = msgspec.json.decode(elsewhere.output)
     assert told["sagas"] == ["shop/fulfil version 2"]
     assert "give a newer one upcasters" in told["breaks"][0]
+
+
+def test_check_finds_what_was_started_in_a_version_that_no_process_has_run_yet(
+    pillarbox: Shell, put: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(monkeypatch, pillarbox.url, "pay", "ship")
+    put("o-1", Journal(), version=2)  # by a program that only starts sagas, of a release that was taken back
+    put("o-2", COMPLETED, version=3)
+
+    done = pillarbox("saga", "check", "todays:box", store=False)
+
+    assert done.exit_code == 1
+    assert "break: instances of shop/fulfil version 2 are under way and nothing here runs them" in done.output
+    assert "version 3" not in done.output
+
+
+def test_check_finds_what_today_s_definitions_cannot_read(
+    pillarbox: Shell, put: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put("o-1", Journal())
+    put("o-2", COMPLETED)
+
+    program(monkeypatch, pillarbox.url, "pay", "ship", state=Weighed)
+    changed = pillarbox("saga", "check", "todays", store=False)
+    program(monkeypatch, pillarbox.url, "pay", "ship", version=2, upcasters={1: lambda state: {**state["weight"]}})
+    raises = pillarbox("saga", "check", "todays", store=False)
+    program(monkeypatch, pillarbox.url, "pay", "ship", version=2, upcasters={1: lambda state: state})
+    reads = pillarbox("saga", "check", "todays", store=False)
+
+    assert (changed.exit_code, raises.exit_code, reads.exit_code) == (1, 1, 0)
+    assert "version 1 cannot read instance 'o-1' of version 1, which is under way: " in changed.output
+    assert "the upcaster from version 1 failed: KeyError: 'weight'" in raises.output
+    assert "4111" not in changed.output + raises.output
+
+
+def with_child(monkeypatch: pytest.MonkeyPatch, url: str, name: str) -> Pillarbox:
+    """Return the box of a program whose saga has a child ``name``; another one stands beside it."""
+    box = program(monkeypatch, url)
+    fulfil, children = Saga("fulfil", state=Order), {one: Saga(one, state=Order) for one in ("deliver", "send")}
+    for child in children.values():
+        child.step(name="pack")(nothing)
+        box.include(child)
+
+    @fulfil.child(children[name])
+    def hand_over(state: Order) -> Order:
+        return state
+
+    box.include(fulfil)
+    return box
+
+
+@pytest.mark.parametrize("is_noted", [True, False], ids=["as today", "before children were noted"])
+def test_check_finds_that_a_step_has_another_child(
+    pillarbox: Shell, put: Put, monkeypatch: pytest.MonkeyPatch, *, is_noted: bool
+) -> None:
+    graphs = Catalogue(with_child(monkeypatch, pillarbox.url, "deliver").saga_definitions()).graphs
+    noted = {key: graph if is_noted else graph.replace(',"child":"deliver"', "") for key, graph in graphs.items()}
+    pillarbox.run(lambda store: store.saga_archive.note_definitions(noted))
+    put("o-1", Journal())
+
+    same = pillarbox("saga", "check", "todays", store=False)
+    with_child(monkeypatch, pillarbox.url, "send")
+    other = pillarbox("saga", "check", "todays", store=False)
+
+    assert same.exit_code == 0
+    assert ("break: the steps of shop/fulfil version 1 have changed" in other.output) is is_noted
 
 
 def test_roles_that_leave_nothing_to_run_are_refused(pillarbox: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

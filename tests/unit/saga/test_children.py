@@ -118,6 +118,27 @@ def two_parents() -> tuple[Pillarbox, dict[str, Saga[Order]], list[str]]:
     return box, sagas, happened
 
 
+async def test_a_step_that_makes_no_state_of_its_child_is_told_what_to_return() -> None:
+    box, child, saga = Pillarbox("shop", store="memory://"), Saga("delivery", state=Order), Saga("fulfil", state=Order)
+
+    @child.step
+    async def pack(state: Order) -> None: ...
+
+    @saga.child(child)
+    def deliver(state: Order) -> Order:
+        return None  # type: ignore[return-value]
+
+    box.include(saga)
+    box.include(child)
+    async with box, box.running():
+        async with box.transaction() as tx:
+            await box.sagas.start(saga, Order("o-1"), saga_id="o-1", tx=tx)
+        found = await stands(box, "fulfil", "o-1", "compensated", "needs_attention")
+
+    error = decode_journal(found.journal).do["deliver"].error
+    assert error.endswith("step 'deliver' of shop/fulfil returned NoneType; return Order, the child's state")
+
+
 async def test_children_of_two_sagas_with_one_id_are_two() -> None:
     box, sagas, happened = two_parents()
 

@@ -110,6 +110,36 @@ def test_a_saga_among_its_own_descendants_would_never_end(names: list[str]) -> N
     assert [name for name in names if f"saga '{name}' is among its own children" in str(caught.value)] == names
 
 
+def test_a_child_is_undone_by_its_own_steps_and_by_nothing_else() -> None:
+    child, saga = Saga("delivery", state=Order), Saga("fulfil", state=Order)
+
+    @saga.child(child)
+    def deliver(state: Order) -> Order: ...  # type: ignore[empty-body]
+
+    async def take_back(state: Order) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="step 'deliver' starts a child, which is undone as a whole"):
+        deliver.compensate(take_back)
+
+
+@pytest.mark.parametrize("includes_namesake", [False, True])
+def test_a_child_that_is_not_included_is_refused_though_another_bears_its_name(*, includes_namesake: bool) -> None:
+    box, saga = Pillarbox("shop", store="memory://"), Saga("fulfil", state=Order)
+    child, namesake = Saga("delivery", state=Order), Saga("delivery", state=Order)
+
+    @saga.child(child)
+    def deliver(state: Order) -> Order: ...  # type: ignore[empty-body]
+
+    @namesake.step
+    async def pack(state: Order) -> None: ...
+
+    box.include(saga)
+    if includes_namesake:
+        box.include(namesake)
+    with pytest.raises(InvalidSetupError, match="its child 'delivery' is not included in the box; include it too"):
+        box.consumers()
+
+
 def test_an_older_version_may_be_the_child_of_a_newer_one() -> None:
     box, older, newer = (
         Pillarbox("shop", store="memory://"),

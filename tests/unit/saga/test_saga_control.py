@@ -164,6 +164,16 @@ async def test_a_skipped_step_counts_as_done_and_a_retried_one_begins_anew(desk:
     assert (again.state, again.attempts) == (ActState.RETRY, 0)
 
 
+async def test_every_act_is_told_of_however_many_there_were(desk: Desk) -> None:
+    await desk.put(RETRYING)
+    reasons = [f"for the {number}th time" for number in range(130)]
+
+    for reason in reasons:
+        await desk.control.retry("o-1", by="ann", reason=reason)
+
+    assert [one.act.reason for one in await desk.control.acts("o-1")] == reasons
+
+
 async def test_who_and_why_must_be_said(desk: Desk) -> None:
     await desk.put(RETRYING)
 

@@ -10,9 +10,11 @@ from typing import Any
 import msgspec
 import pydantic
 import pytest
+from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox import Pillarbox, Retry, Saga, SagaContext, StepFailed
+from pillarbox.relational.saga_tables import saga_instances
 from pillarbox.saga.journal import decode_journal
 from tests.unit.saga.standing import stands
 
@@ -157,3 +159,51 @@ async def test_two_parallel_steps_clash_over_a_field_that_one_sets_back_to_its_d
 
     assert found.summary.status == "compensated"
     assert "two parallel steps change note" in decode_journal(found.journal).do["write"].error
+
+
+@dataclass
+class Tagged:
+    order_id: str
+    shelves: set[int] = field(default_factory=set)
+    weight: int = 0
+    notes: tuple[str, ...] = ()
+
+
+async def weighed_and_noted(box: Pillarbox, order: str, written: str) -> tuple[str, Tagged]:
+    """Run two parallel steps that change a field each on the state ``written``; return how it ended, and its state."""
+    saga = Saga("fulfil", state=Tagged)
+
+    @saga.step(parallel="both", retry=Retry(attempts=1))
+    async def weigh(state: Tagged, tx: AsyncConnection) -> None:
+        state.weight = 7
+
+    @saga.step(parallel="both", retry=Retry(attempts=1))
+    async def note(state: Tagged) -> None:
+        state.notes = ("packed",)
+
+    box.include(saga)
+    async with box:
+        async with box.transaction() as tx:
+            await box.sagas.start(saga, Tagged(order), saga_id=order, tx=tx)
+            await tx.execute(update(saga_instances).values(data=written))
+        async with box.running():
+            found = await stands(box, "fulfil", order, "completed", "compensated", "needs_attention")
+    return found.summary.status, msgspec.json.decode(found.state, type=Tagged)
+
+
+async def test_a_set_that_another_process_wrote_in_another_order_is_none_that_parallel_steps_change() -> None:
+    box = Pillarbox("shop", store="memory://")
+
+    status, state = await weighed_and_noted(box, "o-1", '{"order_id":"o-1","shelves":[1,64],"weight":0,"notes":[]}')
+
+    assert status == "completed"
+    assert state == Tagged("o-1", {1, 64}, 7, ("packed",))
+
+
+async def test_a_field_that_the_release_before_did_not_know_is_none_that_parallel_steps_change() -> None:
+    box = Pillarbox("shop", store="memory://")
+
+    status, state = await weighed_and_noted(box, "o-1", '{"order_id":"o-1","weight":0}')
+
+    assert status == "completed"
+    assert state == Tagged("o-1", set(), 7, ("packed",))
