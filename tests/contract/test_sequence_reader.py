@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 import pytest
@@ -31,10 +32,14 @@ class Told(Observer):
         self.events.append(event)
 
 
-async def move_to_another_cluster(store: RelationalStore) -> None:
-    """Make the cursor one that was written elsewhere, by transactions whose numbers are far ahead of those here."""
+async def move_to_another_cluster(store: RelationalStore, *, is_twin: bool = False) -> None:
+    """Make the cursor one that was written elsewhere, by transactions whose numbers are far ahead of those here.
+
+    Clusters that were copied from one image, as ``is_twin`` says, have the same identity.
+    """
     elsewhere: Mapping[str, object] = {"system_id": "another", "snapshot": "900000000:900000000:"}
-    moving = "UPDATE pillarbox_outbox_cursor SET system_id = :system_id, since = :snapshot, until = :snapshot"
+    moving = "UPDATE pillarbox_outbox_cursor SET since = :snapshot, until = :snapshot"
+    moving += "" if is_twin else ", system_id = :system_id"
     async with store.begin() as tx:
         await tx.connection.execute(text(moving), elsewhere)
 
@@ -90,3 +95,32 @@ async def test_in_another_cluster_a_late_record_below_the_highest_stays(
 
     assert await read_ids(harness) == ["late"]
     assert await (await begin_walk(harness, walk.tenant)).publish() == ["late"]
+
+
+@pytest.mark.parametrize("store", SERVERS, indirect=True)
+@pytest.mark.parametrize("cursor", ["none", "of another cluster", "of a twin"])
+async def test_in_a_cluster_of_fewer_transactions_records_of_later_ones_are_published(
+    store: RelationalStore, harness: StoreHarness, cursor: str
+) -> None:
+    """A restored dump names transactions that will begin here in months, if ever."""
+    if cursor != "none":
+        await (await begin_walk(harness)).publish()
+        await move_to_another_cluster(store, is_twin=cursor == "of a twin")
+    await append(harness, *(make_record(f"m{number}") for number in range(3)))
+    async with store.begin() as tx:
+        await tx.connection.execute(text("UPDATE pillarbox_outbox SET transaction_id = '900000007' WHERE id <> 'm1'"))
+    terms = LeaseTerms(scope="relay", ttl=LONG, whole=True)
+    await harness.source.run(store.leases.leave(terms, "first"))
+    keeper = LeaseKeeper(terms, "me", store=store.leases, source=store, clock=SystemClock())
+    await keeper.keep()
+    assert store.traits.sequence is not None
+    feed = SequenceFeed(reader=store.traits.sequence, keeper=keeper, observer=Told())
+
+    await feed.open()
+    async with asyncio.timeout(10):
+        found = await feed.next(limit=10)
+        assert [record.message.id for record in found] == ["m0", "m1", "m2"]
+        await feed.settle(found, ())
+        assert await feed.next(limit=10) == ()
+
+    assert await pending(harness) == 0

@@ -18,7 +18,9 @@ from pillarbox.app.diagnosing import doctor_of
 from pillarbox.app.places import store_at
 from pillarbox.cli import commands
 from pillarbox.control.diagnosis import DiagnosisLimits, Finding, Severity
+from pillarbox.relay import LogSettings, RelaySettings
 from tests.integration.boxes import OrderPlaced
+from tests.integration.log_boxes import LogScene
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -167,6 +169,81 @@ async def test_a_slot_of_ours_that_nobody_reads_is_found(shop_url: str, postgres
     assert found["slot-keep-size", "max_slot_wal_keep_size"].severity is Severity.WARNING
 
 
+async def test_the_slot_of_a_log_tailing_relay_is_known_whatever_its_name(
+    postgresql_server: PostgresServer, postgresql_url: str
+) -> None:
+    relay = RelaySettings(kind="log", log=LogSettings(slot="shop_outbox"))
+    scene = LogScene(postgresql_server, postgresql_url, settings=relay)
+    async with scene.relaying():
+        await wait_until(lambda: scene.slots() == [["shop_outbox", "t"]])
+        await wait_until(lambda: scene.scalar("SELECT count(*) FROM pillarbox_outbox_checkpoint") == "1")
+    await wait_until(lambda: scene.slots() == [["shop_outbox", "f"]])
+
+    unread = (await examine(postgresql_url))["slot-inactive", "slot shop_outbox"]
+    scene.sql("SELECT pg_drop_replication_slot('shop_outbox')")
+    gone = (await examine(postgresql_url))["slot-lost", "slot shop_outbox"]
+
+    assert "not one of ours" not in unread.what
+    assert gone.severity is Severity.ERROR
+    await scene.close()
+
+
+async def test_a_default_partition_beside_which_none_is_made_is_found_and_can_be_mended(
+    shop_url: str, postgresql_server: PostgresServer
+) -> None:
+    def execute(statement: str) -> None:
+        postgresql_server.execute(statement, database=database_of(shop_url))
+
+    execute("INSERT INTO pillarbox_outbox_cursor VALUES ('outbox', '1:1:', '1:1:', 0, 0, 'x', 0)")
+    execute(
+        "INSERT INTO pillarbox_outbox (id, aggregate_type, aggregate_id, event_type, payload, content_type, headers,"
+        " destination, message_key, slot, created_at) SELECT 'm' || n, 'order', 'k', 'order.placed',"
+        " CAST(repeat('x', 1900) AS bytea), 'application/json', '{}', 'topic:order', 'k', 0, n"
+        " FROM generate_series(1, 36000) AS n"
+    )
+    execute("DELETE FROM pillarbox_outbox WHERE position < 36000")
+    found = await examine(shop_url)
+    store = store_at(shop_url)
+    partitions = store.traits.partitions
+    assert partitions is not None
+    is_made = [await store.run(partitions.extend(10_000))]
+    execute("VACUUM FULL pillarbox_outbox_default")
+    is_made.append(await store.run(partitions.extend(10_000)))
+    await store.close()
+
+    assert found["partitions", "pillarbox_outbox_default"].severity is Severity.WARNING
+    assert is_made == [False, True]
+    assert ("partitions", "pillarbox_outbox_default") not in await examine(shop_url)
+
+
+@pytest.mark.parametrize("spelled", ["false", "no", "'OFF'"])
+async def test_a_table_that_is_not_vacuumed_is_found(
+    shop_url: str, postgresql_server: PostgresServer, spelled: str
+) -> None:
+    statement = f"ALTER TABLE pillarbox_inbox SET (autovacuum_enabled = {spelled})"
+    postgresql_server.execute(statement, database=database_of(shop_url))
+    found = await examine(shop_url)
+
+    advice = found["table-autovacuum", "pillarbox_inbox"].do
+    postgresql_server.execute(advice, database=database_of(shop_url))
+    assert ("table-autovacuum", "pillarbox_inbox") not in await examine(shop_url)
+
+
+async def test_the_advice_about_an_invalid_index_mends_it(shop_url: str, postgresql_server: PostgresServer) -> None:
+    """What failed to be made concurrently is there, and made again only once it is dropped."""
+    database, index = database_of(shop_url), "pillarbox_queue_mailbox"
+    invalid = f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = CAST('{index}' AS regclass)"
+    postgresql_server.execute(invalid, database=database)
+    found = await examine(shop_url)
+    script = CliRunner().invoke(commands, ["migrate", "--store", shop_url, "--sql"]).stdout
+    (again,) = [line for line in script.splitlines() if f" {index} " in line]
+
+    assert "drop it" in found["missing-index", "pillarbox_queue"].do
+    postgresql_server.execute(f"DROP INDEX {index}", database=database)
+    postgresql_server.execute(again, database=database)
+    assert ("missing-index", "pillarbox_queue") not in await examine(shop_url)
+
+
 async def test_a_table_full_of_dead_rows_is_found(shop_url: str, postgresql_server: PostgresServer) -> None:
     postgresql_server.execute(
         "ALTER TABLE pillarbox_outbox_holds SET (autovacuum_enabled = false);"
@@ -220,9 +297,20 @@ async def test_a_mariadb_server_is_examined(mariadb_url: str) -> None:
     assert {one.code for one in found.values()} >= {"version", "flush-log", "isolation", "sql-mode", "collation"}
 
 
-async def test_a_folding_collation_in_mariadb_is_an_error(mariadb_url: str) -> None:
+async def test_what_a_mariadb_server_gives_your_own_sessions_is_found(mariadb_url: str) -> None:
+    """The store's sessions set both for themselves; the server's defaults are those of the tests' servers."""
+    async with migrated(mariadb_url):
+        found = await examine(mariadb_url)
+
+    isolation = found["isolation", "transaction isolation"]
+    assert (isolation.severity, isolation.what) == (Severity.NOTICE, "REPEATABLE-READ")
+    assert found["snapshot-isolation", "innodb_snapshot_isolation"].severity is Severity.NOTICE
+
+
+@pytest.mark.parametrize("collation", ["utf8mb4_general_ci", "utf8mb4_bin"])
+async def test_a_folding_collation_in_mariadb_is_an_error(mariadb_url: str, collation: str) -> None:
     async with migrated(mariadb_url) as box:
-        change = "ALTER TABLE pillarbox_inbox MODIFY message_id VARCHAR(200) COLLATE utf8mb4_general_ci NOT NULL"
+        change = f"ALTER TABLE pillarbox_inbox MODIFY message_id VARCHAR(200) COLLATE {collation} NOT NULL"
         async with box.transaction() as tx:
             await tx.execute(text(change))
         found = await examine(mariadb_url)
@@ -230,6 +318,24 @@ async def test_a_folding_collation_in_mariadb_is_an_error(mariadb_url: str) -> N
     (folding,) = [one for one in found.values() if one.code == "collation"]
     assert folding.severity is Severity.ERROR
     assert "pillarbox_inbox.message_id" in folding.what
+    assert "utf8mb4_nopad_bin" in folding.do
+
+
+async def test_tables_of_mariadb_that_do_not_lock_are_errors_and_can_be_mended(mariadb_url: str) -> None:
+    async with migrated(mariadb_url) as box:
+        async with box.transaction() as tx:
+            await tx.execute(text("DELETE FROM pillarbox_key_locks WHERE bucket = 7"))
+            await tx.execute(text("ALTER TABLE pillarbox_outbox ENGINE = MyISAM"))
+        broken = await examine(mariadb_url)
+        async with box.transaction() as tx:
+            await tx.execute(text("ALTER TABLE pillarbox_outbox ENGINE = InnoDB"))
+        await box.migrate()
+        mended = await examine(mariadb_url)
+
+    assert "pillarbox_outbox (MyISAM)" in broken["engine", "our tables"].what
+    assert broken["key-locks", "pillarbox_key_locks"].severity is Severity.ERROR
+    assert mended["engine", "our tables"].severity is Severity.OK
+    assert mended["key-locks", "pillarbox_key_locks"].severity is Severity.OK
 
 
 async def test_a_sqlite_file_with_rowids_used_again_is_an_error(sqlite_url: str) -> None:

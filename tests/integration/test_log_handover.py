@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from pillarbox import RelaySettings
 from pillarbox.errors import ConfigurationError, StoreUnavailableError
@@ -64,6 +66,26 @@ async def test_the_log_is_not_given_up_while_a_producer_may_have_written_into_it
     async with scene.relaying():
         await scene.broker.until([1])
     assert scene.gaps() == []
+
+
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+async def test_a_transaction_that_still_sees_the_log_being_read_does_not_write_into_one_that_nobody_reads(
+    scene: LogScene, isolation: str
+) -> None:
+    box = scene.box()
+    engine = create_async_engine(box.store.engine.url, isolation_level=isolation)
+    async with engine.begin() as tx:
+        await tx.execute(text("SELECT 1"))  # its view of the data is taken here
+        scene.form = "table"
+        async with scene.relaying(RelaySettings()):
+            await scene.publish(1)
+            await scene.broker.until([1])
+        await box.publish(OrderPlaced("o-1", 2), tx=tx)
+    await engine.dispose()
+
+    async with scene.relaying(RelaySettings()):
+        await scene.broker.until([2])
+    assert scene.broker.numbers == [1, 2]
 
 
 async def test_a_taker_that_ends_after_the_slot_is_gone_leaves_no_log_that_is_written_and_not_read(

@@ -15,17 +15,28 @@ from sqlalchemy import Connection, create_engine, event, func, make_url, select,
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
+import pillarbox
 from pillarbox import Pillarbox, Settings
-from pillarbox.errors import ConfigurationError, ConflictError
+from pillarbox.errors import ConfigurationError, ConflictError, InvalidMessageError
 from pillarbox.lease import LeaseTerms
-from pillarbox.observe import MessageHandled
+from pillarbox.message import Limits
+from pillarbox.observe import MessageDead, MessageHandled
 from pillarbox.outbox import record_of
 from pillarbox.relational.tables import inbox, outbox, outbox_scheduled
 from pillarbox.relay.reader import ReadPlan
 from pillarbox.stores.mysql import mysql_store
 from pillarbox.testing.contracts.harness import EVERY_SLOT, LONG, make_message, make_record
 from pillarbox.transaction import adopt, adopt_sync
-from tests.integration.boxes import OrderPlaced, create_tables, make_box, note, note_sync, noted, publish
+from tests.integration.boxes import (
+    SETTINGS,
+    OrderPlaced,
+    create_tables,
+    make_box,
+    note,
+    note_sync,
+    noted,
+    publish,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator
@@ -38,6 +49,14 @@ CONSUMER = "shop/one"
 RELAY = LeaseTerms(scope="relay", slots=64, ttl=LONG)
 LOOKALIKES = ["Msg1", "mSG1", "msg1 ", "msg1", "y" * 199 + "a", "y" * 199 + "b"]
 """A folding collation makes one of the first four, a cut to the column's width minus one of the last two."""
+
+
+@pillarbox.event("order.shipped", key=None)
+@dataclasses.dataclass(frozen=True)
+class Shipped:
+    """What has no bound."""
+
+    papers: str
 
 
 @pytest.fixture
@@ -132,6 +151,69 @@ async def test_records_too_large_for_one_packet_are_several_statements(store: Re
     async with store.begin() as tx:
         stored = await tx.connection.scalars(select(outbox.c.payload).order_by(outbox.c.position))
         assert [bytes(body) for body in stored] == bodies
+
+
+@pytest.mark.parametrize("body", [b"x" * 17_000_000, b"\\" * 8_500_000])
+async def test_a_record_that_no_packet_holds_is_refused_and_not_taken_for_a_lost_connection(
+    store: RelationalStore, body: bytes
+) -> None:
+    record = make_record("large")
+    record = dataclasses.replace(record, message=replace(record.message, body=body))
+
+    async with store.begin() as tx:
+        await tx.run(store.outbox.append([make_record("before")]))
+        with pytest.raises(InvalidMessageError, match="max_allowed_packet = 16777216"):
+            await tx.run(store.outbox.append([make_record("beside"), record]))
+        with pytest.raises(InvalidMessageError, match="max_allowed_packet"):
+            await tx.run(store.outbox.append([dataclasses.replace(record, due_in=LONG)]))
+
+    assert await _ids(store) == ["before"]
+
+
+async def test_a_handler_whose_answer_no_packet_holds_stops_neither_its_neighbours_nor_its_consumer(
+    mariadb_url: str,
+) -> None:
+    settings = dataclasses.replace(SETTINGS, limits=Limits(max_body_bytes=20_000_000))
+    box, happenings = make_box(mariadb_url, settings=settings)
+
+    @box.on(OrderPlaced, name="one")
+    async def answer(order: OrderPlaced, tx: AsyncConnection) -> Shipped:
+        await note(tx, order.order_id)
+        return Shipped("x" * (17_000_000 if order.order_id == "large" else 1))
+
+    async with box, box.running():
+        await create_tables(box)
+        await publish(box, OrderPlaced("o-1"), OrderPlaced("large", 1), OrderPlaced("o-2"), OrderPlaced("o-3"))
+        (dead,) = await happenings.until(MessageDead)
+        await happenings.until(MessageHandled, 3)
+        assert sorted(await noted(box)) == ["o-1", "o-2", "o-3"]
+
+    assert "InvalidMessageError" in str(dead)
+
+
+@pytest.mark.parametrize("idempotency", ["inbox", "natural"])
+async def test_a_handler_without_transaction_whose_answer_no_packet_holds_is_called_once(
+    mariadb_url: str, idempotency: str
+) -> None:
+    settings = dataclasses.replace(SETTINGS, limits=Limits(max_body_bytes=20_000_000))
+    box, happenings = make_box(mariadb_url, settings=settings)
+    calls: list[str] = []
+
+    @box.on(OrderPlaced, name="one", outside=True, idempotency=idempotency)  # type: ignore[call-overload]
+    async def answer(order: OrderPlaced) -> Shipped:
+        calls.append(order.order_id)
+        return Shipped("x" * (17_000_000 if order.order_id == "large" else 1))
+
+    async with box, box.running():
+        await create_tables(box)
+        large, behind = OrderPlaced("large", 1), OrderPlaced("large", 2)
+        await publish(box, OrderPlaced("o-1"), large, behind, OrderPlaced("o-2"), OrderPlaced("o-3"))
+        dead, *_ = await happenings.until(MessageDead)
+        await happenings.until(MessageHandled, 3)
+
+    assert "InvalidMessageError" in str(dead)
+    assert calls.count("large") == 1 or idempotency == "natural"
+    assert {one: calls.count(one) for one in calls if one != "large"} == {"o-1": 1, "o-2": 1, "o-3": 1}
 
 
 async def test_the_caller_s_own_statements_go_as_they_did(mariadb_url: str, store: RelationalStore) -> None:

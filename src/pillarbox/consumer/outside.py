@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from pillarbox.consumer.books import Books
-from pillarbox.consumer.effects import Invoke, Raised, Returned
+from pillarbox.consumer.effects import Invoke, Raised, Returned, RunSpoiled
 from pillarbox.consumer.injection import Providers
 from pillarbox.consumer.intake import Intake
 from pillarbox.consumer.item import Item
@@ -27,7 +27,8 @@ from pillarbox.consumer.surroundings import Surroundings
 from pillarbox.errors import PillarboxError, TransientError
 from pillarbox.lease import repeated
 from pillarbox.outbox import OutboxRecord
-from pillarbox.retry import RetryNow
+from pillarbox.retry import GiveUp, RetryLater, RetryNow
+from pillarbox.retry.policy import delayed
 from pillarbox.transaction import Program
 
 if TYPE_CHECKING:
@@ -136,8 +137,10 @@ class OutsideProcess:
                                 raise StoppedByDeadLetter(self._name, [*undone, *entry.busy])
                             if self._is_due(outcomes):
                                 published += await self._write(outcomes, intake, token)
+                                stopped |= self._run.stopped_by(outcomes.report)
                                 outcomes = Outcomes(since=self._clock.monotonic())
                 published += await self._write(outcomes, intake, token)
+                stopped |= self._run.stopped_by(outcomes.report)
                 await self._leave_alone(left, token)
             waiting = entry.busy
             if left:
@@ -190,11 +193,26 @@ class OutsideProcess:
 
     async def _write(self, outcomes: Outcomes, intake: Intake, token: str) -> int:
         """Make outcomes durable and tell of them; return how many messages were published."""
-        if not outcomes.items:
-            return 0
-        await self._source.run(self._leave(outcomes, intake, token))
-        self._books.tell(outcomes.report)
+        while outcomes.items:
+            try:
+                await self._source.run(self._leave(outcomes, intake, token))
+            except RunSpoiled as spoiled:
+                self._take_back(outcomes, spoiled)
+                continue
+            self._books.tell(outcomes.report)
+            break
         return outcomes.report.published
+
+    def _take_back(self, outcomes: Outcomes, spoiled: RunSpoiled) -> None:
+        """Note that what a handler answered cannot be written; the transaction was rolled back."""
+        report, item, verdict = outcomes.report, spoiled.item, spoiled.verdict
+        report.handled = [one for one in (*report.handled, *report.suppressed) if one is not item]
+        report.suppressed = []
+        outcomes.records.pop(item.message.id, None)
+        if not isinstance(verdict, RetryLater | GiveUp):
+            verdict = delayed(self._run.rules.retry, dice=self._run.rules.dice())
+        item.verdict = verdict
+        self._run.put_aside(item, report)
 
     async def _attempt(self, item: Item) -> Sequence[OutboxRecord] | None:
         """Invoke until the handler returns or its immediate attempts are over; ``None`` if the item must wait."""

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pillarbox.consumer.item import Item
+from pillarbox.errors import InvalidMessageError
 from pillarbox.observe import Event
+from pillarbox.outbox import OutboxRecord
 
 
 @dataclass(slots=True)
@@ -44,6 +46,11 @@ class RunReport:
             outcome[:] = (item for item in outcome if item.hold_key not in keys)
         for item in self.left:
             item.verdict = None  # it comes again, and nothing has been decided then
+
+    def publisher_of(self, refused: InvalidMessageError, records: Sequence[OutboxRecord]) -> Item | None:
+        """Return the item whose handler published the one of ``records`` that was refused."""
+        causes = {one.message.causation_id for one in records if one.message.id == refused.message_id}
+        return next((item for item in self.handled if item.message.id in causes), None)
 
 
 def sort_out(items: Sequence[Item], report: RunReport, *, waiting: list[Item]) -> None:

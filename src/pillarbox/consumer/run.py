@@ -26,6 +26,7 @@ from pillarbox.consumer.stray import failure_of
 from pillarbox.errors import (
     ConfigurationError,
     DecodeError,
+    InvalidMessageError,
     InvalidReturnError,
     MissingBusinessKeyError,
     UnknownMessageTypeError,
@@ -369,7 +370,12 @@ class Run:
         if report.behind:
             yield from intake.put_behind(report.behind)
         if records:
-            yield from self.rules.outbox.append(records)
+            try:
+                yield from self.rules.outbox.append(records)
+            except InvalidMessageError as error:  # only the database knew how much it takes
+                if (item := report.publisher_of(error, records)) is None or self.rules.batch is not None:
+                    raise
+                raise RunSpoiled(item, self.judge(item, error), handled=report.handled.index(item)) from error
             yield from self.rules.guard.answered(records)
         report.published = len(records)
         ended = [*report.handled, *report.discarded]

@@ -100,12 +100,14 @@ class InvalidMessageError(PermanentError, ValueError):
     Attributes:
         message_type: The logical name of the message, or the class that has none.
         reason: What is wrong with it: its size, a value, a name, a header.
+        message_id: Its id, where it had one by then.
     """
 
-    def __init__(self, *, message_type: str, reason: str) -> None:
+    def __init__(self, *, message_type: str, reason: str, message_id: str | None = None) -> None:
         super().__init__(f"{message_type!r} cannot be published: {reason}")
         self.message_type = message_type
         self.reason = reason
+        self.message_id = message_id
 
 
 class InvalidReturnError(PermanentError, TypeError):

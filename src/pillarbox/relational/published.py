@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from operator import itemgetter
 
 from sqlalchemy import (
     BigInteger,
@@ -199,21 +201,20 @@ class RelationalPublishedRecords(PublishedRecords):
         return count
 
     def republish(self, wanted: KeptRecords, *, limit: int) -> Program[int]:
-        """Move what is in the table of kept records first, then what is behind the cursor."""
-        rows = yield Execute(CHOOSE_KEPT, {**_values(wanted), "up_to": limit})
-        if rows:
-            return (yield from self._move(rows, AGAIN, REMOVE_PUBLISHED))
+        """Move what is oldest in both places: of one key some can have been put aside, and some not."""
+        kept = yield Execute(CHOOSE_KEPT, {**_values(wanted), "up_to": limit})
         bounds = yield from self._bounds(wanted)
-        if bounds is None:
-            return 0
-        statement = CHOOSE_BEHIND if "old_at" not in bounds else CHOOSE_BEHIND_LATER
-        rows = yield Execute(statement, {**_filters(wanted), **bounds, "up_to": limit})
-        return (yield from self._move(rows, AGAIN_FROM_OUTBOX, REMOVE)) if rows else 0
-
-    def _move(self, rows: Sequence[Row], again: Executable, remove: Executable) -> Program[int]:
-        positions = yield from self._locked(rows)
-        yield Execute(again, {"positions": positions})
-        yield Execute(remove, {"positions": positions})
+        behind: Sequence[Row] = ()
+        if bounds is not None:
+            statement = CHOOSE_BEHIND if "old_at" not in bounds else CHOOSE_BEHIND_LATER
+            behind = yield Execute(statement, {**_filters(wanted), **bounds, "up_to": limit})
+        rows = sorted((*kept, *behind), key=itemgetter(0))[:limit]
+        positions = (yield from self._locked(rows)) if rows else []
+        are_kept = {row[0] for row in kept}
+        for is_kept, run in groupby(positions, are_kept.__contains__):
+            these = {"positions": list(run)}
+            yield Execute(AGAIN if is_kept else AGAIN_FROM_OUTBOX, these)
+            yield Execute(REMOVE_PUBLISHED if is_kept else REMOVE, these)
         return len(positions)
 
     def _locked(self, rows: Sequence[Row]) -> Program[list[int]]:

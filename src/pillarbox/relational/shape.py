@@ -78,7 +78,7 @@ def _missing_indexes(facts: SchemaFacts, dialect: str) -> Iterator[Finding]:
                 Severity.WARNING,
                 f"the index {name} is missing or invalid",
                 means="each pass reads the whole table: the fuller it is, the slower everything becomes",
-                do=_restore("index"),
+                do=f"drop it if it is there, and {_restore('index')}",
                 subject=table.name,
             )
 

@@ -15,11 +15,17 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Dialect, Executable, Insert
 
+from pillarbox.errors import InvalidMessageError
+
 ROWS_AT_MOST: Final = 500
 BYTES_AT_MOST: Final = 1_000_000
 """Of values in a statement, a quarter of what the smallest default of ``max_allowed_packet`` takes when escaped."""
 
+BESIDE_THE_BODY: Final = 1_000
+"""Bytes of a statement that no INSERT of a message does without."""
+
 _ONE_A_ROW = ("mysql", "mariadb")
+_ESCAPED: Final = (b"\0", b"\n", b"\r", b"\x1a", b'"', b"'", b"\\")
 _widened: WeakKeyDictionary[Dialect, Any] = WeakKeyDictionary()
 
 
@@ -49,7 +55,7 @@ def in_parts(rows: Sequence[Mapping[str, object]]) -> Iterator[list[Mapping[str,
     part: list[Mapping[str, object]] = []
     size = 0
     for row in rows:
-        own = sum(len(value) for value in row.values() if isinstance(value, (bytes, str)))
+        own = _size(row)
         if part and (len(part) == ROWS_AT_MOST or size + own > BYTES_AT_MOST):
             yield part
             part, size = [], 0
@@ -57,3 +63,29 @@ def in_parts(rows: Sequence[Mapping[str, object]]) -> Iterator[list[Mapping[str,
         size += own
     if part:
         yield part
+
+
+def refuse_what_no_packet_holds(connection: Connection, rows: Sequence[Mapping[str, object]]) -> None:
+    """Refuse records that the server would end the connection at, as if it were away: each attempt would look so.
+
+    Raises:
+        InvalidMessageError: a record is larger than one statement may be; the transaction goes on.
+    """
+    large = [row for row in rows if isinstance(row.get("payload"), bytes) and _size(row) > BYTES_AT_MOST // 2]
+    if not large:
+        return
+    allowed = int(connection.exec_driver_sql("SELECT @@max_allowed_packet").scalar_one())
+    for row in large:
+        body = row["payload"]
+        assert isinstance(body, bytes)
+        sent = len(body) + sum(body.count(one) for one in _ESCAPED) + BESIDE_THE_BODY
+        if sent > allowed:
+            reason = (
+                f"its body is {len(body)} bytes long, {sent} as the database is told of it, which takes "
+                f"max_allowed_packet = {allowed}; raise that, or store large data elsewhere and send a reference to it"
+            )
+            raise InvalidMessageError(message_type=str(row["event_type"]), reason=reason, message_id=str(row["id"]))
+
+
+def _size(row: Mapping[str, object]) -> int:
+    return sum(len(value) for value in row.values() if isinstance(value, (bytes, str)))

@@ -14,8 +14,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
 from pillarbox.errors import ConfigurationError, InternalError, NoTransactionError
-from pillarbox.transaction.compiled import many_sets
-from pillarbox.transaction.many_rows import in_parts, many_rows_a_statement, sends_one_a_row
+from pillarbox.transaction.compiled import many_sets, one_set
+from pillarbox.transaction.many_rows import (
+    in_parts,
+    many_rows_a_statement,
+    refuse_what_no_packet_holds,
+    sends_one_a_row,
+)
 from pillarbox.transaction.program import Execute, Program, Rows, drive_sync
 from pillarbox.transaction.transaction import SyncTransaction, Transaction
 
@@ -135,13 +140,16 @@ def execute_on(connection: Connection, wanted: Execute) -> Rows:
 
     Raises:
         InternalError: it is to be executed many times and returns rows.
+        InvalidMessageError: it holds a record that the server takes in no packet.
     """
     many = many_sets(wanted.parameters)
-    if many is not None and len(many) > 1 and sends_one_a_row(connection, wanted.statement):
-        with many_rows_a_statement(connection):
-            for part in in_parts(many):
-                connection.execute(wanted.statement, part)
-        return ()
+    if sends_one_a_row(connection, wanted.statement):
+        refuse_what_no_packet_holds(connection, many or [one_set(wanted.parameters) or {}])
+        if many is not None:
+            with many_rows_a_statement(connection):
+                for part in in_parts(many):
+                    connection.execute(wanted.statement, part)
+            return ()
     result = connection.execute(wanted.statement, wanted.parameters)
     if not result.returns_rows:
         return ()

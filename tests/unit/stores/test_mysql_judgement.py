@@ -1,10 +1,12 @@
 """What the doctor says about facts of a MariaDB or MySQL."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from pillarbox.control.diagnosis import Finding, Severity
+from pillarbox.outbox.record import LOCK_BUCKETS
 from pillarbox.stores.mysql.diagnosis import MysqlFacts, judge_mysql
 from tests.unit.stores.test_postgresql_judgement import WHOLE
 
@@ -22,7 +24,9 @@ SOUND = MysqlFacts(
         "read_only": "OFF",
     },
     schema=replace(WHOLE, indexes=WHOLE.indexes - {"pillarbox_outbox_transaction"}),
-    collations={"pillarbox_inbox.message_id": "utf8mb4_bin"},
+    collations={"pillarbox_inbox.message_id": "utf8mb4_nopad_bin"},
+    engines={"pillarbox_inbox": "InnoDB"},
+    key_locks=LOCK_BUCKETS,
 )
 
 
@@ -70,9 +74,23 @@ def test_a_server_without_skip_locked_is_an_error(version: str, is_well: bool) -
     assert (bad(replace(SOUND, version=version)) == []) is is_well
 
 
-@pytest.mark.parametrize("collation", ["utf8mb4_general_ci", "utf8mb4_uca1400_ai_ci"])
+@pytest.mark.parametrize("collation", ["utf8mb4_general_ci", "utf8mb4_uca1400_ai_ci", "utf8mb4_bin"])
 def test_a_folding_collation_is_an_error_and_names_its_column(collation: str) -> None:
     (finding,) = bad(replace(SOUND, collations={"pillarbox_inbox.message_id": collation}))
 
     assert finding.code == "collation"
     assert f"pillarbox_inbox.message_id ({collation})" in finding.what
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"engines": {"pillarbox_inbox": "InnoDB", "pillarbox_outbox": "MyISAM"}}, "engine"),
+        ({"key_locks": LOCK_BUCKETS - 1}, "key-locks"),
+        ({"key_locks": None}, "key-locks"),
+    ],
+)
+def test_tables_that_do_not_lock_are_an_error(change: dict[str, Any], code: str) -> None:
+    (finding,) = bad(replace(SOUND, **change))
+
+    assert (finding.code, finding.severity) == (code, Severity.ERROR)

@@ -41,6 +41,8 @@ SOUND = PostgresFacts(
     ],
     old_transactions=[],
     slots=[],
+    missing_slot=None,
+    default_bytes=0,
     relays=2,
     sees_sessions=True,
     pooled=False,
@@ -119,6 +121,8 @@ def test_the_advice_about_the_lock_table_is_enough() -> None:
         ({"identities": {"pillarbox_outbox": 20, "pillarbox_queue": 1}}, "identity-cache", Severity.ERROR),
         ({"pooled": True}, "pooler", Severity.WARNING),
         ({"relays": 0}, "relays", Severity.NOTICE),
+        ({"default_bytes": 65 << 20}, "partitions", Severity.WARNING),
+        ({"missing_slot": "shop_outbox"}, "slot-lost", Severity.ERROR),
         ({"sees_sessions": False}, "rights", Severity.NOTICE),
     ],
 )
@@ -181,6 +185,12 @@ def test_prepared_transactions_and_slots_hold_rows_back_too(kind: str, do: str) 
     old = OldTransaction(kind=kind, name="tx-1", open_for=timedelta(days=2), holds_back=5, database="shop")
 
     assert do in the_one(replace(SOUND, old_transactions=[old])).do
+
+
+def test_the_name_of_a_prepared_transaction_is_quoted() -> None:
+    old = OldTransaction(kind="prepared", name="it's", open_for=timedelta(days=2), holds_back=5, database="shop")
+
+    assert "ROLLBACK PREPARED 'it''s'" in the_one(replace(SOUND, old_transactions=[old])).do
 
 
 def test_a_view_of_unknown_age_counts_by_its_transactions() -> None:

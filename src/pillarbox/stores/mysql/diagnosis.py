@@ -10,16 +10,19 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 
 from pillarbox.control.diagnosis import Diagnosable, Finding, Severity, problem, well
+from pillarbox.outbox.record import LOCK_BUCKETS
 from pillarbox.relational import RelationalStore
 from pillarbox.relational.shape import SchemaFacts, schema_findings, tables_of
+from pillarbox.stores.mysql.locks import key_locks
 from pillarbox.transaction import Execute, Program
 
 LEAST_MARIADB, LEAST_MYSQL = (10, 6), (8, 0)
 STRICT = frozenset({"STRICT_TRANS_TABLES", "STRICT_ALL_TABLES"})
-BINARY = re.compile(r"(_bin|^binary)$")
+BYTE_BY_BYTE = re.compile(r"(_nopad_bin|_0900_bin|^binary)$")
+"""The other binary collations pad: to them 'x' and 'x ' are the same."""
 ON = frozenset({"ON", "1"})
 
 VERSION = text("SELECT VERSION()")
@@ -27,6 +30,10 @@ VARIABLES = text(
     "SHOW VARIABLES WHERE Variable_name IN ('transaction_isolation', 'tx_isolation', 'innodb_flush_log_at_trx_commit', "
     "'sync_binlog', 'log_bin', 'sql_mode', 'auto_increment_increment', 'wsrep_on', 'read_only', "
     "'innodb_doublewrite', 'innodb_snapshot_isolation')"
+)
+YOURS = text(  # our own sessions set these for themselves
+    "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('transaction_isolation', 'tx_isolation', "
+    "'innodb_snapshot_isolation')"
 )
 COLUMNS = text(
     "SELECT TABLE_NAME, COLUMN_NAME, COALESCE(COLLATION_NAME, ''), DATA_TYPE FROM information_schema.COLUMNS "
@@ -36,6 +43,11 @@ INDEXES = text(
     "SELECT DISTINCT INDEX_NAME FROM information_schema.STATISTICS "
     "WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME LIKE 'pillarbox\\\\_%'"
 )
+ENGINES = text(
+    "SELECT TABLE_NAME, COALESCE(ENGINE, '') FROM information_schema.TABLES "
+    "WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME LIKE 'pillarbox\\\\_%'"
+)
+COUNT_LOCKS = select(func.count()).select_from(key_locks)
 SCHEMA_VERSION = text("SELECT MAX(version) FROM pillarbox_schema_version")
 COMPARED = frozenset(
     ("id", "message_id", "message_key", "hold_key", "aggregate_id", "destination", "consumer", "channel", "owner")
@@ -52,7 +64,7 @@ class MysqlDiagnosis(Diagnosable):
 
     async def diagnose(self, *, deep: bool) -> Sequence[Finding]:
         """Read, then judge; ``deep`` changes nothing."""
-        return judge_mysql(await self._store.run(read_facts()))
+        return judge_mysql(await self._store.run(read_facts(is_lent=not self._store.owns_engine)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,28 +73,40 @@ class MysqlFacts:
 
     Attributes:
         version: what the server says, such as ``10.11.6-MariaDB``.
-        variables: as a session of ours sees them; those that a server does not know are missing.
+        variables: as a session of ours sees them; what our sessions set, as one of yours begins with it. Those that a
+            server does not know are missing.
         collations: of the text columns of ours that hold ids, keys and names, as ``table.column``.
+        engines: of each table of ours.
+        key_locks: how many rows there are to lock keys by; ``None`` where their table is missing.
     """
 
     version: str
     variables: Mapping[str, str]
     schema: SchemaFacts
     collations: Mapping[str, str]
+    engines: Mapping[str, str]
+    key_locks: int | None
 
 
-def read_facts() -> Program[MysqlFacts]:
-    """Read everything that is judged."""
+def read_facts(*, is_lent: bool) -> Program[MysqlFacts]:
+    """Read everything that is judged; of an engine that ``is_lent`` only the isolation is set by us."""
     version = str((yield Execute(VERSION))[0][0])
     variables = {str(name).lower(): str(value) for name, value in (yield Execute(VARIABLES))}
+    yours = {str(name).lower(): str(value) for name, value in (yield Execute(YOURS))}
+    if is_lent:
+        yours.pop("innodb_snapshot_isolation", None)
+    variables |= yours
     found = yield Execute(COLUMNS)
     columns = tables_of([(str(row[0]), str(row[1])) for row in found])
     indexes = frozenset(str(name) for (name,) in (yield Execute(INDEXES)))
     number = (yield Execute(SCHEMA_VERSION))[0][0] if "pillarbox_schema_version" in columns else None
+    engines = {str(table): str(engine) for table, engine in (yield Execute(ENGINES))}
     return MysqlFacts(
         version=version,
         variables=variables,
         schema=SchemaFacts(version=number, columns=columns, indexes=indexes),
+        engines=engines,
+        key_locks=(yield Execute(COUNT_LOCKS))[0][0] if key_locks.name in engines else None,
         collations={f"{row[0]}.{row[1]}": str(row[2]) for row in found if row[1] in COMPARED and row[2]},
     )
 
@@ -98,6 +122,8 @@ def judge_mysql(facts: MysqlFacts) -> list[Finding]:
         *_several_writers(facts),
         *schema_findings(facts.schema, "mysql"),
         *_collations(facts),
+        *_engines(facts),
+        *_key_locks(facts),
     ]
 
 
@@ -188,11 +214,34 @@ def _several_writers(facts: MysqlFacts) -> Iterator[Finding]:
 
 
 def _collations(facts: MysqlFacts) -> Iterator[Finding]:
-    folding = sorted(f"{name} ({kind})" for name, kind in facts.collations.items() if not BINARY.search(kind))
+    folding = sorted(f"{name} ({kind})" for name, kind in facts.collations.items() if not BYTE_BY_BYTE.search(kind))
     if folding:
-        what = f"compared by a folding collation: {', '.join(folding)}"
+        what = f"compared by a folding or padding collation: {', '.join(folding)}"
         means = "'a' and 'A', or 'x' and 'x ' are one key or one id: messages are taken for duplicates and dropped"
-        do = "change these columns to utf8mb4_bin; pillarbox migrate --sql prints them"
+        own = "utf8mb4_nopad_bin" if "mariadb" in facts.version.lower() else "utf8mb4_0900_bin"
+        do = f"change these columns to {own}, as pillarbox migrate --sql prints them"
         yield problem("collation", Severity.ERROR, "our tables", what, means=means, do=do)
     elif facts.collations:
         yield well("collation", "our tables", "ids and keys are compared byte by byte")
+
+
+def _engines(facts: MysqlFacts) -> Iterator[Finding]:
+    others = sorted(f"{name} ({engine})" for name, engine in facts.engines.items() if engine != "InnoDB")
+    if others:
+        means = "what is written there stays when its transaction rolls back, and no row of it can be locked"
+        do = "ALTER TABLE … ENGINE = InnoDB"
+        yield problem("engine", Severity.ERROR, "our tables", f"not of InnoDB: {', '.join(others)}", means=means, do=do)
+    elif facts.engines:
+        yield well("engine", "our tables", "all of InnoDB")
+
+
+def _key_locks(facts: MysqlFacts) -> Iterator[Finding]:
+    if not facts.engines:
+        return  # that there are no tables is said already
+    rows = facts.key_locks or 0
+    if rows < LOCK_BUCKETS:
+        what = f"{rows} rows of {LOCK_BUCKETS}" if facts.key_locks is not None else "the table is missing"
+        means = "producers of one key do not wait for each other: its messages come out of order, or publishing fails"
+        yield problem("key-locks", Severity.ERROR, key_locks.name, what, means=means, do="run: pillarbox migrate")
+    else:
+        yield well("key-locks", key_locks.name, f"all {rows} rows")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import text
+from sqlalchemy import String, bindparam, text
 
 from pillarbox.relational.shape import SchemaFacts, tables_of
 from pillarbox.transaction import Execute, Program
@@ -42,7 +42,7 @@ class SlotFacts:
     """A replication slot.
 
     Attributes:
-        ours: it reads this database and bears our name.
+        ours: it reads this database, and bears our name or is the one that a log tailing relay reads.
         status: PostgreSQL's ``wal_status``: reserved, extended, unreserved or lost.
         retained_bytes: how much WAL it holds back; ``None`` where that cannot be told.
     """
@@ -73,6 +73,8 @@ class PostgresFacts:
         version: as ``server_version_num`` spells it, such as 150004.
         settings: as a session of ours sees them.
         identities: how many positions each table's identity hands out to a session at once.
+        missing_slot: the one that a log tailing relay reads, where there is none of that name.
+        default_bytes: of the partition whose rows a sequence relay removes one by one; 0 without such a relay.
         relays: processes that relay now; ``None`` where that cannot be told.
         sees_sessions: we may see what other users' sessions do.
         pooled: sessions of ours share server processes between their transactions.
@@ -86,6 +88,8 @@ class PostgresFacts:
     tables: Sequence[TableFacts]
     old_transactions: Sequence[OldTransaction]
     slots: Sequence[SlotFacts]
+    missing_slot: str | None
+    default_bytes: int
     relays: int | None
     sees_sessions: bool
     pooled: bool
@@ -119,7 +123,8 @@ IDENTITIES = text(
 TABLES = text(
     "SELECT t.relname, t.n_live_tup, t.n_dead_tup, CAST(extract(epoch FROM clock_timestamp() - "
     "greatest(t.last_autovacuum, t.last_vacuum)) AS float8), "
-    "NOT coalesce(c.reloptions, '{}') && ARRAY['autovacuum_enabled=false', 'autovacuum_enabled=off'] "
+    "NOT EXISTS (SELECT FROM pg_options_to_table(c.reloptions) "
+    "WHERE option_name = 'autovacuum_enabled' AND NOT CAST(option_value AS boolean)) "
     "FROM pg_stat_user_tables t JOIN pg_class c ON c.oid = t.relid "
     "WHERE t.relname LIKE 'pillarbox\\_%' AND pg_table_is_visible(t.relid) ORDER BY t.relname"
 )
@@ -135,10 +140,15 @@ PREPARED = text(
     "FROM pg_prepared_xacts ORDER BY prepared"
 )
 SLOTS = text(
-    "SELECT slot_name, coalesce(database = current_database() AND slot_name LIKE 'pillarbox%', false), active, "
+    "SELECT slot_name, coalesce(database = current_database() AND (slot_name LIKE 'pillarbox%' OR slot_name = :read), "
+    "false), active, "
     "coalesce(wal_status, ''), CASE WHEN NOT pg_is_in_recovery() "
     "THEN CAST(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn) AS bigint) END, age(xmin), coalesce(database, '') "
     "FROM pg_replication_slots ORDER BY slot_name"
+).bindparams(bindparam("read", type_=String))
+READ_SLOT = text("SELECT slot FROM pillarbox_outbox_checkpoint WHERE flushed_lsn <> ''")
+DEFAULT_PARTITION = text(  # of no interest where no sequence relay works
+    "SELECT pg_relation_size(to_regclass('pillarbox_outbox_default')) FROM pillarbox_outbox_cursor"
 )
 RELAYS = text(
     "SELECT count(*) FROM pillarbox_members WHERE scope = 'relay' "
@@ -151,7 +161,9 @@ def read_facts(*, pooled: bool) -> Program[PostgresFacts]:
     version, in_recovery, sees_sessions = (yield Execute(SERVER))[0]
     settings = {str(name): str(value) for name, value in (yield Execute(SETTINGS))}
     schema = yield from _schema()
-    slots = yield Execute(SLOTS)
+    read = (yield Execute(READ_SLOT)) if "pillarbox_outbox_checkpoint" in schema.columns else ()
+    default = (yield Execute(DEFAULT_PARTITION)) if "pillarbox_outbox_cursor" in schema.columns else ()
+    slots = yield Execute(SLOTS, {"read": read[0][0] if read else ""})
     tables = yield Execute(TABLES)
     return PostgresFacts(
         version=version,
@@ -167,6 +179,8 @@ def read_facts(*, pooled: bool) -> Program[PostgresFacts]:
         slots=[
             SlotFacts(name=row[0], ours=row[1], active=row[2], status=row[3], retained_bytes=row[4]) for row in slots
         ],
+        missing_slot=next((name for (name,) in read if name not in {row[0] for row in slots}), None),
+        default_bytes=max((size or 0 for (size,) in default), default=0),
         relays=(yield Execute(RELAYS))[0][0] if "pillarbox_members" in schema.columns else None,
         sees_sessions=sees_sessions,
         pooled=pooled,

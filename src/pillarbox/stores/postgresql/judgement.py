@@ -19,10 +19,16 @@ from pillarbox.stores.postgresql.facts import (
     SlotFacts,
     TableFacts,
 )
+from pillarbox.stores.postgresql.partitions import LARGEST_DEFAULT
 
 LONGEST_QUERY = 200
 HELD_BACK = 1_000_000
 """Transactions after which even a view of unknown age is worth a word."""
+UNREAD = "WAL that it needs is gone: what it had not read yet it will never read"
+HEAL = (
+    "a log tailing relay heals it from the table when it starts, and tells what it cannot heal without a table; "
+    "Debezium needs a new slot and a snapshot"
+)
 OFF = "off"
 OK, NOTICE, WARNING, ERROR = Severity.OK, Severity.NOTICE, Severity.WARNING, Severity.ERROR
 
@@ -198,7 +204,8 @@ def _what_it_holds(one: OldTransaction) -> str:
 def _how_to_end(one: OldTransaction) -> str:
     match one.kind:
         case "prepared":
-            return f"COMMIT PREPARED or ROLLBACK PREPARED '{one.name}' in its database"
+            name = one.name.replace("'", "''")
+            return f"COMMIT PREPARED or ROLLBACK PREPARED '{name}' in its database"
         case "slot":
             return "look at the standby or reader behind it; drop the slot if nobody is"
         case _:
@@ -211,6 +218,8 @@ def _how_to_end(one: OldTransaction) -> str:
 def _slots(facts: PostgresFacts, limits: DiagnosisLimits) -> Iterator[Finding]:
     for slot in facts.slots:
         yield _slot(slot, limits)
+    if facts.missing_slot is not None:
+        yield problem("slot-lost", ERROR, f"slot {facts.missing_slot}", "it is gone", means=UNREAD, do=HEAL)
     level = facts.settings.get("wal_level", "")
     if level != "logical":
         means = "the log tailing relay and Debezium cannot read the outbox; the other relays can"
@@ -236,9 +245,8 @@ def _slot(slot: SlotFacts, limits: DiagnosisLimits) -> Finding:
     subject, whose = f"slot {slot.name}", "" if slot.ours else " (not one of ours)"
     kept = _bytes(slot.retained_bytes)
     if slot.status == "lost":
-        means = "WAL that it needs is gone: what it had not read yet it will never read"
-        do = "a log tailing relay heals it from the table when it starts; Debezium needs a new slot and a snapshot"
-        return problem("slot-lost", ERROR if slot.ours else NOTICE, subject, f"lost its WAL{whose}", means=means, do=do)
+        severity = ERROR if slot.ours else NOTICE
+        return problem("slot-lost", severity, subject, f"lost its WAL{whose}", means=UNREAD, do=HEAL)
     if slot.status == "unreserved":
         means = "at the next checkpoint WAL that it needs is removed"
         do = "start its reader now, or raise max_slot_wal_keep_size"
@@ -266,8 +274,18 @@ def _tables(facts: PostgresFacts, limits: DiagnosisLimits) -> Iterator[Finding]:
             means = "its dead rows stay, and every pass reads them"
             do = f"ALTER TABLE {table.name} RESET (autovacuum_enabled)"
             yield problem("table-autovacuum", WARNING, table.name, "autovacuum is off for it", means=means, do=do)
+    if facts.default_bytes > LARGEST_DEFAULT:
+        yield _default_partition(facts.default_bytes)
     if facts.tables and not full:
         yield well("dead-rows", "our tables", f"{sum(table.dead for table in facts.tables)} dead rows in all")
+
+
+def _default_partition(size: int) -> Finding:
+    subject = "pillarbox_outbox_default"
+    what = f"it has {_bytes(size)}: no partition is made beside it while it is over {_bytes(LARGEST_DEFAULT)}"
+    means = "what is published is removed row by row, and leaves dead rows"
+    do = f"remove what need not be kept (pillarbox outbox purge), then VACUUM FULL {subject} in a quiet hour"
+    return problem("partitions", WARNING, subject, what, means=means, do=do)
 
 
 def _dead_rows(table: TableFacts) -> Finding:

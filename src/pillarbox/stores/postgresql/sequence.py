@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import BigInteger, Text, bindparam, text
+from sqlalchemy import BigInteger, Boolean, Text, bindparam, text
 
 from pillarbox.message import Message
 from pillarbox.relational.cursor import advance, load, retire
@@ -22,6 +22,15 @@ BEGINNING = "1:1:"
 """A snapshot that sees nothing: the first transaction of a cluster has number 3."""
 
 SYSTEM_ID = text("SELECT CAST(system_identifier AS TEXT) FROM pg_control_system()").columns(id=Text)
+IS_AHEAD = (  # of all transactions of this cluster, whose identity is that of the image it was made of
+    text("SELECT pg_snapshot_xmax(CAST(:until AS pg_snapshot)) > pg_snapshot_xmax(pg_current_snapshot()) AS is_ahead")
+    .bindparams(bindparam("until", type_=Text))
+    .columns(is_ahead=Boolean)
+)
+NUMBER_ANEW = text(  # index (transaction_id, position); a snapshot of this cluster sees none of them for ages
+    "UPDATE pillarbox_outbox SET transaction_id = pg_current_xact_id()"
+    " WHERE transaction_id >= pg_snapshot_xmax(pg_current_snapshot())"
+)
 _since = bindparam("since", type_=Text)
 FLOOR = (  # index (transaction_id, position); OFFSET keeps the planner from walking the primary key instead
     "(SELECT min(position) FROM (SELECT position FROM pillarbox_outbox"
@@ -65,9 +74,18 @@ class PostgresSequenceReader(SequenceReader):
     """Reads windows by their two snapshots."""
 
     def load(self, scope: str, tokens: Sequence[int]) -> Program[Cursor | None]:
-        """Compare the cluster that the cursor was written in with this one."""
+        """Compare the cluster that the cursor was written in with this one.
+
+        A restored dump names transactions of another cluster. At the beginning those that have not begun here are
+        replaced by our own.
+        """
         system_id = yield from _system_id()
-        return (yield from load(scope, tokens, beginning=BEGINNING, system_id=system_id))
+        cursor = yield from load(scope, tokens, beginning=BEGINNING, system_id=system_id)
+        if cursor is not None and (yield Execute(IS_AHEAD, {"until": cursor.until}))[0][0]:
+            return None
+        if cursor is not None and cursor.since == BEGINNING:
+            yield Execute(NUMBER_ANEW)
+        return cursor
 
     def rebase(self, scope: str, tokens: Sequence[int], *, keep: bool, limit: int) -> Program[bool]:
         """Remove what the cursor surely passed."""

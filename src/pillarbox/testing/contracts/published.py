@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from pillarbox.outbox import KeptRecords
+from pillarbox.relay.reader import Aside
 from pillarbox.testing.contracts.harness import (
     EVERY_SLOT,
     LONG,
@@ -219,6 +220,26 @@ class RepublishingContract:
 
         assert published == [f"m{number}" for number in range(5)]
         assert await pending(harness) == 0
+
+    @pytest.mark.parametrize("limit", [1, 2, 100])
+    async def test_what_was_put_aside_goes_again_in_its_place(self, harness: StoreHarness, limit: int) -> None:
+        """Not before those of its key that were published where they were."""
+        walk = await begin_walk(harness)
+        await append(harness, *(make_record(f"m{number}") for number in range(3)))
+        first, refused, behind = await walk.read()
+        asides = (Aside(position=refused.position, refused="no"), Aside(position=behind.position))
+        assert await walk.settle([first, refused, behind], *asides)
+        assert await harness.source.run(harness.parked.release("m1")) == 2
+        positions = [refused.position, behind.position]
+        assert await harness.source.run(harness.held_records.settle(*walk.fence, positions, keep=True)) == 2
+        await append(harness, make_record("m3"))
+        assert await walk.publish() == ["m3"]
+        wanted = await everything(harness)
+
+        while await republish(harness, wanted, limit=limit):
+            pass
+
+        assert await walk.publish() == ["m0", "m1", "m2", "m3"]
 
     async def test_only_what_was_published_in_the_time_named_goes_again(self, harness: StoreHarness) -> None:
         """By the time of publishing, whenever it was appended."""
