@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import delete, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
@@ -363,6 +363,16 @@ async def test_columns_of_the_user_s_own_types_serve(tx: AsyncConnection) -> Non
     assert paid.applied
 
 
+async def test_an_enum_s_states_may_be_given_by_their_names(tx: AsyncConnection) -> None:
+    parcel, order = {"number": 1}, ("PACKED", "SENT", "DELIVERED")
+    await insert_once(tx, parcels, {**parcel, "stage": "PACKED"}, key="number")
+
+    async def advance(to: str) -> str:
+        return (await advance_state(tx, parcels, key=parcel, to=to, order=order, column="stage")).outcome
+
+    assert [await advance(to) for to in ("DELIVERED", "DELIVERED", "SENT")] == ["advanced", "ignored", "ignored"]
+
+
 # --- every kind of transaction ---------------------------------------------------------------------------------------
 
 
@@ -379,6 +389,44 @@ async def test_a_session_sees_what_was_written_and_does_not_write_over_it(shop: 
 
     async with shop.begin() as tx:
         assert await row(tx.connection, Account.__table__, account_name="ann") == ("ann", 1, None, 1, 2)  # type: ignore[arg-type]
+
+
+async def test_a_session_reads_again_what_is_stale(shop: RelationalStore) -> None:
+    async with shop.begin() as tx:
+        await open_account(tx.connection, version=1, payments=0)
+    async with AsyncSession(shop.engine) as session:
+        async with session.begin():
+            account = await session.get_one(Account, "ann")
+            session.expunge(account)
+        async with shop.begin() as tx:
+            await update_if_version(tx.connection, Account, {"cents": 7}, key={"name": "ann"}, expected=1)
+        async with session.begin():
+            session.add(account)  # as it was read before
+
+            stale = await update_if_version(
+                session, Account, {"cents": 1}, key={"name": "ann"}, expected=account.version
+            )
+
+            again = await session.get_one(Account, "ann")
+            assert (stale.stale, again.version, again.cents) == (True, 2, 7)
+
+
+@pytest.mark.parametrize("changed", ["ann", "bob"])
+async def test_what_a_session_knows_of_other_rows_may_be_out_of_date(shop: RelationalStore, changed: str) -> None:
+    async with shop.begin() as tx:
+        for name in ("ann", "bob", "eve"):
+            await insert_once(tx.connection, Account, {"name": name, "cents": 0}, key="name")
+    async with AsyncSession(shop.engine) as session:
+        async with session.begin():
+            accounts = {name: await session.get_one(Account, name) for name in ("ann", "bob", "eve")}
+        async with shop.begin() as tx:
+            await tx.connection.execute(delete(Account).where(Account.name == "eve"))
+
+        async with session.begin():
+            done = await update_if_version(session, Account, {"cents": 1}, key={"name": changed}, expected=1)
+
+            assert done.updated
+            assert (accounts[changed].cents, accounts[changed].version) == (1, 2)
 
 
 def test_synchronous_connections_and_sessions_need_no_await(shop: RelationalStore) -> None:

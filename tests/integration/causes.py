@@ -95,6 +95,7 @@ class Followers:
     ordering: Causal = field(default_factory=Causal)
     when_dead: WhenDead | None = None
     outside: bool = False
+    dedupe_by: str | None = None
     bad: dict[str, int] = field(default_factory=dict[str, int])
     notices: Notices = field(default_factory=Notices)
     box: Pillarbox = field(init=False)
@@ -119,6 +120,7 @@ class Followers:
                 ordering=self.ordering,
                 when_dead=self.when_dead,
                 retry=AT_ONCE,
+                dedupe_by=self.dedupe_by,
                 outside=True,
             )
             async def follow_outside(taken: StepTaken | EchoHeard) -> None:
@@ -129,7 +131,12 @@ class Followers:
         else:
 
             @box.on(
-                StepTaken, EchoHeard, name="follow", ordering=self.ordering, when_dead=self.when_dead, retry=AT_ONCE
+                *(StepTaken, EchoHeard),
+                name="follow",
+                ordering=self.ordering,
+                when_dead=self.when_dead,
+                retry=AT_ONCE,
+                dedupe_by=self.dedupe_by,
             )
             async def follow(taken: StepTaken | EchoHeard, tx: AsyncConnection) -> None:
                 await note(tx, taken.name)

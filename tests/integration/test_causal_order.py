@@ -13,7 +13,7 @@ from pillarbox.app.places import store_at
 from pillarbox.deadletter import DeadLetterFilter
 from pillarbox.observe import CauseAwaited, CauseMissing, MessageDead
 from tests import effort
-from tests.integration.causes import CONSUMER, ECHOES, Followers, step
+from tests.integration.causes import CONSUMER, ECHOES, Followers, renamed, step
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -114,6 +114,43 @@ async def test_a_message_waits_while_its_cause_is_retried(store: RelationalStore
     handled = await process.handled()
     assert handled[0] == "a"
     assert sorted(handled) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("outside", [False, True])
+async def test_what_is_suppressed_as_a_duplicate_waits_for_nothing_any_more(
+    store: RelationalStore, outside: bool
+) -> None:
+    process = await followers(store, dedupe_by="name", outside=outside)
+    await process.arrive(step("b", "a", key="other"))
+    await process.arrive(renamed(step("b", key="third"), "another-b"))
+
+    await process.arrive(step("a"))
+    await process.drain()
+
+    assert await process.handled() == ["b", "a"]
+    assert await process.waiting() == {}
+
+
+async def test_what_waits_for_a_duplicate_runs_when_that_is_suppressed(store: RelationalStore) -> None:
+    process = await followers(store, dedupe_by="name")
+    await process.arrive(step("a", key="other"))
+    await process.arrive(step("b", "another-a"))
+
+    await process.arrive(renamed(step("a", key="third"), "another-a"))
+    await process.drain()
+
+    assert await process.handled() == ["a", "b"]
+
+
+async def test_a_message_that_died_after_its_cause_had_come_waits_for_nothing(store: RelationalStore) -> None:
+    process = await followers(store, bad={"b": 9})
+    await process.arrive(step("b", "a", key="other"))
+
+    await process.arrive(step("a"))
+    await process.drain()
+
+    assert [one.message.id for one in await process.box.dead_letters.list()] == ["b"]
+    assert await process.waiting() == {}
 
 
 async def test_causes_that_the_consumer_never_sees_are_ignored(store: RelationalStore) -> None:

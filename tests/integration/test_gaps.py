@@ -126,6 +126,61 @@ async def test_what_is_not_kept_any_more_leaves_the_gap(store_url: str) -> None:
         assert await one.early() == 1
 
 
+@EVERY_KIND
+@pytest.mark.parametrize("outside", [False, True])
+async def test_what_was_handled_before_the_consumer_went_by_numbers_is_not_waited_for(
+    store_url: str, outside: bool
+) -> None:
+    called: list[str] | None = [] if outside else None
+    settings = replace(SETTINGS, relay=RelaySettings(keep=timedelta(days=1)))
+    async with hands(store_url, rule("fetch"), settings=settings, called=called) as one:
+        published = await _publish(one.box.store, 6)
+        await one.box.store.run(one.box.store.inbox.record(CONSUMER, [message.id for message in published[:3]]))
+        await one.arrive(published[4])
+
+        for _ in range(3):
+            await one.watch.round()
+            await one.drain()
+
+        handled = called if called is not None else await one.drain()
+        assert handled == values(4, 5)
+        assert await one.early() == 0
+
+
+@MEMORY
+async def test_a_duplicate_of_what_was_handled_before_does_not_begin_a_line(store_url: str) -> None:
+    """It begins with the lowest number that is new, and waits for none between the two."""
+    async with hands(store_url, rule(start="next")) as one:
+        await one.box.store.run(one.box.store.inbox.record(CONSUMER, [reading(1).id]))
+        await one.arrive(reading(1), reading(50), reading(51))
+
+        await one.watch.round()
+
+        assert await one.drain() == values(50, 51)
+        assert [told.first for told in one.happenings.of(LineBegun)] == [50]
+
+
+@EVERY_KIND
+async def test_a_duplicate_of_what_was_handled_before_moves_the_line_on(store_url: str) -> None:
+    async with hands(store_url, rule()) as one:
+        await one.box.store.run(one.box.store.inbox.record(CONSUMER, [reading(1).id, reading(2).id]))
+
+        assert await one.arrive(reading(2), reading(1), reading(3)) == values(3)
+        assert await one.arrive(reading(4)) == values(3, 4)
+
+
+@EVERY_KIND
+async def test_what_waits_for_what_was_handled_before_goes_on_at_once(store_url: str) -> None:
+    async with hands(store_url, rule(wait=timedelta(hours=1))) as one:
+        await one.box.store.run(one.box.store.inbox.record(CONSUMER, [reading(1).id, reading(2).id]))
+        assert await one.arrive(reading(3), reading(4)) == []
+
+        await one.arrive(reading(2), reading(1))
+
+        assert await one.drain() == values(3, 4)
+        assert await one.early() == 0
+
+
 @pytest.mark.parametrize("keep", [None, timedelta(seconds=5)])
 async def test_fetch_is_refused_when_nothing_is_kept_for_as_long_as_it_waits(keep: timedelta | None) -> None:
     settings = replace(SETTINGS, relay=RelaySettings(keep=keep))

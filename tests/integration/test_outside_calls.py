@@ -288,6 +288,22 @@ async def test_a_person_decides_about_a_call_in_doubt(store: RelationalStore) ->
     assert await calls.purge(DAY) == 0
 
 
+async def test_an_answer_that_was_recorded_wrongly_is_told_of_and_can_be_replaced(store: RelationalStore) -> None:
+    payments, calls = Payments(TimeoutError()), calls_on(store)
+    with pytest.raises(TimeoutError):
+        await calls.once("k", payments.charge, answer=Receipt, remembered_for=None)
+    await calls.record("k", {"nummer": 1})
+    with pytest.raises(InDoubtError, match=r"cannot be read .* instead=True"):
+        await calls.once("k", payments.charge, answer=Receipt, remembered_for=None)
+
+    await calls.record("k", Receipt("r-1", Decimal(1)), instead=True)
+
+    found = await calls.once("k", payments.charge, answer=Receipt, remembered_for=None)
+    assert (found, payments.keys) == (Receipt("r-1", Decimal(1)), ["k"])
+    with pytest.raises(NotFoundError, match="call with an answer"):
+        await calls.record("nowhere", {}, instead=True)
+
+
 # --- in handlers -----------------------------------------------------------------------------------------------------
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 from msgspec import structs
-from sqlalchemy import update
+from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox import Retry, SingleConsumer
@@ -23,6 +25,7 @@ from tests.messages import message
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
+    from pillarbox import Pillarbox
     from tests.processes import PythonProcesses
 
 MESSAGES = 150
@@ -37,12 +40,7 @@ async def test_two_processes_one_killed_handle_each_message_once_and_in_order(
     names = [f"o-{number:03}" for number in range(MESSAGES)]
     async with box:
         await create_tables(box)
-        subscription = Subscription(consumer="shop/alone", channels=("topic:order",))
-        await box.store.run(box.store.queue.subscribe(subscription))
-        messages = [
-            structs.replace(message(name, key=name), body=b'{"order_id": "%s"}' % name.encode()) for name in names
-        ]
-        await box.store.run(box.store.queue.enqueue(messages))
+        await fill(box, names)
 
         first = python_processes.start("tests.integration.single_worker", store_url)
 
@@ -61,6 +59,57 @@ async def test_two_processes_one_killed_handle_each_message_once_and_in_order(
 
         assert before < MESSAGES
         assert await noted(box) == names
+
+
+@pytest.mark.parametrize("store_url", STORES, indirect=True)
+async def test_of_two_processes_that_are_frozen_in_turn_the_other_takes_over_and_the_order_stays(
+    store_url: str, python_processes: PythonProcesses
+) -> None:
+    box = single_box(store_url)
+    names = [f"o-{number:03}" for number in range(MESSAGES)]
+
+    async def handled(count: int) -> bool:
+        return len(await noted(box)) >= min(count, MESSAGES)
+
+    async with box:
+        await create_tables(box)
+        await fill(box, names)
+        async with resting_is_ended(box):
+            both = [python_processes.start("tests.integration.single_worker", store_url) for _ in range(2)]
+            await wait_until(lambda: handled(10), timedelta(seconds=60))
+            for process in both:  # one of them is at work
+                before = len(await noted(box))
+                process.pause()
+                await wait_until(lambda count=before + 30: handled(count), timedelta(seconds=60))  # type: ignore[misc]
+                process.resume()
+            await wait_until(lambda: handled(MESSAGES), timedelta(seconds=90))
+
+        assert await noted(box) == names
+
+
+async def fill(box: Pillarbox, names: list[str]) -> None:
+    """Put orders of these names into the consumer's queue."""
+    await box.store.run(box.store.queue.subscribe(Subscription(consumer="shop/alone", channels=("topic:order",))))
+    messages = [structs.replace(message(name, key=name), body=b'{"order_id": "%s"}' % name.encode()) for name in names]
+    await box.store.run(box.store.queue.enqueue(messages))
+
+
+@asynccontextmanager
+async def resting_is_ended(box: Pillarbox) -> AsyncGenerator[None]:
+    """Have the server end transactions that rest for two seconds, as the page on orders says."""
+    async with box.store.engine.connect() as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        if connection.dialect.name == "postgresql":
+            name = await connection.scalar(text("SELECT current_database()"))
+            begin = f'ALTER DATABASE "{name}" SET idle_in_transaction_session_timeout = 2000'
+            end = f'ALTER DATABASE "{name}" RESET idle_in_transaction_session_timeout'
+        else:
+            begin, end = (f"SET GLOBAL idle_transaction_timeout = {seconds}" for seconds in (2, 0))
+        await connection.execute(text(begin))
+        try:
+            yield
+        finally:
+            await connection.execute(text(end))
 
 
 @pytest.mark.parametrize("store_url", STORES, indirect=True)

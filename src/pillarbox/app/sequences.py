@@ -22,9 +22,9 @@ def gate_of(consumer: Consumer, store: RelationalStore, clock: Clock) -> Gate:
         return OPEN
     return SequenceGate(
         consumer.identity,
+        rule=rule,
         positions=store.positions,
         skipped=store.skipped,
-        max_buffered=rule.gap.max_buffered,
         is_handled=lambda item: consumer.takes(item.message),
         marks_admitted=consumer.mode == "outside",
         now=clock.now,

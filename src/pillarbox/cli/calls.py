@@ -45,14 +45,15 @@ async def list_(place: Place) -> None:
 @calls.command()
 @click.argument("key")
 @click.argument("answer", type=json_value)
+@click.option("--instead", is_flag=True, help="Put it in the place of an answer that is stored.")
 @at_a_place
-async def record(place: Place, key: str, answer: Any) -> None:
+async def record(place: Place, key: str, answer: Any, instead: bool) -> None:  # noqa: FBT001  # click's signature
     """Store the answer that a call had, as JSON; then replay the dead letter.
 
     For boxes whose codec is JSON; the answer must fit the class that the handler expects.
     """
     async with place.open() as control:
-        await control.calls.record(key, answer)
+        await control.calls.record(key, answer, instead=instead)
     if wants_json():
         print_json({"recorded": key})
     else:

@@ -13,7 +13,8 @@ from pillarbox.deadletter.redaction import nothing_redacted
 from pillarbox.errors import SequenceError
 from pillarbox.holding import HeldState
 from pillarbox.message import Number, number_of
-from pillarbox.ordering.sequence import Position, Sorted, advanced, count_released, sort_line
+from pillarbox.ordering import BySequence
+from pillarbox.ordering.sequence import UNBEGUN, Position, Sorted, advanced, count_released, sort_line
 from pillarbox.outbox.record import Line
 from pillarbox.serialization import UNREADABLE
 from pillarbox.transaction import Program
@@ -33,9 +34,9 @@ class SequenceGate(Gate):
         self,
         consumer: str,
         *,
+        rule: BySequence,
         positions: Positions,
         skipped: SkippedStore,
-        max_buffered: int,
         is_handled: Callable[[Item], bool],
         marks_admitted: bool,
         now: Callable[[], datetime],
@@ -44,9 +45,9 @@ class SequenceGate(Gate):
 
         Args:
             consumer: its identity.
+            rule: where a line begins, and how many of its messages may wait early.
             positions: how far it has come.
             skipped: what it went on without.
-            max_buffered: how many messages of a line may wait early.
             is_handled: tells whether there is a handler for an item: what has none only counts.
             marks_admitted: what is admitted is handled after this transaction, which others must be able to see.
             now: the present instant.
@@ -54,25 +55,24 @@ class SequenceGate(Gate):
         self._consumer = consumer
         self._positions = positions
         self._skipped = skipped
-        self._max_buffered = max_buffered
+        self._begins_at_first = rule.start == "first"
+        self._max_buffered = rule.gap.max_buffered
         self._is_handled = is_handled
         self._marks_admitted = marks_admitted
         self._now = now
 
-    def admit(self, items: Sequence[Item]) -> Program[Sequence[Item]]:
-        """Let each line go on from its position, by number; put what is early aside before it is accepted."""
-        lines: ByLine = {}
-        ready: list[Item] = []
-        for item in items:
-            line, number = _line_of(item), number_of(item.message)
-            if line is not None and number is not None:
-                lines.setdefault(line, []).append((number, item))
-            else:
-                self._refuse_unnumbered(item)
-                ready.append(item)
-        if not lines:
+    def admit(self, items: Sequence[Item], *, processed: Sequence[Item]) -> Program[Sequence[Item]]:
+        """Let each line go on from its position, by number; put what is early aside before it is accepted.
+
+        What was processed in another order, or before the consumer went by numbers, is not waited for.
+        """
+        lines, ready = _by_line(items)
+        for item in ready:
+            self._refuse_unnumbered(item)
+        known = {line: [number for number, _ in found] for line, found in _by_line(processed)[0].items()}
+        if not lines and not known:
             return ready
-        sorted_lines = yield from self._sort(lines)
+        sorted_lines = yield from self._sort(lines, known)
         past = {line: found.past for line, found in sorted_lines.items() if found.past}
         if past:
             yield from self._judge_past(past)
@@ -105,22 +105,34 @@ class SequenceGate(Gate):
             waiting = {line: position for line, position in changed.items() if position.buffered}
             yield from release_followers(self._consumer, self._positions, waiting)
 
-    def _sort(self, lines: ByLine) -> Program[Mapping[Line, Sorted[Item]]]:
+    def _sort(self, lines: ByLine, known: Mapping[Line, Sequence[Number]]) -> Program[Mapping[Line, Sorted[Item]]]:
+        """Sort what arrived in each line, behind the numbers that are ``known`` to be processed."""
         epochs = {line: sorted({number.epoch for number, _ in arrivals}) for line, arrivals in lines.items()}
-        positions = yield from self._positions.lock(self._consumer, {line: known[0] for line, known in epochs.items()})
-        later = [line for line, known in epochs.items() if known[-1] > positions[line].epoch]
+        begun = {line: min(numbers).epoch for line, numbers in known.items()} | {
+            line: found[0] for line, found in epochs.items()
+        }
+        positions = yield from self._positions.lock(self._consumer, begun)
+        behind = {line: self._behind(position, known.get(line, ())) for line, position in positions.items()}
+        later = [line for line, found in epochs.items() if found[-1] > behind[line].epoch]
         waiting = yield from self._positions.first_early(self._consumer, later)
         found = {
-            line: _sort_with_replays(positions[line], arrivals, waiting.get(line)) for line, arrivals in lines.items()
+            line: _sort_with_replays(behind[line], arrivals, waiting.get(line)) for line, arrivals in lines.items()
         }
-        changed = {line: self._marked(one) for line, one in found.items()}
+        changed = {**behind, **{line: self._marked(one) for line, one in found.items()}}
         changed = {line: position for line, position in changed.items() if position != positions[line]}
         if changed:
             yield from self._positions.move(self._consumer, changed)
+        if moved := {line: one for line, one in behind.items() if one != positions[line] and one.buffered}:
+            yield from release_followers(self._consumer, self._positions, moved)
         ended = [(line, one.ends_epoch) for line, one in found.items() if one.ends_epoch is not None]
         if ended:
             yield from self._skipped.skip(self._consumer, [rest_of_epoch(*end) for end in ended])
         return found
+
+    def _behind(self, position: Position, known: Sequence[Number]) -> Position:
+        """Return the position behind numbers that were processed; where the line has yet to begin they begin none."""
+        is_open = position.last == UNBEGUN and not self._begins_at_first
+        return position if is_open else advanced(position, known)
 
     def _marked(self, found: Sorted[Item]) -> Position:
         """Return the position to be written before anything is handled."""
@@ -190,6 +202,19 @@ def _sort_with_replays(
         found.position = position  # it moves on when the replayed ones are handled
     found.ready = [*(item for _, item in replayed), *found.ready]
     return found
+
+
+def _by_line(items: Sequence[Item]) -> tuple[ByLine, list[Item]]:
+    """Return the numbered ones of ``items`` by their lines, and the others."""
+    lines: ByLine = {}
+    others: list[Item] = []
+    for item in items:
+        line, number = _line_of(item), number_of(item.message)
+        if line is not None and number is not None:
+            lines.setdefault(line, []).append((number, item))
+        else:
+            others.append(item)
+    return lines, others
 
 
 def _line_of(item: Item) -> Line | None:

@@ -75,8 +75,8 @@ class CausalGate(Gate):
         self._now = now
         self._redact = redact
 
-    def admit(self, items: Sequence[Item]) -> Program[Sequence[Item]]:
-        """Put causes before what they caused, and give what lacks one a verdict."""
+    def admit(self, items: Sequence[Item], *, processed: Sequence[Item]) -> Program[Sequence[Item]]:
+        """Put causes before what they caused, and give what lacks one a verdict; the inbox knows what is processed."""
         for item in items:
             _reset(item)
         causes = {item: self._causes_of(item) for item in items}
@@ -84,22 +84,19 @@ class CausalGate(Gate):
         if not wanted:
             return items
         ordered = _with_causes_first(items, causes)
-        asked = sorted(wanted - {item.message.id for item in items})
-        processed = frozenset((yield from self._claims.processed(self._name, asked)) if asked else ())
+        again = frozenset(item.message.id for item in processed)
+        asked = sorted(wanted - again - {item.message.id for item in items})
+        known = again.union((yield from self._claims.processed(self._name, asked)) if asked else ())
         judged = set[Item]()
-        while lacking := self._lacking(ordered, causes, processed, judged):
+        while lacking := self._lacking(ordered, causes, known, judged):
             yield from self._judge(lacking)
             judged |= lacking.keys()
         return ordered
 
     def passed(self, items: Sequence[Item]) -> Program[None]:
-        """Make due what waits for ``items``, and forget what they waited for."""
-        if not items:
-            return
-        ids = [item.message.id for item in items]
-        if hold_keys := (yield from self._waits.waited_for(self._name, ids)):
-            yield from self._waits.look_again(self._name, hold_keys)
-        yield from self._waits.forget(self._name, ids)
+        """Make due what waits for the dead among ``items``; the intake has done so for all that was accepted."""
+        if dead := [item for item in items if item.verdict is not None]:
+            yield from _let_go(self._waits, self._name, dead)
 
     def _causes_of(self, item: Item) -> frozenset[str]:
         """Return the causes that this consumer sees; one that cannot be read makes the message dead."""
@@ -216,6 +213,17 @@ class CausalIntake(Around):
         self._waits = waits
         self._claims = claims
 
+    def accept(self, items: Sequence[Item], done: Sequence[Item]) -> Program[None]:
+        """Make due what waits for what is done, duplicates among it: they were processed, under whatever id."""
+        yield from self._inner.accept(items, done)
+        if done:
+            yield from _let_go(self._waits, self._name, done)
+
+    def bury(self, items: Sequence[Item]) -> Program[None]:
+        """Forget what the dead waited for: nobody looks whether it has come."""
+        yield from self._inner.bury(items)
+        yield from self._waits.forget(self._name, [item.message.id for item in items])
+
     def retry_later(self, items: Sequence[Item]) -> Program[None]:
         """Look once more for what was committed since the gate looked, now that it is written who waits."""
         yield from self._inner.retry_later(items)
@@ -226,6 +234,14 @@ class CausalIntake(Around):
         processed = set((yield from self._claims.processed(self._name, awaited)))
         if due := {item.hold_key for item in waiting if processed.intersection(item.awaits)}:
             yield from self._waits.look_again(self._name, due)
+
+
+def _let_go(waits: WaitStore, consumer: str, items: Sequence[Item]) -> Program[None]:
+    """Make due what waits for ``items``, and forget what they waited for."""
+    ids = [item.message.id for item in items]
+    if hold_keys := (yield from waits.waited_for(consumer, ids)):
+        yield from waits.look_again(consumer, hold_keys)
+    yield from waits.forget(consumer, ids)
 
 
 def _with_causes_first(items: Sequence[Item], causes: Mapping[Item, frozenset[str]]) -> Sequence[Item]:

@@ -13,12 +13,14 @@ from pillarbox.transaction import Program
 class Gate(Protocol):
     """Stands before the handlers of one consumer; both methods are part of the run's transaction.
 
-    It sees what has no hold before it and was not processed yet, each message once, handled types and others.
+    It sees what has no hold before it, each message once, handled types and others.
     """
 
     @abstractmethod
-    def admit(self, items: Sequence[Item]) -> Program[Sequence[Item]]:
+    def admit(self, items: Sequence[Item], *, processed: Sequence[Item]) -> Program[Sequence[Item]]:
         """Return the items that may run, in the order in which they may; put the others aside.
+
+        What was ``processed`` before comes again, so that nothing has to wait for it; ``items`` were not yet.
 
         An item may be admitted because an earlier one of the answer will have run by then: if that one has to wait,
         so has this one. An item that must never run is given a verdict and admitted, to be buried. One that there is no
@@ -33,8 +35,9 @@ class Gate(Protocol):
 class OpenGate(Gate):
     """Lets everything pass, as it came."""
 
-    def admit(self, items: Sequence[Item]) -> Program[Sequence[Item]]:
+    def admit(self, items: Sequence[Item], *, processed: Sequence[Item]) -> Program[Sequence[Item]]:
         """Admit all."""
+        del processed
         yield from ()
         return items
 

@@ -264,7 +264,7 @@ class OutsideProcess:
             else:
                 busy_keys.add(item.hold_key)
                 entry.busy.append(item)
-        entry.ready += yield from rules.gate.admit(new)
+        entry.ready += yield from rules.gate.admit(new, processed=entry.report.suppressed)
         sort_out(without(new, entry.ready), entry.report, waiting=entry.report.early)
         yield from rules.guard.look(entry.ready)
         if rules.deduplicates:

@@ -123,6 +123,7 @@ class Run:
         sort_out(without(items, admitted), report, waiting=report.held)
         memory = yield from self._remember([item for item in admitted if self.rules.handles(item.message)])
         new: list[Item] = []
+        processed: list[Item] = []
         met = set[str]()
         for item in admitted:
             if not self.rules.handles(item.message):
@@ -135,7 +136,8 @@ class Run:
             else:  # before anything else: what was processed need not wait, nor be forgotten
                 memory.suppress(item.marks)
                 report.suppressed.append(item)
-        ready = yield from self.rules.gate.admit(new)
+                processed.append(item)
+        ready = yield from self.rules.gate.admit(new, processed=processed)
         sort_out(without(new, ready), report, waiting=report.early)
         yield from self.rules.guard.look(ready)
         return ready, memory

@@ -83,8 +83,11 @@ class CallStore(Protocol):
         """Return up to ``limit`` calls in doubt, those begun first first; with ``key`` only the one of that key."""
 
     @abstractmethod
-    def allow(self, key: str) -> Program[bool]:
-        """Forget a call in doubt, so that it is made anew; return whether there was one."""
+    def allow(self, key: str, *, answered: bool = False) -> Program[bool]:
+        """Forget a call in doubt, so that it is made anew; return whether there was one.
+
+        With ``answered`` it is one whose answer is stored: that is forgotten.
+        """
 
     @abstractmethod
     def purge(self, older_than: timedelta, *, limit: int) -> Program[int]:

@@ -19,8 +19,8 @@ class Outcome(Protocol):
     """What comes of an operation."""
 
     @property
-    def wrote(self) -> bool:
-        """The row was written."""
+    def is_known(self) -> bool:
+        """The row is there, as nobody else can change it now: it was written, or locked and looked at."""
         ...
 
 
@@ -49,7 +49,7 @@ def joined(tx: SyncTx, operation: Operation[T]) -> T: ...
 def joined(tx: AsyncTx | SyncTx, operation: Operation[T]) -> T | Coroutine[Any, Any, T]:
     """Do ``operation`` in the transaction of ``tx``, which stays the caller's to commit.
 
-    A session is flushed first; what it has loaded of the row is read again after a write.
+    A session is flushed first; what it has loaded of the row is read again after a write, and where that was refused.
 
     Raises:
         NoTransactionError: there is no open transaction; nothing was written.
@@ -79,7 +79,7 @@ def _in_session(operation: Operation[T], session: Session) -> T:
     transaction = adopt_sync(session)
     session.flush()
     outcome = transaction.run(operation.program(transaction.dialect_name))
-    if outcome.wrote:
+    if outcome.is_known:
         _read_again(session, operation)
     return outcome
 
@@ -93,6 +93,15 @@ def _read_again(session: Session, operation: Operation[Any]) -> None:
 
 
 def _is_of(state: InstanceState[Any], operation: Operation[Any]) -> bool:
+    """Tell whether a loaded object may be the row's; one that has expired is known by its primary key alone."""
+    mapper = state.mapper
+    known: dict[str, object] = {}
+    if state.key is not None:
+        names = [mapper.get_property_by_column(column).key for column in mapper.primary_key]
+        known = dict(zip(names, state.key[1], strict=True))
+    known |= state.dict
     columns = {operation.table.c[key]: value for key, value in operation.key.items()}
-    loaded = {state.mapper.get_property_by_column(column).key: value for column, value in columns.items()}
-    return all(state.dict.get(name, value) == value for name, value in loaded.items())
+    wanted = {mapper.get_property_by_column(column).key: value for column, value in columns.items()}
+    if state.expired and not known.keys() >= wanted.keys():
+        return False  # it is read again when somebody asks for it, and nothing of it can be written before
+    return all(known.get(name, value) == value for name, value in wanted.items())

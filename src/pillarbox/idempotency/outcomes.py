@@ -19,7 +19,7 @@ class Insertion(StrEnum):
         return self is Insertion.INSERTED
 
     @property
-    def wrote(self) -> bool:
+    def is_known(self) -> bool:
         """A row was written."""
         return self.inserted
 
@@ -47,7 +47,7 @@ class Application(StrEnum):
         return self is Application.MISSING
 
     @property
-    def wrote(self) -> bool:
+    def is_known(self) -> bool:
         """The row was written."""
         return self.applied
 
@@ -94,9 +94,9 @@ class VersionedWrite:
         return self.outcome is Write.MISSING
 
     @property
-    def wrote(self) -> bool:
-        """The row was written."""
-        return self.inserted or self.updated
+    def is_known(self) -> bool:
+        """The row is there: it was written, or locked and looked at."""
+        return not self.missing
 
 
 class Advance(StrEnum):
@@ -141,6 +141,6 @@ class StateAdvance:
         return self.outcome is Advance.MISSING
 
     @property
-    def wrote(self) -> bool:
-        """The row was written."""
-        return self.advanced
+    def is_known(self) -> bool:
+        """The row is there: it was written, or locked and looked at."""
+        return not self.missing

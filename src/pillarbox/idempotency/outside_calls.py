@@ -12,6 +12,7 @@ from pillarbox.clock import Clock
 from pillarbox.errors import (
     ConfigurationError,
     ConflictError,
+    DecodeError,
     InDoubtError,
     NotFoundError,
     PillarboxError,
@@ -149,22 +150,40 @@ class OutsideCalls:
             given = await self._made(key, token, call, failed)
             body = await self._body_of(given, key, token, answer)
             stored = await self._insist(lambda: self._store.answer(fitting(key), body))
-        return self._decoded(stored, answer)
+        try:
+            return self._decoded(stored, answer)
+        except DecodeError as error:
+            reason = f"the answer that is stored cannot be read ({error.reason}), so it is to be recorded instead=True"
+            raise InDoubtError(key=key, reason=reason) from error
 
     async def in_doubt(self) -> Sequence[DoubtfulCall]:
         """Return the calls in doubt, those begun first first."""
         return await self._source.run(self._store.in_doubt(limit=LISTED))
 
-    async def record(self, key: str, answer: object) -> None:
+    async def record(self, key: str, answer: object, *, instead: bool = False) -> None:
         """Store the answer that a call in doubt had, as the other side's records show; then replay the dead letter.
 
+        Args:
+            key: the key of the call.
+            answer: what the other side answered.
+            instead: it takes the place of an answer that is stored, such as one that was recorded wrongly.
+
         Raises:
-            NotFoundError: no call is in doubt under this key; nothing was changed.
+            NotFoundError: no such call is in doubt, or has an answer; nothing was changed.
         """
+        codec = self._plain if model_kind(type(answer)) is None else self._codec
+        body = codec.encode(answer)
+        if instead:
+            await self._source.run(self._replace(key, body))
+            return
         if not await self._source.run(self._store.in_doubt(limit=1, key=fitting(key))):
             raise NotFoundError(kind="call in doubt", identifier=key)
-        codec = self._plain if model_kind(type(answer)) is None else self._codec
-        await self._source.run(self._store.answer(fitting(key), codec.encode(answer)))
+        await self._source.run(self._store.answer(fitting(key), body))
+
+    def _replace(self, key: str, body: bytes) -> Program[None]:
+        if not (yield from self._store.allow(fitting(key), answered=True)):
+            raise NotFoundError(kind="call with an answer", identifier=key)
+        yield from self._store.answer(fitting(key), body)
 
     async def allow(self, key: str) -> None:
         """Have a call in doubt made anew at the next try: the other side has no trace of it.

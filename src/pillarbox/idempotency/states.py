@@ -59,7 +59,15 @@ class StateMachine:
 
         Where a way to ``current`` leads around ``state``, it may never have been there.
         """
-        return current == state or state in self._passed.get(current, ())
+        known = self._named(current)
+        return known == state or state in self._passed.get(known, ())
+
+    def _named(self, current: object) -> object:
+        """Return what this machine calls ``current``: a column of enums takes names, and returns members for them."""
+        if current in self._next or not isinstance(current, Enum):
+            return current
+        names = (name for name in (current.name, current.value) if isinstance(name, str))
+        return next((name for name in names if name in self._next), current)
 
     def _passed_before(self, current: State) -> frozenset[State]:
         """Return the states that every way to ``current`` leads through."""

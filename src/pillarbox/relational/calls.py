@@ -57,6 +57,7 @@ DOUBTFUL = (  # index on (state, answered_at)
 )
 DOUBTFUL_ONE = select(_call.call_key, now_us() - _call.begun_at).where(_call.call_key == KEY, *_doubtful)
 ALLOW = delete(outside_calls).where(_call.call_key == KEY, *_doubtful).returning(_call.call_key)
+FORGET_ANSWER = delete(outside_calls).where(_call.call_key == KEY, _call.state == ANSWERED).returning(_call.call_key)
 _kept_since = select(now_us() - bindparam("age_us", type_=BigInteger)).scalar_subquery()  # once, for an index's sake
 OLDEST = (  # index on (state, answered_at)
     select(_call.call_key)
@@ -113,9 +114,9 @@ class RelationalCallStore(CallStore):
         found = yield (Execute(DOUBTFUL, {"up_to": limit}) if key is None else Execute(DOUBTFUL_ONE, {"of_key": key}))
         return [DoubtfulCall(key=one, age=timedelta(seconds=age_us / MICROSECONDS)) for one, age_us in found]
 
-    def allow(self, key: str) -> Program[bool]:
+    def allow(self, key: str, *, answered: bool = False) -> Program[bool]:
         """Delete the row unless somebody holds it."""
-        return bool((yield Execute(ALLOW, {"of_key": key})))
+        return bool((yield Execute(FORGET_ANSWER if answered else ALLOW, {"of_key": key})))
 
     def purge(self, older_than: timedelta, *, limit: int) -> Program[int]:
         """Lock the oldest answers that nobody else is at, then delete them."""

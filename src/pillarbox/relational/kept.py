@@ -33,7 +33,7 @@ def _kept_in(table: Table) -> Executable:
     )
 
 
-PLACES = (_kept_in(outbox_published), _kept_in(outbox))
+PLACES = (_kept_in(outbox), _kept_in(outbox_published))  # in the order in which a record comes through them
 
 
 class StoreKept(Kept):
@@ -47,13 +47,14 @@ class StoreKept(Kept):
     async def fetch(self, destination: str, key: str, *, first: Number, last: int) -> Sequence[Message]:
         """Select from both tables: what is pending was committed, too."""
         try:
-            return await self._source.run(_fetch(destination, key, first, last))
+            return await self._source.run(fetching(destination, key, first=first, last=last))
         finally:
             if self._let_go is not None:
                 await self._let_go()
 
 
-def _fetch(destination: str, key: str, first: Number, last: int) -> Program[Sequence[Message]]:
+def fetching(destination: str, key: str, *, first: Number, last: int) -> Program[Sequence[Message]]:
+    """Return a line's messages by number; what moves from one table to the other meanwhile is in one of them."""
     asked = {
         "of_destination": destination,
         "of_key": key,

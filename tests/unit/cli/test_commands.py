@@ -223,10 +223,12 @@ def test_calls_in_doubt_are_listed_and_decided(pillarbox: Shell) -> None:
     assert pillarbox.json("calls", "list") == []
     assert pillarbox("calls", "allow", "shop/charge:m1").exit_code == 2
     assert "is no JSON" in pillarbox("calls", "record", "shop/charge:m1", "r-1").output
+    assert "is stored" in pillarbox.text("calls", "record", "--instead", "shop/charge:m1", '{"number": "r-2"}')
+    assert "no call with an answer" in pillarbox("calls", "record", "--instead", "shop/charge:m2", "2").output
     (stored,) = pillarbox.run(
         lambda store: store.calls.begin("shop/charge:m1", token="t", hold=timedelta(0), repeatable_for=None)
     )
-    assert stored == Answered(b'{"number":"r-1"}')
+    assert stored == Answered(b'{"number":"r-2"}')
 
 
 def test_migrating_twice_changes_nothing(pillarbox: Shell) -> None:

@@ -154,6 +154,16 @@ class CallStoreContract:
         assert await wait_until(lambda: harness.source.run(harness.calls.allow(KEY)))
         assert await begin(harness, repeatable_for=None) == Ours()
 
+    async def test_an_answer_may_be_forgotten_by_a_person(self, harness: StoreHarness) -> None:
+        """A call that is in doubt, or that somebody makes, has none."""
+        await begin(harness, "one")
+        await answer(harness, key="answered")
+        for key, known in ((KEY, False), ("answered", True), ("nowhere", False)):
+            assert await harness.source.run(harness.calls.allow(key, answered=True)) is known
+
+        assert await begin(harness, "two") == Held()
+        assert await begin(harness, "two", key="answered", repeatable_for=None) == Ours()
+
     async def test_the_oldest_in_doubt_come_first(self, harness: StoreHarness) -> None:
         """As many as are asked for, with their age."""
         for key in ("c", "a", "b"):

@@ -6,7 +6,15 @@ import pytest
 
 from pillarbox.message import Number, number_of
 from pillarbox.outbox import record_of
-from pillarbox.testing.contracts.harness import TOPIC, StoreHarness, append, make_message, make_record, read_all
+from pillarbox.testing.contracts.harness import (
+    TOPIC,
+    StoreHarness,
+    append,
+    make_message,
+    make_record,
+    read_all,
+    take_all,
+)
 
 
 class KeptContract:
@@ -36,6 +44,19 @@ class KeptContract:
 
         assert [one.id for one in await harness.kept.fetch(TOPIC, "k", first=first, last=9)] == ["old"]
         assert [one.id for one in await harness.kept.fetch(TOPIC, "k", first=second, last=9)] == ["new"]
+
+    async def test_what_was_published_is_returned_as_far_as_it_is_kept(self, harness: StoreHarness) -> None:
+        """With what is still to be published; a record that was not kept leaves a hole."""
+        tenant = await take_all(harness)
+        await append(harness, *(record_of(make_message(f"m{at}"), numbered=True) for at in range(1, 6)))
+        (epoch,) = {number.epoch for number in await self._numbers(harness)}
+        positions = [one.position for one in await read_all(harness)]
+        await harness.source.run(harness.slots.settle_and_keep(tenant.scope, tenant.tokens, positions[:2]))
+        await harness.source.run_single(harness.slots.settle(tenant.scope, tenant.tokens, positions[2:3]))
+
+        found = await harness.kept.fetch(TOPIC, "k", first=Number(epoch, 2), last=5)
+
+        assert [one.id for one in found] == ["m2", "m4", "m5"]
 
     async def test_what_is_not_kept_is_not_returned(self, harness: StoreHarness) -> None:
         """Nothing is made up."""
