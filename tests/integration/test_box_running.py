@@ -193,6 +193,26 @@ async def test_a_consumer_that_another_process_has_is_not_forgotten(lasting_url:
         assert await noted(newer) == ["added a", "added b"]
 
 
+async def test_a_queue_that_another_service_reads_is_refused_until_that_has_stopped(lasting_url: str) -> None:
+    """Each of its messages would go to the one or the other."""
+    first, _ = make_box(lasting_url, service="billing")
+    second, happenings = make_box(lasting_url, service="shipping")
+    for box in (first, second):
+
+        @box.on(ChargePayment, name="charge")
+        async def charge(payment: ChargePayment, tx: AsyncConnection) -> None:
+            await note(tx, payment.order_id)
+
+    async with first.running():
+        with pytest.raises(ConfigurationError, match="has the consumer billing/charge already"):
+            async with second.running():
+                pytest.fail("it started")
+    async with second.running():
+        await create_tables(second)
+        await publish(second, ChargePayment("o-1"))
+        await happenings.until(MessageHandled)
+
+
 async def test_its_successor_takes_over_what_it_left_also_after_a_start_that_failed(lasting_url: str) -> None:
     await _leave_work_for(lasting_url, "old-name")
     forgetful, _ = _with_noting_handler(lasting_url, "new-name")

@@ -22,7 +22,17 @@ from pillarbox.app.system_clock import SystemClock
 from pillarbox.brokers.kafka import KafkaBroker, kafka_broker
 from pillarbox.brokers.kafka.layout import topic_of
 from pillarbox.brokers.kafka.share import receipt_of
-from pillarbox.channel import Confirmed, NotSent, Outcome, Refused, SendResult, Subscription, Unavailable, Unknown
+from pillarbox.channel import (
+    Confirmed,
+    NotReady,
+    NotSent,
+    Outcome,
+    Refused,
+    SendResult,
+    Subscription,
+    Unavailable,
+    Unknown,
+)
 from pillarbox.control.diagnosis import DiagnosisLimits, Severity
 from pillarbox.errors import BrokerUnavailableError, ConfigurationError
 from pillarbox.observe import MessageDead, RecordParked
@@ -130,13 +140,14 @@ async def listening(broker: KafkaBroker, subscription: Subscription) -> AsyncGen
         await receiver.close()
 
 
+async def is_confirmed(sender: MessageSender, *messages: Message) -> bool:
+    """Send ``messages`` and tell whether all were stored."""
+    return set(await sender.send(messages)) == {Confirmed()}
+
+
 async def send_until_confirmed(sender: MessageSender, message: Message) -> None:
     """Send ``message`` again and again: a server that has just started may need longer than a lease gives it."""
-
-    async def is_confirmed() -> bool:
-        return list(await sender.send([message])) == [Confirmed()]
-
-    await wait_until(is_confirmed)
+    await wait_until(lambda: is_confirmed(sender, message))
 
 
 async def test_a_key_lies_where_a_java_client_would_put_it(broker: KafkaBroker) -> None:
@@ -341,6 +352,59 @@ async def test_what_was_removed_unread_and_partitions_that_are_new_are_told_and_
     assert f"{name} [5]" in caplog.text
 
 
+async def test_a_topic_that_somebody_removed_is_not_ready_and_a_queue_is_made_again(
+    broker: KafkaBroker, operator: Any
+) -> None:
+    topic, queue, other = new_topic(), new_queue(), new_queue()
+    await broker.declare([new_subscription(topic)])
+    sender = broker.sender()
+    gone = [letter("gone", topic), letter("gone", queue)]
+    assert set(await sender.send([*gone, letter("other", other)])) == {Confirmed()}
+    for answer in operator.delete_topics([topic_of(topic), topic_of(queue)]).values():
+        answer.result()
+
+    async def is_told() -> bool:
+        return isinstance((await sender.send([letter("later", topic)]))[0], NotReady)
+
+    await wait_until(is_told, WITHIN)
+    await wait_until(lambda: is_confirmed(sender, letter("later", queue)), WITHIN)
+    assert list(await sender.send([letter("later", topic), letter("later", other)]))[1] == Confirmed()
+
+
+async def test_a_topic_that_somebody_made_again_is_read_from_its_beginning_and_not_in_the_middle(
+    broker: KafkaBroker, operator: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = new_queue()
+    sender, name = broker.sender(), topic_of(queue)
+    async with listening(broker, new_subscription(queue)) as receiver:
+        former = [letter(f"former-{number}", queue, key="k") for number in range(3)]
+        await receive_all(receiver, confirmed_of(former, await sender.send(former)))
+        operator.delete_topics([name])[name].result()
+        later = [letter(f"later-{number}", queue, key="k") for number in range(6)]
+        await wait_until(lambda: is_confirmed(sender, *later), WITHIN)
+
+        came = await receive_all(receiver, {one.id for one in later})
+
+    assert {one.id for one in came} == {one.id for one in later}
+    assert "since somebody removed the topic and made it again" in caplog.text
+
+
+async def test_partitions_that_are_added_while_a_consumer_runs_are_told_of(
+    broker: KafkaBroker, operator: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = new_queue()
+    async with listening(broker, new_subscription(queue)) as receiver:
+        await broker.sender().send([letter("m1", queue)])
+        await receive(receiver, 1)
+        operator.create_partitions([admin_of_client.NewPartitions(topic_of(queue), 6)])[topic_of(queue)].result()
+
+        async def is_told() -> bool:
+            await receiver.receive(1, within=timedelta(milliseconds=100))
+            return "has 6 partitions, and had 4" in caplog.text
+
+        await wait_until(is_told, WITHIN, works=True)
+
+
 async def test_what_a_slow_handler_has_is_not_given_to_others_while_the_group_goes_on(
     kafka_server: KafkaServer,
 ) -> None:
@@ -420,6 +484,26 @@ async def test_the_doctor_looks_at_the_broker_of_a_box(
     assert found["unclean-election"] == found["compaction"] == found["partition-count"] == Severity.OK
     await box.broker.close()
     await box.store.close()
+
+
+async def test_the_doctor_judges_topics_of_ours_alone_and_one_that_is_gone_is_no_broker_that_is_away(
+    broker: KafkaBroker, operator: Any
+) -> None:
+    gone, there, others = new_topic(), new_topic(), f"schemas-{uuid4().hex}"
+    await broker.declare([new_subscription(gone)])
+    made = [
+        admin_of_client.NewTopic(topic_of(there), num_partitions=4),
+        admin_of_client.NewTopic(others, num_partitions=1, config={"cleanup.policy": "compact"}),
+    ]
+    for answer in [*operator.create_topics(made).values(), *operator.delete_topics([topic_of(gone)]).values()]:
+        answer.result()
+
+    broker.look_at([there])
+    findings = await broker.diagnose(deep=False)
+
+    subjects = {one.subject for one in findings if one.subject.startswith("topic ")}
+    assert subjects == {f"topic {topic_of(gone)}", f"topic {topic_of(there)}"}
+    assert [one.subject for one in findings if one.code == "topic-absent"] == [f"topic {topic_of(gone)}"]
 
 
 @pytest.mark.fault

@@ -584,6 +584,19 @@ async def test_a_stream_of_other_subjects_is_refused_with_what_to_do(broker: Nat
         await broker.declare([new_subscription(topic)])
 
 
+async def test_a_subject_that_a_stream_of_somebody_else_takes_is_refused_with_what_to_do(
+    broker: NatsBroker, jetstream: JetStream
+) -> None:
+    topic = new_topic()
+    archive = stream_of(topic).replace("topic:", "archive-")
+    await jetstream.ask(f"STREAM.CREATE.{archive}", name=archive, subjects=[subject_of(topic, ">")])
+
+    with pytest.raises(ConfigurationError, match="another stream takes"):
+        await broker.declare([new_subscription(topic)])
+
+    await jetstream.ask(f"STREAM.DELETE.{archive}")
+
+
 async def test_a_stream_that_drops_messages_is_told_of_and_found_by_the_doctor(
     broker: NatsBroker, jetstream: JetStream, nats_server: NatsServer, sqlite_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:

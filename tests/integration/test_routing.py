@@ -27,6 +27,7 @@ from pillarbox.errors import ConfigurationError, DuplicateConsumerError, Invalid
 from pillarbox.observe import DestinationNotReady, DuplicateSuppressed, MessageDead, MessageFiltered, MessageRouted
 from pillarbox.outbox import record_of
 from pillarbox.relational.tables import queue
+from pillarbox.serialization import UNREADABLE
 from pillarbox.testing import Harness
 from tests.integration.boxes import (
     ChargePayment,
@@ -242,6 +243,29 @@ async def test_what_a_filter_discards_is_told_of(store_url: str) -> None:
         assert await box.dead_letters.count() == 0
 
 
+async def test_what_nobody_can_read_is_neither_discarded_nor_passed_on(store_url: str) -> None:
+    box, happenings = make_box(store_url)
+    box.include(
+        MessageFilter("charges", keep={"field": "type", "operator": "eq", "value": "payment.charge"}, to="kept")
+    )
+    box.include(ContentBasedRouter("all", default="rest"))
+
+    async with box.running():
+        async with box.store.begin() as transaction:
+            found = [
+                structs.replace(message(name, destination=f"queue:{name}"), type=UNREADABLE)
+                for name in ("charges", "all")
+            ]
+            await transaction.run(box.store.outbox.append([record_of(one) for one in found]))
+        await happenings.until(MessageDead, 2)
+        letters = await box.dead_letters.list()
+
+    assert {(one.consumer, one.message.body) for one in letters} == {
+        ("shop/charges", found[0].body),
+        ("shop/all", found[1].body),
+    }
+
+
 async def test_a_tap_on_a_topic_changes_nothing_for_its_subscribers(store_url: str) -> None:
     box, happenings = make_box(store_url)
     box.include(WireTap("tap", source=OrderPlaced, to="audit"))
@@ -374,6 +398,26 @@ def test_a_box_explains_with_the_classes_that_it_knows() -> None:
 
     assert (order.route, order.destinations) == ("orders", ("queue:large",))
     assert (charge.route, charge.destinations) == ("payments", ("queue:bank",))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"headers": {"routedby": "shop/other shop/orders"}}, "shop/orders"),
+        ({"type": UNREADABLE}, UNREADABLE),
+    ],
+    ids=["has passed it", "nobody can read it"],
+)
+def test_a_message_that_its_route_would_not_pass_on_is_explained_as_a_dead_letter(
+    change: dict[str, Any], reason: str
+) -> None:
+    box, _ = make_box("memory://")
+    box.include(ContentBasedRouter("orders", source="topic:order", default="rest"))
+
+    (found,) = box.explain(structs.replace(message(), **change))
+
+    assert (found.outcome, found.destinations) == ("dead", ())
+    assert reason in str(found.reason)
 
 
 async def test_a_harness_runs_the_routes_of_a_box_too() -> None:

@@ -330,7 +330,8 @@ class Parts:
         keeps_unread = consumer.options.name == REPLIES  # another release beside this one awaits what this one does not
 
         def decode(message: Message) -> object:
-            if is_routed or (keeps_unread and message.type not in types and message.type != UNREADABLE):
+            passes_on = is_routed or (keeps_unread and message.type not in types)
+            if passes_on and message.type != UNREADABLE:
                 return message
             if message.type not in types:
                 raise UnknownMessageTypeError(message_type=message.type, version=message.version)

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import cast
 
 from pillarbox.channel import Broker
-from pillarbox.control.diagnosis import Diagnosable, DiagnosisLimits, Doctor
+from pillarbox.control.diagnosis import Diagnosable, DiagnosisLimits, Doctor, SharedWithOthers
 from pillarbox.errors import ConfigurationError
 from pillarbox.relational import RelationalStore
 
 
-def doctor_of(store: RelationalStore, limits: DiagnosisLimits, broker: Broker | None = None) -> Doctor:
+def doctor_of(
+    store: RelationalStore, limits: DiagnosisLimits, broker: Broker | None = None, *, channels: Iterable[str] = ()
+) -> Doctor:
     """Return the doctor of a box on ``store``, and of its ``broker`` where that can say something; connects to nothing.
+
+    Args:
+        channels: the box's; a broker that has those of others, too, judges these and no others.
 
     Raises:
         ConfigurationError: nobody knows that kind of database.
     """
     patients = [_of_database(store, limits)]
+    if SharedWithOthers in type(broker).__mro__:
+        cast("SharedWithOthers", broker).look_at(channels)
     if Diagnosable in type(broker).__mro__:
         patients.append(cast("Diagnosable", broker))
     return Doctor(patients)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar, Unpack, overload
 
 from pillarbox.app.orchestrating import Included, breaks_of
 from pillarbox.app.running import Running
 from pillarbox.consumer import Declaration, Declaring, Handlers, Options, Providers, RouteOptions, declaration_of
-from pillarbox.errors import ConfigurationError
+from pillarbox.errors import ConfigurationError, PillarboxError, RoutingLoopError, UnknownMessageTypeError
 from pillarbox.message import Message, Registry
+from pillarbox.message.headers import ROUTED_BY
 from pillarbox.relational import RelationalStore
-from pillarbox.routing import Explanation, Reader, Route
+from pillarbox.routing import Explanation, Reader, Route, RoutedMessage
 from pillarbox.saga import Saga
 from pillarbox.saga.resolve import Definition
 from pillarbox.saga.sagas import Sagas
-from pillarbox.serialization import Codec, decode_message
+from pillarbox.serialization import UNREADABLE, Codec, decode_message
 
 S = TypeVar("S")
 E = TypeVar("E")
@@ -149,7 +151,21 @@ class Including(Declaring):
         """
         self._register_declared()
         view = self._reader.view(message)
-        return tuple(route.explain(view) for route in self.routes if route.takes(view.message))
+        return tuple(self._explained(route, view) for route in self.routes if route.takes(view.message))
+
+    def _explained(self, route: Route, view: RoutedMessage) -> Explanation:
+        """Explain what ``route`` decides, or why it is not asked."""
+        found, by = route.explain(view), f"{self.name}/{route.name}"
+        passed = view.headers.get(ROUTED_BY, "")
+        reason: PillarboxError
+        if view.type == UNREADABLE:
+            reason = UnknownMessageTypeError(message_type=view.type, version=1)
+        elif by in passed.split():
+            reason = RoutingLoopError(router=by, path=passed)
+        else:
+            return found
+        rules = tuple(replace(rule, decides=False) for rule in found.rules)
+        return replace(found, rules=rules, outcome="dead", destinations=(), reason=str(reason))
 
     def check_body(self, message: Message, /) -> object:
         """Decode ``message`` as its consumers would, and return what they would be given.

@@ -11,7 +11,7 @@ from pillarbox.app.system_clock import SystemClock
 from pillarbox.clock import Clock
 from pillarbox.errors import ConfigurationError
 from pillarbox.idempotency import InboxSettings
-from pillarbox.message import Limits
+from pillarbox.message import Limits, parse_destination
 from pillarbox.relay import RelaySettings
 from pillarbox.retry import Classification
 from pillarbox.serialization import ForeignMessages
@@ -58,11 +58,13 @@ class Settings:
     migrate_on_open: bool | None = None
 
     def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing.
+        """Refuse what means nothing.
 
         Raises:
-            ConfigurationError: there is no room for any message.
+            ConfigurationError: there is no room for any message, or ``foreign`` names what is no channel.
         """
+        for channel in self.foreign:
+            parse_destination(channel)
         if self.max_held is not None and self.max_held < 1:
             raise ConfigurationError(f"max_held is at least 1, or None to set no bound, got {self.max_held}")
 

@@ -6,7 +6,7 @@ EIP: *Message Store*; Karwin and others call the shape a database queue.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,6 +33,10 @@ class QueueStore(Protocol):
     @abstractmethod
     def subscribe(self, subscription: Subscription) -> Program[None]:
         """Give the consumer a place on each topic it listens to; idempotent."""
+
+    @abstractmethod
+    def rivals(self, subscription: Subscription) -> Program[Mapping[str, str]]:
+        """Return those of its queues that a living process reads as another consumer, with that consumer's name."""
 
     @abstractmethod
     def enqueue(self, messages: Sequence[Message]) -> Program[Collection[str]]:

@@ -33,7 +33,7 @@ async def doctor(place: Place, strict: bool, deep: bool, everything: bool, oldes
     """
     async with place.lend():
         limits = DiagnosisLimits(oldest_transaction=oldest_transaction)
-        found = await doctor_of(place.store, limits, place.broker).examine(deep=deep)
+        found = await doctor_of(place.store, limits, place.broker, channels=place.channels).examine(deep=deep)
     _show(place, found, everything=everything)
     bad = {Severity.ERROR, Severity.WARNING} if strict else {Severity.ERROR}
     if found.worst in bad:

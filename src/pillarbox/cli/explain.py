@@ -13,8 +13,10 @@ from pillarbox.cli.output import print_json, print_line, wants_json
 from pillarbox.cli.places import json_option, load_box
 from pillarbox.errors import ConfigurationError, UnknownMessageTypeError
 from pillarbox.message import Message, parse_destination
+from pillarbox.message.headers import SCHEMA_VERSION
 from pillarbox.routing import Explanation
 from pillarbox.routing.view import EXAMPLE
+from pillarbox.serialization.faults import find_fault
 
 FIELDS = frozenset({"id", "type", "key", "channel", "headers", "body"})
 SHAPE = 'write {"type": "order.placed", "body": {…}}, and if you like "channel", "key", "headers", "id"'
@@ -63,13 +65,16 @@ def _explained(box: Pillarbox, said: Mapping[str, Any]) -> tuple[Explanation, ..
 
 
 def _message(box: Pillarbox, said: Mapping[str, Any], channel: str) -> Message:
+    """Return the message as it would be published: of the newest version, unless its headers name another."""
+    newest = {one.name: str(one.version) for one in box.registry.types()}  # by version, the newest last
+    version = {SCHEMA_VERSION: newest[said["type"]]} if said["type"] in newest else {}
     return Message(
         id=said.get("id", EXAMPLE),
         type=said["type"],
         destination=channel,
         key=said.get("key"),
         content_type=box.codec.content_type(),
-        headers=said.get("headers", {}),
+        headers={**version, **said.get("headers", {})},
         body=json.dumps(said["body"]).encode(),
     )
 
@@ -88,16 +93,17 @@ def _read(file: IO[str]) -> Mapping[str, Any]:
         raise ConfigurationError(f"{file.name} holds no message; {SHAPE}")
     message = cast("dict[str, Any]", said)
     headers = message.get("headers", {})
-    texts = [message.get("type"), message.get("id", ""), message.get("key") or "", message.get("channel") or ""]
+    said_of_it = [message[name] for name in ("key", "channel") if message.get(name) is not None]
+    texts: list[object] = [message.get("type"), message.get("id", ""), *said_of_it]
     if isinstance(headers, dict):
         texts += cast("dict[str, Any]", headers).values()
     if (
         message.keys() - FIELDS
         or "body" not in message
         or not isinstance(headers, dict)
-        or not all(isinstance(text, str) for text in texts)
+        or not all(isinstance(text, str) and find_fault(text) is None for text in texts)
     ):
         raise ConfigurationError(f"{file.name} holds no message; {SHAPE}")
-    if message.get("channel"):
+    if message.get("channel") is not None:
         parse_destination(message["channel"])
     return message

@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -54,6 +54,19 @@ class Place:
     def broker(self) -> Broker | None:
         """The broker of the box; a store by its URL alone has none."""
         return None if self.box is None else self.box.broker
+
+    @property
+    def channels(self) -> Iterable[str]:
+        """The channels that the box sends to or receives from.
+
+        Raises:
+            InvalidSetupError: something is wrong with its declarations.
+        """
+        if self.box is None:
+            return ()
+        received = [channel for consumer in self.box.consumers() for channel in consumer.channels]
+        routed = [output for route in self.box.routes for output in route.outputs]
+        return {*received, *routed, *(kind.destination for kind in self.box.registry.types())}
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[Control]:

@@ -45,7 +45,6 @@ LOOK_AGAIN = timedelta(milliseconds=250)
 """When a message is looked at again that relies on one which was not handled; its gate knows more by then."""
 WHOSE = "something for a batch, and nobody knows which of its messages it follows from; publish through list[Context]"
 
-
 RunProgram: TypeAlias = Generator[Effect, Any, "RunReport"]
 
 

@@ -6,7 +6,7 @@ An adapter reads facts, a pure function of its own turns them into findings, and
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -86,6 +86,14 @@ class Diagnosable(Protocol):
             StoreUnavailableError: a store cannot be reached.
             BrokerUnavailableError: a broker cannot be reached.
         """
+
+
+class SharedWithOthers(Diagnosable, Protocol):
+    """A broker that cannot tell our channels from what other programs keep there: it has to be told which are ours."""
+
+    @abstractmethod
+    def look_at(self, channels: Iterable[str], /) -> None:
+        """Have ``channels`` looked at, beside those that were declared; nothing of anybody else is judged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

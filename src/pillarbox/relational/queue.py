@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from sqlalchemy import BigInteger, SmallInteger, String, bindparam, delete, select, text
+from sqlalchemy import BigInteger, SmallInteger, String, bindparam, delete, exists, literal, select, text
 
 from pillarbox.channel import QueuedMessage, QueueStore, Subscription, is_queue
 from pillarbox.message import Message
 from pillarbox.outbox import SLOTS, bucket_of
+from pillarbox.relational.consumers import IN_SCOPE
 from pillarbox.relational.expressions import (
     any_of,
     anywhere,
@@ -22,7 +23,7 @@ from pillarbox.relational.expressions import (
 )
 from pillarbox.relational.leases import is_owned
 from pillarbox.relational.rows import MESSAGE_COLUMNS, message_columns, message_of, message_values
-from pillarbox.relational.tables import queue, subscriptions
+from pillarbox.relational.tables import consumers, members, queue, subscriptions
 from pillarbox.transaction import Execute, Program
 
 _channel = values_of(texts("channels"), String()).c.value
@@ -36,6 +37,10 @@ SUBSCRIBE = (
 )
 SUBSCRIBERS = select(subscriptions.c.channel, subscriptions.c.consumer).where(
     any_of(subscriptions.c.channel, texts("channels"))
+)
+LIVING_OTHERS = select(consumers.c.consumer, consumers.c.channels).where(
+    consumers.c.consumer != bindparam("by", type_=String),
+    exists().where(members.c.scope == literal(IN_SCOPE) + consumers.c.consumer, members.c.expires_at > now_us()),
 )
 ENQUEUE = insert_into(queue).values(
     **{name: bindparam(name, type_=queue.c[name].type) for name in ("consumer", *MESSAGE_COLUMNS)},
@@ -68,6 +73,12 @@ class RelationalQueueStore(QueueStore):
         topics = sorted(channel for channel in subscription.channels if not is_queue(channel))
         if topics:
             yield Execute(SUBSCRIBE, {"channels": topics, "by": subscription.consumer})
+
+    def rivals(self, subscription: Subscription) -> Program[Mapping[str, str]]:
+        """Look at what the registry of consumers says of those that a process has now."""
+        queues = {channel for channel in subscription.channels if is_queue(channel)}
+        rows = (yield Execute(LIVING_OTHERS, {"by": subscription.consumer})) if queues else ()
+        return {channel: name for name, channels in rows for channel in str(channels).split() if channel in queues}
 
     def enqueue(self, messages: Sequence[Message]) -> Program[Collection[str]]:
         """Fan out in the order given."""

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from pillarbox import Handlers, Pillarbox, Settings, event
 from pillarbox.brokers.memory import MemoryBroker
 from pillarbox.errors import ConfigurationError, DuplicateTypeError, InvalidSetupError
+from pillarbox.serialization import ForeignMessages
 from pillarbox.testing import VirtualClock
 
 SECRET = "s3cret-Pa55"
@@ -45,6 +46,14 @@ def test_the_environment_can_name_both_places(monkeypatch: pytest.MonkeyPatch) -
     box = Pillarbox("shop")
 
     assert (box.store.name, type(box.broker)) == ("SQLite", MemoryBroker)
+
+
+@pytest.mark.parametrize("channel", ["payments", "queue:", "queue:Payments", "exchange:payments"])
+def test_messages_of_others_on_what_is_no_channel_are_refused_since_nobody_would_read_them_so(channel: str) -> None:
+    theirs = ForeignMessages(id="header:x-id", type="=payment.charge")
+
+    with pytest.raises(ConfigurationError, match=r"queue"):
+        Settings(foreign={channel: theirs})
 
 
 @pytest.mark.parametrize("store", ["oracle://h/d", "redis://h", "kafka://h"])

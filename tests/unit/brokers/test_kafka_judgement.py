@@ -60,6 +60,8 @@ def test_settings_of_a_topic_that_endanger_messages_are_found(
         (replace(SOUND, brokers=1, topics=(replace(TOPIC, replicas=1),)), ("replication-factor", Severity.NOTICE)),
         (replace(SOUND, topics=(replace(TOPIC, partitions=4),)), ("partition-count", Severity.WARNING)),
         (replace(SOUND, topics=(replace(TOPIC, settings=None),)), ("kafka-rights", Severity.NOTICE)),
+        (replace(SOUND, absent=("parcel",)), ("topic-absent", Severity.NOTICE)),
+        (replace(SOUND, topics=()), ("topic-absent", Severity.NOTICE)),
     ],
 )
 def test_shapes_that_endanger_messages_are_found(facts: KafkaFacts, found: tuple[str, Severity]) -> None:

@@ -109,7 +109,9 @@ class OnePartition:
 
 
 @contextmanager
-def pumped(consumer: OnePartition, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pump]:
+def pumped(
+    consumer: OnePartition, monkeypatch: pytest.MonkeyPatch, *, recreated: Callable[[], Sequence[str]] = lambda: ()
+) -> Iterator[Pump]:
     monkeypatch.setattr(module, "Consumer", consumer.made_with)
     pump = Pump(
         "shop/c",
@@ -118,6 +120,7 @@ def pumped(consumer: OnePartition, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         clock=SystemClock(),
         news=lambda: None,
         foreign={},
+        recreated=recreated,
     )
     pump.start()
     assert consumer.has_told_all.wait(5.0)
@@ -187,4 +190,34 @@ def test_what_is_out_when_a_place_is_gone_may_be_returned(monkeypatch: pytest.Mo
         after = handed_out(pump, 1)
 
     assert offsets_of([*again, *after]) == [5, 0]
+    assert consumer.begins == 1
+
+
+def test_of_a_topic_that_somebody_made_again_nothing_is_read_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
+    consumer = OnePartition([Record(5), Record(6)], [Record(7)], from_the_beginning=[Record(0), Record(1)])
+    news = deque[Sequence[str]]([["order"]])
+
+    with pumped(consumer, monkeypatch, recreated=lambda: news.popleft() if news else ()) as pump:
+        before = handed_out(pump, 2)
+        pump.accept(before)
+        after = handed_out(pump, 2)
+        pump.accept(after)
+        wait_blocking(lambda: consumer.committed[-1:] == [2])
+
+    assert offsets_of([*before, *after]) == [5, 6, 0, 1]
+    assert consumer.begins == 1
+
+
+def test_the_group_is_told_of_a_topic_that_somebody_made_again_before_anything_of_it_came(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    consumer = OnePartition([Record(5)], from_the_beginning=[])
+    news = deque[Sequence[str]]()
+
+    with pumped(consumer, monkeypatch, recreated=lambda: news.popleft() if news else ()) as pump:
+        pump.accept(handed_out(pump, 1))
+        wait_blocking(lambda: consumer.committed[-1:] == [6])
+        news.append(["order"])
+        wait_blocking(lambda: consumer.committed[-1:] == [0])
+
     assert consumer.begins == 1

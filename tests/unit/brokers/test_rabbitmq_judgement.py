@@ -45,6 +45,7 @@ def test_a_sound_server_has_nothing_amiss() -> None:
         (replace(SOUND, queues=[with_policy(STRANGE, message_ttl=60_000)]), "message-ttl", Severity.ERROR),
         (replace(SOUND, queues=[with_policy(expires=60_000)]), "message-ttl", Severity.ERROR),
         (replace(SOUND, queues=[replace(QUEUE, settings={"max-length": 5})]), "queue-length", Severity.ERROR),
+        (replace(SOUND, queues=[with_policy(consumer_timeout=60_000)]), "consumer-timeout", Severity.NOTICE),
     ],
 )
 def test_what_endangers_messages_is_found(facts: RabbitMqFacts, code: str, severity: Severity) -> None:
@@ -62,8 +63,15 @@ def test_what_endangers_messages_is_found(facts: RabbitMqFacts, code: str, sever
         with_policy(max_length=5, overflow="drop-head"),
         with_policy(dead_letter_exchange="dead"),
         with_policy(delivery_limit=100_000),
+        with_policy(consumer_timeout=3_600_000),
     ],
-    ids=["rejects", "rejects whatever a policy says", "moves nothing without a limit", "a limit that is not reached"],
+    ids=[
+        "rejects",
+        "rejects whatever a policy says",
+        "moves nothing without a limit",
+        "a limit that is not reached",
+        "more patience than the server's own",
+    ],
 )
 def test_limits_that_cost_nothing_are_well(queue: QueueFacts) -> None:
     assert {one.severity for one in judge_rabbitmq(replace(SOUND, queues=[queue]))} == {Severity.OK}

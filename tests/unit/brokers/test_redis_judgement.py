@@ -1,12 +1,17 @@
 """What the doctor says about facts of a Redis."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from redis.exceptions import ResponseError
 
-from pillarbox.brokers.redis.diagnosis import RedisFacts, judge_redis
+from pillarbox.brokers.redis.diagnosis import RedisFacts, judge_redis, look
 from pillarbox.control.diagnosis import Severity
+
+if TYPE_CHECKING:
+    from pillarbox.brokers.redis.connection import RedisConnection
 
 SETTINGS: Mapping[str, str] = {
     "appendonly": "yes",
@@ -16,6 +21,26 @@ SETTINGS: Mapping[str, str] = {
     "min-replicas-to-write": "0",
 }
 SOUND = RedisFacts(settings=SETTINGS, role="master", replicas=0)
+
+
+class RedisOf62:
+    """Answers as Redis 6.2 does, which takes one name in CONFIG GET; from 7.0 on it takes several."""
+
+    async def execute_all(self, commands: Sequence[Sequence[str]]) -> Sequence[Any]:
+        return [self._answer(*command) for command in commands]
+
+    def _answer(self, *words: str) -> object:
+        match words:
+            case "INFO", _:
+                return b"role:master\r\nconnected_slaves:0\r\n"
+            case "CONFIG", "GET", name:
+                return [name.encode(), SETTINGS[name].encode()]
+            case _:
+                return ResponseError("Unknown subcommand or wrong number of arguments for 'GET'. Try CONFIG HELP.")
+
+
+async def test_the_settings_of_the_oldest_release_are_seen() -> None:
+    assert await look(cast("RedisConnection", RedisOf62())) == SOUND
 
 
 def test_a_sound_server_has_nothing_amiss() -> None:

@@ -25,7 +25,15 @@ class OrderPlaced:
     order_id: str
     priority: str = "STANDARD"
 
+@event("letter.sent", key="letter_id", version=2)
+@dataclass(frozen=True)
+class LetterSent:
+    letter_id: str
+    express: bool
+
 box = Pillarbox("shop", store="sqlite:///no-such.db")
+box.include(ContentBasedRouter("sent", source=LetterSent).when(lambda m: m.payload.express, to="by-air").when(
+    {"field": "version", "operator": "eq", "value": 1}, to="of-old"))
 router = ContentBasedRouter("orders", source=OrderPlaced, default="standard")
 router.when({"field": "body.priority", "operator": "eq", "value": "EXPRESS"}, to="express", name="fast")
 router.when(lambda m: m.payload.order_id.startswith("eu-"), to="eu")
@@ -87,6 +95,16 @@ def test_a_channel_and_headers_can_be_named(explain: Callable[..., Result]) -> N
     assert "is routed: queue:eu-parcels" in explain({**message, "headers": {"region": "eu"}}).output
 
 
+def test_a_message_is_of_the_newest_version_unless_its_headers_say_another(explain: Callable[..., Result]) -> None:
+    message = {"type": "letter.sent", "body": {"letter_id": "l-1", "express": True}}
+
+    done = explain(message)
+    assert "letter.sent example is routed: queue:by-air" in done.output
+
+    done = explain({**message, "headers": {"schemaversion": "1"}})
+    assert "no upcaster from version 1" in done.output
+
+
 def test_where_the_type_is_not_known_every_route_is_asked(explain: Callable[..., Result]) -> None:
     done = explain({"type": "parcel.sent", "body": {}, "headers": {"region": "eu"}})
 
@@ -104,6 +122,10 @@ def test_where_the_type_is_not_known_every_route_is_asked(explain: Callable[...,
         ({"type": "order.placed", "body": {}, "colour": "red"}, "holds no message; write"),
         ({"type": "order.placed", "body": {}, "headers": {"x": 1}}, "holds no message; write"),
         ({"type": "order.placed", "body": {}, "headers": []}, "holds no message; write"),
+        ({"type": "order.placed", "body": {}, "key": 0}, "holds no message; write"),
+        ({"type": "order.placed", "body": {}, "channel": 0}, "holds no message; write"),
+        ({"type": "order.placed", "body": {}, "channel": ""}, "'' is not a destination"),
+        ('{"type": "order.placed", "body": {}, "id": "\\ud800"}', "holds no message; write"),
         ({"type": "order.placed", "body": {}, "channel": "orders"}, "'orders' is not a destination"),
         ({"type": "order.placed", "body": {}, "channel": "queue:other"}, "does not come to any route"),
     ],

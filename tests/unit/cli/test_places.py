@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pillarbox.cli.places import load_box
+from pillarbox.cli.places import find_place, load_box
 from pillarbox.errors import ConfigurationError
 from tests.unit.cli.conftest import Shell
 
@@ -60,6 +60,14 @@ def test_what_is_wrong_with_the_program_is_told(folder: Path, text: str, target:
         load_box(target)
 
     assert told in str(refused.value)
+
+
+def test_the_channels_of_a_program_are_those_that_it_receives_from_and_sends_to(folder: Path) -> None:
+    routed = 'box.include(ContentBasedRouter("r", source="queue:a", default="b"))'
+    text = PROGRAM.replace("import Pillarbox", "import ContentBasedRouter, Pillarbox")
+    write(folder, "shop_channels", f"{text.format(store='memory://')}\n{routed}\n")
+
+    assert set(find_place("shop_channels", None).channels) == {"topic:order", "queue:a", "queue:b"}
 
 
 def test_consumers_of_a_program_are_listed_with_mode_and_types(folder: Path, pillarbox: Shell) -> None:

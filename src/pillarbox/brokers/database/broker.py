@@ -19,7 +19,7 @@ from pillarbox.channel import (
     Unknown,
 )
 from pillarbox.channel.wakeup import Wakeup
-from pillarbox.errors import ConflictError, TransientError
+from pillarbox.errors import ConfigurationError, ConflictError, TransientError
 from pillarbox.lease import LeaseKeeper, LeaseTerms
 from pillarbox.message import Message
 from pillarbox.outbox import SLOTS
@@ -66,8 +66,17 @@ class DatabaseBroker(Broker):
         """Do nothing: the store is the connection."""
 
     async def declare(self, subscriptions: Sequence[Subscription]) -> None:
-        """Store the subscriptions."""
+        """Store the subscriptions.
+
+        Raises:
+            ConfigurationError: another consumer, which a process has now, reads one of the queues.
+        """
         for subscription in subscriptions:
+            for channel, other in (await self._source.run(self._queue.rivals(subscription))).items():
+                raise ConfigurationError(
+                    f"{channel} has the consumer {other} already, and {subscription.consumer} wants it too; a queue's "
+                    "messages go to one consumer: publish events for several, or stop the other's processes first"
+                )
             await self._source.run(self._queue.subscribe(subscription))
 
     def sender(self) -> MessageSender:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -20,7 +20,7 @@ from pillarbox.brokers.kafka.topics import Topics
 from pillarbox.brokers.kafka.translation import logger
 from pillarbox.brokers.partitions import two_consumers
 from pillarbox.channel import Broker, BrokerCapabilities, MessageReceiver, MessageSender, Subscription, is_queue
-from pillarbox.control.diagnosis import Diagnosable, Finding
+from pillarbox.control.diagnosis import Finding, SharedWithOthers
 from pillarbox.errors import ConfigurationError
 from pillarbox.serialization import NO_FOREIGN, ForeignMessages
 from pillarbox.transaction.threads import in_thread
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 CONFIRM_AT_MOST: Final = timedelta(seconds=3.5)
 
 
-class KafkaBroker(Broker, Diagnosable):
+class KafkaBroker(Broker, SharedWithOthers):
     """Queues and topics as topics of Kafka; a consumer is a group, and the group shares out the partitions."""
 
     def __init__(
@@ -44,7 +44,7 @@ class KafkaBroker(Broker, Diagnosable):
         self._topics = Topics(settings, clock)
         self._producer = BatchProducer(settings, clock)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="pillarbox kafka send")
-        self._declared = set[str]()
+        self._ours = set[str]()
 
     @property
     def capabilities(self) -> BrokerCapabilities:
@@ -62,8 +62,11 @@ class KafkaBroker(Broker, Diagnosable):
         for subscription in subscriptions:
             await in_thread(partial(self._declare, subscription))
 
+    def look_at(self, channels: Iterable[str], /) -> None:
+        self._ours.update(topic_of(channel) for channel in channels)
+
     async def diagnose(self, *, deep: bool) -> Sequence[Finding]:
-        return judge_kafka(await in_thread(partial(look, self._topics, self._declared)), self._settings)
+        return judge_kafka(await in_thread(partial(look, self._topics, self._ours)), self._settings)
 
     def sender(self) -> MessageSender:
         return KafkaSender(self._settings, producer=self._producer, topics=self._topics, executor=self._executor)
@@ -81,7 +84,7 @@ class KafkaBroker(Broker, Diagnosable):
         for channel in subscription.channels:
             if is_queue(channel):
                 self._check_alone(channel, found[topic_of(channel)], subscription.consumer)
-        self._declared.update(names)
+        self._ours.update(names)
         late = self._settings.begin == "latest"
         from_now_on = [topic_of(one) for one in subscription.channels if late and not is_queue(one)]
         Founder(subscription.consumer, settings=self._settings, clock=self._clock).found(found, from_now_on=from_now_on)

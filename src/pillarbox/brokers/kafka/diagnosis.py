@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pillarbox.brokers.kafka.topics import Topics
 
 SHORT: Final = timedelta(days=1)
-AT_MOST_TOPICS: Final = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,17 +40,19 @@ class KafkaFacts:
 
     Attributes:
         brokers: how many there are.
-        topics: those that were declared; where none was, all but Kafka's own.
+        topics: ours, of those that are there.
+        absent: ours that are not there, or that we may not see.
         settings: of one broker; ``None`` where we may not see them.
     """
 
     brokers: int
     topics: tuple[TopicFacts, ...]
     settings: Mapping[str, str] | None
+    absent: tuple[str, ...] = ()
 
 
-def look(topics: Topics, declared: Collection[str]) -> KafkaFacts:
-    """Ask the servers. Blocks.
+def look(topics: Topics, ours: Collection[str]) -> KafkaFacts:
+    """Ask the servers about the topics ``ours``, and no others: what those are for nobody here knows. Blocks.
 
     Raises:
         BrokerUnavailableError: none answers.
@@ -59,7 +60,7 @@ def look(topics: Topics, declared: Collection[str]) -> KafkaFacts:
     with translated():
         client = topics.client()
         cluster = client.list_topics(timeout=2 * ANSWER_WITHIN_S)
-        names = sorted(declared or (name for name in cluster.topics if not name.startswith("__")))[:AT_MOST_TOPICS]
+        names = sorted(name for name in ours if name in cluster.topics)
         described: Any = client.describe_topics(TopicCollection(names)) if names else {}
         settings = {name: _settings(client, "TOPIC", name) for name in names}
         found: list[TopicFacts] = []
@@ -69,12 +70,13 @@ def look(topics: Topics, declared: Collection[str]) -> KafkaFacts:
             found.append(TopicFacts(name=name, partitions=len(partitions), replicas=least, settings=settings[name]))
         broker = str(next(iter(cluster.brokers)))
         of_broker = _settings(client, "BROKER", broker)
-        return KafkaFacts(brokers=len(cluster.brokers), topics=tuple(found), settings=of_broker)
+        absent = tuple(sorted(set(ours) - set(names)))
+        return KafkaFacts(brokers=len(cluster.brokers), topics=tuple(found), settings=of_broker, absent=absent)
 
 
 def judge_kafka(facts: KafkaFacts, settings: KafkaSettings) -> list[Finding]:
     """Return every finding, good and bad."""
-    findings = [*_server(facts)]
+    findings = [*_server(facts), *_absent(facts)]
     for topic in facts.topics:
         findings += _copies(topic, facts.brokers)
         findings += _shape(topic, settings)
@@ -96,6 +98,19 @@ def _server(facts: KafkaFacts) -> Iterator[Finding]:
     do = "raise offsets.retention.minutes beyond the longest stop of a service, or write begin=earliest into broker="
     severity = Severity.WARNING if kept < timedelta(days=7) else Severity.NOTICE
     yield problem("offsets-retention", severity, "offsets.retention.minutes", str(minutes), means=means, do=do)
+
+
+def _absent(facts: KafkaFacts) -> Iterator[Finding]:
+    means = (
+        "what is sent to it waits in the outbox until a consumer declares it; a queue is made when something is sent"
+    )
+    do = "start a service that consumes it, or let the user of this one describe it"
+    for name in facts.absent:
+        yield problem("topic-absent", Severity.NOTICE, f"topic {name}", "it is not there", means=means, do=do)
+    if not facts.topics and not facts.absent:
+        means = "whether what is published survives the loss of a broker cannot be told"
+        do = "name the program's box: --app module:box; register what it only publishes: box.register(…)"
+        yield problem("topic-absent", Severity.NOTICE, "topics", "none of ours is known", means=means, do=do)
 
 
 def _copies(topic: TopicFacts, brokers: int) -> Iterator[Finding]:

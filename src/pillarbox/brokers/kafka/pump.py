@@ -6,7 +6,7 @@ instance is waited for in that place. So polling has a thread of its own, and th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from threading import Condition, Thread
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from pillarbox.brokers.kafka.fill import Act, Fill
 from pillarbox.brokers.kafka.records import Place, message_from
-from pillarbox.brokers.kafka.share import Partition, Receipt, Share, Shares
+from pillarbox.brokers.kafka.share import FIRST, Partition, Receipt, Share, Shares
 from pillarbox.brokers.kafka.translation import error_of, logger
 from pillarbox.channel import Delivery
 from pillarbox.serialization import ForeignMessages
@@ -44,14 +44,19 @@ class Pump:
         clock: Clock,
         news: Callable[[], None],
         foreign: Mapping[str, ForeignMessages],
+        recreated: Callable[[], Collection[str]],
     ) -> None:
-        """Read the topics that are the keys of ``channels``; ``news`` is called, in the thread, when some came."""
+        """Read the topics that are the keys of ``channels``; ``news`` is called, in the thread, when some came.
+
+        ``recreated``, called in the thread, too, tells which topics somebody has removed and made again.
+        """
         self._group = group
         self._channels = channels
         self._settings = settings
         self._clock = clock
         self._news = news
         self._foreign = foreign
+        self._recreated = recreated
         self._shares = Shares()
         self._changed = Condition()  # guards the shares
         self._stopping = False
@@ -142,6 +147,7 @@ class Pump:
             raise KafkaException(self._fatal)
         if first is not None:
             self._take([first, *consumer.consume(CHUNK, 0)])
+        self._look_for_others()
         self._begin_anew(consumer)
         self._commit(consumer)
 
@@ -159,10 +165,11 @@ class Pump:
 
     def _take(self, records: Iterable[Any]) -> None:
         found: dict[Partition, list[tuple[int, Message]]] = {}
+        errors: list[tuple[KafkaError, Any]] = []
         for record in records:
             error = record.error()
             if error is not None:
-                self._suffer(error, record)
+                errors.append((error, record))  # heeded last: of a partition that is cut off nothing more is taken
                 continue
             topic, partition, offset = record.topic(), record.partition(), record.offset()
             place = Place(topic=topic, partition=partition, offset=offset, since_ms=record.timestamp()[1])
@@ -174,6 +181,8 @@ class Pump:
                     share.take(Delivery(message=message, receipt=receipt))
         if found:
             self._news()
+        for error, record in errors:
+            self._suffer(error, record)
 
     def _message(self, record: Any, place: Place) -> Message:
         channel = self._channels[place.topic]
@@ -203,6 +212,17 @@ class Pump:
             logger.warning("the consumer %s of Kafka: %s", self._group, error.str())
             self._trouble = error.str()
 
+    def _look_for_others(self) -> None:
+        """Have topics read anew that are others by now: an offset of the former one means nothing there."""
+        if recreated := self._recreated():
+            logger.error(
+                "%s begins anew with the oldest that %s has, since somebody removed the topic and made it again; "
+                "what it had not read of the former one is lost to it",
+                *(self._group, ", ".join(recreated)),
+            )
+            with self._changed:
+                self._shares.cut_off(recreated)
+
     def _begin_anew(self, consumer: Any) -> None:
         """Read partitions that are cut off from their oldest message on.
 
@@ -211,7 +231,7 @@ class Pump:
         """
         with self._changed:
             partitions = self._shares.to_begin_anew()
-            self._shares.gain(partitions)
+            self._shares.gain(partitions, begin=FIRST)
         if partitions:
             places = [TopicPartition(topic, partition, BEGINNING) for topic, partition in partitions]
             consumer.incremental_unassign(places)
@@ -234,6 +254,7 @@ class Pump:
             self._on_commit(error_of(exception), offsets)
 
     def _leave(self, consumer: Any) -> None:
+        self._recreated = _nothing  # the client of the former ends here, and not in the event loop
         if consumer is not None:
             try:
                 consumer.close()
@@ -287,6 +308,10 @@ class Pump:
         if error.fatal():
             self._fatal = error
         self._trouble = error.str()
+
+
+def _nothing() -> Collection[str]:
+    return ()
 
 
 def _partition_of(record: Any) -> Partition:

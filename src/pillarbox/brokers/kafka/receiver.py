@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from pillarbox.brokers.kafka.layout import topic_of
 from pillarbox.brokers.kafka.pump import Pump
+from pillarbox.brokers.kafka.recreation import RecreationWatch
+from pillarbox.brokers.kafka.topics import Topics
 from pillarbox.brokers.kafka.translation import NAME, logger
 from pillarbox.channel import Delivery, MessageReceiver, Outcome, Subscription
 from pillarbox.channel.wakeup import Wakeup
@@ -85,6 +87,7 @@ class KafkaReceiver(MessageReceiver):
                 loop.call_soon_threadsafe(self._news.ring)
 
         channels = {topic_of(channel): channel for channel in self._subscription.channels}
+        topics = Topics(self._settings, self._clock)
         self._pump = Pump(
             self._subscription.consumer,
             channels,
@@ -92,6 +95,7 @@ class KafkaReceiver(MessageReceiver):
             clock=self._clock,
             news=news,
             foreign=self._foreign,
+            recreated=RecreationWatch(list(channels), topics=topics, clock=self._clock).recreated,
         )
         self._pump.start()
         return self._pump

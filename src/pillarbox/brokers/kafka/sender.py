@@ -71,7 +71,7 @@ class KafkaSender(MessageSender):
         sent = iter(self._producer.send(wanted) if wanted else ())
         results = [next(sent) if objection is None else objection for objection in objections]
         for message, result in zip(messages, results, strict=True):
-            if isinstance(result, (NotReady, Unknown)):
+            if isinstance(result, (NotReady, Unavailable, Unknown)):  # the topic may be gone, not only the server
                 self._known.discard(message.destination)  # to be looked at before more comes to an unknown end
         return results
 

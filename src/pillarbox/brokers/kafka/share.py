@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Final, TypeAlias
@@ -35,7 +35,7 @@ class Share:
         next: the offset behind the last that was read, or of the first that was let go; none before the first.
         committed: what the group was told, or is being told.
         leaving: nothing more is handed out; what is out may still be settled.
-        is_cut_off: its place is not in the log any more; nothing comes until it begins anew.
+        is_cut_off: its place is not in the log any more; nothing is taken until it begins anew.
     """
 
     topic: str
@@ -49,9 +49,9 @@ class Share:
     is_cut_off: bool = False
 
     def take(self, delivery: Delivery) -> None:
-        """Have a record that was read; one that is known already is let go."""
+        """Have a record that was read; one that is known already, or will be read anew, is let go."""
         offset = receipt_of(delivery).offset
-        if not self.leaving and (self.next is None or offset >= self.next):
+        if not self.leaving and not self.is_cut_off and (self.next is None or offset >= self.next):
             self.ready.append(delivery)
             self.next = offset + 1
 
@@ -103,10 +103,10 @@ class Shares:
         """How large their bodies are."""
         return sum(len(one.message.body) for share in self._shares.values() for one in share.ready)
 
-    def gain(self, partitions: Iterable[Partition]) -> None:
-        """Begin with partitions that were assigned."""
+    def gain(self, partitions: Iterable[Partition], *, begin: int | None = None) -> None:
+        """Begin with partitions that were assigned, at the offset ``begin`` where the group is to be told of it."""
         for topic, partition in partitions:
-            self._shares[topic, partition] = Share(topic, partition, next(self._assignments))
+            self._shares[topic, partition] = Share(topic, partition, next(self._assignments), next=begin)
 
     def lose(self, partitions: Iterable[Partition]) -> None:
         """Have nothing of partitions any more; what of them is out is somebody else's."""
@@ -120,6 +120,11 @@ class Shares:
     def of(self, partitions: Iterable[Partition]) -> list[Share]:
         """Return the shares of those partitions that are assigned."""
         return [self._shares[one] for one in partitions if one in self._shares]
+
+    def cut_off(self, topics: Collection[str]) -> None:
+        """Take nothing more of any partition of ``topics`` until it begins anew."""
+        for share in self._shares.values():
+            share.is_cut_off = share.is_cut_off or share.topic in topics
 
     def to_begin_anew(self) -> list[Partition]:
         """Return the partitions that are cut off and of which nothing is here any more."""

@@ -62,8 +62,8 @@ class Topics:
         """
         if not names:
             return {}
-        asking = self.client()
-        answers = asking.describe_topics(TopicCollection(list(names)), request_timeout=ANSWER_WITHIN_S)
+        asking = self.client()  # kept until it has answered
+        answers = self.describe(asking, names)
         found: dict[str, int] = {}
         for name, answer in answers.items():
             try:
@@ -76,6 +76,13 @@ class Topics:
                     with translated():
                         raise
         return found
+
+    def describe(self, client: Any, names: Sequence[str]) -> Mapping[str, Future[Any]]:
+        """Ask by ``client`` for what the topics called ``names`` are; waits for nothing."""
+        answers: Mapping[str, Future[Any]] = client.describe_topics(
+            TopicCollection(list(names)), request_timeout=ANSWER_WITHIN_S
+        )
+        return answers
 
     def make(self, names: Sequence[str]) -> Mapping[str, int]:
         """Make sure that all of ``names`` are there, and return their numbers of partitions.

@@ -18,6 +18,8 @@ logger = logging.getLogger("pillarbox.brokers.nats")
 ACK_WAIT_S: Final = 60
 MOST_PENDING: Final = 1000
 NANOSECONDS: Final = 1_000_000_000
+OVERLAP: Final = "subjects overlap"
+"""The server's words about a stream whose subjects another has already."""
 STREAM: Final[Mapping[str, Any]] = {
     "retention": "limits",
     "storage": "file",
@@ -48,6 +50,11 @@ async def make_stream(jetstream: JetStream, channel: str, *, replicas: int) -> N
             await jetstream.ask(f"STREAM.CREATE.{name}", **config)
             return
     except Refusal as refusal:
+        if OVERLAP in refusal.reason:
+            raise ConfigurationError(
+                f"another stream takes {subject} already, so there can be no stream {name}; narrow the subjects of the "
+                "stream that has them, or remove it"
+            ) from refusal
         raise refused(refusal, what=f"stream {name}") from refusal
     if subject not in found["config"].get("subjects", ()):
         raise ConfigurationError(

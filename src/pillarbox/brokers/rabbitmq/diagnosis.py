@@ -1,7 +1,7 @@
 """The doctor of RabbitMQ: what its queues, policies and nodes make of a confirm.
 
 The rows of RELIABILITY behind the codes: ``queue-type`` Q2, ``delivery-limit`` Q4, ``alarm`` Q10, ``queue-length`` Q11,
-``message-ttl`` Q12.
+``message-ttl`` Q12, ``consumer-timeout`` Q6.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from pillarbox.control.diagnosis import Finding, Severity, problem, well
 
 PLENTY: Final = 1000
 """Deliveries of a message that no rebalancing of instances reaches."""
+ENOUGH_MS: Final = 30 * 60 * 1000
+"""What a server grants a consumer for a message by itself; its own setting no client is told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +112,7 @@ def _told(facts: RabbitMqFacts) -> Iterator[Finding]:
         "delivery-limit": _delivery_limit,
         "queue-length": _length,
         "message-ttl": _time_to_live,
+        "consumer-timeout": _patience,
     }.items():
         found = [finding for queue in facts.queues if (finding := judge(queue)) is not None]
         yield from found or [well(code, "queues", "all as they should be")]
@@ -169,6 +172,18 @@ def _time_to_live(queue: QueueFacts) -> Finding | None:
         means = f"what waits longer {fate}"
     do = f"take {' and '.join(found)} out of the policy"
     return problem("message-ttl", severity, queue.name, ", ".join(found), means=means, do=do)
+
+
+def _patience(queue: QueueFacts) -> Finding | None:
+    limit = queue.settings.get("consumer-timeout")
+    if limit is None or int(limit) >= ENOUGH_MS:
+        return None
+    means = (
+        "the server takes the messages of a handler back that needs longer, and delivers them again; the inbox knows "
+        "them, and what has no inbox does its work twice"
+    )
+    do = "set consumer-timeout beyond the longest handler, or take it out of the policy"
+    return problem("consumer-timeout", Severity.NOTICE, queue.name, f"{limit} ms", means=means, do=do)
 
 
 def _fate(queue: QueueFacts) -> tuple[Severity, str]:

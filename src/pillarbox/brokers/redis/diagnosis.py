@@ -5,7 +5,7 @@ The rows of RELIABILITY behind the codes: ``append-only``, ``append-fsync``, ``e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pillarbox.brokers.redis.connection import RedisConnection, is_refusal
@@ -35,10 +35,11 @@ async def look(connection: RedisConnection) -> RedisFacts:
     Raises:
         BrokerUnavailableError: it cannot be reached.
     """
-    replication, settings = await connection.execute_all([("INFO", "replication"), ("CONFIG", "GET", *ASKED)])
+    asking = [("CONFIG", "GET", name) for name in ASKED]  # one by one: Redis takes several names from 7.0 on
+    replication, *answers = await connection.execute_all([("INFO", "replication"), *asking])
     lines = dict(line.partition(":")[::2] for line in replication.decode().splitlines() if ":" in line)
     return RedisFacts(
-        settings=None if is_refusal(settings) else _pairs(settings),
+        settings=None if any(map(is_refusal, answers)) else _pairs(answers),
         role=lines.get("role", "master"),
         replicas=int(lines.get("connected_slaves", "0")),
     )
@@ -100,6 +101,6 @@ def _replication(facts: RedisFacts) -> Iterator[Finding]:
         yield problem("replica", Severity.NOTICE, "role", what, means=means, do=do)
 
 
-def _pairs(answer: list[bytes]) -> dict[str, str]:
-    texts = [one.decode() for one in answer]
+def _pairs(answers: Iterable[Sequence[bytes]]) -> dict[str, str]:
+    texts = [one.decode() for answer in answers for one in answer]
     return dict(zip(texts[::2], texts[1::2], strict=True))
