@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -13,10 +13,12 @@ from sqlalchemy import make_url
 
 from pillarbox import BySequence, GapPolicy, RelaySettings, Retry
 from pillarbox.app.controlling import control_of
+from pillarbox.consumer import gap_watch
 from pillarbox.control import HealthStatus
-from pillarbox.errors import ConfigurationError, ConflictError, NotFoundError
-from pillarbox.message import Message
+from pillarbox.errors import ConfigurationError, ConflictError, NotFoundError, TransientError
+from pillarbox.message import Message, Number
 from pillarbox.observe import GapFetched, GapFound, GapSkipped, LineBegun, MessageDead
+from pillarbox.ordering import Kept
 from pillarbox.outbox import record_of
 from pillarbox.relational import RelationalStore
 from pillarbox.stores.sqlite import sqlite_store
@@ -124,6 +126,35 @@ async def test_what_is_not_kept_any_more_leaves_the_gap(store_url: str) -> None:
         assert len(one.happenings.of(GapFound)) == 1
         assert await one.drain() == values(1)
         assert await one.early() == 1
+
+
+class SilentOnce(Kept):
+    """Keeps one message, and does not answer the first time."""
+
+    def __init__(self, message: Message) -> None:
+        self.message = message
+        self.was_asked = False
+
+    async def fetch(self, destination: str, key: str, *, first: Number, last: int) -> Sequence[Message]:
+        if not self.was_asked:
+            self.was_asked = True
+            await asyncio.Event().wait()
+        return [self.message]
+
+
+@MEMORY
+async def test_whoever_keeps_messages_and_does_not_answer_is_asked_again(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gap_watch, "FETCH_WITHIN", timedelta(milliseconds=1))
+    policy = GapPolicy(wait=AT_ONCE, then="fetch", fetch_from=SilentOnce(reading(2)))
+    async with hands(store_url, BySequence(gap=policy, start="first")) as one:
+        await one.arrive(reading(1), reading(3))
+        with pytest.raises(TransientError, match=r"whoever keeps the messages of .* did not answer within 0.001 s"):
+            await one.watch.round()
+        await one.watch.round()
+
+        assert await one.drain() == values(1, 2, 3)
 
 
 @EVERY_KIND

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -9,6 +10,7 @@ from datetime import timedelta
 from pillarbox.consumer.by_sequence import AT_ONCE, release_followers
 from pillarbox.consumer.positions import EarlyMessage, Gap, Gaps, Positions, SkippedNumbers, SkippedStore, rest_of_epoch
 from pillarbox.consumer.surroundings import Surroundings
+from pillarbox.errors import TransientError
 from pillarbox.holding import hold_key_of
 from pillarbox.message import Message, Number, number_of
 from pillarbox.observe import Event, GapFetched, GapFound, GapSkipped, LineBegun
@@ -20,6 +22,8 @@ from pillarbox.transaction import Program, TransactionSource
 
 LINES_AT_ONCE = 100
 SHORTEST_PAUSE, LONGEST_PAUSE = timedelta(milliseconds=100), timedelta(seconds=2)
+FETCH_WITHIN = timedelta(seconds=30)
+"""How long whoever keeps messages may take to answer; other gaps wait for it."""
 LINE_BEGINS = "the consumer begins here"
 
 
@@ -80,10 +84,19 @@ class Lines:
 async def fetch_missing(
     kept: Kept, gap: Gap, missing: Missing, *, lines: Lines, source: TransactionSource, limit: int
 ) -> int:
-    """Ask ``kept`` for what is missing, at most ``limit`` messages; return how many were found."""
+    """Ask ``kept`` for what is missing, at most ``limit`` messages; return how many were found.
+
+    Raises:
+        TransientError: it did not answer.
+    """
     found, first = 0, missing.first
     while found < limit and first.number <= missing.last:
-        messages = await kept.fetch(*gap.line, first=first, last=missing.last)
+        try:
+            async with asyncio.timeout(FETCH_WITHIN.total_seconds()):
+                messages = await kept.fetch(*gap.line, first=first, last=missing.last)
+        except TimeoutError as error:
+            whose = f"{gap.consumer}: whoever keeps the messages of {gap.line[0]}"
+            raise TransientError(f"{whose} did not answer within {FETCH_WITHIN.total_seconds():g} s") from error
         numbers = [number.number for one in messages if (number := number_of(one)) is not None]
         if not numbers:
             break
