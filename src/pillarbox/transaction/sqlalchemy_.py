@@ -8,12 +8,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, SelectBase
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
-from pillarbox.errors import ConfigurationError, InternalError, NoTransactionError
+from pillarbox.errors import ConfigurationError, InternalError, NoTransactionError, TransientError
 from pillarbox.transaction.compiled import many_sets, one_set
 from pillarbox.transaction.many_rows import (
     in_parts,
@@ -141,6 +141,7 @@ def execute_on(connection: Connection, wanted: Execute) -> Rows:
     Raises:
         InternalError: it is to be executed many times and returns rows.
         InvalidMessageError: it holds a record that the server takes in no packet.
+        TransientError: its connection hands out no rows; it is given up.
     """
     many = many_sets(wanted.parameters)
     if sends_one_a_row(connection, wanted.statement):
@@ -152,6 +153,11 @@ def execute_on(connection: Connection, wanted: Execute) -> Rows:
             return ()
     result = connection.execute(wanted.statement, wanted.parameters)
     if not result.returns_rows:
+        if isinstance(wanted.statement, SelectBase) or getattr(
+            wanted.statement, "returning_column_descriptions", False
+        ):
+            connection.invalidate()  # to take it for none found would lose what is waited for
+            raise TransientError("a connection handed out no rows of a statement that returns some; it was given up")
         return ()
     if many is not None:
         raise InternalError(f"a statement that returns rows cannot be executed many times at once: {wanted.statement}")

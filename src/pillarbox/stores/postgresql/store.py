@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -39,6 +39,15 @@ def sever(connection: Any) -> None:
     if not connection.closed:
         with socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM) as its_own:
             its_own.shutdown(socket.SHUT_RDWR)
+
+
+def give_up_in_pipeline(connection: Any, record: Any) -> None:
+    """Let nobody have a connection that psycopg has left in pipeline mode: its statements seem to return no rows.
+
+    That becomes of a task that is cancelled as it begins an ``executemany``.
+    """
+    if connection is not None and connection.driver_connection.pgconn.pipeline_status:
+        record.invalidate()
 
 
 TRAITS = DatabaseTraits(
@@ -79,6 +88,8 @@ def postgresql_store(database: URL | AsyncEngine | Engine, *, pool_size: int = 1
     if is_direct and not is_lent:
         bounds["connect_args"] = {"connection_class": bounded_connection(LOCK_WAIT)}
     engine = database if isinstance(database, AsyncEngine) else create_async_engine(url, **options, **bounds)
+    if engine.driver == "psycopg" and not event.contains(engine.sync_engine, "checkin", give_up_in_pipeline):
+        event.listen(engine.sync_engine, "checkin", give_up_in_pipeline)
     return (AsyncpgStore if is_direct else PostgresStore)(
         engine,
         sync_engine=database if isinstance(database, Engine) else lambda: create_engine(sync_url, **options),
