@@ -10,9 +10,12 @@ from psycopg import OperationalError
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
+from pillarbox import Retry
 from pillarbox.errors import TransientError
+from pillarbox.observe import MessageDead
 from pillarbox.stores.postgresql import postgresql_store
 from pillarbox.transaction import adopt
+from tests.integration.boxes import OrderPlaced, create_tables, make_box, note, noted, publish
 
 pytestmark = pytest.mark.server
 STEPS = 12
@@ -25,9 +28,10 @@ async def raw(connection: AsyncConnection) -> Any:
 
 @pytest.mark.parametrize("is_lent", [False, True])
 async def test_a_task_that_is_cancelled_as_it_writes_many_rows_spoils_no_connection_for_others(
-    postgresql_url: str, is_lent: bool
+    postgresql_url: str, is_lent: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its first statement is the one of which psycopg cannot go back."""
+    """Between beginning the pipeline and writing psycopg lets others run, if it has not for a while."""
+    monkeypatch.setattr("psycopg.waiting.MAX_BUSY_TIME", 0.0, raising=False)  # as if it never had
     url = make_url(postgresql_url).set(drivername="postgresql+psycopg")
     engine = create_async_engine(url, pool_size=1, max_overflow=0)
     store = postgresql_store(engine if is_lent else url, pool_size=1)
@@ -72,3 +76,26 @@ async def test_that_there_are_no_rows_is_not_believed_of_a_connection_that_hands
 
     assert await store.run(store.inbox.record("shop/one", ["a"])) == {"a"}
     await store.close()
+
+
+async def test_what_a_handler_leaves_in_pipeline_mode_is_no_failure_of_its_neighbours(postgresql_url: str) -> None:
+    """As one does that runs out of time at that moment."""
+    box, happenings = make_box(postgresql_url.replace("postgresql://", "postgresql+psycopg://"))
+    begun: list[Any] = []  # kept, since a pipeline that nobody has any more ends
+
+    @box.on(OrderPlaced, name="one", retry=Retry(attempts=1), concurrency=1)
+    async def handle(order: OrderPlaced, tx: AsyncConnection) -> None:
+        assert (await tx.execute(text("SELECT 1"))).scalar_one() == 1
+        await note(tx, order.order_id)
+        if order.order_id.startswith("bad"):
+            begun.append((await raw(tx))._pipeline_nolock())
+            await begun[-1].__aenter__()
+            raise ValueError("bad")
+
+    async with box:
+        await create_tables(box)
+        await publish(box, *(OrderPlaced(one) for one in ("o-1", "bad-1", "o-2", "bad-2", "o-3", "o-4")))
+        async with box.running():
+            await happenings.until_settled(6)
+        assert {one.error_type for one in happenings.of(MessageDead)} == {"ValueError"}
+        assert sorted(await noted(box)) == ["o-1", "o-2", "o-3", "o-4"]

@@ -93,10 +93,10 @@ class HandlerWatch:
     def can_go_back(self, answer: Raised) -> bool:
         """Tell whether what a handler wrote before it failed can be taken back alone.
 
-        A transaction that it ended, a savepoint that it left open and a connection that was given up are for the whole
-        run to be rolled back.
+        A transaction that it ended, a savepoint that it left open and a connection that was given up, or left in
+        pipeline mode, are for the whole run to be rolled back.
         """
-        if not answer.touched or self._connection.invalidated:
+        if not answer.touched or self._connection.invalidated or _is_in_pipeline(self._connection):
             return False
         is_same = self._connection.get_transaction() is self._began and is_active(self._began)
         return is_same and not self._connection.in_nested_transaction()
@@ -109,6 +109,12 @@ class HandlerWatch:
     def _refuse(self, *_: object) -> None:
         if self._lending.is_under_way:
             raise TransactionEndedError(consumer=self._consumer)
+
+
+def _is_in_pipeline(connection: Connection) -> bool:
+    """Tell whether psycopg is in pipeline mode, in which statements seem to return no rows."""
+    of_psycopg: Any = getattr(connection.connection.driver_connection, "pgconn", None)
+    return of_psycopg is not None and bool(of_psycopg.pipeline_status)
 
 
 class Caution:
