@@ -8,7 +8,7 @@ from datetime import timedelta
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageHeld:
-    """A message was put aside since its key is held, or since it must come after one that has not come yet."""
+    """A message was put aside: its key is held, it comes after one that has not come, or another release handles it."""
 
     consumer: str
     message_id: str
