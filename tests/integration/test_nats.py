@@ -597,6 +597,25 @@ async def test_a_subject_that_a_stream_of_somebody_else_takes_is_refused_with_wh
     await jetstream.ask(f"STREAM.DELETE.{archive}")
 
 
+@pytest.mark.parametrize("channel", [new_topic, new_queue], ids=["topic", "queue"])
+async def test_what_a_stream_of_somebody_else_stored_is_not_confirmed(
+    broker: NatsBroker, harness: BrokerHarness, jetstream: JetStream, channel: Callable[[], str]
+) -> None:
+    destination = channel()
+    sent = [letter("m1", destination)]
+    archive = stream_of(destination).replace(":", "-archive-")
+    await jetstream.ask(f"STREAM.CREATE.{archive}", name=archive, subjects=[subject_of(destination, ">")])
+
+    (result,) = await broker.sender().send(sent)
+
+    assert isinstance(result, NotReady)
+    assert f"'{archive}' takes" in result.reason
+    await jetstream.ask(f"STREAM.DELETE.{archive}")
+    async with listening(harness, new_subscription(destination)) as receiver:
+        assert list(await broker.sender().send(sent)) == [Confirmed()]
+        assert [one.message for one in await receive(receiver, 1)] == sent
+
+
 async def test_a_stream_that_drops_messages_is_told_of_and_found_by_the_doctor(
     broker: NatsBroker, jetstream: JetStream, nats_server: NatsServer, sqlite_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -616,6 +635,30 @@ async def test_a_stream_that_drops_messages_is_told_of_and_found_by_the_doctor(
     assert found["nats-storage", name] == Severity.ERROR
     await box.broker.close()
     await box.store.close()
+
+
+@pytest.mark.parametrize("setting", [{"max_batch": 10}, {"max_expires": NANOSECONDS}], ids=["batch", "time"])
+async def test_a_consumer_that_gives_nothing_any_more_is_told_of(
+    broker: NatsBroker, jetstream: JetStream, caplog: pytest.LogCaptureFixture, setting: dict[str, int]
+) -> None:
+    subscription = new_subscription(new_topic())
+    sent = letter("m1", subscription.channels[0])
+    await broker.declare([subscription])
+    stream, name = stream_of(sent.destination), durable(subscription, sent)
+    consumer = await jetstream.consumer(stream, name)
+    assert consumer is not None
+    config = {**consumer.config, **setting}
+    await jetstream.ask(f"CONSUMER.DURABLE.CREATE.{stream}.{name}", stream_name=stream, config=config)
+    receiver = broker.receiver(subscription, owner="o")
+
+    async def is_told() -> bool:
+        await receiver.receive(1, within=timedelta(milliseconds=50))
+        return f"the consumer {name} gives nothing: 409 Exceeded MaxRequest" in caplog.text
+
+    await wait_until(is_told, WITHIN)
+    await receiver.close()
+    await broker.declare([subscription])
+    assert f"the consumer {name} of {stream} has {next(iter(setting))}=" in caplog.text
 
 
 async def test_events_of_others_are_understood_and_what_nobody_can_read_is_a_dead_letter(

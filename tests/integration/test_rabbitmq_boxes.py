@@ -131,6 +131,33 @@ async def test_the_doctor_looks_at_the_broker_of_a_box(
     await box.store.close()
 
 
+@pytest.mark.usefixtures("private")
+async def test_the_doctor_finds_a_policy_that_has_what_nobody_takes_confirmed(
+    private_rabbitmq_server: RabbitMqServer, sqlite_url: str
+) -> None:
+    server = private_rabbitmq_server
+    management = f"http://127.0.0.1:{server.management_port}"
+    box, _ = make_box(sqlite_url, broker=f"{server.url}?management={management}")
+
+    @box.on(ChargePayment, name="charge")
+    async def charge(payment: ChargePayment, tx: AsyncConnection) -> None: ...
+
+    async with box.running():
+        pass
+    policy = {"pattern": "^queue:payments$", "definition": {"alternate-exchange": "amq.fanout"}}
+    await asyncio.to_thread(server.manage, "PUT", "policies/%2F/alternate", {**policy, "apply-to": "exchanges"})
+
+    async def sees_the_policy() -> bool:
+        diagnosis = await doctor_of(box.store, DiagnosisLimits(), box.broker).examine()
+        found = {(one.code, one.subject): one.severity for one in diagnosis.findings}
+        return found.get(("alternate-exchange", "queue:payments")) == Severity.ERROR
+
+    await wait_until(sees_the_policy, WITHIN, what="the policy")
+    await asyncio.to_thread(server.manage, "DELETE", "policies/%2F/alternate")
+    await box.broker.close()
+    await box.store.close()
+
+
 @pytest.fixture
 async def private(private_rabbitmq_server: RabbitMqServer) -> AsyncIterator[Channel]:
     """A channel that confirms, on a server of this module alone without the channels that the boxes use."""

@@ -30,6 +30,7 @@ from pillarbox.testing.contracts.broker_harness import (
     new_topic,
     receive,
 )
+from tests.conftest import started
 from tests.integration.boxes import ChargePayment, make_box, note
 from tests.integration.conftest import LEASE
 from tests.integration.shop import receive_all_but_first
@@ -123,6 +124,37 @@ async def test_a_server_without_room_is_not_the_messages_fault(
     await broker.close()
 
 
+async def test_a_server_that_takes_nothing_after_a_failover_is_left_for_whoever_has_its_address_now(
+    private_redis_server: RedisServer, leases: PartitionLeases
+) -> None:
+    subscription = new_subscription(new_queue())
+    sent = [letter("m1", subscription.channels[0])]
+    with Proxy(int(private_redis_server.port)) as proxy:
+        broker = redis_broker(f"redis://127.0.0.1:{proxy.port}/0", leases=leases)
+        await broker.declare([subscription])
+        receiver = broker.receiver(subscription, owner=uuid4().hex)
+        assert list(await receiver.receive(1, within=DEAF)) == []
+        private_redis_server.ask("REPLICAOF", "127.0.0.1", "1")
+        private_redis_server.ask("CONFIG", "SET", "replica-serve-stale-data", "yes")
+
+        (refused,) = await broker.sender().send(sent)
+        connections = [proxy.accepted]
+        await broker.sender().send(sent)
+        connections.append(proxy.accepted)
+        with pytest.raises(BrokerUnavailableError):
+            await receiver.receive(1, within=DEAF)
+        with pytest.raises(BrokerUnavailableError):
+            await receiver.receive(1, within=DEAF)
+        connections.append(proxy.accepted)
+
+        assert isinstance(refused, Unavailable)
+        assert connections == sorted(set(connections))
+        private_redis_server.ask("REPLICAOF", "NO", "ONE")
+        assert list(await broker.sender().send(sent)) == [Confirmed()]
+        await receiver.close()
+        await broker.close()
+
+
 async def test_an_absent_server_is_an_error_that_waiting_may_help(
     private_redis_server: RedisServer, leases: PartitionLeases
 ) -> None:
@@ -137,9 +169,48 @@ async def test_an_absent_server_is_an_error_that_waiting_may_help(
     await broker.close()
 
 
-def test_what_is_no_url_is_refused(leases: PartitionLeases) -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis+what://x",
+        "redis://x?nonsense=1",
+        "redis://x?ssl_cert_reqs=none",
+        "rediss://x?ssl_cert_reqs=nonsense",
+        "redis://x/0?db=y",
+    ],
+)
+def test_what_is_no_url_is_refused(leases: PartitionLeases, url: str) -> None:
     with pytest.raises(ConfigurationError, match="no URL of a Redis"):
-        redis_broker("redis+what://x", leases=leases)
+        redis_broker(url, leases=leases)
+
+
+@pytest.mark.parametrize("option", ["protocol=3", "decode_responses=true", "socket_timeout=0.01"])
+async def test_options_change_nothing_about_how_answers_are_read(
+    redis_server: RedisServer, leases: PartitionLeases, option: str
+) -> None:
+    subscription = new_subscription(new_queue())
+    sent = [letter("m1", subscription.channels[0])]
+    broker = redis_broker(f"{redis_server.url}?{option}", leases=leases)
+    await broker.declare([subscription])
+    receiver = broker.receiver(subscription, owner=uuid4().hex)
+    assert list(await receiver.receive(1, within=timedelta(milliseconds=50))) == []
+
+    await broker.sender().send(sent)
+
+    assert [one.message for one in await receive(receiver, 1)] == sent
+    await receiver.close()
+    await broker.close()
+
+
+async def test_a_node_of_a_cluster_is_refused(pytestconfig: pytest.Config, leases: PartitionLeases) -> None:
+    server = RedisServer(settings={"cluster-enabled": "yes"})
+    with started(server, pytestconfig):
+        broker = redis_broker(server.url, leases=leases)
+
+        with pytest.raises(ConfigurationError, match="node of a Redis Cluster"):
+            await broker.open()
+
+        await broker.close()
 
 
 async def test_a_reply_that_was_swallowed_costs_nothing(

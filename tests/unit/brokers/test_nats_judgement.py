@@ -14,9 +14,11 @@ from pillarbox.control.diagnosis import Severity
 SOUND = {**STREAM, "name": "topic:order", "subjects": ["topic.order.*"], "num_replicas": 3}
 
 
-def facts(*, is_cluster: bool = True, consumer: dict[str, Any] | None = None, **config: Any) -> NatsFacts:
+def facts(
+    *, is_cluster: bool = True, name: str = "shop~c-0", consumer: dict[str, Any] | None = None, **config: Any
+) -> NatsFacts:
     of = Consumer(
-        name="c-0", config=consumer or CONSUMER, created="", delivered=0, delivered_up_to=0, floor=0, pending=0
+        name=name, config=consumer or CONSUMER, created="", delivered=0, delivered_up_to=0, floor=0, pending=0
     )
     stream = StreamFacts(config={**SOUND, **config}, consumers=[of])
     return NatsFacts(streams=[stream], is_cluster=is_cluster)
@@ -33,6 +35,7 @@ def test_of_a_sound_stream_only_the_sync_is_worth_a_word() -> None:
     ("config", "code", "severity"),
     [
         ({"storage": "memory"}, "nats-storage", Severity.ERROR),
+        ({"no_ack": True}, "nats-confirm", Severity.ERROR),
         ({"num_replicas": 1}, "nats-replicas", Severity.WARNING),
         ({"retention": "interest"}, "nats-retention", Severity.WARNING),
         ({"max_age": 1}, "nats-retention", Severity.WARNING),
@@ -47,11 +50,30 @@ def test_settings_that_endanger_messages_are_found(config: dict[str, Any], code:
     assert all(one.means and one.do for one in found)
 
 
-@pytest.mark.parametrize("changed", [{"max_deliver": 5}, {"ack_policy": "none"}])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"max_deliver": 5},
+        {"ack_policy": "none"},
+        {"headers_only": True},
+        {"max_batch": 10},
+        {"max_expires": 1},
+        {"inactive_threshold": 1},
+        {"filter_subject": "topic.order.1"},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
 def test_a_consumer_that_gives_up_is_found(changed: dict[str, Any]) -> None:
     found = [one for one in judge_nats(facts(consumer={**CONSUMER, **changed})) if one.code == "nats-consumer"]
 
     assert [one.severity for one in found] == [Severity.ERROR]
+
+
+@pytest.mark.parametrize("name", ["viewer", "b3Yt~x", "archive-3", "shop~c-16"])
+def test_a_consumer_of_somebody_else_is_theirs(name: str) -> None:
+    found = judge_nats(facts(name=name, consumer={"ack_policy": "none", "inactive_threshold": 5}))
+
+    assert [one for one in found if one.code == "nats-consumer"] == []
 
 
 def test_a_single_server_has_no_other_to_copy_to() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pillarbox.brokers.rabbitmq.diagnosis import QueueFacts, RabbitMqFacts, judge_rabbitmq, queue_facts
+from pillarbox.brokers.rabbitmq.diagnosis import QueueFacts, RabbitMqFacts, alternates_of, judge_rabbitmq, queue_facts
 from pillarbox.brokers.rabbitmq.layout import arguments, dead_of, kept_of
 from pillarbox.control.diagnosis import Severity
 
@@ -45,6 +45,7 @@ def test_a_sound_server_has_nothing_amiss() -> None:
         (replace(SOUND, queues=[with_policy(STRANGE, message_ttl=60_000)]), "message-ttl", Severity.ERROR),
         (replace(SOUND, queues=[with_policy(expires=60_000)]), "message-ttl", Severity.ERROR),
         (replace(SOUND, queues=[replace(QUEUE, settings={"max-length": 5})]), "queue-length", Severity.ERROR),
+        (replace(SOUND, alternates={"topic:a": "theirs"}), "alternate-exchange", Severity.ERROR),
         (replace(SOUND, queues=[with_policy(consumer_timeout=60_000)]), "consumer-timeout", Severity.NOTICE),
     ],
 )
@@ -103,3 +104,17 @@ def test_no_advice_is_to_let_the_server_move_messages() -> None:
     ]
 
     assert "dead-letter-exchange" not in finding.do
+
+
+def test_alternate_exchanges_of_ours_are_found_by_argument_and_by_policy() -> None:
+    own = {"alternate-exchange": "own"}
+    exchanges = [
+        {"name": "topic:a", "arguments": {}, "policy": "lossy"},
+        {"name": "topic:b", "arguments": own, "policy": "lossy"},
+        {"name": "topic:c", "arguments": {}, "policy": "unseen"},
+        {"name": "topic:d", "arguments": {}},
+        {"name": "theirs", "arguments": own},
+    ]
+    policies = [{"name": "lossy", "definition": {"alternate-exchange": "other"}}]
+
+    assert alternates_of(exchanges, policies) == {"topic:a": "other", "topic:b": "own"}

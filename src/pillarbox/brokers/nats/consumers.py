@@ -29,10 +29,18 @@ STREAM: Final[Mapping[str, Any]] = {
     "max_bytes": -1,
     "max_age": 0,
     "deny_purge": False,
+    "no_ack": False,
 }
-"""How a channel keeps its messages: all of them, until every consumer has them behind itself."""
-CONSUMER: Final[Mapping[str, Any]] = {"ack_policy": "explicit", "max_deliver": -1}
-"""What makes a consumer give up nothing."""
+"""How a channel keeps its messages: all of them, until every consumer has them behind itself, and says so."""
+CONSUMER: Final[Mapping[str, Any]] = {
+    "ack_policy": "explicit",
+    "max_deliver": -1,
+    "headers_only": False,
+    "max_batch": 0,
+    "max_expires": 0,
+    "inactive_threshold": 0,
+}
+"""What makes a consumer give up nothing, stay, and have what it is asked for: whole messages, so many and so long."""
 
 
 async def make_stream(jetstream: JetStream, channel: str, *, replicas: int) -> None:
@@ -68,6 +76,11 @@ async def make_stream(jetstream: JetStream, channel: str, *, replicas: int) -> N
 def drift(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of ``found`` is not as wanted; what it does not say is as it is by default."""
     return {name: found[name] for name, value in wanted.items() if name in found and found[name] != value}
+
+
+def consumer_config(channel: str, partition: int) -> dict[str, Any]:
+    """Return what must not differ about a consumer of a partition."""
+    return {**CONSUMER, "filter_subject": subject_of(channel, partition)}
 
 
 async def declare(jetstream: JetStream, subscription: Subscription, *, replicas: int, anew: bool = False) -> None:
@@ -115,14 +128,14 @@ def _check_alone(found: Sequence[Consumer], channel: str, consumer: str) -> None
 
 async def _make_consumer(jetstream: JetStream, channel: str, consumer: str, partition: int, begin: str) -> None:
     stream, name = stream_of(channel), durable_of(consumer, partition)
+    wanted = consumer_config(channel, partition)
     try:
         found = await jetstream.consumer(stream, name)
         if found is None:
             config = {
-                **CONSUMER,
+                **wanted,
                 "durable_name": name,
                 "deliver_policy": begin,
-                "filter_subject": subject_of(channel, partition),
                 "ack_wait": ACK_WAIT_S * NANOSECONDS,
                 "max_ack_pending": MOST_PENDING,
             }
@@ -130,8 +143,8 @@ async def _make_consumer(jetstream: JetStream, channel: str, consumer: str, part
             return
     except Refusal as refusal:
         raise refused(refusal, what=f"consumer {name} of {stream}") from refusal
-    for setting, is_now in drift(CONSUMER, found.config).items():
-        logger.warning("the consumer %s of %s has %s=%r, not %r", name, stream, setting, is_now, CONSUMER[setting])
+    for setting, is_now in drift(wanted, found.config).items():
+        logger.warning("the consumer %s of %s has %s=%r, not %r", name, stream, setting, is_now, wanted[setting])
 
 
 async def _create_consumer(jetstream: JetStream, stream: str, name: str, config: Mapping[str, Any]) -> None:

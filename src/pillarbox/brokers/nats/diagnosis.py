@@ -8,8 +8,8 @@ from typing import Any
 
 from pillarbox.brokers.nats.api import Consumer, JetStream, Refusal, refused
 from pillarbox.brokers.nats.connection import NatsConnection
-from pillarbox.brokers.nats.consumers import CONSUMER, drift
-from pillarbox.brokers.nats.layout import channel_of, subject_of
+from pillarbox.brokers.nats.consumers import consumer_config, drift
+from pillarbox.brokers.nats.layout import channel_of, place_in, subject_of
 from pillarbox.control.diagnosis import Finding, Severity, problem, well
 
 LIMITS = ("max_msgs", "max_msgs_per_subject", "max_bytes", "max_age")
@@ -71,9 +71,16 @@ def _judge(stream: StreamFacts, facts: NatsFacts) -> Iterator[Finding]:
     yield from _storage(stream)
     yield _replicas(stream, is_cluster=facts.is_cluster)
     yield _retention(stream)
+    if stream.config.get("no_ack"):
+        means = "it confirms nothing: what goes to it is sent again and again, and delays what goes elsewhere"
+        do = f"take no_ack away from the stream {stream.name}"
+        yield problem("nats-confirm", Severity.ERROR, stream.name, "no_ack", means=means, do=do)
     for consumer in stream.consumers:
-        if changed := drift(CONSUMER, consumer.config):
-            means = "after so many deliveries, or at once, a message is given up that nobody has handled"
+        partition = place_in(consumer.name)
+        if partition is None:
+            continue
+        if changed := drift(consumer_config(channel_of(stream.name), partition), consumer.config):
+            means = "messages are given up that nobody has handled, or come without their bodies, or do not come at all"
             do = "remove it while its service runs: it is made anew as it must be, and begins with all that is there"
             yield problem("nats-consumer", Severity.ERROR, consumer.name, str(changed), means=means, do=do)
 

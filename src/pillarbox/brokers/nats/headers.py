@@ -81,3 +81,8 @@ def _is_order(name: str) -> bool:
 def status_of(headers: Mapping[str, str] | None) -> str:
     """Return the status that the server gave instead of a message: ``503`` when nobody took it."""
     return "" if headers is None else headers.get("Status", "")
+
+
+def reason_of(headers: Mapping[str, str] | None) -> str:
+    """Return what the server said of that status."""
+    return "" if headers is None else headers.get("Description", "")

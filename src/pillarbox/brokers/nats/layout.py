@@ -38,3 +38,10 @@ def durable_of(consumer: str, partition: int) -> str:
 def consumer_of(durable: str) -> str:
     """Return whose durable consumer ``durable`` is."""
     return durable.rpartition("-")[0].replace("=", ".").replace("~", "/")
+
+
+def place_in(durable: str) -> int | None:
+    """Return the partition that one of our durable consumers gets; ``None`` for a consumer of somebody else."""
+    owner, _, number = durable.rpartition("-")
+    is_ours = _IN_NAMES[ord("/")] in owner and number.isdecimal() and int(number) < PARTITIONS
+    return int(number) if is_ours else None

@@ -54,6 +54,7 @@ class Pull(Share):
         asked_until: when they will not come any more.
         ask_from: the earliest time to ask again.
         came: what has come and was not looked at.
+        refusal: what the server said last when it would not give any; said again it is no news.
     """
 
     stream: str = ""
@@ -68,6 +69,7 @@ class Pull(Share):
     asked_until: float = 0.0
     ask_from: float = 0.0
     came: deque[Any] = field(default_factory=deque[Any])
+    refusal: str = ""
 
     def ask(self, now: float, *, within: float) -> int:
         """Return how many to ask for now, and count them as asked for; they come ``within`` so many seconds."""
@@ -80,6 +82,11 @@ class Pull(Share):
     def ask_again(self, *, from_: float) -> None:
         """Count nothing as asked for, and ask no earlier."""
         self.asked, self.ask_from = 0, from_
+
+    def is_news(self, refusal: str) -> bool:
+        """Tell whether the server says something else than the last time that it would give nothing."""
+        before, self.refusal = self.refusal, refusal
+        return refusal != before
 
     def attach(self, consumer: Consumer) -> int:
         """Begin with what follows the last delivery of ``consumer``; what is out stays, all else is found again.
@@ -120,6 +127,7 @@ class Pull(Share):
         if delivery != self.following:
             return Arrival.GAP
         self.following += 1
+        self.refusal = ""
         if place in self.settled:
             return Arrival.ACKNOWLEDGED_BEFORE
         if place not in self.replies:

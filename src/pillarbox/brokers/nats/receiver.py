@@ -20,7 +20,7 @@ from nats.errors import Error as NatsError
 from pillarbox.brokers.nats.api import JetStream, Refusal, refused
 from pillarbox.brokers.nats.connection import NAME, Link, NatsConnection, unavailable
 from pillarbox.brokers.nats.consumers import ACK_WAIT_S, NANOSECONDS, declare, trim
-from pillarbox.brokers.nats.headers import status_of
+from pillarbox.brokers.nats.headers import reason_of, status_of
 from pillarbox.brokers.nats.layout import durable_of, stream_of, subject_of
 from pillarbox.brokers.nats.pull import Arrival, Pull
 from pillarbox.brokers.partitions import Shares, by_place, hand_out
@@ -204,7 +204,12 @@ class NatsReceiver(MessageReceiver):
             while share.came and share.token is not None:
                 came = share.came.popleft()
                 if not came.reply:
-                    self._hear(share, status_of(came.headers))
+                    status = status_of(came.headers)
+                    if status not in ENDED and share.is_news(reason_of(came.headers)):
+                        logger.warning(
+                            "the consumer %s gives nothing: %s %s", share.durable, status, reason_of(came.headers)
+                        )
+                    self._hear(share, status)
                     continue
                 share.asked -= 1
                 arrival = share.take(came)

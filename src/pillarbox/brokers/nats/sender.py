@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from nats.errors import Error as NatsError
@@ -53,6 +53,7 @@ class _Error(msgspec.Struct):
 
 class _Answer(msgspec.Struct):
     error: _Error | None = None
+    stream: str = ""
 
 
 _answer_of = msgspec.json.Decoder(_Answer).decode
@@ -155,9 +156,14 @@ async def _publish_all(
             confirms.refuse(place, f"{size} bytes with its headers; this server takes {limit} (max_payload)")
             continue
         subject = subject_of(message.destination, partition_of(message))
-        confirms.expect(place, subject)
+        confirms.expect(place, subject, stream_of(message.destination))
         await link.publish(subject, message.body, reply=f"{inbox}.{place}", headers=headers)
     confirms.all_sent()
+
+
+class _Sent(NamedTuple):
+    subject: str
+    stream: str
 
 
 class _Confirms:
@@ -165,13 +171,13 @@ class _Confirms:
 
     def __init__(self, results: list[SendResult]) -> None:
         self._results = results
-        self._open: dict[int, str] = {}
+        self._open: dict[int, _Sent] = {}
         self._is_all_sent = False
         self.done = asyncio.Event()
 
-    def expect(self, place: int, subject: str) -> None:
-        """Note that a message is on its way to ``subject``."""
-        self._open[place] = subject
+    def expect(self, place: int, subject: str, stream: str) -> None:
+        """Note that a message is on its way to ``subject``, for ``stream`` to store."""
+        self._open[place] = _Sent(subject, stream)
 
     def refuse(self, place: int, reason: str) -> None:
         """Note that a message cannot be sent."""
@@ -186,8 +192,7 @@ class _Confirms:
         """Note what came for one message."""
         place = int(answer.subject.rpartition(".")[2])
         if place in self._open:
-            del self._open[place]
-            self._results[place] = _judge(answer)
+            self._results[place] = _judge(answer, self._open.pop(place))
             self._look()
 
     def hear(self, said: str) -> None:
@@ -195,7 +200,7 @@ class _Confirms:
         forbidden = _FORBIDDEN.search(said)
         if forbidden is None:
             return
-        for place in [place for place, subject in self._open.items() if subject == forbidden[1]]:
+        for place in [place for place, sent in self._open.items() if sent.subject == forbidden[1]]:
             del self._open[place]
             self.refuse(place, said)
         self._look()
@@ -211,18 +216,27 @@ class _Confirms:
             self.done.set()
 
 
-def _judge(answer: Any) -> SendResult:
+def _judge(answer: Any, sent: _Sent) -> SendResult:
     if not answer.data:
         status = status_of(answer.headers)
         return _NOBODY if status == NO_RESPONDERS else Unavailable(f"the server answered {status or 'nothing'}")
     try:
-        error = _answer_of(answer.data).error
+        found = _answer_of(answer.data)
     except msgspec.MsgspecError:
         return Unknown("the server's answer is no confirm")
+    error = found.error
     if error is None:
-        return _CONFIRMED
+        return _CONFIRMED if found.stream == sent.stream else NotReady(_taken_by(found.stream, sent))
     if error.err_code == TOO_LARGE_FOR_THE_STREAM:
         return Refused(error.description)
     if error.err_code == NOT_STORED:
         return NotReady(error.description)
     return Unavailable(error.description)
+
+
+def _taken_by(stream: str, sent: _Sent) -> str:
+    """Say that a stream of somebody else stored it, which no consumer of ours reads."""
+    return (
+        f"the stream {stream!r} takes {sent.subject}, and not {sent.stream}, which consumers read; narrow the subjects "
+        "of the stream that has them, or remove it"
+    )

@@ -1,24 +1,25 @@
 """The doctor of RabbitMQ: what its queues, policies and nodes make of a confirm.
 
 The rows of RELIABILITY behind the codes: ``queue-type`` Q2, ``delivery-limit`` Q4, ``alarm`` Q10, ``queue-length`` Q11,
-``message-ttl`` Q12, ``consumer-timeout`` Q6.
+``message-ttl`` Q12, ``consumer-timeout`` Q6. ``alternate-exchange``: RabbitMQ, *Alternate Exchanges*.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pillarbox.brokers.rabbitmq.address import Address
 from pillarbox.brokers.rabbitmq.layout import dead_of, kept_of, mark_of
-from pillarbox.brokers.rabbitmq.management import ManagementError, ask_management
+from pillarbox.brokers.rabbitmq.management import ManagementError, ask_exchanges, ask_management
 from pillarbox.brokers.rabbitmq.wire import Wire
 from pillarbox.channel.address import QUEUE, TOPIC
 from pillarbox.control.diagnosis import Finding, Severity, problem, well
 
 PLENTY: Final = 1000
 """Deliveries of a message that no rebalancing of instances reaches."""
+ALTERNATE: Final = "alternate-exchange"
 ENOUGH_MS: Final = 30 * 60 * 1000
 """What a server grants a consumer for a message by itself; its own setting no client is told."""
 
@@ -49,6 +50,7 @@ class RabbitMqFacts:
         untold: why queues and nodes could not be looked at; ``None`` where they could.
         nodes: the names of those that run.
         alarms: nodes that are short of something, and of what.
+        alternates: by our exchanges, where what no queue of theirs takes goes instead of back to its sender.
     """
 
     version: str
@@ -57,6 +59,7 @@ class RabbitMqFacts:
     nodes: Sequence[str] = ()
     alarms: Sequence[str] = ()
     queues: Sequence[QueueFacts] = ()
+    alternates: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 async def look(wire: Wire, address: Address) -> RabbitMqFacts:
@@ -67,6 +70,7 @@ async def look(wire: Wire, address: Address) -> RabbitMqFacts:
         return RabbitMqFacts(version=version, blocked=wire.blocked, untold="the URL names no management=…")
     try:
         nodes, queues = await ask_management(address, base)
+        exchanges, policies = await ask_exchanges(address, base)
     except ManagementError as error:
         return RabbitMqFacts(version=version, blocked=wire.blocked, untold=str(error))
     kinds = {"mem_alarm": "memory", "disk_free_alarm": "disk"}
@@ -77,6 +81,7 @@ async def look(wire: Wire, address: Address) -> RabbitMqFacts:
         nodes=[str(node["name"]) for node in nodes if node.get("running")],
         alarms=[f"{node['name']}: {what}" for node in nodes for flag, what in kinds.items() if node.get(flag)],
         queues=[queue_facts(queue) for queue in queues if _has_messages(str(queue["name"]))],
+        alternates=alternates_of(exchanges, policies),
     )
 
 
@@ -107,6 +112,7 @@ def _told(facts: RabbitMqFacts) -> Iterator[Finding]:
         return
     yield well("management", "queues and policies", f"looked at {len(facts.queues)} queues")
     yield from _copies(facts)
+    yield from _alternates(facts.alternates)
     for code, judge in {
         "queue-type": _type,
         "delivery-limit": _delivery_limit,
@@ -130,6 +136,15 @@ def _copies(facts: RabbitMqFacts) -> Iterator[Finding]:
         yield problem("copies", Severity.NOTICE, "nodes", "one", means=means, do=do)
     else:
         yield well("copies", "nodes", str(len(facts.nodes)))
+
+
+def _alternates(found: Mapping[str, str]) -> Iterator[Finding]:
+    if not found:
+        yield well("alternate-exchange", "exchanges", "none")
+    for exchange, alternate in found.items():
+        means = "what goes to a topic that nobody has subscribed to is confirmed, and its consumers never get it"
+        do = "take alternate-exchange out of the policy or the exchange"
+        yield problem("alternate-exchange", Severity.ERROR, exchange, alternate, means=means, do=do)
 
 
 def _type(queue: QueueFacts) -> Finding | None:
@@ -198,6 +213,18 @@ def _fate(queue: QueueFacts) -> tuple[Severity, str]:
             f"queue is bound under {goes_to}: see the page about RabbitMQ"
         )
     return Severity.ERROR, "is lost to its consumer: this queue was not made by Pillarbox"
+
+
+def alternates_of(exchanges: Sequence[Mapping[str, Any]], policies: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the alternate exchanges of ours; the exchange's own argument is stronger than a policy."""
+    of_policies = {one["name"]: one["definition"].get(ALTERNATE) for one in policies}
+    found: dict[str, str] = {}
+    for one in exchanges:
+        arguments: Mapping[str, Any] = one.get("arguments") or {}
+        alternate = arguments.get(ALTERNATE) or of_policies.get(one.get("policy"))
+        if alternate and str(one["name"]).startswith((QUEUE, TOPIC)):
+            found[str(one["name"])] = str(alternate)
+    return found
 
 
 def queue_facts(told: Mapping[str, Any]) -> QueueFacts:

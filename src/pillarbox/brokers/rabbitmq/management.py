@@ -14,6 +14,7 @@ from pillarbox.brokers.rabbitmq.address import Address
 from pillarbox.brokers.rabbitmq.wire import ANSWER_WITHIN_S
 
 _COLUMNS: Final = "name,type,arguments,effective_policy_definition,members,online"
+_OF_EXCHANGES: Final = "name,arguments,policy"
 
 
 class ManagementError(Exception):
@@ -30,6 +31,21 @@ async def ask_management(address: Address, base: str) -> tuple[list[dict[str, An
     nodes = await asyncio.to_thread(_get, address, f"{base.rstrip('/')}/api/nodes")
     queues = await asyncio.to_thread(_get, address, f"{base.rstrip('/')}/api/queues/{host}?columns={_COLUMNS}")
     return nodes, queues
+
+
+async def ask_exchanges(address: Address, base: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return what is told of the exchanges of the virtual host, and its policies: none for a user who may not see them.
+
+    Raises:
+        ManagementError: it cannot be reached, or does not even tell of exchanges.
+    """
+    host = quote(address.virtual_host, safe="")
+    url = f"{base.rstrip('/')}/api/exchanges/{host}?columns={_OF_EXCHANGES}"
+    exchanges = await asyncio.to_thread(_get, address, url)
+    try:
+        return exchanges, await asyncio.to_thread(_get, address, f"{base.rstrip('/')}/api/policies/{host}")
+    except ManagementError:
+        return exchanges, []
 
 
 def _get(address: Address, url: str) -> list[dict[str, Any]]:

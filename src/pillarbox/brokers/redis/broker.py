@@ -35,12 +35,17 @@ class RedisBroker(Broker, Diagnosable):
 
         Raises:
             BrokerUnavailableError: it cannot be reached.
-            ConfigurationError: it is too old.
+            ConfigurationError: it is too old, or a node of a cluster.
         """
         facts = (await self._connection.execute("INFO", "server")).decode()
         version = facts.partition("redis_version:")[2].partition("\r\n")[0]
         if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
             raise ConfigurationError(f"Redis {version} is too old; streams are trimmed as needed from 6.2 on")
+        if "redis_mode:cluster" in facts:
+            raise ConfigurationError(
+                "it is a node of a Redis Cluster, which sends its clients from node to node for each channel; name a "
+                "Redis that is no cluster, or a proxy that hides it"
+            )
 
     async def close(self) -> None:
         await self._connection.close()

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import hiredis
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 
 from pillarbox.errors import BrokerUnavailableError
 
@@ -36,17 +36,25 @@ class RedisConnection:
     """A pool of connections that never tries by itself a second time: the caller decides."""
 
     def __init__(self, url: str) -> None:
-        """Reach the server at ``url``; connects to nothing."""
+        """Reach the server at ``url``; connects to nothing. What its options say of how answers are read is not heeded.
+
+        Raises:
+            ValueError: it is no such URL, or has an option that is none or has no such value.
+        """
         client: Any = Redis  # its types know neither raw answers nor all options
-        self._redis = client.from_url(
-            url,
+        self._redis = client.from_url(url, socket_connect_timeout=ANSWER_WITHIN_S)
+        self._pool = self._redis.connection_pool
+        self._pool.connection_kwargs.update(
             protocol=2,
             decode_responses=False,
             socket_timeout=None,  # it would set a timer for each of many answers
-            socket_connect_timeout=ANSWER_WITHIN_S,
+            retry_on_timeout=False,
             retry=Retry(NoBackoff(), 0),
         )
-        self._pool = self._redis.connection_pool
+        try:
+            self._pool.make_connection()  # redis-py looks at most options only now
+        except (TypeError, RedisError) as error:
+            raise ValueError(str(error).rpartition("__init__() ")[2]) from error
         self._digests: dict[str, str] = {}
 
     async def execute(self, *command: Argument) -> Any:
@@ -74,7 +82,10 @@ class RedisConnection:
                 connection = await self._pool.get_connection()
                 try:
                     await connection.send_packed_command(packed, check_health=False)
-                    return await _answers(connection, len(commands), limit)
+                    answers = await _answers(connection, len(commands), limit)
+                    if any(map(_is_read_only, answers)):  # somebody else may be the primary at its address by now
+                        await connection.disconnect(nowait=True)
+                    return answers
                 except BaseException:
                     await connection.disconnect(nowait=True)  # answers may be on their way
                     raise
@@ -110,6 +121,14 @@ class RedisConnection:
 def is_refusal(answer: object) -> bool:
     """Tell whether the answer to one of many commands is that Redis would not do it."""
     return isinstance(answer, RedisError)
+
+
+def _is_read_only(answer: Any) -> bool:
+    """Tell whether a command, or one in a script that returns how far it came and why, met a replica."""
+    if isinstance(answer, list):
+        answer = cast("list[Any]", answer)
+        return len(answer) == 2 and isinstance(answer[1], bytes) and answer[1].startswith(b"READONLY")
+    return isinstance(answer, ReadOnlyError)
 
 
 @contextmanager
