@@ -16,11 +16,11 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 import pillarbox
-from pillarbox import Pillarbox, Settings
+from pillarbox import Pillarbox, Retry, Settings
 from pillarbox.errors import ConfigurationError, ConflictError, InvalidMessageError
 from pillarbox.lease import LeaseTerms
 from pillarbox.message import Limits
-from pillarbox.observe import MessageDead, MessageHandled
+from pillarbox.observe import ConsumerStopped, MessageDead, MessageHandled
 from pillarbox.outbox import record_of
 from pillarbox.relational.tables import inbox, outbox, outbox_scheduled
 from pillarbox.relay.reader import ReadPlan
@@ -170,6 +170,33 @@ async def test_a_record_that_no_packet_holds_is_refused_and_not_taken_for_a_lost
     assert await _ids(store) == ["before"]
 
 
+async def test_the_headers_of_a_record_count_as_what_a_packet_holds(store: RelationalStore) -> None:
+    """So do their quotation marks, which are escaped."""
+    headers = {f"x-{number}": "v" * 1_000 for number in range(10)}
+    message = replace(make_message("large"), body=b"x" * (16_777_216 - 10_000), headers=headers)
+
+    with pytest.raises(InvalidMessageError, match="max_allowed_packet = 16777216"):
+        await store.run(store.outbox.append([record_of(message)]))
+
+
+async def test_a_message_that_is_stored_can_be_put_aside_with_the_history_of_its_failures(mariadb_url: str) -> None:
+    """Else its handler would be called for ever: no attempt could be written down."""
+    settings = dataclasses.replace(SETTINGS, limits=Limits(max_body_bytes=20_000_000))
+    box, happenings = make_box(mariadb_url, settings=settings)
+
+    @box.on(Shipped, name="one", retry=Retry(attempts=3, immediate=1, first=timedelta(milliseconds=1)))
+    async def fail(shipped: Shipped, tx: AsyncConnection) -> None:
+        raise ConnectionError("é" * 2_000)
+
+    async with box, box.running():
+        with pytest.raises(InvalidMessageError, match="max_allowed_packet"):
+            await publish(box, Shipped("x" * (16_777_216 - 3_000)))
+        await publish(box, Shipped("x" * (16_777_216 - 101_500)))
+        (dead,) = await happenings.until(MessageDead)
+
+    assert dead.attempts == 3
+
+
 async def test_a_handler_whose_answer_no_packet_holds_stops_neither_its_neighbours_nor_its_consumer(
     mariadb_url: str,
 ) -> None:
@@ -214,6 +241,29 @@ async def test_a_handler_without_transaction_whose_answer_no_packet_holds_is_cal
     assert "InvalidMessageError" in str(dead)
     assert calls.count("large") == 1 or idempotency == "natural"
     assert {one: calls.count(one) for one in calls if one != "large"} == {"o-1": 1, "o-2": 1, "o-3": 1}
+
+
+async def test_a_consumer_that_stops_at_a_dead_letter_stops_at_one_whose_answer_no_packet_holds(
+    mariadb_url: str,
+) -> None:
+    settings = dataclasses.replace(SETTINGS, limits=Limits(max_body_bytes=20_000_000))
+    box, happenings = make_box(mariadb_url, settings=settings)
+    calls: list[str] = []
+
+    @box.on(OrderPlaced, name="one", outside=True, when_dead="stop", concurrency=1)
+    async def answer(order: OrderPlaced) -> Shipped:
+        calls.append(order.order_id)
+        return Shipped("x" * (17_000_000 if order.order_id == "large" else 1))
+
+    async with box:
+        await create_tables(box)
+        async with box.running(relay=False):
+            pass  # so that all of them come at once
+        await publish(box, OrderPlaced("o-1"), OrderPlaced("large"), OrderPlaced("o-2"), OrderPlaced("o-3"))
+        async with box.running():
+            await happenings.until(ConsumerStopped)
+
+    assert calls == ["o-1", "large"]
 
 
 async def test_the_caller_s_own_statements_go_as_they_did(mariadb_url: str, store: RelationalStore) -> None:

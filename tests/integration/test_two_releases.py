@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from pillarbox import Pillarbox, Retry, command, event
 from pillarbox.app.membership import Membership
 from pillarbox.brokers.memory import MemoryBroker
+from pillarbox.errors import ConfigurationError
 from pillarbox.observe import ConsumerStopped, MessageDiscarded, MessageHandled, MessageHeld
 from pillarbox.relational.flow_tables import flow_participants
 from pillarbox.relational.tables import breakers, held, inbox, members, subscriptions
@@ -348,3 +349,18 @@ async def test_a_process_that_was_taken_for_dead_subscribes_again_when_it_goes_o
         assert await subscribed(newer) == ["shop/added", "shop/known"]
         assert [one.dependency for one in await rows(newer, breakers)] == ["shop/payments"]
         assert "shop/added" in {row.consumer for row in await rows(newer, flow_participants)}
+
+
+@on_each
+async def test_a_process_whose_start_is_refused_keeps_none_of_the_release_at_work_from_starting(store_url: str) -> None:
+    """Its consumer would count as one that a process has, until its lease ends, and anew with each of its restarts."""
+    older, again, newer = (make_box(store_url)[0] for _ in range(3))
+    for box, name in ((older, "known"), (again, "known"), (newer, "added")):
+
+        @box.on(CancelOrder, name=name)
+        async def cancel(order: CancelOrder, tx: AsyncConnection) -> None: ...
+
+    async with older.running():
+        with pytest.raises(ConfigurationError, match="has the consumer shop/known already"):
+            await start(newer)
+        await start(again)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Protocol
 
@@ -14,7 +15,7 @@ from pillarbox.channel import Subscription
 from pillarbox.consumer import Consumer
 from pillarbox.consumer.registry import ConsumerRegistry
 from pillarbox.consumer.resolve import check_rename
-from pillarbox.errors import InvalidSetupError, UnregisteredConsumerError
+from pillarbox.errors import InvalidSetupError, PillarboxError, UnregisteredConsumerError
 from pillarbox.flow import Participant
 from pillarbox.lease import LeaseKeeper
 from pillarbox.observe import Observer
@@ -76,6 +77,21 @@ class Membership(Rounds):
         if not self._is_enlisted:
             await self._enlist(is_back=self._was_enlisted)
             self._is_enlisted = self._was_enlisted = True
+
+    @asynccontextmanager
+    async def joined(self) -> AsyncGenerator[None]:
+        """Become a member before the block; a process whose start is refused there, or in the block, is none.
+
+        Raises:
+            InvalidSetupError: what cannot go on with these consumers.
+        """
+        try:
+            await self.round()
+            yield
+        except BaseException:
+            with suppress(PillarboxError):  # what was refused is told, and the lease ends by itself
+                await self.leave()
+            raise
 
     async def leave(self) -> None:
         """Sign off."""

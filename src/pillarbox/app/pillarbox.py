@@ -324,13 +324,14 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
             checked = self._resolved(catalogue)
             await self._retire_tracker()
             membership = membership_of(parts, checked, self._graph_of(checked).participants)
-            await membership.round()
-            workers += [membership, replay_driver(parts), *upkeep_of(parts, self.settings)]
-            ours = [one for one in checked if (sagas if is_of_replies(one) else consumers)]
-            workers += [worker for consumer in ours for worker in parts.consumer_workers(consumer)]
-            workers += await self._flow_workers(parts) if consumers else ()
+            async with membership.joined():
+                workers += [membership, replay_driver(parts), *upkeep_of(parts, self.settings)]
+                ours = [one for one in checked if (sagas if is_of_replies(one) else consumers)]
+                workers += [worker for consumer in ours for worker in parts.consumer_workers(consumer)]
+                workers += await self._flow_workers(parts) if consumers else ()
+                if sagas:
+                    await check_stored(catalogue, self.store)
         if sagas:
-            await check_stored(catalogue, self.store)
             workers.append(orchestrator_of(catalogue, rules_of(parts, self.settings.limits), parts, self._saga_wakeup))
         if relay:
             workers.append(parts.relay_worker())

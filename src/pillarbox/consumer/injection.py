@@ -122,17 +122,17 @@ def signature_of(handler: Callable[..., object], *, owner: str) -> Signature:
         UnsatisfiedInjectionError: it takes no payload, leaves a parameter without annotation, or asks for a
             transaction of the wrong colour.
     """
-    function = function_of(handler)
-    if inspect.isclass(handler) or inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+    called = _called(handler)
+    if inspect.isclass(handler) or inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
         what = "is a class" if inspect.isclass(handler) else "yields"
         raise ConfigurationError(f"{owner}: it {what}, and nothing would be done; let it be a function that returns")
     try:
-        hints: dict[str, Any] = get_type_hints(function)
+        hints: dict[str, Any] = get_type_hints(function_of(handler))
     except NameError as error:
         problem = f"{owner}: the annotation {error.name!r} cannot be resolved; import it where the handler is defined"
         raise UnsatisfiedInjectionError(problems=[problem]) from error
-    given: object = getattr(handler, "keywords", {})  # of a partial
-    parameters = [one for one in inspect.signature(handler).parameters.values() if one.name not in cast("Any", given)]
+    given = _given_to(handler)
+    parameters = [one for one in inspect.signature(handler).parameters.values() if one.name not in given]
     if not parameters:
         raise UnsatisfiedInjectionError(problems=[f"{owner}: it takes no payload; the first parameter is the message"])
     first, *others = parameters
@@ -140,7 +140,7 @@ def signature_of(handler: Callable[..., object], *, owner: str) -> Signature:
     if untyped:
         raise UnsatisfiedInjectionError(problems=[f"{owner}: {', '.join(untyped)} has no annotation to inject by"])
     wants = {parameter.name: hints[parameter.name] for parameter in others}
-    is_async = inspect.iscoroutinefunction(function)
+    is_async = inspect.iscoroutinefunction(called)
     asked = [kind for kind in wants.values() if kind in (*ASYNC_TRANSACTIONS, *SYNC_TRANSACTIONS)]
     wrong = [kind for kind in asked if kind not in (ASYNC_TRANSACTIONS if is_async else SYNC_TRANSACTIONS)]
     if wrong:
@@ -158,9 +158,24 @@ def signature_of(handler: Callable[..., object], *, owner: str) -> Signature:
 
 
 def function_of(handler: Callable[..., object]) -> Callable[..., object]:
-    """Return the function that ``handler`` is, stands for as a partial, or has as the object that it is."""
+    """Return the function that ``handler`` is, stands for as a partial or a decorator's object, or has as an object."""
+    wrapped: object = getattr(handler, "__wrapped__", None)
     if isinstance(handler, partial):
         return function_of(cast("partial[object]", handler).func)
+    if callable(wrapped) and not inspect.isroutine(handler):
+        return function_of(wrapped)
+    return _called(handler)
+
+
+def _given_to(handler: Callable[..., object]) -> Mapping[str, object]:
+    """Return the keyword arguments that a partial brings along."""
+    return cast("partial[object]", handler).keywords if isinstance(handler, partial) else {}
+
+
+def _called(handler: Callable[..., object]) -> Callable[..., object]:
+    """Return what runs when ``handler`` is called: its colour is what counts, whatever a decorator's object wraps."""
+    if isinstance(handler, partial):
+        return _called(cast("partial[object]", handler).func)
     if inspect.isroutine(handler) or inspect.isclass(handler):
         return handler
     call: Callable[..., object] = getattr(handler, "__call__")  # noqa: B004, B009 - of an object, whose type is not known

@@ -131,15 +131,12 @@ class OutsideProcess:
                                 left.append(item)
                                 continue
                             stopped |= await self._one(item, outcomes, stopped)
-                            if self._run.rules.stops and item in outcomes.report.dead:
-                                await self._write(outcomes, intake, token)
-                                undone = entry.ready[entry.ready.index(item) + 1 :]
-                                raise StoppedByDeadLetter(self._name, [*undone, *entry.busy])
                             if self._is_due(outcomes):
-                                published += await self._write(outcomes, intake, token)
+                                undone = [*entry.ready[entry.ready.index(item) + 1 :], *entry.busy]
+                                published += await self._write(outcomes, intake, token, undone=undone)
                                 stopped |= self._run.stopped_by(outcomes.report)
                                 outcomes = Outcomes(since=self._clock.monotonic())
-                published += await self._write(outcomes, intake, token)
+                published += await self._write(outcomes, intake, token, undone=[*left, *entry.busy])
                 stopped |= self._run.stopped_by(outcomes.report)
                 await self._leave_alone(left, token)
             waiting = entry.busy
@@ -189,10 +186,18 @@ class OutsideProcess:
     def _is_due(self, outcomes: Outcomes) -> bool:
         """Tell whether outcomes must be written before another handler is called."""
         waited = self._clock.monotonic() - outcomes.since
-        return (outcomes.has_called and self._run.rules.deduplicates) or waited >= WRITE_EVERY.total_seconds()
+        is_late = waited >= WRITE_EVERY.total_seconds()
+        return (outcomes.has_called and self._run.rules.deduplicates) or is_late or self._has_stopped(outcomes)
 
-    async def _write(self, outcomes: Outcomes, intake: Intake, token: str) -> int:
-        """Make outcomes durable and tell of them; return how many messages were published."""
+    def _has_stopped(self, outcomes: Outcomes) -> bool:
+        return self._run.rules.stops and bool(outcomes.report.dead)
+
+    async def _write(self, outcomes: Outcomes, intake: Intake, token: str, *, undone: Sequence[Item]) -> int:
+        """Make outcomes durable and tell of them; return how many messages were published.
+
+        Raises:
+            StoppedByDeadLetter: one of them is a dead letter that stops the consumer; ``undone`` goes back.
+        """
         while outcomes.items:
             try:
                 await self._source.run(self._leave(outcomes, intake, token))
@@ -201,6 +206,8 @@ class OutsideProcess:
                 continue
             self._books.tell(outcomes.report)
             break
+        if self._has_stopped(outcomes):
+            raise StoppedByDeadLetter(self._name, undone)
         return outcomes.report.published
 
     def _take_back(self, outcomes: Outcomes, spoiled: RunSpoiled) -> None:

@@ -198,7 +198,8 @@ def _clashes(consumers: Sequence[Consumer]) -> list[ConfigurationError]:
 
 def _name_from(handler: Handler) -> str:
     function = function_of(handler)
-    name = type(handler).__name__ if function.__name__ == "__call__" else function.__name__
+    called_on: object = getattr(function, "__self__", None)
+    name = type(called_on).__name__ if function.__name__ == "__call__" else function.__name__
     return name.replace("_", "-").strip("-").lower()
 
 

@@ -164,7 +164,8 @@ class Consumer:
     @property
     def package(self) -> str:
         """The top-level package of its handler."""
-        return function_of(self.handler).__module__.partition(".")[0]
+        module: object = function_of(self.handler).__module__  # what is written in C may have none
+        return str(module or "").partition(".")[0]
 
     @property
     def mode(self) -> str:

@@ -21,8 +21,8 @@ ROWS_AT_MOST: Final = 500
 BYTES_AT_MOST: Final = 1_000_000
 """Of values in a statement, a quarter of what the smallest default of ``max_allowed_packet`` takes when escaped."""
 
-BESIDE_THE_BODY: Final = 1_000
-"""Bytes of a statement that no INSERT of a message does without."""
+BESIDE_THE_VALUES: Final = 100_000
+"""Bytes of a statement for its words, and for the history that is kept with a message whose handler fails."""
 
 _ONE_A_ROW = ("mysql", "mariadb")
 _ESCAPED: Final = (b"\0", b"\n", b"\r", b"\x1a", b'"', b"'", b"\\")
@@ -78,14 +78,20 @@ def refuse_what_no_packet_holds(connection: Connection, rows: Sequence[Mapping[s
     for row in large:
         body = row["payload"]
         assert isinstance(body, bytes)
-        sent = len(body) + sum(body.count(one) for one in _ESCAPED) + BESIDE_THE_BODY
+        sent = sum(map(_sent_size, row.values())) + BESIDE_THE_VALUES
         if sent > allowed:
             reason = (
-                f"its body is {len(body)} bytes long, {sent} as the database is told of it, which takes "
-                f"max_allowed_packet = {allowed}; raise that, or store large data elsewhere and send a reference to it"
+                f"its body is {len(body)} bytes long, {sent} escaped and with what is kept beside it, and the database "
+                f"takes max_allowed_packet = {allowed}; raise that, or store large data elsewhere and send a reference"
             )
             raise InvalidMessageError(message_type=str(row["event_type"]), reason=reason, message_id=str(row["id"]))
 
 
 def _size(row: Mapping[str, object]) -> int:
     return sum(len(value) for value in row.values() if isinstance(value, (bytes, str)))
+
+
+def _sent_size(value: object) -> int:
+    """Return how many bytes of a statement ``value`` takes, escaped."""
+    sent = value.encode() if isinstance(value, str) else value
+    return len(sent) + sum(sent.count(one) for one in _ESCAPED) if isinstance(sent, bytes) else 0

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
+from functools import partial, update_wrapper
 from typing import Any
 
 import pytest
@@ -222,6 +222,7 @@ async def say(word: str, order: OrderPlaced, tx: AsyncConnection, *, loud: bool)
         (Teller(), "shop/teller"),
         (Teller().tell, "shop/tell"),
         (partial(say, "hello", loud=True), "shop/say"),
+        (partial(Teller()), "shop/teller"),
     ],
 )
 def test_what_can_be_called_is_read_as_the_function_behind_it(handler: Any, name: str) -> None:
@@ -232,6 +233,56 @@ def test_what_can_be_called_is_read_as_the_function_behind_it(handler: Any, name
 
     assert (consumer.identity, consumer.mode, consumer.signature.is_async) == (name, "transaction", True)
     assert list(consumer.signature.wants) == ["tx"]
+
+
+class Traced:
+    """What a decorator makes of a function; it can be called, and passes for the function."""
+
+    keywords = ("order",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        update_wrapper(self, function)
+        self._function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._function(*args, **kwargs)
+
+
+def book(order: OrderPlaced, tx: Connection) -> None: ...
+
+
+@pytest.mark.parametrize("handler", [Traced(book), partial(Traced(book))])
+def test_what_a_decorator_s_object_asks_for_is_what_its_function_does(handler: Any) -> None:
+    handlers = Handlers()
+    handlers.on(OrderPlaced)(handler)
+
+    (consumer,) = _resolve(handlers)
+
+    assert (consumer.identity, consumer.mode) == ("shop/book", "transaction")
+    assert (consumer.signature.payload, list(consumer.signature.wants)) == (OrderPlaced, ["tx"])
+
+
+def test_what_only_has_keywords_of_its_own_is_no_partial() -> None:
+    class Tagged(Teller):
+        keywords = ("order",)
+
+    handlers = Handlers()
+    handlers.on(OrderPlaced)(Tagged())
+
+    (consumer,) = _resolve(handlers)
+
+    assert (consumer.signature.payload, list(consumer.signature.wants)) == (OrderPlaced, ["tx"])
+
+
+def test_a_method_written_in_c_is_a_handler_that_belongs_to_no_package() -> None:
+    seen: list[object] = []
+    handlers = Handlers()
+    declare: Any = handlers.on(OrderPlaced, name="see")
+    declare(seen.append)
+
+    (consumer,) = _resolve(handlers)
+
+    assert consumer.package == ""
 
 
 async def yields_at_its_leisure(order: OrderPlaced) -> AsyncGenerator[StockReserved]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import hiredis
 from redis.asyncio import Redis
@@ -123,11 +123,11 @@ def is_refusal(answer: object) -> bool:
     return isinstance(answer, RedisError)
 
 
-def _is_read_only(answer: Any) -> bool:
+def _is_read_only(answer: object) -> bool:
     """Tell whether a command, or one in a script that returns how far it came and why, met a replica."""
     if isinstance(answer, list):
-        answer = cast("list[Any]", answer)
-        return len(answer) == 2 and isinstance(answer[1], bytes) and answer[1].startswith(b"READONLY")
+        parts: list[Any] = answer
+        return len(parts) == 2 and isinstance(parts[1], bytes) and parts[1].startswith(b"READONLY")
     return isinstance(answer, ReadOnlyError)
 
 
