@@ -16,7 +16,7 @@ from pillarbox.retry import Failure, FailureRule
 from pillarbox.saga.arrivals import next_look, put_off, taken
 from pillarbox.saga.context import SagaContext
 from pillarbox.saga.definition import CALL_WITHIN, Kind, StepFailed
-from pillarbox.saga.happening import Act, Happening, Moment
+from pillarbox.saga.happening import FINAL, Act, Happening, Moment, noted
 from pillarbox.saga.journal import (
     ActState,
     Arrived,
@@ -26,17 +26,15 @@ from pillarbox.saga.journal import (
     SagaStatus,
     decode_journal,
     encode_journal,
+    steps_under_way,
 )
 from pillarbox.saga.letters import Letters
-from pillarbox.saga.machine import observe, plan
+from pillarbox.saga.machine import observe, plan, unmade
 from pillarbox.saga.resolve import DefinedAct, Definition, Reaction
 from pillarbox.saga.rules import Call, NeedsTransaction, Outcome, Rules, Surrounding
 from pillarbox.saga.starting import ChildEnded
 from pillarbox.saga.store import ChangedSaga, NewSaga, SagaRow
 from pillarbox.saga.verdicts import Spoiled, Verdict
-
-FINAL = Failure(kind="permanent")
-"""Of what has happened, and whose end is not known."""
 
 
 @dataclass(slots=True)
@@ -105,13 +103,9 @@ class Course:
         arrived, self.journal = taken(self.journal, self._moment)
         for reply in arrived:
             await self._answered(reply, around)
-        while True:
-            planned = plan(self.definition, self.journal, self._moment)
-            self.journal, self.due_us = planned.journal, next_look(planned.journal, planned.due_us)
-            if not planned.acts:
-                break
+        while acts := self._next_acts(around):
             # calls first: their intents are written down, whether or not there is room for the rest
-            for act in sorted(planned.acts, key=lambda one: one.kind is not Kind.OUTSIDE):
+            for act in sorted(acts, key=lambda one: one.kind is not Kind.OUTSIDE):
                 if not await self._carry_out(act, around):
                     self.due_us = self._moment.now_us
                     return
@@ -156,6 +150,9 @@ class Course:
         if progress is None or progress.state is not ActState.INTENT or progress.token != call.token:
             return  # somebody else's by now, or written already: the answer of that commit was lost
         answer = outcome.answer
+        if answer is None:
+            self.journal = unmade(self.journal, act, self._moment)
+            return
         if isinstance(answer, Returned):
             answer = self._kept(act, call.given, answer, before=call.state)
         if isinstance(answer, Raised):
@@ -177,8 +174,9 @@ class Course:
         kind, reaction = defined.replies.get(reply.type), defined.reactions.get(reply.type)
         if kind is None:
             self._observe(act.failed(f"{reply.type} is no reply that the step awaits", FINAL, maybe=True))
-        elif reaction is None or not self._is_awaited(act):
-            self._observe(act.succeeded())
+        elif reaction is None or not self._is_awaited(act):  # of the latter nobody says any more what it means
+            late = noted(self.journal, self._moment, "answered late", act, reply.type)
+            self.journal = late if reaction else observe(self.definition, self.journal, act.succeeded(), self._moment)
         else:
             state = self._state()
             given = (state, self.rules.states.read_reply(reply, kind))
@@ -218,6 +216,14 @@ class Course:
 
     # --- what is to be done ---
 
+    def _next_acts(self, around: Surrounding | None) -> Sequence[Act]:
+        planned = plan(self.definition, self.journal, self._moment)
+        if around is not None and not around.may_be_followed_by(planned.acts, steps=self.steps):
+            self.due_us = self._moment.now_us  # the intents of calls are for a transaction that calls can follow
+            return ()
+        self.journal, self.due_us = planned.journal, next_look(planned.journal, planned.due_us)
+        return planned.acts
+
     async def _carry_out(self, act: Act, around: Surrounding | None) -> bool:
         """Do ``act``, or prepare it; return whether there was room for it in this transaction."""
         defined = self.definition.act(act.step, act.direction)
@@ -244,9 +250,8 @@ class Course:
             self.calls.append(call)
             return True
         self.steps += needs_transaction
-        timeout = (
-            defined.timeout if defined.kind is Kind.LOCAL else CALL_WITHIN
-        )  # theirs says how long to await a reply
+        # theirs says how long to await a reply
+        timeout = defined.timeout if defined.kind is Kind.LOCAL else CALL_WITHIN
         answer = await self._within(
             defined, (state,), context, failures=defined.failures, around=around, timeout=timeout
         )
@@ -391,10 +396,3 @@ class Course:
             calls=self.rules.calls if defined.kind is Kind.OUTSIDE else None,
             locks=self.rules.locks,
         )
-
-
-def steps_under_way(journal: Journal) -> str:
-    """Return the steps that are under way, those that are being undone with ``undo:`` before them."""
-    doing = [step for step, progress in journal.do.items() if progress.state.is_open]
-    undoing = [f"undo:{step}" for step, progress in journal.undo.items() if progress.state.is_open]
-    return " ".join([*doing, *undoing])

@@ -12,6 +12,8 @@ from pillarbox.saga.definition import Kind
 from pillarbox.saga.journal import MAX_ERROR_CHARS, Direction, Entry, Journal
 
 UNKNOWN_FAILURE = Failure(kind="unknown")
+FINAL = Failure(kind="permanent")
+"""Of what has happened, and whose end is not known."""
 MICROSECOND = timedelta(microseconds=1)
 LATEST_US = 253_370_764_800 * 1_000_000
 """The first second of the year 9999: what is due much later could be neither kept nor shown."""

@@ -213,6 +213,13 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
         return msgspec.structs.replace(self, history=(*self.history[-MAX_HISTORY + 1 :], entry))
 
 
+def steps_under_way(journal: Journal) -> str:
+    """Return the steps that are under way, those that are being undone with ``undo:`` before them."""
+    doing = [step for step, progress in journal.do.items() if progress.state.is_open]
+    undoing = [f"undo:{step}" for step, progress in journal.undo.items() if progress.state.is_open]
+    return " ".join([*doing, *undoing])
+
+
 encode_journal = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Journal).decode
 

@@ -115,6 +115,13 @@ def act_of(shape: Shape, step: str, direction: Direction) -> ActShape | None:
 # --- what happens ---
 
 
+def unmade(journal: Journal, act: Act, moment: Moment) -> Journal:
+    """Note that a call was not made whose intent was written down: it is due again, and was no attempt."""
+    intended = journal.of(act.step, act.direction) or NOT_BEGUN
+    waiting = replace(intended, state=ActState.RETRY, attempts=intended.attempts - 1, due_us=moment.now_us, token="")
+    return noted(journal.with_progress(act.step, act.direction, waiting), moment, "not begun", act)
+
+
 def _succeeded(shape: Shape, journal: Journal, what: Succeeded, moment: Moment) -> Journal:
     progress = journal.of(what.step, what.direction)
     if progress is not None and not _is_awaited(shape, journal, what, progress):

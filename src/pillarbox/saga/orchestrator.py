@@ -140,7 +140,7 @@ class SagaOrchestrator:
         asked_at = self._clock.monotonic()
         if self._wakeup.is_rung:
             self._hurry(asked_at)
-        if len({one.call.key for one in outcomes}) == 1 and asked_at < self._nothing_until:
+        if len({one.call.key for one in outcomes}) == 1 and asked_at < self._nothing_until and not self._stopping:
             gone_on = await self._shortcut.go_on(outcomes, self._readable)
             if gone_on is not None:
                 course, asked_at = gone_on
@@ -165,9 +165,8 @@ class SagaOrchestrator:
         for course in met:
             self._shortcut.note(course, self._read_at)
         self._is_written(met, outcomes, asked_at, group)
-        if has_more:
-            return Found.MORE
-        return Found.SOME if met or outcomes else Found.NOTHING
+        found = Found.SOME if met or outcomes else Found.NOTHING
+        return Found.MORE if has_more else found
 
     def _is_written(
         self, met: Sequence[Course], outcomes: Sequence[Outcome], asked_at: float, group: asyncio.TaskGroup
@@ -215,6 +214,7 @@ class SagaOrchestrator:
                 service=self._rules.service,
                 verdicts=self._verdicts,
                 has_room=lambda: self._size.is_largest and not is_long(),
+                stops=self._stopping,
             )
             for row in rows:
                 if met and row.key not in by_key and is_long():
@@ -255,8 +255,7 @@ class SagaOrchestrator:
         now = self._clock.monotonic()
         if by_key and now < self._nothing_until:
             return returned, False
-        names = self._catalogue.names
-        due = await transaction.run(self._store.due(self._rules.service, names, limit=room))
+        due = await transaction.run(self._store.due(self._rules.service, self._catalogue.names, limit=room))
         has_more = len(due) == room
         self._nothing_until = now if has_more else now + SHORTEST_POLL.total_seconds()
         return [*returned, *(row for row in due if row.key not in by_key)], has_more
@@ -274,8 +273,8 @@ class SagaOrchestrator:
             except (DecodeError, InvalidMessageError) as found:  # the latter of a state that was made current
                 error = found
         words = error.reason if isinstance(error, DecodeError | InvalidMessageError) else str(error)  # it is no message
-        text = self._rules.redact(words)
-        unreadable.append(SagaUnreadable(saga=saga, saga_id=saga_id, version=row.version, error=text))
+        words = self._rules.redact(words)
+        unreadable.append(SagaUnreadable(saga=saga, saga_id=saga_id, version=row.version, error=words))
         return None
 
     def _blame(self, error: Exception, met: Sequence[Course]) -> None:
@@ -303,9 +302,11 @@ class SagaOrchestrator:
             self._verdicts.note((met[0].row.key, UNREADABLE), error)
 
     async def _call(self, call: Call, asked_at: float) -> None:
-        """Make a call, unless this process stood still for too long since its intent was written."""
+        """Make a call, unless it is too late for it: then it is put back, and was no attempt."""
         try:
             if self._clock.monotonic() - asked_at > MARGIN.total_seconds():
+                self._size.shrink()
+                self._outcomes.append(Outcome(call=call, answer=None))
                 return
             answer = await self._rules.invoker.outside(
                 call.defined.function,

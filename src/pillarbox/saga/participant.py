@@ -86,10 +86,11 @@ class ParticipantGuard(Guard):
         first: dict[tuple[str, Direction], str] = {}
         for item, awaited in asked:
             participation = known[awaited.request]
-            answer = _answer_to(awaited, participation)
-            item.is_through = answer is not None or (participation.undone and awaited.direction is Direction.DO)
-            if answer is not None:
-                again.append(self._again(answer, item.message))
+            is_buried = participation.undone and awaited.direction is Direction.DO
+            answer = None if is_buried else _answer_to(awaited, participation)  # what was undone is not done any more
+            item.is_through = is_buried or answer is not None
+            if item.is_through:
+                again += [] if answer is None else [self._again(answer, item.message)]
                 continue
             before = first.setdefault((awaited.request, awaited.direction), item.message.id)
             if before != item.message.id and item.verdict is None:  # its answer is not known before this run is over

@@ -5,7 +5,7 @@ It decides nothing: what a reply means is found out by the orchestrator, under t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -18,9 +18,8 @@ from pillarbox.message.return_address import ReturnAddress, reply_token_of
 from pillarbox.outbox import OutboxRecord, PublishOptions
 from pillarbox.retry import Retry
 from pillarbox.saga.catalogue import Catalogue
-from pillarbox.saga.course import steps_under_way
 from pillarbox.saga.happening import Cancelled, Moment
-from pillarbox.saga.journal import Arrived, Journal, Parent, SagaStatus, decode_journal, encode_journal
+from pillarbox.saga.journal import Arrived, Journal, Parent, SagaStatus, decode_journal, encode_journal, steps_under_way
 from pillarbox.saga.machine import observe
 from pillarbox.saga.rules import Rules
 from pillarbox.saga.shape import UNSHAPED
@@ -79,10 +78,13 @@ class Replies:
 
     def _receive(self, replies: Sequence[tuple[object, Context]]) -> Program[None]:
         tokens = [_token_of(payload, context) for payload, context in replies]
-        rows = yield from self._store.lock({key for key, _, _ in tokens})
+        askers = {read_token(one.token)[0].key for one, _ in replies if isinstance(one, UndoChild)}
+        rows = yield from self._store.lock(askers.union(key for key, _, _ in tokens))
         met: dict[SagaKey, tuple[SagaRow, Journal]] = {row.key: (row, decode_journal(row.journal)) for row in rows}
         records: list[OutboxRecord] = []
         for (payload, _), (key, awaited, signature) in zip(replies, tokens, strict=True):
+            if isinstance(payload, UndoChild):
+                _check_asker(payload, met)
             if key not in met:
                 if isinstance(payload, UndoChild):  # it was there before its parent asked
                     records.append(self._told_parent(payload, NOT_KEPT))
@@ -98,7 +100,8 @@ class Replies:
             else:
                 journal = replace(journal, arrived=(*journal.arrived, self._arrived(payload, awaited)))
             met[key] = row, journal
-        yield from self._store.save([looked_at(row, journal) for row, journal in met.values()])
+        told = {key for key, _, _ in tokens}
+        yield from self._store.save([looked_at(row, journal) for key, (row, journal) in met.items() if key in told])
         if records:
             yield from self._rules.outbox.append(records)
 
@@ -145,6 +148,17 @@ def wished(journal: Journal, wish: UndoChild, moment: Moment) -> tuple[Journal, 
         return journal, ChildEnded(status=journal.status.value)
     cancelled = Cancelled(reason="its parent is undone", forced=wish.forced or has_completed)
     return observe(UNSHAPED, journal, cancelled, moment), None
+
+
+def _check_asker(wish: UndoChild, met: Mapping[SagaKey, tuple[SagaRow, Journal]]) -> None:
+    """See to it that the saga which ``wish`` names has made it.
+
+    Raises:
+        DecodeError: somebody else has.
+    """
+    asker, signature = read_token(wish.token)
+    if asker.key not in met or not is_genuine(asker, signature, met[asker.key][1].secret):
+        raise DecodeError(reason="the wish that a child be undone was not made by the saga that it names")
 
 
 def _is_parent(token: str, parent: Parent | None) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -14,6 +14,7 @@ from pillarbox.idempotency.outside_calls import OutsideCalls
 from pillarbox.outbox import Outbox
 from pillarbox.retry import Classification
 from pillarbox.saga.context import SagaContext
+from pillarbox.saga.definition import Kind
 from pillarbox.saga.happening import Act
 from pillarbox.saga.invoking import Invoker
 from pillarbox.saga.locks import SagaLockStore
@@ -68,10 +69,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came of a call."""
+    """What came of a call; no answer where it was not made, since it was too late for it."""
 
     call: Call
-    answer: Returned | Raised
+    answer: Returned | Raised | None
 
 
 class NeedsTransaction(Exception):  # noqa: N818  # a turn of the road, not an error
@@ -85,13 +86,20 @@ class Surrounding:
     Attributes:
         verdicts: calls that failed in a transaction that was rolled back, and how; they are not made once more.
         has_room: tells whether a saga that has called a function within the transaction may call another one.
+        stops: this process is about to end, and begins no call any more.
     """
 
     connection: AsyncConnection
     service: str
     verdicts: Verdicts
     has_room: Callable[[], bool]
+    stops: bool = False
     _watch: HandlerWatch | None = None
+
+    def may_be_followed_by(self, acts: Sequence[Act], *, steps: int) -> bool:
+        """Tell whether the calls among ``acts`` may follow it, of a saga that has called so many ``steps`` in it."""
+        has_calls = any(act.kind is Kind.OUTSIDE for act in acts)
+        return not has_calls or (not self.stops and (not steps or self.has_room()))
 
     @property
     def watch(self) -> HandlerWatch:

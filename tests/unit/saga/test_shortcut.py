@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from pillarbox.consumer.effects import Returned
 from pillarbox.saga.journal import SagaStatus
 from pillarbox.saga.shortcut import MOST, Shortcut
 from pillarbox.saga.store import ChangedSaga, SagaKey, SagaRow
@@ -36,7 +37,7 @@ def course(row: SagaRow, *, awaits_call: bool = True) -> Any:
 async def remembered(shortcut: Shortcut, key: SagaKey = ROW.key) -> SagaRow | None:
     """Return the row from which a saga would go on; it does not."""
     found: list[SagaRow] = []
-    outcome: Any = SimpleNamespace(call=SimpleNamespace(key=key))
+    outcome: Any = SimpleNamespace(call=SimpleNamespace(key=key), answer=Returned(None))
     assert await shortcut.go_on([outcome], found.append) is None
     return found[0] if found else None
 
