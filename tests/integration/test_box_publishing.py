@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
 from pillarbox import Context, Pillarbox
-from pillarbox.errors import ConfigurationError, NoTransactionError
+from pillarbox.errors import ConfigurationError, NoTransactionError, SchemaVersionError
 from pillarbox.observe import MessageHandled
 from tests.integration.boxes import (
     ChargePayment,
@@ -23,6 +24,7 @@ from tests.integration.boxes import (
     noted,
     publish,
 )
+from tests.integration.conftest import MARIADB, SERVERS
 
 
 class RolledBackError(Exception):
@@ -216,3 +218,46 @@ async def test_what_the_caller_says_about_a_message_reaches_the_handler(store_ur
         await happenings.until(MessageHandled)
 
     assert seen == [("ключ", "naïve ☃")]
+
+
+async def _by_transaction(box: Pillarbox) -> None:
+    async with box.transaction() as tx:
+        await box.publish(OrderPlaced("a"), tx=tx)
+
+
+async def _all_by_session(box: Pillarbox) -> None:
+    async with box.session() as tx:
+        await box.publish_all([OrderPlaced("a")], tx=tx)
+
+
+async def _in_a_thread(box: Pillarbox) -> None:
+    await _publish_in_thread(box, "Connection", OrderPlaced("a"), commit=True)
+
+
+async def _listed(box: Pillarbox) -> None:
+    await box.dead_letters.list()
+
+
+@pytest.mark.parametrize(
+    "work",
+    [_by_transaction, _all_by_session, _in_a_thread, Pillarbox.health, _listed],
+    ids=["transaction", "session", "thread", "health", "dead letters"],
+)
+async def test_a_database_without_tables_says_how_to_make_them_when_it_is_first_used(
+    bare_url: str, work: Callable[[Pillarbox], Awaitable[object]]
+) -> None:
+    box = Pillarbox("shop", store=bare_url)
+
+    with pytest.raises(SchemaVersionError, match="create them with: pillarbox migrate"):
+        await work(box)
+
+    await box.store.close()
+
+
+@pytest.fixture(params=["sqlite", *SERVERS, MARIADB])
+def bare_url(request: pytest.FixtureRequest) -> str:
+    """The URL of a database without our tables."""
+    kind = request.param
+    server = "sqlite" if kind == "sqlite" else "mariadb" if kind.startswith("mariadb") else "postgresql"
+    url = make_url(request.getfixturevalue(f"{server}_url"))
+    return url.set(drivername=kind).render_as_string(hide_password=False)

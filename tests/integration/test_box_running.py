@@ -6,7 +6,9 @@ import asyncio
 
 import pytest
 from msgspec import structs
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import make_url, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from pillarbox import Handlers, Pillarbox, Retry
 from pillarbox.errors import ConfigurationError, InvalidSetupError, SchemaVersionError, UnregisteredConsumerError
@@ -161,6 +163,22 @@ async def test_a_store_without_tables_says_how_to_make_them(postgresql_url: str)
     with pytest.raises(SchemaVersionError, match="pillarbox migrate"):
         async with box:
             pytest.fail("it opened")
+
+
+async def test_tables_that_may_not_be_read_are_not_called_absent(migrated_postgresql_url: str) -> None:
+    url = make_url(migrated_postgresql_url).set(drivername="postgresql+psycopg")
+    engine = create_async_engine(url, isolation_level="AUTOCOMMIT")
+    async with engine.connect() as connection:
+        await connection.execute(text("CREATE ROLE stranger LOGIN"))
+    try:
+        stranger = url.set(username="stranger").render_as_string(hide_password=False)
+        with pytest.raises(DBAPIError, match="permission denied"):
+            async with Pillarbox("shop", store=stranger):
+                pytest.fail("it opened")
+    finally:
+        async with engine.connect() as connection:
+            await connection.execute(text("DROP ROLE stranger"))
+        await engine.dispose()
 
 
 async def test_a_consumer_that_is_gone_with_work_pending_stops_the_start(lasting_url: str) -> None:

@@ -234,8 +234,8 @@ def test_a_file_without_orders_ends_the_demo_before_it_begins(
     code = run_demo(DemoOptions(orders=path, as_json=True))
 
     printed = capsys.readouterr()
-    assert (code, printed.out) == (2, "")
-    assert "holds no valid order" in printed.err
+    assert (code, printed.err) == (2, "")
+    assert "holds no valid order" in json.loads(printed.out)["error"]["message"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pillarbox import Context, Pillarbox, Retry, Saga, SagaContext
+from pillarbox import Context, Pillarbox, RelaySettings, Retry, Saga, SagaContext, Settings
 from pillarbox.errors import InvalidSetupError, PermanentError
 from pillarbox.observe import MessageHandled
 from pillarbox.testing import Handled, Harness
@@ -285,3 +285,36 @@ async def test_julianday_of_other_times_is_what_it_was() -> None:
         row = (await tx.execute(text("SELECT julianday('2000-01-01 12:00'), julianday('nonsense')"))).one()
 
     assert tuple(row) == (2451545.0, None)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(relay=RelaySettings(kind="sequence", keep=timedelta(days=1))),
+        Settings(relay=RelaySettings(kind="log")),
+        Settings(relay=RelaySettings(kind="log"), outbox="log"),
+    ],
+    ids=["sequence", "log", "log alone"],
+)
+async def test_it_runs_boxes_whatever_relay_and_outbox_they_name(settings: Settings) -> None:
+    box = Pillarbox("shop", store="postgresql+psycopg://127.0.0.1:1/none", broker="memory://", settings=settings)
+
+    @box.on(OrderPlaced, name="reserve")
+    async def reserve(order: OrderPlaced, tx: AsyncConnection) -> StockReserved:
+        return StockReserved(order.order_id)
+
+    async with Harness(box) as harness:
+        await harness.publish(OrderPlaced("o-1"))
+        await harness.until_quiet()
+
+        assert harness.published(StockReserved) == [StockReserved("o-1")]
+
+
+async def test_it_is_entered_once_since_its_database_goes_with_it() -> None:
+    harness = Harness(_box())
+    async with harness:
+        pass
+
+    with pytest.raises(RuntimeError, match="entered once"):
+        async with harness:
+            pytest.fail("what the first block published would stand in for what the second one does")

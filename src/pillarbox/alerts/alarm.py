@@ -62,8 +62,8 @@ class Alarm(Observer):
         self._take(self._judge.of_event(event, self._clock.monotonic()))
 
     def notice_vitals(self, vitals: Vitals) -> None:
-        """Alert of what has waited too long."""
-        self._take(self._judge.of_vitals(vitals))
+        """Alert of what has waited too long; what lasts is found again at the next look, and what is over is not."""
+        self._take(self._judge.of_vitals(vitals), found_again=True)
 
     def remind(self) -> None:
         """Alert of what has gone on while nothing was said of it."""
@@ -72,7 +72,7 @@ class Alarm(Observer):
             if told.latest is not None and self._is_over(told, now):
                 self._tell(told, told.latest, now)
 
-    def _take(self, findings: Iterable[Finding]) -> None:
+    def _take(self, findings: Iterable[Finding], *, found_again: bool = False) -> None:
         now = self._clock.monotonic()
         for finding in findings:
             told = self._told.get((finding.rule, finding.subject))
@@ -84,7 +84,7 @@ class Alarm(Observer):
             told.count += 1
             if self._is_over(told, now):
                 self._tell(told, finding, now)
-            else:
+            elif not found_again:
                 told.latest = finding
 
     def _is_over(self, told: Told, now: float) -> bool:

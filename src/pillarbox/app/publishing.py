@@ -12,6 +12,8 @@ from pillarbox.errors import ConfigurationError
 from pillarbox.message import Cause, MessageType, message_type_of
 from pillarbox.outbox import Outbox, OutboxRecord, PublishOptions
 from pillarbox.relational import RelationalStore
+from pillarbox.relational.absence import says_that_tables_are_absent
+from pillarbox.relational.migrations import absent_tables
 from pillarbox.transaction import AsyncTx, SyncTransaction, SyncTx, Transaction, adopt, adopt_sync
 from pillarbox.transaction.sqlalchemy_ import dialect_name_of
 
@@ -60,10 +62,11 @@ class Publisher:
             NoTransactionError: ``tx`` has no open transaction; nothing was written.
             InvalidMessageError: the event cannot be published as it is; nothing was written.
             MissingKeyError: its key is None; flush first, or give ``key=``; nothing was written.
+            SchemaVersionError: the database has no tables of Pillarbox.
         """
         options = PublishOptions(key=key, delay=delay, headers=headers or {}, after=causes_in(after))
         record = self._prepare(event, "event", options)
-        await self._joined(adopt(tx)).run(self._outbox.append([record]))
+        await self._append(adopt(tx), [record])
         return cause_of(record.message)
 
     async def send(
@@ -80,7 +83,7 @@ class Publisher:
         """Send ``command`` when ``tx`` commits; exactly one consumer group gets it. The rest is as with ``publish``."""
         options = PublishOptions(key=key, delay=delay, headers=headers or {}, after=causes_in(after))
         record = self._prepare(command, "command", options)
-        await self._joined(adopt(tx)).run(self._outbox.append([record]))
+        await self._append(adopt(tx), [record])
         return cause_of(record.message)
 
     async def publish_all(self, messages: Sequence[object], /, *, tx: AsyncTx) -> None:
@@ -89,7 +92,7 @@ class Publisher:
         Raises:
             NoTransactionError, InvalidMessageError, MissingKeyError: as with ``publish``; none of them was written.
         """
-        await self._joined(adopt(tx)).run(self._outbox.append(self._prepare_all(messages)))
+        await self._append(adopt(tx), self._prepare_all(messages))
 
     def publish_sync(
         self,
@@ -105,7 +108,7 @@ class Publisher:
         """Do what ``publish`` does, for a synchronous transaction."""
         options = PublishOptions(key=key, delay=delay, headers=headers or {}, after=causes_in(after))
         record = self._prepare(event, "event", options)
-        self._joined(adopt_sync(tx)).run(self._outbox.append([record]))
+        self._append_sync(adopt_sync(tx), [record])
         return cause_of(record.message)
 
     def send_sync(
@@ -122,12 +125,28 @@ class Publisher:
         """Do what ``send`` does, for a synchronous transaction."""
         options = PublishOptions(key=key, delay=delay, headers=headers or {}, after=causes_in(after))
         record = self._prepare(command, "command", options)
-        self._joined(adopt_sync(tx)).run(self._outbox.append([record]))
+        self._append_sync(adopt_sync(tx), [record])
         return cause_of(record.message)
 
     def publish_all_sync(self, messages: Sequence[object], /, *, tx: SyncTx) -> None:
         """Do what ``publish_all`` does, for a synchronous transaction."""
-        self._joined(adopt_sync(tx)).run(self._outbox.append(self._prepare_all(messages)))
+        self._append_sync(adopt_sync(tx), self._prepare_all(messages))
+
+    async def _append(self, tx: Transaction, records: Sequence[OutboxRecord]) -> None:
+        try:
+            await self._joined(tx).run(self._outbox.append(records))
+        except Exception as error:
+            if says_that_tables_are_absent(error):
+                raise absent_tables() from error
+            raise
+
+    def _append_sync(self, tx: SyncTransaction, records: Sequence[OutboxRecord]) -> None:
+        try:
+            self._joined(tx).run(self._outbox.append(records))
+        except Exception as error:
+            if says_that_tables_are_absent(error):
+                raise absent_tables() from error
+            raise
 
     def _joined(self, tx: Joined) -> Joined:
         """Return ``tx``, unless no relay of this box would ever see what is written there.

@@ -17,6 +17,9 @@ from pillarbox.retry import Classification
 from pillarbox.serialization import ForeignMessages
 from pillarbox.telemetry import masked
 
+LONGEST_ANSWER = timedelta(days=24)
+"""PostgreSQL counts its limits in milliseconds, in 31 bits."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -61,12 +64,24 @@ class Settings:
         """Refuse what means nothing.
 
         Raises:
-            ConfigurationError: there is no room for any message, or ``foreign`` names what is no channel.
+            ConfigurationError: there is no room for any message, a time is none, or ``foreign`` names what is no
+                channel.
         """
         for channel in self.foreign:
             parse_destination(channel)
         if self.max_held is not None and self.max_held < 1:
             raise ConfigurationError(f"max_held is at least 1, or None to set no bound, got {self.max_held}")
+        if self.drain_within < timedelta(0):
+            raise ConfigurationError(f"drain_within must not be below zero, got {self.drain_within}")
+        for name in ("answer_within", "keep_flows"):
+            if (time := getattr(self, name)) <= timedelta(0):
+                raise ConfigurationError(f"{name} must be a time above zero, got {time}")
+        if self.answer_within > LONGEST_ANSWER:
+            raise ConfigurationError(f"answer_within is at most {LONGEST_ANSWER.days} days, got {self.answer_within}")
+        if self.keep_sagas is not None and self.keep_sagas <= timedelta(0):
+            raise ConfigurationError(
+                f"keep_sagas must be a time above zero, or None to keep them for ever, got {self.keep_sagas}"
+            )
 
 
 DEFAULTS = Settings()

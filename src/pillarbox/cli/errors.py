@@ -37,6 +37,8 @@ def reporting_errors(work: Callable[[], T]) -> T:
         _report(type(error).__name__, str(error))
     except SQLAlchemyError as error:
         _report("StoreUnavailableError", f"the database refused or cannot be reached: {_first_line(error)}")
+    except BrokenPipeError:  # who reads stdout has gone, as with "| head": click ends quietly; servers' are wrapped
+        raise
     except OSError as error:
         _report(type(error).__name__, f"{error}; check that the server runs and can be reached")
     raise click.exceptions.Exit(FAILED)

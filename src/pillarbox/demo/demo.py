@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -11,10 +12,12 @@ from pathlib import Path
 from sqlalchemy.exc import DBAPIError
 
 from pillarbox.demo.order_file import OrderFileError
-from pillarbox.demo.report import as_json, print_table
+from pillarbox.demo.report import as_json as outcome_as_json
+from pillarbox.demo.report import print_table
 from pillarbox.demo.run import SAGAS, DemoOptions, load_orders, play
 from pillarbox.demo.supervisor import WorkerFailedError
 from pillarbox.errors import PillarboxError
+from pillarbox.telemetry import masked
 
 RECONCILED, NOT_RECONCILED, CANNOT_BEGIN, INTERRUPTED = 0, 1, 2, 130
 EXPECTED = (OrderFileError, PillarboxError, DBAPIError, WorkerFailedError)
@@ -32,15 +35,16 @@ def run_demo(options: DemoOptions) -> int:
         found = load_orders(options.orders, at_most=None if options.saga is None else SAGAS)
         outcome = asyncio.run(play(options, found, store=store, folder=folder))
     except KeyboardInterrupt:
-        return _failed(f"interrupted; what was done so far is in {folder}", INTERRUPTED)
+        reason = f"interrupted; what was done so far is in {folder}"
+        return _failed("KeyboardInterrupt", reason, INTERRUPTED, as_json=options.as_json)
     except EXPECTED as error:
-        return _explained(error)
+        return _explained(error, as_json=options.as_json)
     except ExceptionGroup as group:
         if (expected := first_of(group)) is None:
             raise
-        return _explained(expected)
+        return _explained(expected, as_json=options.as_json)
     if options.as_json:
-        print(as_json(outcome, store=store, folder=folder))
+        print(outcome_as_json(outcome, store=store, folder=folder))
     else:
         print_table(outcome, store=store, folder=folder)
     return RECONCILED if outcome.is_reconciled else NOT_RECONCILED
@@ -60,12 +64,16 @@ def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
             yield error
 
 
-def _explained(error: Exception) -> int:
-    if isinstance(error, DBAPIError):
-        return _failed(f"the store cannot be used: {error.orig}", CANNOT_BEGIN)
-    return _failed(str(error), NOT_RECONCILED if isinstance(error, WorkerFailedError) else CANNOT_BEGIN)
+def _explained(error: Exception, *, as_json: bool) -> int:
+    reason = f"the store cannot be used: {error.orig}" if isinstance(error, DBAPIError) else str(error)
+    code = NOT_RECONCILED if isinstance(error, WorkerFailedError) else CANNOT_BEGIN
+    return _failed(type(error).__name__, reason, code, as_json=as_json)
 
 
-def _failed(reason: str, code: int) -> int:
-    print(f"pillarbox demo: {reason}", file=sys.stderr)
+def _failed(kind: str, reason: str, code: int, *, as_json: bool) -> int:
+    """Say why, as every other command does: with ``--json`` on stdout, for programs."""
+    if as_json:
+        print(json.dumps({"error": {"type": kind, "message": masked(reason)}}, ensure_ascii=False, indent=2))
+    else:
+        print(f"pillarbox demo: {masked(reason)}", file=sys.stderr)
     return code

@@ -27,6 +27,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from pillarbox.errors import SchemaVersionError
+from pillarbox.relational.absence import says_that_tables_are_absent
 from pillarbox.relational.expressions import insert_into, now_us
 from pillarbox.relational.flow_tables import FLOW_TABLES
 from pillarbox.relational.operator_tables import LETTER_INDEXES, OPERATOR_TABLES
@@ -135,6 +136,11 @@ def migrate(dialect: str, lock: Executable | None) -> Program[tuple[Migration, .
     return missing
 
 
+def absent_tables() -> SchemaVersionError:
+    """Return the error of a database without our tables."""
+    return SchemaVersionError(found=None, expected=CURRENT_VERSION)
+
+
 def check_version() -> Program[None]:
     """Make sure that the database has the schema of this release.
 
@@ -144,9 +150,9 @@ def check_version() -> Program[None]:
     try:
         found = (yield Execute(APPLIED))[0][0]
     except DBAPIError as error:
-        if error.connection_invalidated:
+        if not says_that_tables_are_absent(error):
             raise
-        raise SchemaVersionError(found=None, expected=CURRENT_VERSION) from error
+        raise absent_tables() from error
     if found != CURRENT_VERSION:
         raise SchemaVersionError(found=found, expected=CURRENT_VERSION)
 

@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from pillarbox.errors import ConflictError, StoreUnavailableError
 from pillarbox.errors.reading import text_of
+from pillarbox.relational.absence import says_that_tables_are_absent
 from pillarbox.relational.breakers import RelationalCircuitStore
 from pillarbox.relational.calls import RelationalCallStore
 from pillarbox.relational.consumers import RelationalConsumerRegistry
@@ -37,7 +38,7 @@ from pillarbox.relational.idempotency import RelationalAttemptStore, RelationalC
 from pillarbox.relational.inspection import RelationalInspection
 from pillarbox.relational.key_numbers import RelationalKeyNumbers
 from pillarbox.relational.leases import RelationalLeaseStore
-from pillarbox.relational.migrations import Migration, as_sql, check_version, migrate
+from pillarbox.relational.migrations import Migration, absent_tables, as_sql, check_version, migrate
 from pillarbox.relational.operations import RelationalOperationStore
 from pillarbox.relational.operators import RelationalOperators
 from pillarbox.relational.outbox import RelationalOutboxStore, RelationalSlotReader
@@ -346,6 +347,8 @@ class RelationalStore(TransactionSource):
         return StoreUnavailableError(store=self.name, reason=text_of(reason))
 
     def _raise(self, error: DBAPIError) -> NoReturn:
+        if says_that_tables_are_absent(error):
+            raise absent_tables() from error
         translated = self.translate(error)
         if translated is error:
             raise error

@@ -12,6 +12,8 @@ from pillarbox.relay.log_settings import LogSettings
 
 SMALLEST_PARTITION = 10_000
 """Below this, partitions would be made and dropped all the time."""
+LONGEST_LEASE = timedelta(days=365)
+"""For so long the slots of a process that was killed would be nobody's."""
 
 
 class RelayKind(StrEnum):
@@ -55,8 +57,15 @@ class RelaySettings:
             raise ConfigurationError(f"a relay's kind is one of {', '.join(RelayKind)}, not {self.kind!r}")
         if self.window < 1:
             raise ConfigurationError(f"a relay's window must be at least 1, got {self.window}")
-        if self.lease <= timedelta(0):
-            raise ConfigurationError(f"a relay's lease must be a time above zero, got {self.lease}")
+        if not timedelta(0) < self.lease <= LONGEST_LEASE:
+            raise ConfigurationError(
+                f"a relay's lease must be a time above zero and at most {LONGEST_LEASE.days} days, got {self.lease}"
+            )
+        if not timedelta(0) < self.shortest_poll <= self.longest_poll <= self.longest_backoff:
+            raise ConfigurationError(
+                "a relay's pauses must be times above zero, with shortest_poll <= longest_poll <= longest_backoff, got "
+                f"{self.shortest_poll}, {self.longest_poll} and {self.longest_backoff}"
+            )
         if self.keep is not None and self.keep <= timedelta(0):
             raise ConfigurationError(f"keep must be a time above zero, or None to keep nothing, got {self.keep}")
         if self.partition_rows < SMALLEST_PARTITION:

@@ -19,6 +19,7 @@ from pillarbox.deadletter import DeadLetter
 from pillarbox.flow.record import TRACKER
 from pillarbox.message import Message, Registry, message_type_of
 from pillarbox.observe import Event, MessageHandled, Observer, WorkerFaltered
+from pillarbox.relay import RelayKind
 from pillarbox.serialization import decode_message
 from pillarbox.stores.sqlite import sqlite_store
 from pillarbox.testing.pending import Pending, keep_a_copy, look_for_pending, published_after
@@ -58,7 +59,9 @@ class Harness:
         """Run ``box``'s declarations; ``tables`` of the program are created first."""
         self.clock = VirtualClock()
         self._store = sqlite_store(URL.create("sqlite"), now=self.clock.now)
-        self.box = box.twin(store=self._store, settings=replace(box.settings, clock=self.clock, migrate_on_open=True))
+        relay = replace(box.settings.relay, kind=RelayKind.POLLING)  # what the database as the broker can have
+        settings = replace(box.settings, relay=relay, outbox="table", clock=self.clock, migrate_on_open=True)
+        self.box = box.twin(store=self._store, settings=settings)
         """The box that runs: use it for transactions, dead letters, queries."""
         self._tables = tables
         self._observer = _Noting()
@@ -69,13 +72,18 @@ class Harness:
         self._seen = 0
         self._dead: tuple[DeadLetter, ...] = ()
         self._stack = AsyncExitStack()
+        self._entered = False
 
     async def __aenter__(self) -> Harness:
         """Create the tables and start the workers.
 
         Raises:
             InvalidSetupError: lists everything that is wrong with the declarations.
+            RuntimeError: it was entered before; its database is gone.
         """
+        if self._entered:
+            raise RuntimeError("a harness is entered once, since its database goes with it; make another one")
+        self._entered = True
         consumers = self.box.consumers()
         self._consumers = frozenset(consumer.identity for consumer in consumers)
         self._channels = frozenset(channel for consumer in consumers for channel in consumer.channels)

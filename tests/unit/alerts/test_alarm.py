@@ -256,6 +256,25 @@ def test_what_has_waited_too_long_is_told() -> None:
     ]
 
 
+def test_what_waited_too_long_is_told_of_again_while_it_lasts_and_not_when_it_is_over() -> None:
+    at = scene(repeat_after=HOUR)
+
+    def look(age: timedelta | None) -> list[tuple[str, str, int]]:
+        outbox = OutboxState(pending=0, oldest_for=age, scheduled=0, parked=0, held=0)
+        holding = HoldingState(keys=0, blocked=0, messages=0, oldest_for=None)
+        at.alarm.notice_vitals(Vitals(outbox=outbox, holding=holding, oldest_queued_for=None, dead=0))
+        at.alarm.remind()
+        return at.waiting()
+
+    assert look(2 * MINUTE) == [("oldest-pending", "outbox", 1)]
+    assert look(3 * MINUTE) == []
+    at.clock.advance(HOUR)
+    assert look(HOUR + 3 * MINUTE) == [("oldest-pending", "outbox", 2)]
+    assert look(HOUR + 4 * MINUTE) == []
+    at.clock.advance(HOUR)
+    assert look(None) == [], "the relay is back, and has been for long"
+
+
 @pytest.mark.parametrize(("rule", "subject"), [("oldest-held", "holding"), ("oldest-queued", "queues")])
 def test_a_hold_and_a_queue_that_wait_too_long_are_told_of_unless_their_rule_is_left_out(
     rule: str, subject: str

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import create_engine
@@ -196,3 +197,21 @@ def test_a_twin_has_the_same_declarations_in_another_place() -> None:
     assert [consumer.identity for consumer in twin.consumers()] == ["shop/one", "shop/two"]
     assert twin.store.name == "SQLite"
     assert twin.registry is box.registry
+
+
+@pytest.mark.parametrize("name", ["answer_within", "keep_flows", "keep_sagas"])
+@pytest.mark.parametrize("time", [timedelta(0), timedelta(days=-1)])
+def test_times_that_are_over_at_once_are_refused(name: str, time: timedelta) -> None:
+    """A database would be given up before it answers, and a saga removed before its end is seen."""
+    with pytest.raises(ConfigurationError, match=f"{name} must be a time above zero"):
+        replace(Settings(), **{name: time})
+
+
+def test_handlers_cannot_be_waited_for_in_the_past() -> None:
+    with pytest.raises(ConfigurationError, match="drain_within must not be below zero"):
+        Settings(drain_within=timedelta(seconds=-1))
+
+
+def test_a_database_cannot_be_waited_for_longer_than_it_can_count() -> None:
+    with pytest.raises(ConfigurationError, match="at most 24 days"):
+        Settings(answer_within=timedelta(days=30))

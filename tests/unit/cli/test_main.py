@@ -1,6 +1,7 @@
 """The command line as a whole: its list of commands, its errors."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -146,3 +147,15 @@ def test_the_module_is_the_command() -> None:
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("pillarbox ")
+
+
+@pytest.mark.parametrize("arguments", [["health"], ["dead-letters", "list"], ["health", "--json"]], ids=" ".join)
+def test_a_pipe_that_nobody_reads_any_more_is_no_trouble_with_a_server(pillarbox: Shell, arguments: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "pillarbox", *arguments, "--store", pillarbox.url]
+
+    with open(writing, "wb") as nobody:
+        done = subprocess.run(command, stdout=nobody, stderr=subprocess.PIPE, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (1, "")

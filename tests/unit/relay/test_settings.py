@@ -1,6 +1,7 @@
 """What can be set about a relay."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -19,9 +20,9 @@ def test_a_window_that_holds_no_message_is_refused(window: int) -> None:
         RelaySettings(window=window)
 
 
-@pytest.mark.parametrize("lease", [timedelta(0), timedelta(seconds=-1)])
-def test_a_lease_that_is_over_at_once_is_refused(lease: timedelta) -> None:
-    """With it a relay would publish nothing, and say nothing."""
+@pytest.mark.parametrize("lease", [timedelta(0), timedelta(seconds=-1), timedelta.max])
+def test_a_lease_that_is_over_at_once_or_never_is_refused(lease: timedelta) -> None:
+    """With the first a relay would publish nothing, and say nothing."""
     with pytest.raises(ConfigurationError, match="lease"):
         RelaySettings(lease=lease)
 
@@ -35,3 +36,19 @@ def test_to_keep_for_no_time_is_refused(keep: timedelta) -> None:
 def test_partitions_that_would_be_made_all_the_time_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="partition"):
         RelaySettings(partition_rows=9_999)
+
+
+@pytest.mark.parametrize(
+    "pauses",
+    [
+        {"shortest_poll": timedelta(0)},
+        {"shortest_poll": timedelta(seconds=1)},
+        {"longest_poll": timedelta(seconds=-1)},
+        {"longest_backoff": timedelta(0)},
+        {"longest_poll": timedelta(minutes=1)},
+    ],
+)
+def test_pauses_that_are_none_or_contradict_each_other_are_refused(pauses: dict[str, Any]) -> None:
+    """Without a pause a relay that has no work asks its database again and again."""
+    with pytest.raises(ConfigurationError, match="shortest_poll <= longest_poll <= longest_backoff"):
+        RelaySettings(**pauses)

@@ -125,10 +125,11 @@ def is_refusal(answer: object) -> bool:
 
 def _is_read_only(answer: object) -> bool:
     """Tell whether a command, or one in a script that returns how far it came and why, met a replica."""
-    if isinstance(answer, list):
-        parts: list[Any] = answer
-        return len(parts) == 2 and isinstance(parts[1], bytes) and parts[1].startswith(b"READONLY")
-    return isinstance(answer, ReadOnlyError)
+    match answer:
+        case [_, bytes(said)]:
+            return said.startswith(b"READONLY")
+        case _:
+            return isinstance(answer, ReadOnlyError)
 
 
 @contextmanager
