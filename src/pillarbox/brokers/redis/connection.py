@@ -123,13 +123,11 @@ def is_refusal(answer: object) -> bool:
     return isinstance(answer, RedisError)
 
 
-def _is_read_only(answer: object) -> bool:
+def _is_read_only(answer: Any) -> bool:
     """Tell whether a command, or one in a script that returns how far it came and why, met a replica."""
-    match answer:
-        case [_, bytes(said)]:
-            return said.startswith(b"READONLY")
-        case _:
-            return isinstance(answer, ReadOnlyError)
+    of_script: bytes | None = answer[1] if answer.__class__ is list and len(answer) == 2 else None
+    is_said = isinstance(of_script, bytes) and of_script.startswith(b"READONLY")
+    return is_said or isinstance(answer, ReadOnlyError)
 
 
 @contextmanager
