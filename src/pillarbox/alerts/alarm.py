@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pillarbox.alerts.alert import Alert, AlertTarget
-from pillarbox.alerts.rules import MOST_SUBJECTS, AlertRules, Finding, Judge
+from pillarbox.alerts.rules import BREAKER_OPENED, MOST_SUBJECTS, AlertRules, Finding, Judge
 from pillarbox.channel.wakeup import Wakeup
 from pillarbox.control import Vitals
-from pillarbox.observe import Event, Observer
+from pillarbox.observe import BreakerClosed, Event, Observer
 
 if TYPE_CHECKING:
     from pillarbox.clock import Clock
@@ -59,6 +59,8 @@ class Alarm(Observer):
 
     def notice(self, event: Event, /) -> None:
         """Alert of ``event`` if a rule asks for it."""
+        if isinstance(event, BreakerClosed) and (told := self._told.get((BREAKER_OPENED, event.dependency))):
+            told.latest = None  # what is over is not told of again
         self._take(self._judge.of_event(event, self._clock.monotonic()))
 
     def notice_vitals(self, vitals: Vitals) -> None:

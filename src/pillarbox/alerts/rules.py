@@ -27,6 +27,7 @@ from pillarbox.observe import (
     WorkerFaltered,
 )
 
+BREAKER_OPENED = "breaker-opened"
 MOST_SUBJECTS = 1_000
 """How many subjects are remembered; the one untouched longest is forgotten first."""
 SETTLEMENT = "pillarbox dead-letters list"
@@ -258,7 +259,7 @@ def _opened(event: BreakerOpened) -> Finding:
     wait = f"{event.retry_after.total_seconds():.0f} s"
     text = f"{event.dependency} is down ({event.error_type}); what needs it pauses, the next probe is in {wait}"
     facts: dict[str, Fact] = {"error_type": event.error_type, "openings": event.openings}
-    return Finding(rule="breaker-opened", subject=event.dependency, text=text, facts=facts)
+    return Finding(rule=BREAKER_OPENED, subject=event.dependency, text=text, facts=facts)
 
 
 def _full(event: HeldKeyFull) -> Finding:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from pillarbox.cli.operators import by_option
+from pillarbox.cli.operators import by_option, limit_option
 from pillarbox.cli.output import print_json, print_line, print_table, wants_json
 from pillarbox.cli.places import Place, at_a_place
 from pillarbox.deadletter import GroupFilter, GroupState
@@ -33,7 +33,7 @@ async def stats(place: Place) -> None:
 @click.command()
 @click.option("--consumer", metavar="SERVICE/NAME", help="Only this consumer's.")
 @click.option("--state", type=click.Choice([one.value for one in GroupState]), help="Only groups in this state.")
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
+@limit_option
 @at_a_place
 async def groups(place: Place, consumer: str | None, state: str | None, limit: int) -> None:
     """List causes of failures, the one seen last first: how many letters they have, and whether they came back."""

@@ -13,7 +13,7 @@ import msgspec
 from pillarbox.audit import RecordedAct
 from pillarbox.cli.durations import duration
 from pillarbox.cli.letter_filters import letter_filter
-from pillarbox.cli.operators import by_option, reason_option
+from pillarbox.cli.operators import by_option, limit_option, reason_option
 from pillarbox.cli.output import plain, print_facts, print_json, print_line, print_table, wants_json
 from pillarbox.cli.places import Place, at_a_place
 from pillarbox.deadletter import DeadLetter, DeadLetterFilter, DeadLetterState
@@ -37,7 +37,7 @@ def dead_letters() -> None:
     default=DeadLetterState.DEAD.value,
     show_default=True,
 )
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
+@limit_option
 @click.option("--after", metavar="ID", type=int, default=0, help="Continue behind this letter.")
 @at_a_place
 async def list_(place: Place, where: DeadLetterFilter, state: str, limit: int, after: int) -> None:

@@ -11,7 +11,7 @@ import click
 from pillarbox.app import Pillarbox
 from pillarbox.app.controlling import flows_of
 from pillarbox.app.places import store_at
-from pillarbox.cli.operators import by_option, reason_option
+from pillarbox.cli.operators import by_option, limit_option, reason_option
 from pillarbox.cli.output import print_json, print_line, print_table, wants_json
 from pillarbox.cli.places import Place, at_a_place, json_option, load_box
 from pillarbox.control import Control
@@ -97,7 +97,7 @@ async def trace(place: Place, correlation_id: str) -> None:
 
 
 @flow.command()
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
+@limit_option
 @at_a_place
 async def stuck(place: Place, limit: int) -> None:
     """List processes of which something did not come in time, started first first."""

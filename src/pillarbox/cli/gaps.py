@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from pillarbox.app.sequences import kept_at
-from pillarbox.cli.operators import by_option
+from pillarbox.cli.operators import by_option, limit_option
 from pillarbox.cli.output import print_json, print_line, print_table, wants_json
 from pillarbox.cli.places import Place, at_a_place
 from pillarbox.consumer.positions import Gap
@@ -18,7 +18,7 @@ def gaps() -> None:
 
 @gaps.command("list")
 @click.option("--consumer", metavar="SERVICE/NAME", help="Only this consumer's.")
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
+@limit_option
 @at_a_place
 async def list_(place: Place, consumer: str | None, limit: int) -> None:
     """List gaps, those that have stalled longest first."""

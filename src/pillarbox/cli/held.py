@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from pillarbox.cli.operators import by_option, reason_option
+from pillarbox.cli.operators import by_option, limit_option, reason_option
 from pillarbox.cli.output import print_json, print_line, print_table, wants_json
 from pillarbox.cli.places import Place, at_a_place
 from pillarbox.holding import HoldState
@@ -20,7 +20,7 @@ def held() -> None:
 
 @held.command(name="list")
 @click.option("--consumer", metavar="SERVICE/NAME", help="Only this consumer's.")
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
+@limit_option
 @at_a_place
 async def list_(place: Place, consumer: str | None, limit: int) -> None:
     """List held keys, longest held first."""

@@ -24,7 +24,7 @@ async def purge(place: Place, older_than: timedelta | None, dry_run: bool) -> No
     if older_than is None and place.box is not None:
         older_than = place.box.settings.relay.keep
     if older_than is None:
-        raise click.UsageError("give --older-than; no program was named whose relay says for how long it keeps records")
+        raise click.UsageError("give --older-than; there is no program whose relay says how long it keeps records")
     async with place.open() as control:
         count = await (control.outbox.count_older(older_than) if dry_run else control.outbox.purge(older_than))
     if wants_json():

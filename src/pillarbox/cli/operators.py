@@ -1,4 +1,4 @@
-"""Who gives an order on the command line."""
+"""What commands have in common: who gives an order, and how many lines they show."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import click
+
+limit_option = click.option("--limit", type=click.IntRange(1, 2**31 - 1), default=100, show_default=True)
+"""How many a command shows at most."""
 
 
 def by_option(command: Callable[..., Any]) -> Callable[..., Any]:

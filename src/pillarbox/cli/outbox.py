@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import click
 
-from pillarbox.cli.operators import by_option
+from pillarbox.cli.operators import by_option, limit_option
 from pillarbox.cli.output import plain, print_facts, print_json, print_line, print_table, wants_json
 from pillarbox.cli.places import Place, at_a_place
 from pillarbox.control import OutboxControl
@@ -35,7 +35,7 @@ async def state(place: Place) -> None:
 
 
 @outbox.command()
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
+@limit_option
 @click.option("--after", metavar="POSITION", type=int, default=0, help="Continue behind this position.")
 @at_a_place
 async def parked(place: Place, limit: int, after: int) -> None:
@@ -75,7 +75,7 @@ async def retry(place: Place, message_ids: tuple[str, ...], everything: bool) ->
     What its broker refuses again is parked again.
     """
     if everything == bool(message_ids):
-        raise click.UsageError("name the messages, or give --all")
+        raise click.UsageError("name the messages, or give --all" + (", not both" if everything else ""))
     released = 0
     async with place.open() as control:
         wanted = [one async for one in _parked_heads(control.outbox, frozenset(message_ids))]

@@ -10,7 +10,7 @@ import click
 
 from pillarbox.app.places import store_at
 from pillarbox.cli.durations import duration
-from pillarbox.cli.operators import by_option, reason_option
+from pillarbox.cli.operators import by_option, limit_option, reason_option
 from pillarbox.cli.output import print_facts, print_json, print_line, print_table, wants_json
 from pillarbox.cli.places import Place, at_a_place, json_option, load_box
 from pillarbox.control import Control
@@ -35,7 +35,7 @@ def saga() -> None:
 @click.option("--step", metavar="STEP", help="Only those in which this step is under way; undo:STEP for its undoing.")
 @click.option("--older-than", type=duration, help="Only those started longer ago, as in 2h.")
 @click.option("--text", help="Only those with this in their state or history.")
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
+@limit_option
 @at_a_place
 async def list_(
     place: Place,

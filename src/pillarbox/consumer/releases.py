@@ -35,7 +35,8 @@ class OtherReleases(Guard):
         aside = [item for item in unknown if item.message.type in types]
         for item in aside:
             item.verdict = RetryLater(LOOK_AGAIN)
-            item.notice = MessageHeld(consumer=self._consumer.identity, message_id=item.message.id)
+            if item.state is None:  # else it was told when it came
+                item.notice = MessageHeld(consumer=self._consumer.identity, message_id=item.message.id)
         yield from self._inner.look(without(items, aside))
 
     def answered(self, records: Sequence[OutboxRecord]) -> Program[None]:

@@ -201,6 +201,18 @@ def test_a_saga_that_is_stuck_is_told_of_by_its_definition_without_what_it_holds
     assert scene(saga_stuck=False).told(*stuck, unreadable) == []
 
 
+def test_that_a_dependency_is_down_is_not_told_again_when_it_is_back() -> None:
+    at = scene(repeat_after=HOUR)
+    at.told(OPENED)
+    at.told(OPENED, BreakerClosed(dependency="shop/gateway", away_for=MINUTE))
+
+    at.clock.advance(HOUR)
+    at.alarm.remind()
+
+    assert at.waiting() == []
+    assert at.told(OPENED) == [("breaker-opened", "shop/gateway", 2)]
+
+
 def test_what_is_well_is_no_alert_nor_is_a_failing_alert() -> None:
     failed = AlertFailed(rule="r", subject="s", target="t", error_type="e", is_given_up=True)
     handled = MessageHandled(consumer="shop/a", message_id="m", attempts=1)
