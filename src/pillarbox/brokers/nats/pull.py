@@ -147,6 +147,11 @@ class Pull(Share):
             self.settled.popitem(last=False)
         return replies
 
+    def unsettled(self) -> list[str]:
+        """Return where to say of what came that it was not settled, in the order of the stream."""
+        here = [reply for _, reply in sorted(self.replies.items()) if reply]
+        return here + [came.reply for came in self.came if came.reply]
+
     def _message(self, sequence: int, headers: Mapping[str, str] | None, body: bytes) -> Message:
         place = f"{self.stream}/{sequence}"
         return message_from(headers, body, channel=self.channel, place=place, foreign=self.foreign)

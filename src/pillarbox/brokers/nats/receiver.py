@@ -43,6 +43,8 @@ TOUCH_EVERY_S: Final = ACK_WAIT_S / 3
 COUNT_EVERY_S: Final = 5
 """So often the numbers of deliveries are compared, in case nothing follows what somebody else was given."""
 LOOK_AT_LEASES_S: Final = 0.5
+DRAIN_WITHIN_S: Final = 1.0
+"""So long an instance that stops waits for what the server has under way to it."""
 TRIM_AFTER: Final = 500
 """Acknowledged messages of a partition, after which what nobody needs any more is removed from it."""
 ENDED: Final = frozenset({"404", "408"})
@@ -118,12 +120,20 @@ class NatsReceiver(MessageReceiver):
             await trim(self._jetstream, share.channel, share.partition)
 
     async def close(self) -> None:
-        """Give the partitions back; what is not settled is found by whoever takes them."""
-        inboxes = [share.inbox for share in self._shares if share.inbox is not None]
+        """Give the partitions back, and to the server what is not settled, so that whoever takes them can settle it."""
+        if await _drained([share.inbox for share in self._shares if share.inbox is not None]):
+            with suppress(BrokerUnavailableError, Refusal):  # then the server gives it in its time
+                await self._return()
         for share in self._shares:
             share.inbox = None
-        await _unsubscribe(inboxes)
         await self._shares.leave()
+
+    async def _return(self) -> None:
+        for share in self._shares:
+            if unsettled := share.unsettled():
+                # looking at a consumer has the server forget who asked and is gone: NATS 2.9 would lose one to it
+                await self._jetstream.consumer(share.stream, share.durable)
+                await self._answer(unsettled, b"-NAK")
 
     def _pull(self, channel: str, partition: int) -> Pull:
         durable = durable_of(self._subscription.consumer, partition)
@@ -265,3 +275,21 @@ async def _unsubscribe(inboxes: Sequence[Any]) -> None:
     for inbox in inboxes:
         with suppress(NatsError, OSError):  # a lost connection has no subscriptions either
             await inbox.unsubscribe()
+
+
+async def _drained(inboxes: Sequence[Any]) -> bool:
+    """Unsubscribe when what is on its way has come; tell whether all of it has."""
+    try:
+        async with asyncio.timeout(DRAIN_WITHIN_S), asyncio.TaskGroup() as group:
+            draining = [group.create_task(_drain(inbox)) for inbox in inboxes]
+    except TimeoutError:
+        return False
+    return all(task.result() for task in draining)
+
+
+async def _drain(inbox: Any) -> bool:
+    try:
+        await inbox.drain()
+    except (NatsError, OSError):
+        return False
+    return True

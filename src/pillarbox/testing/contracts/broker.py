@@ -88,6 +88,23 @@ class BrokerContract:
         async with listening(broker_harness, subscription) as second:
             assert [one.message for one in await receive(second, 4)] == sent[2:]
 
+    async def test_what_was_read_ahead_and_accepted_by_another_comes_no_more(
+        self, broker_harness: BrokerHarness
+    ) -> None:
+        """An instance that stops leaves to the next one what it had read, and the next one settles it for good."""
+        topic = new_topic()
+        subscription = new_subscription(topic)
+        async with listening(broker_harness, subscription) as first:
+            await _send_in_waves(broker_harness.broker, [letter(f"m{number}", topic) for number in range(20)])
+            await accept(broker_harness, first, await receive(first, 5))
+        async with listening(broker_harness, subscription) as second:
+            await accept(broker_harness, second, await receive(second, 15))
+            for _ in range(3):  # what the broker returns to it meanwhile it has settled already
+                await assert_silent(second)
+
+        async with listening(broker_harness, subscription) as third:
+            await assert_silent(third)
+
     async def test_declaring_again_changes_nothing(self, broker_harness: BrokerHarness) -> None:
         """Every start of a process declares what is declared already."""
         topic = new_topic()
