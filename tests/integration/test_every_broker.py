@@ -7,18 +7,29 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pillarbox import DeadLetterFilter, Retry
+from pillarbox import ContentBasedRouter, DeadLetterFilter, Retry, WireTap
 from pillarbox.errors import ThrottledError
 from pillarbox.observe import DestinationNotReady, MessageDead
 from tests import effort
 from tests.fault.story import stay_open
-from tests.integration.boxes import OrderPlaced, by_key, count_noted, create_tables, has_noted, note, noted, publish
+from tests.integration.boxes import (
+    OrderPlaced,
+    by_key,
+    count_noted,
+    create_tables,
+    has_noted,
+    make_box,
+    note,
+    noted,
+    publish,
+)
 from tests.integration.shop import AT_EASE_S, BUSY_S, WITHIN, Shop, p99_ms, proxied, resident_mib
 from tests.servers import RabbitMqServer
 from tests.waiting import Deadline, wait_until
@@ -42,6 +53,7 @@ OPTIONS = {"kafka": "?partitions=4&heartbeat.interval.ms=100&session.timeout.ms=
 """Few partitions, and members that soon hear of each other."""
 NOTICING = {"kafka": f"{OPTIONS['kafka']}&socket.timeout.ms=3000", "rabbitmq": "?heartbeat=1"}
 """And silence that is soon noticed."""
+EVEN = {"field": "body.number", "operator": "in", "value": [0, 2, 4, 6]}
 MEMBERS, STORM_MS = 3, effort.of(30_000, 6_000)
 
 
@@ -252,6 +264,36 @@ async def test_a_topic_that_nobody_heard_heals_when_somebody_does(
     async with shop.box.running():
         await wait_until(has_noted(shop.box, 5), WITHIN, what="what had waited")
         assert by_key(await noted(shop.box)) == {"o-1": list(range(5))}
+
+
+async def note_at(order: OrderPlaced, tx: AsyncConnection, *, desk: str) -> None:
+    """Note what came to which desk."""
+    await note(tx, f"{desk} {order.number}")
+
+
+@on_every_broker
+async def test_what_is_routed_tapped_and_delayed_arrives_where_and_when_it_is_to(
+    broker_url: str, sqlite_url: str
+) -> None:
+    box, happenings = make_box(sqlite_url, broker=broker_url)
+    box.include(ContentBasedRouter("orders", source=OrderPlaced, default="rest").when(EVEN, to="even"))
+    box.include(WireTap("tap", source="queue:even", to="topic:audits", then="even.tapped"))
+    for desk, channel in (("rest", "rest"), ("even", "even.tapped"), ("audit", "topic:audits")):
+        box.on(OrderPlaced, name=desk, channel=channel)(partial(note_at, desk=desk))
+
+    async with box.running():
+        await create_tables(box)
+        async with box.transaction() as tx:
+            await box.publish(OrderPlaced("o-1", 6), tx=tx, delay=timedelta(days=1))
+            await box.publish(OrderPlaced("o-1", 4), tx=tx, delay=timedelta(milliseconds=400))
+            await box.publish_all([OrderPlaced("o-1", number) for number in range(4)], tx=tx)
+        await happenings.until_settled(5 + 2 + 3 * 3)
+
+        effects = await noted(box)
+        assert [what for what in effects if what.startswith("rest")] == ["rest 1", "rest 3"]
+        assert [what for what in effects if what.startswith("even")] == ["even 0", "even 2", "even 4"]
+        assert [what for what in effects if what.startswith("audit")] == ["audit 0", "audit 2", "audit 4"]
+        assert (await box.store.run(box.store.outbox.state())).scheduled == 1
 
 
 @pytest.mark.parametrize("broker_server", ["redis", "nats", "rabbitmq"], indirect=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from msgspec import structs
@@ -41,9 +41,6 @@ from tests.integration.boxes import (
 )
 from tests.messages import message
 from tests.waiting import wait_until
-
-if TYPE_CHECKING:
-    from tests.servers import NatsServer, RedisServer
 
 EVEN = {"field": "body.number", "operator": "in", "value": [0, 2, 4, 6, 8]}
 LARGE = {"field": "body.number", "operator": "ge", "value": 100}
@@ -319,35 +316,6 @@ async def test_a_circle_of_routers_ends_in_the_dead_letters(store_url: str) -> N
         (letter,) = await box.dead_letters.list()
         assert (letter.consumer, letter.error_type) == ("shop/there", "RoutingLoopError")
         assert [one.destinations for one in happenings.of(MessageRouted)] == [("queue:b",), ("queue:a",)]
-
-
-async def test_routes_pass_a_message_on_over_the_memory_broker(sqlite_url: str) -> None:
-    await _pass_on(sqlite_url, "memory://")
-
-
-async def test_routes_pass_a_message_on_over_redis(sqlite_url: str, private_redis_server: RedisServer) -> None:
-    await _pass_on(sqlite_url, private_redis_server.url)
-
-
-async def test_routes_pass_a_message_on_over_nats(sqlite_url: str, nats_server: NatsServer) -> None:
-    await _pass_on(sqlite_url, nats_server.url)
-
-
-async def _pass_on(store_url: str, broker: str) -> None:
-    box, happenings = make_box(store_url, broker=broker)
-    box.include(ContentBasedRouter("orders", source=OrderPlaced, default="rest").when(EVEN, to="even"))
-    box.include(WireTap("tap", source="queue:even", to="topic:audits", then="even.tapped"))
-    desk(box, "rest")
-    desk(box, "even", channel="even.tapped")
-    desk(box, "audit", channel="topic:audits")
-
-    async with box.running():
-        await create_tables(box)
-        await publish(box, *[OrderPlaced("o-1", number) for number in range(4)])
-        await happenings.until_settled(4 + 2 + 3 * 2)
-
-        assert (await seen(box, "even"), await seen(box, "rest")) == (["o-1 0", "o-1 2"], ["o-1 1", "o-1 3"])
-        assert await seen(box, "audit") == ["o-1 0", "o-1 2"]
 
 
 async def test_start_up_lists_every_problem_of_every_route() -> None:

@@ -72,7 +72,7 @@ def _consumer(
     signature = signature_of(handler, owner=where)
     if missing := signature.missing(provided):
         raise UnsatisfiedInjectionError(
-            problems=[f"{where}: nothing provides {parameter}; use box.provide" for parameter in missing]
+            problems=[f"{where}: nothing provides {parameter}; use box.provide(Type, factory)" for parameter in missing]
         )
     consumer = Consumer(
         identity=full_name(service, name, what="consumer"),

@@ -182,8 +182,7 @@ class UnsatisfiedInjectionError(ConfigurationError, TypeError):
     """
 
     def __init__(self, *, problems: Sequence[str]) -> None:
-        lines = "".join(f"\n- {problem}" for problem in problems)
-        super().__init__(f"nothing provides these parameters; add box.provide(Type, factory) or mend them:{lines}")
+        super().__init__("\n- ".join(problems))
         self.problems = tuple(problems)
 
 

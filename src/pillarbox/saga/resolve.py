@@ -299,7 +299,7 @@ def _signature(function: Callable[..., object], where: str, provided: Mapping[ty
     signature = signature_of(function, owner=where)
     if missing := signature.missing({**provided, SagaContext: _OURS}):
         raise UnsatisfiedInjectionError(
-            problems=[f"{where}: nothing provides {parameter}; use box.provide" for parameter in missing]
+            problems=[f"{where}: nothing provides {parameter}; use box.provide(Type, factory)" for parameter in missing]
         )
     return signature
 

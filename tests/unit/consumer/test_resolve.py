@@ -164,9 +164,9 @@ def test_all_problems_are_reported_at_once() -> None:
 
     assert len(problems) == 4
     assert isinstance(problems[1], UnsatisfiedInjectionError)
-    assert "moon: nothing provides moon: Handlers" in str(problems[1])
-    text = str(InvalidSetupError(problems=problems))
-    assert all(str(problem) in text for problem in problems)
+    assert str(problems[1]) == "moon: nothing provides moon: Handlers; use box.provide(Type, factory)"
+    lines = str(InvalidSetupError(problems=problems)).splitlines()
+    assert lines[1:] == [f"- {problem}" for problem in problems], "one line for each"
 
 
 def test_a_handler_of_nothing_is_refused() -> None:
