@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from pillarbox import Retry
 from pillarbox.consumer.item import Item
 from pillarbox.consumer.worker import ConsumerWorker
+from pillarbox.errors import ConflictError
 from pillarbox.holding import hold_key_of
 from pillarbox.observe import RunRolledBack
 from pillarbox.ordering import RunSize
@@ -211,3 +212,36 @@ async def test_what_a_handler_passes_over_is_no_failure_of_its_neighbours(
     good = [str(number) for number in range(COUNT) if number not in bad]
     assert sorted(came) == sorted([*good, "before"])
     assert {int(letter.message.id[1:]) for letter in letters} <= bad
+
+
+@pytest.mark.parametrize("writes", [True, False], ids=["in a transaction", "outside of one"])
+async def test_one_that_conflicts_each_time_is_dead_in_the_end_and_its_neighbours_have_their_effect(
+    store_url: str, *, writes: bool
+) -> None:
+    box, _ = make_box(store_url, broker="memory://")
+    others: list[int] = []
+    if writes:
+
+        @box.on(OrderPlaced, name="handle", retry=ONCE)
+        async def handle(order: OrderPlaced, tx: AsyncConnection) -> None:
+            await tx.execute(insert(effects).values(what=str(order.number)))
+            if order.number == 3:
+                raise ConflictError("somebody else was quicker")
+            others.append(order.number)
+    else:
+
+        @box.on(OrderPlaced, name="handle", retry=ONCE)
+        async def call(order: OrderPlaced) -> None:
+            if order.number == 3:
+                raise ConflictError("somebody else was quicker")
+            others.append(order.number)
+
+    async with box.running(relay=False, consumers=False):
+        await create_tables(box)
+        await arrive(box)
+        came, (letter,) = await noted(box), await box.dead_letters.list()
+
+    good = {number for number in range(COUNT) if number != 3}
+    assert set(others) == good
+    assert set(map(int, came)) == (good if writes else set())
+    assert (letter.message.id, letter.attempts, letter.error_type) == ("m3", 1, "ConflictError")

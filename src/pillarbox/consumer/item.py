@@ -18,6 +18,8 @@ from pillarbox.ordering import Position
 from pillarbox.retry import GiveUp, RetryLater
 
 MAX_ERROR_CHARS = 2_000
+CONFLICTS_IN_A_ROW = 50
+"""So often a database may ask for a message's transaction again; the next time is a failed attempt."""
 
 
 class Item(msgspec.Struct, kw_only=True, eq=False):
@@ -28,6 +30,7 @@ class Item(msgspec.Struct, kw_only=True, eq=False):
         delivery: where it came from; ``None`` when it comes out of holding.
         state: why it was held; ``None`` when it comes from a channel.
         attempts: how often its handler has failed or crashed.
+        conflicts: how often in a row a database has asked its handler for another try.
         marks: the inbox rows that stand for it, once they are known; see ``Run.marks_of``.
         verdict: what was decided after the last failure, to be written by the next run.
         error: the last failure.
@@ -48,6 +51,7 @@ class Item(msgspec.Struct, kw_only=True, eq=False):
     delivery: Delivery | None = None
     state: HeldState | None = None
     attempts: int = 0
+    conflicts: int = 0
     history: tuple[FailedAttempt, ...] = ()
     marks: tuple[str, ...] = ()
     verdict: RetryLater | GiveUp | None = None
@@ -67,6 +71,11 @@ class Item(msgspec.Struct, kw_only=True, eq=False):
     def is_put_off(self) -> bool:
         """Whether it is to be looked at again later."""
         return isinstance(self.verdict, RetryLater)
+
+    def may_conflict(self) -> bool:
+        """Count a conflict; tell whether it is tried again as if it had not been."""
+        self.conflicts = (self.conflicts + 1) % (CONFLICTS_IN_A_ROW + 1)
+        return self.conflicts > 0
 
     def failed(self, error: Exception, *, at: datetime, redact: Callable[[str], str]) -> None:
         """Add a failure to the history, as of the attempt counted last; ``redact`` goes over text that others wrote."""

@@ -24,7 +24,7 @@ from pillarbox.consumer.spec import Consumer
 from pillarbox.consumer.stopping import StoppedByDeadLetter
 from pillarbox.consumer.stray import failure_of, in_thread_of_its_own
 from pillarbox.consumer.surroundings import Surroundings
-from pillarbox.errors import PillarboxError, TransientError
+from pillarbox.errors import PillarboxError
 from pillarbox.lease import repeated
 from pillarbox.outbox import OutboxRecord
 from pillarbox.retry import GiveUp, RetryLater, RetryNow
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 LOOK_AGAIN = timedelta(milliseconds=50)
 """How often a claim that somebody else holds is looked at."""
-CONFLICTS_IN_A_ROW = 50
 FEW = 10
 """So many are handled before somebody who must be alone in the process gets the room."""
 WRITE_EVERY = timedelta(milliseconds=100)
@@ -223,7 +222,6 @@ class OutsideProcess:
 
     async def _attempt(self, item: Item) -> Sequence[OutboxRecord] | None:
         """Invoke until the handler returns or its immediate attempts are over; ``None`` if the item must wait."""
-        conflicts = 0
         while item.verdict is None and (wish := self._run.wish(item)) is not None:
             answer = await self._caller.call(wish)
             if isinstance(answer, Returned):
@@ -232,9 +230,6 @@ class OutsideProcess:
                 self._run.rules.needs.succeeded(item.probe)
                 return wish.contexts[0].records
             verdict = self._run.judge(item, answer.error)
-            conflicts += verdict is None
-            if conflicts > CONFLICTS_IN_A_ROW:
-                raise TransientError(f"{self._name}: a database keeps asking for the transaction again")
             if verdict is not None and not isinstance(verdict, RetryNow):
                 item.verdict = verdict
         return None

@@ -10,7 +10,7 @@ from typing import Protocol
 from pillarbox.consumer.books import Books
 from pillarbox.consumer.effects import BatchSpoiled, RunSpoiled
 from pillarbox.consumer.intake import Intake
-from pillarbox.consumer.item import Item
+from pillarbox.consumer.item import CONFLICTS_IN_A_ROW, Item
 from pillarbox.consumer.report import RunReport
 from pillarbox.consumer.run import Run, RunProgram
 from pillarbox.consumer.stopping import StoppedByDeadLetter
@@ -23,7 +23,6 @@ from pillarbox.retry import GiveUp, RetryNow
 
 RERUNS_AS_BATCH = 2
 """How often what is left of a spoiled run is tried as one before its messages are handled singly."""
-CONFLICTS_IN_A_ROW = 50
 FEW = 10
 """How many messages are tried together after the process that had them ended."""
 
@@ -116,7 +115,7 @@ class Process:
                 self._rolled_back(batch, "handler", size)
                 if self._settle_verdict(spoiled, batch, work, is_first=trusted is None):
                     return None
-                conflicts += spoiled.verdict is None
+                is_conflict = spoiled.verdict is None
                 trusted = spoiled.handled if len(batch) > 1 else None
             except BatchSpoiled:
                 self._rolled_back(batch, "handler", size)
@@ -125,13 +124,14 @@ class Process:
             except (LeaseLostError, StoppedByDeadLetter):
                 raise
             except Exception as error:
-                conflicts += self._is_conflict(error, batch)
+                is_conflict = self._is_conflict(error, batch)
+                conflicts += is_conflict
                 self._rolled_back(batch, type(error).__name__, size)
             else:
                 size.grow()
                 return report
             reruns += 1
-            if len(batch) > 1 and (reruns > RERUNS_AS_BATCH or conflicts):
+            if len(batch) > 1 and (reruns > RERUNS_AS_BATCH or is_conflict):
                 work.extendleft(reversed(_parts(batch, singly=reruns > RERUNS_AS_BATCH)))
                 return None
         raise TransientError(f"{self._name}: the database keeps asking for the transaction again")

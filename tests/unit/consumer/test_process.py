@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 
 from pillarbox.consumer.effects import Raised, Returned
-from pillarbox.consumer.item import Item
-from pillarbox.consumer.process import CONFLICTS_IN_A_ROW, Process
+from pillarbox.consumer.item import CONFLICTS_IN_A_ROW, Item
+from pillarbox.consumer.process import Process
 from pillarbox.consumer.report import RunReport
 from pillarbox.consumer.run import Run, RunProgram
 from pillarbox.consumer.surroundings import Surroundings
@@ -281,6 +281,20 @@ async def test_a_database_that_asks_again_and_again_is_unavailable_in_the_end() 
         await handle(scene, batches, [message])
 
     assert (len(batches.invoked), message.attempts) == (CONFLICTS_IN_A_ROW + 1, 0)
+
+
+@pytest.mark.parametrize("touched", [True, False])
+async def test_a_handler_that_conflicts_too_often_in_a_row_has_made_an_attempt(touched: bool) -> None:
+    scene = stage(retry=Retry(attempts=3, immediate=1, first=timedelta(seconds=2)))
+    items = items_of(3)
+    batches = Batches(scene, fails("m1", error=ConflictError("deadlock"), touched=touched))
+
+    await handle(scene, batches, items)
+
+    assert sorted(batches.handled) == ["m0", "m2"]
+    assert [one.attempts for one in items] == [0, 2, 0]
+    assert isinstance(items[1].verdict, RetryLater)
+    assert len([one for one, _ in scene.invoked if one == "m1"]) == 2 * (CONFLICTS_IN_A_ROW + 1)
 
 
 @pytest.mark.parametrize("error", [TransientError("gone"), LeaseLostError(lease="l", token=1)])
