@@ -21,6 +21,7 @@ from pillarbox.app.diagnosing import doctor_of
 from pillarbox.app.system_clock import SystemClock
 from pillarbox.brokers.kafka import KafkaBroker, kafka_broker
 from pillarbox.brokers.kafka.layout import topic_of
+from pillarbox.brokers.kafka.receiver import KafkaReceiver
 from pillarbox.brokers.kafka.share import receipt_of
 from pillarbox.channel import (
     Confirmed,
@@ -426,6 +427,42 @@ async def test_what_a_slow_handler_has_is_not_given_to_others_while_the_group_go
             await slow.close()
             assert list(await other.receive(10, within=timedelta(seconds=2))) == []
     await broker.close()
+
+
+async def test_partitions_that_come_back_are_read_though_they_were_lost_while_reading_was_paused(
+    broker: KafkaBroker,
+) -> None:
+    """librdkafka keeps a pause of a partition beyond its assignment."""
+    topic = new_topic()
+    subscription = new_subscription(topic)
+    await broker.declare([subscription])
+    first, second = (broker.receiver(subscription, owner=owner) for owner in ("first", "second"))
+    assert isinstance(first, KafkaReceiver)
+    sent = [letter(f"m{number}", topic, key=f"k{number % 50}") for number in range(4_000)]
+    await broker.sender().send(sent[:3_000])
+
+    async def is_paused() -> bool:  # nothing is taken, so much is ready, and so the membership goes on
+        await first.receive(0, within=timedelta(milliseconds=50))
+        return first._pump is not None and first._pump._fill.is_paused
+
+    await wait_until(is_paused, WITHIN, works=True)
+    (given,) = await receive(second, 1)
+    came = [given.message.id]
+    await second.settle([given], Outcome.ACCEPTED)
+
+    async def reads_on() -> bool:
+        more = await first.receive(500, within=timedelta(milliseconds=50))
+        came.extend(one.message.id for one in more)
+        await first.settle(more, Outcome.ACCEPTED)
+        return first._pump is not None and not first._pump._fill.is_paused
+
+    await wait_until(reads_on, WITHIN, works=True)
+    await second.close()
+    await broker.sender().send(sent[3_000:])
+    came += [one.id for one in await receive_all(first, {one.id for one in sent} - set(came))]
+    await first.close()
+
+    assert set(came) == {one.id for one in sent}
 
 
 async def test_what_nobody_can_read_is_a_dead_letter(kafka_server: KafkaServer, sqlite_url: str, service: str) -> None:

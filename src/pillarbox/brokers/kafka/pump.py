@@ -235,9 +235,7 @@ class Pump:
         if partitions:
             places = [TopicPartition(topic, partition, BEGINNING) for topic, partition in partitions]
             consumer.incremental_unassign(places)
-            consumer.incremental_assign(places)
-            if self._fill.is_paused:
-                consumer.pause(places)
+            self._assign(consumer, places)
 
     def _commit(self, consumer: Any) -> None:
         """Tell the group how far everything is finished, one request at a time."""
@@ -268,9 +266,13 @@ class Pump:
     def _on_assign(self, consumer: Any, partitions: Sequence[TopicPartition]) -> None:
         with self._changed:
             self._shares.gain([(one.topic, one.partition) for one in partitions])
+        self._assign(consumer, partitions)
+
+    def _assign(self, consumer: Any, partitions: Sequence[TopicPartition]) -> None:
+        """Begin to read ``partitions``; librdkafka keeps a pause from before they went to somebody else."""
         consumer.incremental_assign(partitions)
-        if self._fill.is_paused and partitions:
-            consumer.pause(partitions)
+        if partitions:
+            (consumer.pause if self._fill.is_paused else consumer.resume)(partitions)
 
     def _on_revoke(self, consumer: Any, partitions: Sequence[TopicPartition]) -> None:
         """Let what is out be settled, for a while; then tell the group how far we came, and let go."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Final, TypeAlias
@@ -79,6 +79,11 @@ class Pull(Share):
         self.asked, self.asked_until = ASK_AT_ONCE - len(self.ready), now + within
         return self.asked
 
+    def begin(self, returned: Sequence[Any]) -> None:
+        """Take ``returned`` for what has come first, and ask for more at once."""
+        self.came.extend(returned)
+        self.asked, self.ask_from = len(returned), 0.0
+
     def ask_again(self, *, from_: float) -> None:
         """Count nothing as asked for, and ask no earlier."""
         self.asked, self.ask_from = 0, from_
@@ -107,6 +112,15 @@ class Pull(Share):
         if is_another:
             return 0
         return consumer.floor if consumer.pending else consumer.delivered_up_to
+
+    def is_whole(self, returned: Sequence[Any], consumer: Consumer) -> bool:
+        """Tell whether ``returned`` has all that ``consumer`` has pending, in order: then it is what is not settled.
+
+        What the stream has behind the first of it may be acknowledged, and nobody could tell.
+        """
+        sequences = [_numbers(one.reply)[0][0] for one in returned]
+        before = [sequence for sequence in sequences if sequence <= consumer.delivered_up_to]
+        return len(before) == consumer.pending and sequences == sorted(sequences)
 
     def follows(self, consumer: Consumer | None) -> bool:
         """Tell whether ``consumer`` is the one that is followed, and has given nothing to anybody else."""

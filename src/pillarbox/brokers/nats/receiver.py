@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from nats.errors import Error as NatsError
 
-from pillarbox.brokers.nats.api import JetStream, Refusal, refused
+from pillarbox.brokers.nats.api import Consumer, JetStream, Refusal, refused
 from pillarbox.brokers.nats.connection import NAME, Link, NatsConnection, unavailable
 from pillarbox.brokers.nats.consumers import ACK_WAIT_S, NANOSECONDS, declare, trim
 from pillarbox.brokers.nats.headers import reason_of, status_of
@@ -43,6 +43,8 @@ TOUCH_EVERY_S: Final = ACK_WAIT_S / 3
 COUNT_EVERY_S: Final = 5
 """So often the numbers of deliveries are compared, in case nothing follows what somebody else was given."""
 LOOK_AT_LEASES_S: Final = 0.5
+RETURNED_WITHIN_S: Final = 1.0
+"""So long whoever takes a partition over waits for what is pending to be given at once."""
 DRAIN_WITHIN_S: Final = 1.0
 """So long an instance that stops waits for what the server has under way to it."""
 TRIM_AFTER: Final = 500
@@ -122,7 +124,7 @@ class NatsReceiver(MessageReceiver):
     async def close(self) -> None:
         """Give the partitions back, and to the server what is not settled, so that whoever takes them can settle it."""
         if await _drained([share.inbox for share in self._shares if share.inbox is not None]):
-            with suppress(BrokerUnavailableError, Refusal):  # then the server gives it in its time
+            with suppress(BrokerUnavailableError, Refusal, NatsError, OSError, TimeoutError):  # it comes in its time
                 await self._return()
         for share in self._shares:
             share.inbox = None
@@ -134,6 +136,8 @@ class NatsReceiver(MessageReceiver):
                 # looking at a consumer has the server forget who asked and is gone: NATS 2.9 would lose one to it
                 await self._jetstream.consumer(share.stream, share.durable)
                 await self._answer(unsettled, b"-NAK")
+        link = await self._connection.link()
+        await link.client.flush(DRAIN_WITHIN_S)  # before anybody else may have the partitions
 
     def _pull(self, channel: str, partition: int) -> Pull:
         durable = durable_of(self._subscription.consumer, partition)
@@ -188,20 +192,41 @@ class NatsReceiver(MessageReceiver):
                 consumer = await self._jetstream.consumer(share.stream, share.durable)
             if consumer is None:
                 raise BrokerUnavailableError(broker=NAME, reason=f"consumer {share.durable} was removed once more")
+            is_followed = share.created in ("", consumer.created)
             after = share.attach(consumer)
-            while after < consumer.delivered_up_to:
-                found = await self._jetstream.message(share.stream, share.name, at_least=after + 1)
-                if found is None or found.sequence > consumer.delivered_up_to:
-                    break
-                after = found.sequence
-                share.find(found)
+            returned = await self._returned(link, share, consumer.pending) if is_followed and consumer.pending else []
+            if not (is_followed and share.is_whole(returned, consumer)):
+                await self._find(share, consumer, after=after)
+            share.begin(returned)
+            share.inbox = await link.client.subscribe(link.client.new_inbox(), cb=partial(self._came, share))
         except Refusal as refusal:
             raise refused(refusal, what=f"consumer {share.durable} of {share.stream}") from refusal
-        share.ask_again(from_=0.0)
-        try:
-            share.inbox = await link.client.subscribe(link.client.new_inbox(), cb=partial(self._came, share))
         except (NatsError, OSError) as error:
             raise unavailable(error) from error
+
+    async def _returned(self, link: Link, share: Pull, pending: int) -> list[Any]:
+        """Ask for what is pending; what an instance that stopped has returned comes at once, before what follows."""
+        inbox = await link.client.subscribe(link.client.new_inbox())
+        came: list[Any] = []
+        try:
+            await self._pull_next(link, share, inbox, batch=pending, no_wait=True)
+            async with asyncio.timeout(RETURNED_WITHIN_S):
+                while len(came) < pending and (one := await inbox.next_msg(timeout=None)).reply:
+                    came.append(one)
+        except TimeoutError:
+            pass
+        finally:
+            await _unsubscribe([inbox])
+        return came
+
+    async def _find(self, share: Pull, consumer: Consumer, *, after: int) -> None:
+        """Read from the stream what was delivered to somebody who died with it."""
+        while after < consumer.delivered_up_to:
+            found = await self._jetstream.message(share.stream, share.name, at_least=after + 1)
+            if found is None or found.sequence > consumer.delivered_up_to:
+                break
+            after = found.sequence
+            share.find(found)
 
     async def _came(self, share: Pull, came: Any) -> None:
         if share.token is not None:
@@ -241,15 +266,17 @@ class NatsReceiver(MessageReceiver):
         if link is None:
             return
         now = self._clock.monotonic()
-        publish: Callable[..., Awaitable[None]] = link.client.publish
         try:
             for share in mine:
                 if wanted := share.ask(now, within=ASKED_FOR_S + GRACE_S):
-                    question = {"batch": wanted, "expires": ASKED_FOR_S * NANOSECONDS}
-                    subject = f"$JS.API.CONSUMER.MSG.NEXT.{share.stream}.{share.durable}"
-                    await publish(subject, _encode(question), reply=share.inbox.subject)
+                    await self._pull_next(link, share, share.inbox, batch=wanted, expires=ASKED_FOR_S * NANOSECONDS)
         except (NatsError, OSError) as error:
             raise unavailable(error) from error
+
+    async def _pull_next(self, link: Link, share: Pull, inbox: Any, **question: Any) -> None:
+        publish: Callable[..., Awaitable[None]] = link.client.publish
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{share.stream}.{share.durable}"
+        await publish(subject, _encode(question), reply=inbox.subject)
 
     async def _touch(self) -> None:
         """Tell the server that what is here is still worked on."""
