@@ -124,3 +124,28 @@ async def test_in_a_cluster_of_fewer_transactions_records_of_later_ones_are_publ
         assert await feed.next(limit=10) == ()
 
     assert await pending(harness) == 0
+
+
+@pytest.mark.parametrize("store", SERVERS, indirect=True)
+async def test_at_the_beginning_the_numbers_of_this_cluster_s_transactions_stay(
+    store: RelationalStore, harness: StoreHarness
+) -> None:
+    """A record that got another number could be read before its elders, or twice."""
+    walk = await begin_walk(harness)
+    given: dict[str, str] = {}
+
+    async def write(key: str) -> None:
+        for number in range(30):
+            async with store.begin() as tx:
+                await tx.run(harness.outbox.append([make_record(f"{key}-{number}", key)]))
+                found = await tx.connection.execute(text("SELECT CAST(pg_current_xact_id() AS text)"))
+                given[f"{key}-{number}"] = found.scalar_one()
+
+    async with asyncio.TaskGroup() as group:
+        writers = [group.create_task(write(key)) for key in keys_apart(4)]
+        while not all(writer.done() for writer in writers):
+            assert await harness.source.run(walk.reader.load(*walk.fence)) == walk.cursor
+
+    async with store.begin() as tx:
+        rows = await tx.connection.execute(text("SELECT id, CAST(transaction_id AS text) FROM pillarbox_outbox"))
+        assert {row[0]: row[1] for row in rows} == given

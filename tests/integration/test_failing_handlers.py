@@ -31,7 +31,14 @@ TWICE = 1_000_000
 """The number of an effect that is there already."""
 MENDED = {2: "raises", 5: "breaks a constraint", 6: "raises", 9: "breaks a constraint"}
 """What a savepoint mends, by the number of the order."""
-SPOILT = {1: "raises", 3: "ends the transaction", 4: "raises", 8: "leaves a savepoint open", 10: "raises"}
+SPOILT = {
+    1: "raises",
+    3: "ends the transaction",
+    4: "raises",
+    7: "closes its connection",
+    8: "leaves a savepoint open",
+    10: "raises",
+}
 
 
 class Harms:
@@ -50,6 +57,8 @@ class Harms:
                 await tx.rollback()
             case "leaves a savepoint open":
                 await tx.begin_nested()
+            case "closes its connection":
+                await tx.close()
             case _:
                 pass
         raise ValueError(f"not {number}")
@@ -64,6 +73,8 @@ class Harms:
                 tx.rollback()
             case "leaves a savepoint open":
                 tx.begin_nested()
+            case "closes its connection":
+                tx.close()
             case _:
                 pass
         raise ValueError(f"not {number}")
@@ -134,6 +145,7 @@ async def test_what_failed_handlers_wrote_is_taken_back_and_the_others_have_thei
     assert {letter.attempts for letter in letters} == {1}
     rolled_back = happenings.of(RunRolledBack)
     assert (len(rolled_back) == 1) == (harms is MENDED)
+    assert {one.cause for one in rolled_back} == {"handler"}
 
 
 @pytest.mark.parametrize("statement", ["COMMIT", "ROLLBACK", "CREATE TABLE beside (a INTEGER)"])

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from pillarbox import Retry
 from pillarbox.errors import TransientError
 from pillarbox.observe import MessageDead
+from pillarbox.relay.sequence import Window
 from pillarbox.stores.postgresql import postgresql_store
 from pillarbox.transaction import adopt
 from tests.integration.boxes import OrderPlaced, create_tables, make_box, note, noted, publish
@@ -75,6 +76,25 @@ async def test_that_there_are_no_rows_is_not_believed_of_a_connection_that_hands
         assert connection.invalidated
 
     assert await store.run(store.inbox.record("shop/one", ["a"])) == {"a"}
+    await store.close()
+
+
+async def test_that_there_are_no_records_is_not_believed_of_a_connection_that_hands_out_none(
+    postgresql_url: str,
+) -> None:
+    """A sequence relay would move its cursor past what it has not read."""
+    store = postgresql_store(make_url(postgresql_url).set(drivername="postgresql+psycopg"), pool_size=1)
+    await store.migrate()
+    assert store.traits.sequence is not None
+    window = Window(since="1:1:", until="9:9:", floor=0)
+    async with store.engine.connect() as connection:
+        pipeline = (await raw(connection)).pipeline()
+        await pipeline.__aenter__()
+        with pytest.raises(TransientError, match="handed out no rows"):
+            await adopt(connection).run(store.traits.sequence.read(window, after=0, limit=1))
+        with pytest.raises(OperationalError, match="the connection is closed"):
+            await pipeline.__aexit__(None, None, None)
+
     await store.close()
 
 

@@ -11,12 +11,14 @@ import pytest
 from sqlalchemy import Table, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pillarbox import Pillarbox, Retry, command, event
+from pillarbox import Pillarbox, Retry, Saga, command, event
+from pillarbox.app.background import keeper_of
 from pillarbox.app.membership import Membership
 from pillarbox.brokers.memory import MemoryBroker
-from pillarbox.errors import ConfigurationError
+from pillarbox.errors import BrokerUnavailableError, ConfigurationError, InvalidSetupError, StoreUnavailableError
 from pillarbox.observe import ConsumerStopped, MessageDiscarded, MessageHandled, MessageHeld
 from pillarbox.relational.flow_tables import flow_participants
+from pillarbox.relational.idempotency import WORKERS
 from pillarbox.relational.tables import breakers, held, inbox, members, subscriptions
 from tests.integration.boxes import SETTINGS, Happenings, OrderPlaced, create_tables, make_box, note, noted, publish
 from tests.integration.choreography import declare, make_service, pay, ship, stock
@@ -174,7 +176,8 @@ async def test_what_a_process_puts_aside_under_a_name_just_changed_is_taken_over
         await create_tables(older)
         await publish(older, OrderPlaced("a"))
         await begun.wait()
-        async with newer.running(relay=False):
+        async with newer:  # the name changes, and it does not receive: it would handle the message meanwhile
+            await newer._workers(relay=False, consumers=True, sagas=False)
             finish.set()
 
             async def waits() -> bool:
@@ -352,6 +355,64 @@ async def test_a_process_that_was_taken_for_dead_subscribes_again_when_it_goes_o
 
 
 @on_each
+async def test_a_process_that_may_be_taken_for_dead_before_it_has_said_that_it_lives_subscribes_again(
+    store_url: str,
+) -> None:
+    """Others look at what is committed: they see nothing of a renewal that is under way as the lease ends."""
+    newer, _ = make(store_url, "added")
+    async with newer:
+        workers = await newer._workers(relay=False, consumers=True, sagas=False)
+        (membership,) = (one for one in workers if isinstance(one, Membership))
+        async with newer.transaction() as tx:
+            nearly = SETTINGS.relay.lease * 0.9 // timedelta(microseconds=1)
+            await tx.execute(update(members).values(expires_at=members.c.expires_at - nearly))
+        await newer.store.run(newer.store.consumers.retire("shop/added"))
+
+        await membership.round()
+
+        assert await subscribed(newer) == ["shop/added"]
+
+
+async def test_what_a_process_needs_is_declared_at_the_next_round_if_that_has_failed(sqlite_url: str) -> None:
+    """Also when it is back: by the next round its membership has held."""
+    newer, happenings = make(sqlite_url, "added")
+    async with newer:
+        parts, asked, declared = newer._parts(), list[bool](), list[int]()
+
+        async def enlist(*, is_back: bool) -> None:
+            asked.append(is_back)
+            if len(asked) == 2:
+                raise StoreUnavailableError(store="SQLite", reason="away")
+
+        async def declare_again() -> None:
+            declared.append(len(asked))
+            if len(asked) == 3:
+                raise BrokerUnavailableError(broker="database", reason="away")
+
+        membership = Membership(
+            keeper_of(parts, WORKERS, slots=0),
+            happenings,
+            registry=newer.store.consumers,
+            consumers={"shop/added": ["order.placed"]},
+            enlist=enlist,
+            declare=declare_again,
+        )
+        await membership.round()
+        await membership.round()
+        assert asked == [False]
+        async with newer.transaction() as tx:
+            await tx.execute(update(members).values(expires_at=0))
+        for error in (StoreUnavailableError, BrokerUnavailableError):
+            with pytest.raises(error):
+                await membership.round()
+        await membership.round()
+        await membership.round()
+
+        assert asked == [False, True, True, True]
+        assert declared == [3, 4]
+
+
+@on_each
 async def test_a_process_whose_start_is_refused_keeps_none_of_the_release_at_work_from_starting(store_url: str) -> None:
     """Its consumer would count as one that a process has, until its lease ends, and anew with each of its restarts."""
     older, again, newer = (make_box(store_url)[0] for _ in range(3))
@@ -363,4 +424,49 @@ async def test_a_process_whose_start_is_refused_keeps_none_of_the_release_at_wor
     async with older.running():
         with pytest.raises(ConfigurationError, match="has the consumer shop/known already"):
             await start(newer)
+        await start(again)
+
+
+@dataclass
+class Moves:
+    """The state of a saga."""
+
+    order_id: str
+
+
+@on_each
+@pytest.mark.parametrize("why", ["a queue of another consumer", "the steps of a saga"])
+async def test_a_process_whose_start_is_refused_has_subscribed_to_nothing(store_url: str, why: str) -> None:
+    """What came for it would count as pending of a consumer that is gone: nobody else could start any more."""
+
+    def make_one(step: str, consumer: str) -> tuple[Pillarbox, Saga[Moves]]:
+        box, saga = make_box(store_url)[0], Saga("moves", state=Moves)
+
+        async def move(state: Moves, tx: AsyncConnection) -> None:
+            raise ConnectionError("away")
+
+        move.__name__ = step
+        saga.step(move)
+        box.include(saga)
+        if consumer != "known" or step != "first":
+
+            @box.on(OrderPlaced, name="added")
+            async def add(order: OrderPlaced, tx: AsyncConnection) -> None: ...
+
+        @box.on(CancelOrder, name=consumer)
+        async def cancel(order: CancelOrder, tx: AsyncConnection) -> None: ...
+
+        return box, saga
+
+    is_of_queue = why == "a queue of another consumer"
+    older, saga = make_one("first", "known")
+    newer, _ = make_one("first", "other") if is_of_queue else make_one("another", "known")
+    again, _ = make_one("first", "known")
+    async with older.running():
+        async with older.transaction() as tx:
+            await older.sagas.start(saga, Moves("a"), saga_id="a", tx=tx)
+        with pytest.raises(ConfigurationError if is_of_queue else InvalidSetupError):
+            await start(newer)
+
+        assert "shop/added" not in await subscribed(older)
         await start(again)

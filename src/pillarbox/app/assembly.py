@@ -317,6 +317,7 @@ class Parts:
                 ordering,
                 waits=self.store.waits,
                 claims=self.store.claims,
+                registry=self.store.consumers,
                 now=self.clock.now,
                 redact=self.redact,
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Protocol
@@ -46,6 +46,7 @@ class Membership(Rounds):
         registry: ConsumerRegistry,
         consumers: Mapping[str, Collection[str]],
         enlist: Enlist,
+        declare: Callable[[], Awaitable[None]],
     ) -> None:
         """Renew the membership of ``keeper``, and that this process has ``consumers`` with the types they handle.
 
@@ -55,12 +56,14 @@ class Membership(Rounds):
             registry: where the consumers of all processes are told of.
             consumers: each with the types of messages that it handles.
             enlist: declares what they need.
+            declare: has their messages come from now on; what comes for a process that never starts waits for ever.
         """
         super().__init__("membership", every=keeper.terms.ttl / 6, clock=keeper.clock, observer=observer)
         self._keeper = keeper
         self._registry = registry
         self._consumers = consumers
         self._enlist = enlist
+        self._declare = declare
         self._was_enlisted = False
         self._is_enlisted = False
 
@@ -76,11 +79,15 @@ class Membership(Rounds):
             self._is_enlisted = False
         if not self._is_enlisted:
             await self._enlist(is_back=self._was_enlisted)
+            if self._was_enlisted:
+                await self._declare()
             self._is_enlisted = self._was_enlisted = True
 
     @asynccontextmanager
     async def joined(self) -> AsyncGenerator[None]:
         """Become a member before the block; a process whose start is refused there, or in the block, is none.
+
+        Only behind it messages come: one that is refused leaves none that wait for it.
 
         Raises:
             InvalidSetupError: what cannot go on with these consumers.
@@ -88,6 +95,7 @@ class Membership(Rounds):
         try:
             await self.round()
             yield
+            await self._declare()
         except BaseException:
             with suppress(PillarboxError):  # what was refused is told, and the lease ends by itself
                 await self.leave()
@@ -103,17 +111,24 @@ def membership_of(
     parts: Parts, consumers: Sequence[Consumer] = (), participants: Sequence[Participant] = ()
 ) -> Membership:
     """Make the heartbeat of this process, which has ``consumers``, as which ``participants`` take part in flows."""
+    subscriptions = [Subscription(consumer=one.identity, channels=one.channels) for one in consumers]
     return Membership(
         keeper_of(parts, WORKERS, slots=0),
         parts.observers,
         registry=parts.store.consumers,
         consumers={one.identity: one.message_types for one in consumers},
-        enlist=partial(_enlist, parts, consumers, participants),
+        enlist=partial(_enlist, parts, consumers, subscriptions, participants),
+        declare=partial(parts.broker.declare, subscriptions),
     )
 
 
 async def _enlist(
-    parts: Parts, consumers: Sequence[Consumer], participants: Sequence[Participant], *, is_back: bool
+    parts: Parts,
+    consumers: Sequence[Consumer],
+    subscriptions: Sequence[Subscription],
+    participants: Sequence[Participant],
+    *,
+    is_back: bool,
 ) -> None:
     store, service = parts.store, parts.service
     for consumer in consumers:
@@ -121,7 +136,6 @@ async def _enlist(
             check_rename(consumer, parts.broker.capabilities)
             await store.run(store.consumers.rename(f"{service}/{consumer.options.renamed_from}", consumer.identity))
     elsewhere = await store.run(store.consumers.elsewhere(service, [one.identity for one in consumers]))
-    subscriptions = [Subscription(consumer=one.identity, channels=one.channels) for one in consumers]
     stranded = await store.run(store.consumers.enlist(service, subscriptions, is_back=is_back))
     if stranded:
         raise InvalidSetupError(
@@ -131,4 +145,3 @@ async def _enlist(
         )
     await store.run(store.circuits.enlist(service, needed_by(consumers), elsewhere))
     await store.run(store.flows.participants.enlist(service, participants, elsewhere))
-    await parts.broker.declare(subscriptions)

@@ -9,6 +9,7 @@ from pillarbox.channel import is_queue
 from pillarbox.consumer.gate import Gate
 from pillarbox.consumer.intake import Around, Intake
 from pillarbox.consumer.item import Item
+from pillarbox.consumer.registry import ConsumerRegistry
 from pillarbox.consumer.spec import Consumer
 from pillarbox.errors import CauseMissingError, DecodeError
 from pillarbox.holding import HeldState, Waiting, WaitStore
@@ -34,11 +35,14 @@ FOLLOWED = 1_000
 """So many causes of causes are looked at to find a circle; a larger one is told of when the waiting is over."""
 
 
-def sees(consumer: Consumer, cause: Cause) -> bool:
-    """Tell whether ``consumer`` is given ``cause``: a message that it never sees is not waited for."""
+def sees(consumer: Consumer, cause: Cause, *, elsewhere: Collection[str] = ()) -> bool:
+    """Tell whether ``consumer`` is given ``cause``, here or by a release that handles the types ``elsewhere``.
+
+    A message that it never sees is not waited for.
+    """
     takes_all = consumer.route is not None and not consumer.route.types
-    is_meant = takes_all or cause.type in consumer.message_types or is_queue(cause.destination)
-    return is_meant and cause.destination in consumer.channels
+    is_known = takes_all or cause.type in consumer.message_types or cause.type in elsewhere
+    return (is_known or is_queue(cause.destination)) and cause.destination in consumer.channels
 
 
 class CausalGate(Gate):
@@ -58,11 +62,13 @@ class CausalGate(Gate):
         *,
         waits: WaitStore,
         claims: ClaimStore,
+        registry: ConsumerRegistry,
         now: Callable[[], datetime],
         redact: Callable[[str], str],
     ) -> None:
         """Stand before the handlers of ``consumer``; ``claims`` knows what it has processed.
 
+        What other releases of it handle is in ``registry``: a cause that waits for one of them is waited for, too.
         What is given up may name what its producer wrote, so its text goes through ``redact``.
         """
         self._consumer = consumer
@@ -72,6 +78,7 @@ class CausalGate(Gate):
         self._in_one_transaction = consumer.mode == "transaction"
         self._waits = waits
         self._claims = claims
+        self._registry = registry
         self._now = now
         self._redact = redact
 
@@ -79,7 +86,7 @@ class CausalGate(Gate):
         """Put causes before what they caused, and give what lacks one a verdict; the inbox knows what is processed."""
         for item in items:
             _reset(item)
-        causes = {item: self._causes_of(item) for item in items}
+        causes = yield from self._seen({item: self._causes_of(item) for item in items})
         wanted = frozenset[str]().union(*causes.values())
         if not wanted:
             return items
@@ -98,10 +105,10 @@ class CausalGate(Gate):
         if dead := [item for item in items if item.verdict is not None]:
             yield from _let_go(self._waits, self._name, dead)
 
-    def _causes_of(self, item: Item) -> frozenset[str]:
-        """Return the causes that this consumer sees; one that cannot be read makes the message dead."""
+    def _causes_of(self, item: Item) -> Sequence[Cause]:
+        """Return the causes that a message names; one that cannot be read makes it dead."""
         if item.verdict is not None or not self._consumer.takes(item.message):
-            return frozenset()
+            return ()
         try:
             causes = item.message.causes
             if len(causes) > self._ordering.max_causes:
@@ -109,8 +116,18 @@ class CausalGate(Gate):
                 raise DecodeError(message_type=item.message.type, reason=reason)
         except DecodeError as error:
             item.give_up("undecodable", error, at=self._now(), redact=self._redact)
-            return frozenset()
-        return frozenset(cause.id for cause in causes if sees(self._consumer, cause))
+            return ()
+        return causes
+
+    def _seen(self, named: Mapping[Item, Sequence[Cause]]) -> Program[Mapping[Item, frozenset[str]]]:
+        """Return of the causes ``named`` those that this consumer sees, in any of its releases."""
+        others = {one for causes in named.values() for one in causes if not sees(self._consumer, one)}
+        may_be_seen = any(one.destination in self._consumer.channels for one in others)
+        elsewhere = (yield from self._registry.types_of(self._name)) if may_be_seen else ()
+        return {
+            item: frozenset(one.id for one in causes if sees(self._consumer, one, elsewhere=elsewhere))
+            for item, causes in named.items()
+        }
 
     def _lacking(
         self,

@@ -45,7 +45,8 @@ class ConsumerRegistry(Protocol):
             ttl: for how long that holds if the process ends without a word.
 
         Returns:
-            Whether it held until now; if not, another process may have taken them for gone.
+            Whether it held until now, with a third of its time to spare; if not, another process may have taken them
+            for gone, or may do so before this transaction ends.
         """
 
     @abstractmethod
@@ -54,7 +55,10 @@ class ConsumerRegistry(Protocol):
 
     @abstractmethod
     def types_of(self, consumer: str) -> Program[Collection[str]]:
-        """Return the types that ``consumer`` handles in any process that lives."""
+        """Return the types that ``consumer`` handles in any process that lives, or did so a few minutes ago.
+
+        Else what waits for the only process of its release would be lost while that starts anew.
+        """
 
     @abstractmethod
     def elsewhere(self, service: str, here: Collection[str]) -> Program[Collection[str]]:

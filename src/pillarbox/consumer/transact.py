@@ -93,10 +93,11 @@ class HandlerWatch:
     def can_go_back(self, answer: Raised) -> bool:
         """Tell whether what a handler wrote before it failed can be taken back alone.
 
-        A transaction that it ended, a savepoint that it left open and a connection that was given up, or left in
-        pipeline mode, are for the whole run to be rolled back.
+        A transaction that it ended, a savepoint that it left open and a connection that was closed, given up, or left
+        in pipeline mode, are for the whole run to be rolled back.
         """
-        if not answer.touched or self._connection.invalidated or _is_in_pipeline(self._connection):
+        is_lost = self._connection.closed or self._connection.invalidated
+        if not answer.touched or is_lost or _is_in_pipeline(self._connection):
             return False
         is_same = self._connection.get_transaction() is self._began and is_active(self._began)
         return is_same and not self._connection.in_nested_transaction()

@@ -116,7 +116,7 @@ class DuplicateSuppressed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageDiscarded:
-    """A consumer has no handler for a message of a topic that it listens to, in no process that lives."""
+    """A consumer has no handler for a message of its topic, in no process that lives or did so minutes ago."""
 
     consumer: str
     message_id: str

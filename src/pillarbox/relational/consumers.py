@@ -97,6 +97,8 @@ IN_SCOPE = "consumer/"
 """Before the consumer's name: the scope whose members are the processes that have it, whatever brings its messages."""
 DEAD_FOR = timedelta(hours=1)
 """How long a process is kept in mind that did not leave."""
+REMEMBERED = timedelta(minutes=2)
+"""How long the types of a process that has ended are kept in mind: it may be about to start anew."""
 _scope, _owner = bindparam("in_scope", type_=String), bindparam("by_owner", type_=String)
 _attend = insert_into(members).values(
     scope=_scope,
@@ -108,10 +110,16 @@ ATTEND = _attend.on_conflict_do_update(
     index_elements=["scope", "owner"], set_={"expires_at": _attend.excluded.expires_at}
 )
 IS_ATTENDED = select(members.c.owner).where(
-    members.c.scope == _scope, members.c.owner == _owner, members.c.expires_at > now_us()
+    members.c.scope == _scope,
+    members.c.owner == _owner,
+    members.c.expires_at > now_us() + bindparam("spare_us", type_=BigInteger),
 )
-TYPES = select(members.c.types).where(members.c.scope == _scope, members.c.expires_at > now_us()).distinct()
-LEAVE = delete(members).where(members.c.scope == _scope, members.c.owner == _owner)
+TYPES = (
+    select(members.c.types)
+    .where(members.c.scope == _scope, members.c.expires_at > now_us() - micros(REMEMBERED))
+    .distinct()
+)
+LEAVE = update(members).where(members.c.scope == _scope, members.c.owner == _owner).values(expires_at=now_us())
 _of_service = func.substr(members.c.scope, 1, characters_in(_prefix)) == _prefix
 ATTENDED_BY = (
     select(members.c.scope, func.count()).where(_of_service, members.c.expires_at > now_us()).group_by(members.c.scope)
@@ -180,18 +188,19 @@ class RelationalConsumerRegistry(ConsumerRegistry):
         ]
         if not rows:
             return True
-        held = yield Execute(IS_ATTENDED, {"in_scope": rows[0]["in_scope"], "by_owner": owner})
+        spare = micros(ttl) // 3  # it may end for others before this transaction does
+        held = yield Execute(IS_ATTENDED, {"in_scope": rows[0]["in_scope"], "by_owner": owner, "spare_us": spare})
         yield Execute(ATTEND, rows)
         return bool(held)
 
     def leave(self, consumers: Collection[str], *, owner: str) -> Program[None]:
-        """Delete, in the order of names."""
+        """Let it end now, in the order of names; the row is removed when its time in mind is over."""
         rows = [{"in_scope": IN_SCOPE + name, "by_owner": owner} for name in sorted(consumers)]
         if rows:
             yield Execute(LEAVE, rows)
 
     def types_of(self, consumer: str) -> Program[Collection[str]]:
-        """Select what its living members say."""
+        """Select what its members say."""
         said = yield Execute(TYPES, {"in_scope": IN_SCOPE + consumer})
         return {name for (text,) in said for name in _types_in(text)}
 

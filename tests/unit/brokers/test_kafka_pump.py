@@ -60,7 +60,6 @@ class OnePartition:
 
     def __init__(self, *rounds: Sequence[Record], from_the_beginning: Sequence[Record]) -> None:
         self.committed: list[int] = []
-        self.resumed: list[int] = []
         self.begins = 0
         self.has_told_all = threading.Event()
         self._rounds = deque(rounds)
@@ -96,9 +95,8 @@ class OnePartition:
             self.begins += 1
             self._rounds.append(self._from_the_beginning)
 
-    def resume(self, partitions: Sequence[TopicPartition]) -> None:
-        """It keeps a pause beyond an assignment: whoever assigns says that there is none."""
-        self.resumed += [one.partition for one in partitions]
+    def resume(self, _partitions: Sequence[TopicPartition]) -> None:
+        pass
 
     def incremental_unassign(self, _partitions: Sequence[TopicPartition]) -> None:
         pass

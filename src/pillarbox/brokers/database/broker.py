@@ -69,7 +69,7 @@ class DatabaseBroker(Broker):
         """Store the subscriptions.
 
         Raises:
-            ConfigurationError: another consumer, which a process has now, reads one of the queues.
+            ConfigurationError: another consumer, which a process has now, reads one of the queues; none is stored.
         """
         for subscription in subscriptions:
             for channel, other in (await self._source.run(self._queue.rivals(subscription))).items():
@@ -77,6 +77,7 @@ class DatabaseBroker(Broker):
                     f"{channel} has the consumer {other} already, and {subscription.consumer} wants it too; a queue's "
                     "messages go to one consumer: publish events for several, or stop the other's processes first"
                 )
+        for subscription in subscriptions:
             await self._source.run(self._queue.subscribe(subscription))
 
     def sender(self) -> MessageSender:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import BigInteger, Boolean, Text, bindparam, text
+from sqlalchemy import BigInteger, Boolean, Text, bindparam, column, text
 
 from pillarbox.message import Message
 from pillarbox.relational.cursor import advance, load, retire
@@ -47,7 +47,7 @@ FOLLOWING = (
     .columns(until=Text, floor=BigInteger)
 )
 _RECORD = "position, slot, id, event_type, destination, message_key, content_type, headers, payload"
-READ = text(  # two walks in the order of positions, merged: each stops at the limit
+_WALKS = text(  # two walks in the order of positions, merged: each stops at the limit
     f"SELECT {_RECORD} FROM ("
     f"(SELECT found.* FROM pg_snapshot_xip(CAST(:since AS pg_snapshot)) AS late(xid) CROSS JOIN LATERAL ("
     f"SELECT {_RECORD} FROM pillarbox_outbox"
@@ -68,6 +68,7 @@ READ = text(  # two walks in the order of positions, merged: each stops at the l
     bindparam("floor", type_=BigInteger),
     bindparam("up_to", type_=BigInteger),
 )
+READ = _WALKS.columns(*map(column, _RECORD.split(", ")))  # known to return rows, so that "none" is not just believed
 
 
 class PostgresSequenceReader(SequenceReader):
