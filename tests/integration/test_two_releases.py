@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Table, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pillarbox import Pillarbox, Retry, Saga, command, event
+from pillarbox import Pillarbox, RelaySettings, Retry, Saga, command, event
 from pillarbox.app.background import keeper_of
 from pillarbox.app.membership import Membership
 from pillarbox.brokers.memory import MemoryBroker
@@ -27,7 +27,7 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pillarbox.channel import Broker
+    from pillarbox.channel import Broker, Subscription
 
 ONE_OF_EACH = [
     "sqlite",
@@ -470,3 +470,42 @@ async def test_a_process_whose_start_is_refused_has_subscribed_to_nothing(store_
 
         assert "shop/added" not in await subscribed(older)
         await start(again)
+
+
+class SlowToDeclare(MemoryBroker):
+    """Declares when the process that asks has renewed its membership, at the latest after a while."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(clock=SETTINGS.clock)
+        self._other = make_box(url)[0]
+        self.declared = 0
+
+    async def declare(self, subscriptions: Sequence[Subscription]) -> None:
+        self.declared += 1
+        async with self._other:
+            before = await self._ends()
+
+            async def is_renewed() -> bool:
+                return min(await self._ends()) > max(before)
+
+            await wait_until(is_renewed)
+        await super().declare(subscriptions)
+
+    async def _ends(self) -> list[int]:
+        return [one.expires_at for one in await rows(self._other, members)]
+
+
+@on_each
+async def test_a_process_whose_broker_takes_long_to_declare_is_not_taken_for_dead(store_url: str) -> None:
+    """A lease may end before hundreds of queues are declared, and would so at each time that it declares them again."""
+    broker = SlowToDeclare(store_url)
+    settings = replace(SETTINGS, relay=RelaySettings(lease=timedelta(seconds=1)))
+    box = Pillarbox("shop", store=store_url, broker=broker, settings=settings)
+
+    @box.on(OrderPlaced, name="added")
+    async def handle(order: OrderPlaced, tx: AsyncConnection) -> None: ...
+
+    async with box:
+        await box._workers(relay=False, consumers=True, sagas=False)
+
+    assert broker.declared == 1

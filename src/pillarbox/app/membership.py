@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from pillarbox.consumer.registry import ConsumerRegistry
 from pillarbox.consumer.resolve import check_rename
 from pillarbox.errors import InvalidSetupError, PillarboxError, UnregisteredConsumerError
 from pillarbox.flow import Participant
-from pillarbox.lease import LeaseKeeper
+from pillarbox.lease import LeaseKeeper, repeated
 from pillarbox.observe import Observer
 from pillarbox.relational.idempotency import WORKERS
 from pillarbox.rounds import Rounds
@@ -73,15 +73,32 @@ class Membership(Rounds):
         Raises:
             InvalidSetupError: what cannot go on with these consumers; for the first time only.
         """
+        await self._stay()
+        if not self._is_enlisted:
+            await self._enlist_as_member()
+
+    async def _stay(self) -> None:
+        """Renew; whoever was taken for dead meanwhile has to enlist again."""
         await self._keeper.keep()
         owner, ttl = self._keeper.owner, self._keeper.terms.ttl
         if not await self._keeper.source.run(self._registry.attend(self._consumers, owner=owner, ttl=ttl)):
             self._is_enlisted = False
-        if not self._is_enlisted:
-            await self._enlist(is_back=self._was_enlisted)
-            if self._was_enlisted:
-                await self._declare()
-            self._is_enlisted = self._was_enlisted = True
+
+    def _staying(self) -> AbstractAsyncContextManager[None]:
+        """Stay a member during the block: a broker may need longer to declare than a lease lasts."""
+        return repeated(self._stay, every=self._every, clock=self._clock)
+
+    async def _enlist_as_member(self) -> None:
+        self._is_enlisted = True  # until a renewal beside it finds that the lease has ended
+        try:
+            async with self._staying():
+                await self._enlist(is_back=self._was_enlisted)
+                if self._was_enlisted:
+                    await self._declare()
+        except BaseException:
+            self._is_enlisted = False
+            raise
+        self._was_enlisted = True
 
     @asynccontextmanager
     async def joined(self) -> AsyncGenerator[None]:
@@ -94,8 +111,9 @@ class Membership(Rounds):
         """
         try:
             await self.round()
-            yield
-            await self._declare()
+            async with self._staying():
+                yield
+                await self._declare()
         except BaseException:
             with suppress(PillarboxError):  # what was refused is told, and the lease ends by itself
                 await self.leave()

@@ -7,6 +7,7 @@ Source: Resequencer and Message Store of EIP, applied to retries; the reading or
 
 from pillarbox.holding.record import (
     EVERYTHING,
+    OWN,
     STOP,
     FailedAttempt,
     HeldMessage,
@@ -25,6 +26,7 @@ from pillarbox.holding.waits import Waiting, WaitsState, WaitStore
 
 __all__ = [
     "EVERYTHING",
+    "OWN",
     "STOP",
     "FailedAttempt",
     "HeldMessage",

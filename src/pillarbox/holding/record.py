@@ -121,6 +121,10 @@ EVERYTHING = "a:"
 """What all messages of a consumer are held under that handles one at a time."""
 
 
+OWN = "m:"
+"""Before the id of a message that is held alone."""
+
+
 def own_hold_key(message_id: str) -> str:
     """Return the hold of one message alone; a dead letter keeps it so that a late duplicate is not handled."""
-    return f"m:{message_id}"
+    return f"{OWN}{message_id}"

@@ -20,6 +20,7 @@ from sqlalchemy import (
     exists,
     func,
     literal,
+    not_,
     or_,
     select,
     update,
@@ -27,6 +28,7 @@ from sqlalchemy import (
 
 from pillarbox.errors import LeaseLostError
 from pillarbox.holding import (
+    OWN,
     STOP,
     FailedAttempt,
     HeldMessage,
@@ -190,10 +192,11 @@ GIVE_BACK = (
     .where(holds.c.consumer == BY, holds.c.lease_token == TOKEN)
     .values(lease_token=None, lease_until=0, due_at=func.coalesce(_head_due_at, holds.c.due_at))
 )
+_is_own = func.substr(holds.c.hold_key, 1, len(OWN)) == OWN  # of a message that is held alone: nothing is behind it
 STATE = select(
     func.count(),
-    func.count(case((holds.c.state == HoldState.BLOCKED, 1))),
-    now_us() - func.min(holds.c.since),
+    func.count(case((and_(holds.c.state == HoldState.BLOCKED, not_(_is_own)), 1))),
+    now_us() - func.min(case((or_(holds.c.state != HoldState.BLOCKED, not_(_is_own)), holds.c.since))),
 ).where(_everyone)
 _by_key = (
     select(func.count().label("messages"))

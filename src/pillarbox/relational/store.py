@@ -330,6 +330,8 @@ class RelationalStore(TransactionSource):
         try:
             async with self._patience.for_connection():
                 yield
+        except StoreUnavailableError:
+            raise
         except (DBAPIError, OSError, PoolTimeoutError) as error:
             raise self._unreachable(error) from error
 

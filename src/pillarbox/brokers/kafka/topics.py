@@ -8,7 +8,7 @@ from concurrent.futures import TimeoutError as NoAnswer
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from confluent_kafka import (
-    ConsumerGroupTopicPartitions,
+    Consumer,
     KafkaError,
     KafkaException,
     TopicCollection,
@@ -119,13 +119,16 @@ class Topics:
         asking = self.client()
         with translated():
             groups = wait_for(asking.list_consumer_groups(request_timeout=ANSWER_WITHIN_S)).valid
-            return [one.group_id for one in groups if self._has_place(asking, one.group_id, name, partitions)]
+            return [one.group_id for one in groups if self._has_place(one.group_id, name, partitions)]
 
-    def _has_place(self, asking: Any, group: str, name: str, partitions: int) -> bool:
-        places = [TopicPartition(name, number) for number in range(partitions)]
-        wanted = ConsumerGroupTopicPartitions(group, places)
-        answer = asking.list_consumer_group_offsets([wanted], request_timeout=ANSWER_WITHIN_S)[group]
-        return any(one.offset >= 0 for one in wait_for(answer).topic_partitions)
+    def _has_place(self, group: str, name: str, partitions: int) -> bool:
+        """Ask as the group, joining nothing: librdkafka's admin aborts the process when it loses the coordinator."""
+        asking: Any = Consumer(self._settings.consumer(group))
+        try:
+            places = [TopicPartition(name, number) for number in range(partitions)]
+            return any(one.offset >= 0 for one in asking.committed(places, timeout=ANSWER_WITHIN_S))
+        finally:
+            asking.close()
 
     def _await(self, names: Sequence[str]) -> Mapping[str, int]:
         """Ask until every server that we happen to ask knows of new topics."""
