@@ -128,7 +128,9 @@ async def test_roles_are_split_over_processes(file: Path, orders: list[str], pyt
 
 
 async def test_sagas_are_a_role_of_their_own(file: Path, python_processes: PythonProcesses) -> None:
-    async with Pillarbox("shop", store=f"sqlite:///{file}") as box, box.transaction() as tx:
+    starter = Pillarbox("shop", store=f"sqlite:///{file}")
+    starter.include(fulfil)
+    async with starter as box, box.transaction() as tx:
         await box.sagas.start(fulfil, Fulfilment("o-1"), saga_id="o-1", tx=tx)
 
     process = start(python_processes, file, FULFILMENT, "--sagas", "--json")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pillarbox import Alert, AlertRules
+from pillarbox import Alert, AlertRules, Retry
 from pillarbox.errors import InvalidSetupError, NotFoundError
 from pillarbox.flow import Trace, TracedMessage
 from pillarbox.flow.record import HandlingState
@@ -24,6 +25,7 @@ from tests.integration.choreography import (
     PATIENT,
     WITHIN,
     OrderPlaced,
+    OrderShipped,
     PaymentCharged,
     StockRejected,
     StockReserved,
@@ -277,6 +279,37 @@ async def test_the_consumers_of_services_that_share_the_database_are_known_witho
 
     assert [one.consumer for one in known.participants] == ["stock/reserve"]
     assert shop.flows.graph().participants == ()
+
+
+@pytest.mark.parametrize("store_url", ONE_OF_EACH, indirect=True)
+async def test_what_others_that_share_the_database_tell_each_other_is_seen_and_nobody_is_blamed_for_them(
+    store_url: str,
+) -> None:
+    """The flow's own service knows nothing of the event between the two."""
+    shop, happenings = make_service("shop", store_url)
+    bank, _ = make_service("bank", store_url)
+    courier, at_the_courier = make_service("courier", store_url)
+    declare(shop)
+
+    @bank.on(OrderPlaced, name="charge")
+    async def charge(order: OrderPlaced, tx: AsyncConnection) -> PaymentCharged:
+        return PaymentCharged(order.order_id)
+
+    @courier.on(PaymentCharged, name="send", retry=Retry(attempts=1), when_dead="skip")
+    async def send(payment: PaymentCharged, tx: AsyncConnection) -> OrderShipped:
+        raise ValueError("the van has broken down")
+
+    async with courier.running(), bank.running(), shop.running():
+        (process,) = await place(shop, "o-1")
+        await at_the_courier.until(MessageDead)
+        await has_seen(shop, PaymentCharged)
+        await let_time_pass(shop)
+        (stuck,) = await happenings.until(FlowStuck)
+        trace = await shop.flows.trace(process)
+
+    assert stuck.culprit == "courier/send"
+    assert stuck.missing[1].startswith("courier/send has not reacted to payment.charged")
+    assert types(trace.roots[0]) == {"order.placed": ["payment.charged"]}
 
 
 @pytest.mark.parametrize("store_url", ONE_OF_EACH, indirect=True)

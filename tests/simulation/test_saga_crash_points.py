@@ -249,12 +249,11 @@ class Process:
         """Start the saga."""
         sagas = Sagas(
             SERVICE,
-            store=self.store.sagas,
-            archive=self.store.saga_archive,
-            locks=self.store.saga_locks,
+            self.store,
             acts=self.store.operators.acts,
             source=self.store,
             states=self.states,
+            runs=lambda saga: True,
         )
         async with self.store.begin() as tx:
             await sagas.start(self.saga, Order(SAGA_ID), saga_id=SAGA_ID, tx=tx.connection)

@@ -7,14 +7,15 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 
 from pillarbox import Context
+from pillarbox.errors import TransientError
 from pillarbox.message.return_address import answering, return_address_of
 from pillarbox.relational.saga_tables import saga_instances
 from pillarbox.relational.tables import outbox as outbox_table
 from pillarbox.saga import machine
-from pillarbox.saga.journal import ActState, Journal, SagaStatus, decode_journal
+from pillarbox.saga.journal import ActState, Journal, SagaStatus, decode_journal, encode_journal
 from pillarbox.testing.waiting import wait_until
 from tests import effort
 from tests.fault.story import stay_open
@@ -84,6 +85,24 @@ async def test_eight_replies_at_once_are_one_chain_of_changes_and_move_the_saga_
     assert status is SagaStatus.COMPLETED
     stock = [entry.what for entry in journal.history if entry.step == "stock"]
     assert stock == ["sent", "done", *["done late"] * 7]
+
+
+@ON_STORES
+async def test_a_reply_that_only_a_newer_release_can_note_is_tried_again(store: RelationalStore) -> None:
+    """Both releases hear the same queue for as long as they run side by side."""
+    process, command = await asked(store)
+    _, journal = await kept(store)
+    newer = '{"status":"paused by the moon"}'
+    async with store.begin() as tx:
+        await tx.connection.execute(update(saga_instances).values(journal=newer))
+
+    with pytest.raises(TransientError, match=r"cannot be noted here: .* cannot be read: Invalid enum value"):
+        await reply(process, command)
+
+    async with store.begin() as tx:
+        await tx.connection.execute(update(saga_instances).values(journal=encode_journal(journal).decode()))
+    await reply(process, command)
+    assert await process.work(timedelta(seconds=20)) is SagaStatus.COMPLETED
 
 
 @ON_STORES

@@ -338,7 +338,13 @@ class Parts:
                 raise UnknownMessageTypeError(message_type=message.type, version=message.version)
             return message if gets_messages else decode_message(message, self.registry, self.codec)
 
-        guard = ParticipantGuard(self.service, store=self.store.participations, outbox=self.outbox, new_id=self.new_id)
+        guard = ParticipantGuard(
+            self.service,
+            store=self.store.participations,
+            outbox=self.outbox,
+            new_id=self.new_id,
+            lets_go=consumer.options.when_dead is None,
+        )
         by = consumer.options.dedupe_by
         return RunRules(
             consumer=consumer.identity,

@@ -130,6 +130,13 @@ class Flowing(ABC):
         graph = self._graph_of(consumers).merged(*self._included_graphs)
         return (*consumers, tracker_of(self.name, self._declared_flows, graph, self.store.flows))
 
+    async def _tracked(self, consumers: tuple[Consumer, ...]) -> tuple[Consumer, ...]:
+        """Return ``consumers``, of which what watches flows hears the services that share the database, too."""
+        if not self._declared_flows:
+            return consumers
+        others = [one for one in consumers if one.options.name != TRACKER]
+        return (*others, tracker_of(self.name, self._declared_flows, await self.flows.known(), self.store.flows))
+
     async def _retire_tracker(self) -> None:
         """Forget what watched the flows, if no program declares any longer: nobody would read what waits."""
         tracker, known = f"{self.name}/{TRACKER}", self.store.consumers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from pillarbox.observe import Event, MessageHandled, Observer, Observers
 from pillarbox.relational import RelationalStore
 from pillarbox.rounds import Loop
 from pillarbox.saga import Saga
-from pillarbox.saga.catalogue import Catalogue
+from pillarbox.saga.catalogue import Catalogue, taken_over
 from pillarbox.saga.invoking import Invoker
 from pillarbox.saga.journal import SagaStatus, decode_journal
 from pillarbox.saga.orchestrator import SagaOrchestrator, Workplace
@@ -57,6 +57,10 @@ class Included:
                 "call box.sagas.start"
             )
 
+    def runs(self, saga: Saga[Any]) -> bool:
+        """Tell whether what is included drives what is started as ``saga``."""
+        return any(one.name == saga.name and saga.version in (one.version, *taken_over(one)) for one in self.sagas)
+
     def catalogue(self, providers: Providers, codec: Codec) -> Catalogue:
         """Return the definitions.
 
@@ -69,16 +73,17 @@ class Included:
         return catalogue
 
 
-def sagas_of(store: RelationalStore, *, service: str, codec: Codec, limits: Limits) -> Sagas:
-    """Return the sagas of ``service`` in ``store``; connects to nothing."""
+def sagas_of(
+    store: RelationalStore, *, service: str, codec: Codec, limits: Limits, runs: Callable[[Saga[Any]], bool]
+) -> Sagas:
+    """Return the sagas of ``service`` in ``store``, which ``runs`` some of them; connects to nothing."""
     return Sagas(
         service,
-        store=store.sagas,
-        archive=store.saga_archive,
-        locks=store.saga_locks,
+        store,
         acts=store.operators.acts,
         source=store,
         states=StateCodec(codec, limits),
+        runs=runs,
     )
 
 

@@ -7,7 +7,7 @@ import os
 import random
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
@@ -47,6 +47,7 @@ from pillarbox.observe import Event, MessagesPublished, Observer, Observers
 from pillarbox.outbox import Outbox
 from pillarbox.relational import RelationalStore
 from pillarbox.rounds import Loop
+from pillarbox.saga import Saga
 from pillarbox.saga.catalogue import Catalogue
 from pillarbox.serialization import Codec, JsonCodec
 
@@ -112,7 +113,7 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
         self.calls = calls_of(self.store, self.codec, clock=settings.clock, hold=settings.relay.lease)
         self.dead_letters = dead_letters_of(self.store, settings.inbox, self.check_body)
         self.held = held_of(self.store)
-        self.sagas = sagas_of(self.store, service=name, codec=self.codec, limits=settings.limits)
+        self.sagas = sagas_of(self.store, service=name, codec=self.codec, limits=settings.limits, runs=self._runs)
         self._sagas = Included(name)
         self._saga_wakeup = Wakeup()
         self._running: Running | None = None
@@ -160,6 +161,9 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
         other._providers = self._providers.twin()
         other.observe(self.observers)
         return other
+
+    def _runs(self, saga: Saga[Any]) -> bool:
+        return self._sagas.runs(saga)  # of which a twin has the other one's
 
     # --- transactions ---
 
@@ -321,7 +325,7 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
         catalogue = self._sagas.catalogue(self._providers, self.codec)
         sagas = sagas and bool(catalogue.definitions)
         if consumers or sagas:
-            checked = self._resolved(catalogue)
+            checked = await self._tracked(self._resolved(catalogue))
             await self._retire_tracker()
             membership = membership_of(parts, checked, self._graph_of(checked).participants)
             async with membership.joined():

@@ -51,13 +51,18 @@ class DecodeError(PermanentError, ValueError):
     Attributes:
         message_type: The logical name on the envelope; ``None`` when even that could not be read.
         reason: What is wrong with the body.
+        is_of_saga: It is no message but what is kept of a saga, which ``message_type`` names.
     """
 
-    def __init__(self, *, reason: str, message_type: str | None = None) -> None:
+    def __init__(self, *, reason: str, message_type: str | None = None, is_of_saga: bool = False) -> None:
         what = "the message" if message_type is None else f"the body of {message_type!r}"
-        super().__init__(f"{what} cannot be decoded: {reason}; mend the producer, or edit and replay the dead letter")
+        text = f"{what} cannot be decoded: {reason}; mend the producer, or edit and replay the dead letter"
+        if is_of_saga:
+            text = f"the {message_type} cannot be read: {reason}; look with the release that has written it"
+        super().__init__(text)
         self.message_type = message_type
         self.reason = reason
+        self.is_of_saga = is_of_saga
 
 
 class HandlerCrashedError(PermanentError):
@@ -95,19 +100,24 @@ class InDoubtError(PermanentError):
 
 
 class InvalidMessageError(PermanentError, ValueError):
-    """A message was refused at publish, inside the caller's transaction; nothing was written.
+    """A message was refused at publish, or a saga's state, inside the caller's transaction; nothing was written.
 
     Attributes:
         message_type: The logical name of the message, or the class that has none.
         reason: What is wrong with it: its size, a value, a name, a header.
         message_id: Its id, where it had one by then.
+        is_state: It is the state of a saga.
     """
 
-    def __init__(self, *, message_type: str, reason: str, message_id: str | None = None) -> None:
-        super().__init__(f"{message_type!r} cannot be published: {reason}")
+    def __init__(
+        self, *, message_type: str, reason: str, message_id: str | None = None, is_state: bool = False
+    ) -> None:
+        what = f"a state {message_type!r} cannot be kept" if is_state else f"{message_type!r} cannot be published"
+        super().__init__(f"{what}: {reason}")
         self.message_type = message_type
         self.reason = reason
         self.message_id = message_id
+        self.is_state = is_state
 
 
 class InvalidReturnError(PermanentError, TypeError):

@@ -12,6 +12,8 @@ from pillarbox.flow.participant import Passage
 from pillarbox.message import check_name, message_type_of
 
 Classes: TypeAlias = type[object] | Sequence[type[object]]
+LONGEST = timedelta(days=36_500)
+"""A flow that may take longer would be late on a day that no calendar has, or never."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +91,8 @@ def _check(flow: Flow, owner: str) -> None:
         raise ConfigurationError(f"{owner}: {', '.join(both)} would start it and end it; name two events")
     if flow.shortest <= timedelta(0):
         raise ConfigurationError(f"{owner}: within= and react_within= are above zero, got {flow.shortest}")
+    if flow.within > LONGEST:
+        raise ConfigurationError(f"{owner}: within= is at most {LONGEST.days} days, got {flow.within}")
     for kind, time in flow.react_within.items():
         if time > flow.within:
             raise ConfigurationError(

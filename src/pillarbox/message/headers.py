@@ -120,6 +120,11 @@ def check_header_values(headers: Mapping[str, str], *, message_type: str, limits
         raise InvalidMessageError(message_type=message_type, reason=reason)
 
 
+def may_be_header_value(text: str) -> bool:
+    """Tell whether a header could carry ``text``, were it short enough."""
+    return _size_of_value(text) is not None
+
+
 def _are_plainly_small(headers: Mapping[str, str], limits: Limits) -> bool:
     """Judge the usual case in one look: short and of printable ASCII."""
     try:

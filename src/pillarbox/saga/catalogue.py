@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from pillarbox.saga.definition import Saga
 from pillarbox.saga.resolve import Definition
 
 
@@ -15,7 +17,7 @@ class Catalogue:
         self.definitions = tuple(sorted(definitions, key=lambda one: (one.saga, one.version)))
         self._by_version: dict[tuple[str, int], Definition] = {}
         for definition in self.definitions:
-            for version in _taken_over(definition):
+            for version in taken_over(definition):
                 self._by_version[definition.saga, version] = definition
         for definition in self.definitions:  # the version itself, where there is one, comes before every stand-in
             self._by_version[definition.saga, definition.version] = definition
@@ -45,7 +47,7 @@ class Catalogue:
         return found[-1] if found else None
 
 
-def _taken_over(definition: Definition) -> Sequence[int]:
+def taken_over(definition: Definition | Saga[Any]) -> Sequence[int]:
     """Return the older versions whose states it can read."""
     versions: list[int] = []
     version = definition.version - 1

@@ -28,6 +28,8 @@ ONCE = Retry(attempts=1, immediate=0)
 """A command is sent once: channels lose nothing, and who does not answer in time is asked no second time."""
 CALL_WITHIN = timedelta(seconds=30)
 ANSWER_WITHIN = timedelta(minutes=5)
+MOST_VERSIONS = 2**31 - 1
+"""A column of the smallest of the databases' integers holds no more."""
 
 
 class StepFailed(Exception):  # noqa: N818  # the words of the field, and an answer more than an error
@@ -176,7 +178,7 @@ class RequestStep(Step[S, P, R]):
         and nothing of this step is undone.
 
         Raises:
-            ConfigurationError: the step awaits no such reply.
+            ConfigurationError: the step awaits no such reply, or has a reaction to it already.
         """
 
         def declare(function: Callable[..., None]) -> Callable[..., None]:
@@ -184,6 +186,10 @@ class RequestStep(Step[S, P, R]):
             if reply not in do.replies:
                 raise ConfigurationError(
                     f"step {self.declaration.name!r} awaits no {reply.__qualname__}; add it to replies="
+                )
+            if reply in do.reactions:
+                raise ConfigurationError(
+                    f"step {self.declaration.name!r} has a reaction to {reply.__qualname__} already; make it one"
                 )
             self.declaration.do = replace(do, reactions={**do.reactions, reply: function})
             return function
@@ -218,11 +224,18 @@ class Saga(Generic[S]):
             raise ConfigurationError(
                 f"saga {name!r}: {state.__qualname__} is no dataclass, msgspec.Struct or pydantic model; make it one"
             )
-        if isinstance(version, bool) or version < 1:
-            raise ConfigurationError(f"saga {name!r}: version {version!r} is not a whole number from 1")
+        if type(version) is not int or not 1 <= version <= MOST_VERSIONS:
+            raise ConfigurationError(
+                f"saga {name!r}: version {version!r} is not a whole number from 1 to {MOST_VERSIONS}"
+            )
         self.state = state
         self.version = version
-        self.upcasters = dict(upcasters or {})
+        self.upcasters = dict(sorted((upcasters or {}).items()))
+        if self.upcasters and [*self.upcasters] != [*range(max(1, min(self.upcasters)), version)]:
+            raise ConfigurationError(
+                f"saga {name!r}: its upcasters are from {', '.join(map(str, self.upcasters))}, and lead to version "
+                f"{version} only with one from each version between"
+            )
         self.steps: list[StepDeclaration] = []
 
     @overload

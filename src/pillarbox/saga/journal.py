@@ -233,4 +233,4 @@ def decode_journal(text: str | bytes) -> Journal:
     try:
         return _decode(text)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise DecodeError(message_type="saga journal", reason=str(error)) from error
+        raise DecodeError(message_type="journal of the saga", reason=str(error), is_of_saga=True) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pillarbox.errors import InternalError, InvalidReturnError
-from pillarbox.idempotency.fitting import fitting
+from pillarbox.idempotency.fitting import fitting, fitting_header
 from pillarbox.message.return_address import ReturnAddress
 from pillarbox.outbox import Origin, OutboxRecord, PublishOptions
 from pillarbox.saga.definition import Saga
@@ -91,4 +91,5 @@ class Letters:
     def _address(self, act: Act, journal: Journal, types: tuple[str, ...] = ()) -> ReturnAddress:
         asked = Awaited(self._key.saga, self._key.saga_id, act.step, act.direction, act.attempt, act.round)
         token = signed(asked, journal.secret)
-        return ReturnAddress(to=self._rules.replies, key=self._key.saga_id, types=types, token=token)
+        key = fitting_header(self._key.saga_id)
+        return ReturnAddress(to=self._rules.replies, key=key, types=types, token=token)

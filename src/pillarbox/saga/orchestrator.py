@@ -25,6 +25,7 @@ from pillarbox.saga.catalogue import Catalogue
 from pillarbox.saga.course import Course
 from pillarbox.saga.happening import MICROSECOND
 from pillarbox.saga.journal import Entry
+from pillarbox.saga.load import Load
 from pillarbox.saga.machine import MARGIN
 from pillarbox.saga.rules import Call, Outcome, Rules, Surrounding
 from pillarbox.saga.shortcut import Shortcut
@@ -89,6 +90,7 @@ class SagaOrchestrator:
         self._wakeup = wakeup
         self._on_published = on_published
         self._size = RunSize(largest=SAGAS_AT_ONCE)
+        self._load = Load(largest=CALLS_AT_ONCE)
         self._shortcut = Shortcut(store=around.store, source=around.source, clock=around.clock)
         self._read_at = 0.0
         self._verdicts = Verdicts()
@@ -141,7 +143,7 @@ class SagaOrchestrator:
         if self._wakeup.is_rung:
             self._hurry(asked_at)
         if len({one.call.key for one in outcomes}) == 1 and asked_at < self._nothing_until and not self._stopping:
-            gone_on = await self._shortcut.go_on(outcomes, self._readable)
+            gone_on = await self._shortcut.go_on(outcomes, lambda row: self._course(row, []))
             if gone_on is not None:
                 course, asked_at = gone_on
                 self._is_written([course], outcomes, asked_at, group)
@@ -188,9 +190,6 @@ class SagaOrchestrator:
     def _hurry(self, now: float) -> None:
         """Look soon, whatever has come back: somebody may have rung for what is due."""
         self._nothing_until = min(self._nothing_until, now + SHORTEST_POLL.total_seconds())
-
-    def _readable(self, row: SagaRow) -> Course | None:
-        return self._course(row, [])
 
     async def _transact(self, outcomes: Sequence[Outcome], met: list[Course], unreadable: list[SagaUnreadable]) -> bool:
         """Run courses in one transaction and commit it; ``met`` are those that were begun, others are unreadable.
@@ -247,15 +246,16 @@ class SagaOrchestrator:
             The rows, and whether there may be more that is due.
         """
         returned = await transaction.run(self._store.lock(by_key)) if by_key else ()
-        room = min(self._size.size, CALLS_AT_ONCE - self._calling)
+        room = min(self._size.size, self._load.most - self._calling)
         if not self._size.is_largest:
             room = min(room, self._size.size - len(by_key))  # at last one alone, so that it is known whose fault it is
         if self._stopping or room <= 0:
-            return returned, not self._stopping and self._calling < CALLS_AT_ONCE
+            return returned, not self._stopping and self._calling < self._load.most
         now = self._clock.monotonic()
         if by_key and now < self._nothing_until:
             return returned, False
         due = await transaction.run(self._store.due(self._rules.service, self._catalogue.names, limit=room))
+        self._load.weigh(due)
         has_more = len(due) == room
         self._nothing_until = now if has_more else now + SHORTEST_POLL.total_seconds()
         return [*returned, *(row for row in due if row.key not in by_key)], has_more

@@ -67,12 +67,21 @@ class ParticipationStore(Protocol):
 class ParticipantGuard(Guard):
     """Guards the consumers of one service."""
 
-    def __init__(self, service: str, *, store: ParticipationStore, outbox: Outbox, new_id: Callable[[], str]) -> None:
-        """Keep what was done in ``store``."""
+    def __init__(
+        self,
+        service: str,
+        *,
+        store: ParticipationStore,
+        outbox: Outbox,
+        new_id: Callable[[], str],
+        lets_go: bool = False,
+    ) -> None:
+        """Keep what was done in ``store``; a dead command ``lets_go`` of its key, for its undo to pass."""
         self._service = service
         self._store = store
         self._outbox = outbox
         self._new_id = new_id
+        self._lets_go = lets_go
 
     def look(self, items: Sequence[Item]) -> Program[None]:
         """Refuse what comes after its undo, and answer again what was done."""
@@ -85,6 +94,7 @@ class ParticipantGuard(Guard):
         buried: set[str] = set()
         first: dict[tuple[str, Direction], str] = {}
         for item, awaited in asked:
+            item.blocks = item.blocks and not self._lets_go
             participation = known[awaited.request]
             is_buried = participation.undone and awaited.direction is Direction.DO
             answer = None if is_buried else _answer_to(awaited, participation)  # what was undone is not done any more

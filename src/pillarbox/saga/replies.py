@@ -72,7 +72,8 @@ class Replies:
 
         Raises:
             DecodeError: one carries no token, or one that its saga never gave away.
-            TransientError: there is no such saga, or not yet; it becomes a dead letter if that stays so.
+            TransientError: there is no such saga, or not yet, or a newer release has written what is kept of it; it
+                becomes a dead letter if that stays so.
         """
         await adopt(tx).run(self._receive(list(zip(replies, contexts, strict=True))))
 
@@ -80,7 +81,7 @@ class Replies:
         tokens = [_token_of(payload, context) for payload, context in replies]
         askers = {read_token(one.token)[0].key for one, _ in replies if isinstance(one, UndoChild)}
         rows = yield from self._store.lock(askers.union(key for key, _, _ in tokens))
-        met: dict[SagaKey, tuple[SagaRow, Journal]] = {row.key: (row, decode_journal(row.journal)) for row in rows}
+        met = {row.key: (row, _journal_of(row)) for row in rows}
         records: list[OutboxRecord] = []
         for (payload, _), (key, awaited, signature) in zip(replies, tokens, strict=True):
             if isinstance(payload, UndoChild):
@@ -148,6 +149,19 @@ def wished(journal: Journal, wish: UndoChild, moment: Moment) -> tuple[Journal, 
         return journal, ChildEnded(status=journal.status.value)
     cancelled = Cancelled(reason="its parent is undone", forced=wish.forced or has_completed)
     return observe(UNSHAPED, journal, cancelled, moment), None
+
+
+def _journal_of(row: SagaRow) -> Journal:
+    """Return what is kept of a saga.
+
+    Raises:
+        TransientError: this release cannot read it; another one may.
+    """
+    try:
+        return decode_journal(row.journal)
+    except DecodeError as error:
+        saga, saga_id = row.key
+        raise TransientError(f"what has come for saga {saga_id!r} of {saga} cannot be noted here: {error}") from error
 
 
 def _check_asker(wish: UndoChild, met: Mapping[SagaKey, tuple[SagaRow, Journal]]) -> None:

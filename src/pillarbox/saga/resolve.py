@@ -32,7 +32,7 @@ from pillarbox.saga.definition import (
 from pillarbox.saga.journal import Direction
 
 DEFAULT_TIMEOUTS: Mapping[Kind, timedelta | None] = {
-    Kind.LOCAL: None,
+    Kind.LOCAL: CALL_WITHIN,
     Kind.OUTSIDE: CALL_WITHIN,
     Kind.REQUEST: ANSWER_WITHIN,
     Kind.CHILD: None,

@@ -30,8 +30,20 @@ STARTS_AT_ONCE = 200
 class SagaPorts(Protocol):
     """What keeps sagas."""
 
-    sagas: SagaStore
-    saga_archive: SagaArchive
+    @property
+    def sagas(self) -> SagaStore:
+        """Where those at work are kept."""
+        ...
+
+    @property
+    def saga_archive(self) -> SagaArchive:
+        """What people ask."""
+        ...
+
+    @property
+    def saga_locks(self) -> SagaLockStore:
+        """What they have locked."""
+        ...
 
 
 class Sagas(SagaControl):
@@ -40,19 +52,19 @@ class Sagas(SagaControl):
     def __init__(
         self,
         service: str,
+        ports: SagaPorts,
         *,
-        store: SagaStore,
-        archive: SagaArchive,
-        locks: SagaLockStore,
         acts: ActStore,
         source: TransactionSource,
         states: StateCodec,
+        runs: Callable[[Saga[Any]], bool],
     ) -> None:
-        """Start sagas in the name of ``service``."""
-        super().__init__(store=store, archive=archive, acts=acts, source=source)
-        self.locks = SemanticLocks(locks)
+        """Start sagas in the name of ``service``, of the definitions that it ``runs``."""
+        super().__init__(store=ports.sagas, archive=ports.saga_archive, acts=acts, source=source)
+        self.locks = SemanticLocks(ports.saga_locks)
         self._service = service
         self._states = states
+        self._runs = runs
 
     async def start(self, saga: Saga[S], state: S, /, *, saga_id: str, tx: AsyncTx) -> bool:
         """Start a saga when ``tx`` commits.
@@ -68,7 +80,8 @@ class Sagas(SagaControl):
 
         Raises:
             NoTransactionError: ``tx`` has no open transaction; nothing was written.
-            ConfigurationError: the state is of another class, or the id cannot be kept; nothing was written.
+            ConfigurationError: the box does not include the saga, the state is of another class, or the id cannot be
+                kept; nothing was written.
             InvalidMessageError: the state cannot be carried, or is too large; nothing was written.
         """
         started = await self.start_all(saga, {saga_id: state}, tx=tx)
@@ -109,6 +122,11 @@ class Sagas(SagaControl):
 
     def _new(self, saga: Saga[Any], saga_id: str, state: object, context: Context | None = None) -> NewSaga:
         _check_id(saga_id)
+        if not self._runs(saga):
+            raise ConfigurationError(
+                f"saga {saga.name!r} version {saga.version} would stand still, as its box does not include it; "
+                "call box.include first"
+            )
         if not isinstance(state, saga.state):
             raise ConfigurationError(
                 f"saga {saga.name!r} begins with a {saga.state.__qualname__}, got a {type(state).__qualname__}"

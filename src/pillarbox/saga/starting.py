@@ -6,6 +6,7 @@ from secrets import token_urlsafe
 
 import msgspec
 
+from pillarbox.idempotency.fitting import fitting_header
 from pillarbox.message import event
 from pillarbox.saga.journal import Journal, Parent, encode_journal
 from pillarbox.saga.store import NewSaga, SagaKey
@@ -50,5 +51,5 @@ def new_saga(
         state=state,
         content_type=content_type,
         journal=encode_journal(journal).decode(),
-        correlation_id=correlation_id or key.saga_id,
+        correlation_id=fitting_header(correlation_id or key.saga_id),
     )

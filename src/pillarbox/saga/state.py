@@ -43,11 +43,14 @@ class StateCodec:
         Raises:
             InvalidMessageError: a value cannot be carried, or it is too large.
         """
-        body = self._codec.encode(state)
+        kind = type(state).__qualname__
+        try:
+            body = self._codec.encode(state)
+        except InvalidMessageError as error:
+            raise InvalidMessageError(message_type=kind, reason=error.reason, is_state=True) from error
         if len(body) > self._limits.max_body_bytes:
-            kind = type(state).__qualname__
-            reason = f"the state is {len(body)} bytes long, at most {self._limits.max_body_bytes} are allowed"
-            raise InvalidMessageError(message_type=kind, reason=reason)
+            reason = f"it is {len(body)} bytes long, at most {self._limits.max_body_bytes} are allowed"
+            raise InvalidMessageError(message_type=kind, reason=reason, is_state=True)
         return self.body_text(body)
 
     def body_text(self, body: bytes) -> str:
@@ -127,7 +130,7 @@ class StateCodec:
         names = changed.keys() | left_out
         if both := sorted(taken & names):
             reason = f"two parallel steps change {', '.join(both)}; let one of them, or run them one after the other"
-            raise InvalidMessageError(message_type="saga state", reason=reason)
+            raise InvalidMessageError(message_type=kind.__qualname__, reason=reason, is_state=True)
         if not names:
             return now, ()
         kept = {name: value for name, value in self._fields(now).items() if name not in left_out}

@@ -52,6 +52,9 @@ def _no_end(journal: Journal, *, forced: bool) -> str | None:
         return f"it is {status} already"
     if failed := [step for step, one in journal.undo.items() if one.state is ActState.FAILED]:
         return f"undoing {', '.join(map(repr, failed))} has failed; retry or skip that"
+    is_to_end = status is SagaStatus.RUNNING and bool(journal.stopping)
+    if is_to_end and (journal.forced or not (forced or journal.beyond)):
+        return "it is to be undone already, once what is under way has come to its end"
     if forced:
         return None
     if journal.beyond:

@@ -60,6 +60,7 @@ def test_a_flow_is_known_by_its_service_and_name_and_has_the_types_that_it_names
         ({"react_within": {OrderShipped: MINUTE}}, "ends it"),
         ({"expects": {PaymentCharged: ()}}, "names no event"),
         ({"within": timedelta(days=4)}, "keep_flows"),
+        ({"within": timedelta.max}, "at most 36500 days"),
     ],
 )
 def test_what_means_nothing_is_refused(changed: dict[str, Any], reason: str) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import msgspec
 import pydantic
 import pytest
 
-from pillarbox import Pillarbox, Saga
+from pillarbox import Pillarbox, Saga, event
 from pillarbox.errors import ConfigurationError, InvalidSetupError
 
 
@@ -168,3 +169,38 @@ def test_a_name_that_no_store_could_hold_beside_its_service_s_is_refused() -> No
     box.include(saga)
     with pytest.raises(InvalidSetupError, match=r"saga 's{100}/f{80}' has a name of 181 characters"):
         box.consumers()
+
+
+@pytest.mark.parametrize("version", [0, -1, 1.5, True, 2**31])
+def test_a_version_that_is_no_number_of_a_version_is_refused(version: Any) -> None:
+    with pytest.raises(ConfigurationError, match="whole number from 1"):
+        Saga("fulfil", state=Order, version=version)
+
+
+@pytest.mark.parametrize("versions", [(1,), (1, 3), (2, 3, 4), (0, 1, 2, 3), (5,)])
+def test_upcasters_that_do_not_lead_to_the_version_are_refused(versions: tuple[int, ...]) -> None:
+    """Instances of an older version would stand still, though somebody has thought of them."""
+    Saga("fulfil", state=Order, version=4, upcasters={3: dict, 2: dict})
+
+    with pytest.raises(ConfigurationError, match="only with one from each version between"):
+        Saga("fulfil", state=Order, version=4, upcasters=dict.fromkeys(versions, dict))
+
+
+def test_a_second_reaction_to_a_reply_is_refused() -> None:
+    """It would be called in place of the first one."""
+
+    @event("definition.shipped", key="order_id")
+    @dataclass(frozen=True)
+    class Shipped:
+        order_id: str
+
+    saga = Saga("fulfil", state=Order)
+
+    @saga.request(replies=(Shipped,))
+    def ship(state: Order) -> object: ...
+
+    @ship.on(Shipped)
+    def shipped(state: Order, reply: Shipped) -> None: ...
+
+    with pytest.raises(ConfigurationError, match=r"a reaction to .*Shipped already"):
+        ship.on(Shipped)(shipped)

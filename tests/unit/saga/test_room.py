@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox import Pillarbox, Retry, Saga
-from pillarbox.saga import orchestrator
+from pillarbox.saga import orchestrator, resolve
+from pillarbox.saga.definition import Kind
 from pillarbox.saga.journal import decode_journal
 from tests.unit.saga.standing import stands
 
@@ -56,3 +59,25 @@ async def test_a_call_beside_a_local_step_is_made_though_there_was_no_room_for_t
         "pay",
         "write",
     ]
+
+
+async def test_a_local_step_that_hangs_holds_others_up_no_longer_than_it_may_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert resolve.DEFAULT_TIMEOUTS[Kind.LOCAL] == timedelta(seconds=30)
+    briefly = {**resolve.DEFAULT_TIMEOUTS, Kind.LOCAL: timedelta(milliseconds=20)}
+    monkeypatch.setattr(resolve, "DEFAULT_TIMEOUTS", briefly)
+    box, fulfil = Pillarbox("shop", store="memory://"), Saga("fulfil", state=Order)
+
+    @fulfil.step(retry=Retry(attempts=2, immediate=1))
+    async def pay(state: Order, tx: AsyncConnection) -> None:
+        if state.order_id == "o-1":
+            await asyncio.Event().wait()
+
+    box.include(fulfil)
+    async with box, box.running():
+        async with box.transaction() as tx:
+            await box.sagas.start_all(fulfil, {name: Order(name) for name in ("o-1", "o-2")}, tx=tx)
+
+        await stands(box, "fulfil", "o-2", "completed")
+        await stands(box, "fulfil", "o-1", "compensated")

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import make_url
 
 from pillarbox.app.controlling import control_of
-from pillarbox.errors import ConfigurationError, ConflictError, NotFoundError
+from pillarbox.errors import ConfigurationError, ConflictError, DecodeError, NotFoundError
 from pillarbox.relational import RelationalStore
 from pillarbox.saga.control import SagaControl
 from pillarbox.saga.journal import ActState, Journal, Progress, SagaStatus, decode_journal, encode_journal
@@ -31,6 +31,7 @@ CALLED = Progress(state=ActState.INTENT, attempts=1, due_us=2**60, token="t")
 RUNNING = Journal(do={"pay": DONE, "ship": SENT})
 RETRYING = Journal(do={"pay": DONE, "ship": WAITING})
 CANCELLED = Journal(do={"pay": DONE, "ship": WAITING}, stopping="why")
+FORCED = Journal(do={"pay": DONE, "ship": SENT}, stopping="why", forced=True, beyond=True)
 BEYOND = Journal(do={"pay": DONE, "ship": WAITING}, beyond=True)
 UNDOING = Journal(do={"pay": DONE, "ship": FAILED}, undo={"pay": WAITING}, status=SagaStatus.COMPENSATING)
 TURNING = Journal(do={"pay": DONE, "ship": UNKNOWN}, undo={"ship": CALLED}, status=SagaStatus.COMPENSATING)
@@ -99,7 +100,10 @@ async def desk() -> AsyncIterator[Desk]:
         (UNDOING, "compensate", None, "it is compensating already"),
         (COMPENSATED, "compensate", None, "it is compensated already"),
         (STUCK_UNDOING, "compensate", None, "undoing 'pay' has failed; retry or skip that"),
+        (FORCED, "compensate", None, "it is to be undone already"),
         (UNDOING, "cancel", None, "it is compensating already"),
+        (CANCELLED, "cancel", None, "it is to be undone already"),
+        (FORCED, "cancel", None, "it is to be undone already"),
         (BEYOND, "cancel", None, "it is past its pivot"),
         (STUCK_BEYOND, "cancel", None, "it is past its pivot"),
         (COMPLETED, "cancel", None, "it is completed, and only a running saga is cancelled"),
@@ -224,3 +228,16 @@ async def test_an_act_is_kept_for_an_id_of_any_length(desk: Desk) -> None:
 
     (act,) = await desk.control.acts(long)
     assert len(act.act.subject) < 512
+
+
+async def test_a_saga_that_cannot_be_read_is_left_as_it_is_and_said_to_be_one(desk: Desk) -> None:
+    await desk.put(RETRYING)
+    newer = ChangedSaga(
+        key=SagaKey(SAGA, "o-1"), version=1, status=SagaStatus.RUNNING, steps="", state="{}", journal="[]", due_us=None
+    )
+    await desk.store.run(desk.store.sagas.save([newer]))
+
+    with pytest.raises(DecodeError, match=r"the journal of the saga cannot be read: .* look with the release"):
+        await desk.decide("retry")
+
+    assert (await desk.control.get("o-1")).journal == "[]"

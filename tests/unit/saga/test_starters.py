@@ -60,3 +60,25 @@ def test_an_id_from_no_message_is_refused() -> None:
 
     with pytest.raises(ConfigurationError, match="both or none"):
         box.include(fulfil, id_from=lambda placed: "o-1")  # type: ignore[call-overload]
+
+
+async def test_a_saga_that_its_box_does_not_include_is_not_started() -> None:
+    """Nobody would drive it, and nobody would be told."""
+    box, fulfil = fulfilling()
+    next_one = Saga("fulfil", state=Order, version=2)
+
+    async with box, box.transaction() as tx:
+        with pytest.raises(ConfigurationError, match=r"'fulfil' version 1 would stand still, .* box\.include"):
+            await box.sagas.start(fulfil, Order("o-1"), saga_id="o-1", tx=tx)
+        box.include(fulfil)
+        assert await box.sagas.start(fulfil, Order("o-1"), saga_id="o-1", tx=tx)
+        with pytest.raises(ConfigurationError, match="version 2 would stand still"):
+            await box.sagas.start(next_one, Order("o-2"), saga_id="o-2", tx=tx)
+
+
+async def test_a_saga_that_a_newer_version_takes_over_is_started() -> None:
+    box, fulfil = fulfilling()
+    box.include(Saga("fulfil", state=Order, version=3, upcasters={1: dict, 2: dict}))
+
+    async with box, box.transaction() as tx:
+        assert await box.sagas.start(fulfil, Order("o-1"), saga_id="o-1", tx=tx)

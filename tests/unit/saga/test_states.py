@@ -13,7 +13,9 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pillarbox import Pillarbox, Retry, Saga, SagaContext, StepFailed
+from pillarbox import Pillarbox, Retry, Saga, SagaContext, Settings, StepFailed
+from pillarbox.errors import InvalidMessageError
+from pillarbox.message import Limits
 from pillarbox.relational.saga_tables import saga_instances
 from pillarbox.saga.journal import decode_journal
 from tests.unit.saga.standing import stands
@@ -207,3 +209,20 @@ async def test_a_field_that_the_release_before_did_not_know_is_none_that_paralle
 
     assert status == "completed"
     assert state == Tagged("o-1", set(), 7, ("packed",))
+
+
+@pytest.mark.parametrize(("notes", "why"), [(["n" * 2_000], "bytes long"), ([object()], "object")])
+async def test_a_state_that_cannot_be_kept_is_said_to_be_a_state(notes: list[Any], why: str) -> None:
+    small = Settings(limits=Limits(max_body_bytes=1_000))
+    box, saga = Pillarbox("shop", store="memory://", settings=small), Saga("fulfil", state=AsDataclass)
+
+    @saga.step
+    async def pay(state: AsDataclass, tx: AsyncConnection) -> None: ...
+
+    box.include(saga)
+    async with box:
+        async with box.transaction() as tx:
+            with pytest.raises(InvalidMessageError, match=f"a state 'AsDataclass' cannot be kept: .*{why}"):
+                await box.sagas.start(saga, AsDataclass("o-1", Decimal(1), notes), saga_id="o-1", tx=tx)
+
+        assert await box.sagas.list() == ()

@@ -280,6 +280,19 @@ class SagaStoreContract:
         assert await due(harness, DEFINITION, "shop/return@1") == ["o-2"]
         assert (after.journal, after.state, after.version) == (before.journal, before.state, before.version)
 
+    async def test_what_was_postponed_is_written_without_a_lock_by_who_knew_it_before(
+        self, harness: StoreHarness
+    ) -> None:
+        """Who could not read it has changed nothing of it."""
+        await start(harness, a_saga("o-1"))
+        row = await look(harness, "o-1")
+        await harness.source.run(harness.sagas.save([], postponed={row.key: LONG}))
+
+        assert await save_unlocked(harness, row, serial=row.serial) is not None
+
+        after = await look(harness, "o-1")
+        assert (after.serial, after.state) == (1, '{"late":1}')
+
     async def test_next_due_tells_how_long_nothing_is(self, harness: StoreHarness) -> None:
         """Of what the asker runs; not above zero when something is due."""
         assert await self._next_due(harness) is None
