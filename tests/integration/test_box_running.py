@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 from msgspec import structs
@@ -10,7 +11,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from pillarbox import Handlers, Pillarbox, Retry
+from pillarbox import CircuitBreaker, Handlers, LogAlert, Pillarbox, Retry
 from pillarbox.errors import ConfigurationError, InvalidSetupError, SchemaVersionError, UnregisteredConsumerError
 from pillarbox.observe import MessageDead, MessageHandled, WorkerFaltered
 from pillarbox.routing import WireTap
@@ -51,9 +52,18 @@ def _with_noting_handler(url: str, name: str, **options: object) -> tuple[Pillar
 async def test_what_is_declared_while_the_box_runs_is_refused() -> None:
     """Nobody would hear it."""
     box, _ = make_box("memory://")
-    late, route = Handlers(), WireTap("audit", source=OrderPlaced, to="audit")
+    late, route, part = Handlers(), WireTap("audit", source=OrderPlaced, to="audit"), Handlers()
+    box.include(part)
     async with box.running():
-        for declare in (lambda: box.on(OrderPlaced)(handle), lambda: box.include(late), lambda: box.include(route)):
+        for declare in (
+            lambda: box.on(OrderPlaced)(handle),
+            lambda: part.on(OrderPlaced)(handle),
+            lambda: box.include(late),
+            lambda: box.include(route),
+            lambda: box.alert_to(LogAlert()),
+            lambda: box.dependency("bank", CircuitBreaker()),
+            lambda: box.flow("order", starts=OrderPlaced, ends=StockReserved, within=timedelta(minutes=1)),
+        ):
             with pytest.raises(ConfigurationError, match="the box is running"):
                 declare()
     box.on(OrderPlaced)(handle)
@@ -61,6 +71,28 @@ async def test_what_is_declared_while_the_box_runs_is_refused() -> None:
 
 
 async def handle(order: OrderPlaced) -> None: ...
+
+
+async def test_a_stop_while_the_box_opens_is_heard() -> None:
+    """As of a signal that comes early; it would run until it is killed."""
+    box, _ = make_box("memory://")
+    async with asyncio.TaskGroup() as group, asyncio.timeout(10):
+        running = group.create_task(box.run())
+        await asyncio.sleep(0)
+        box.stop()
+        await running
+
+
+async def test_a_stop_ends_each_run_of_a_box() -> None:
+    box, happenings = make_box("memory://")
+    box.on(OrderPlaced)(handle)
+    async with asyncio.TaskGroup() as group, asyncio.timeout(10):
+        runs = [group.create_task(box.run(consumers=False)), group.create_task(box.run(relay=False))]
+        async with box:
+            await publish(box, OrderPlaced("a"))
+            await happenings.until(MessageHandled)
+        box.stop()
+        await asyncio.wait(runs)
 
 
 async def test_stopping_lets_what_is_under_way_end_and_leaves_the_rest(lasting_url: str) -> None:

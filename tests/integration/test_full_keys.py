@@ -175,7 +175,7 @@ async def test_a_consumer_that_is_alone_leaves_the_rest_of_all_keys_to_its_chann
 
 @pytest.mark.parametrize("max_held", [0, -1])
 def test_a_limit_that_leaves_no_room_is_refused(max_held: int) -> None:
-    with pytest.raises(ConfigurationError, match="max_held is at least 1"):
+    with pytest.raises(ConfigurationError, match=r"max_held must be a whole number of at least 1"):
         Settings(max_held=max_held)
 
 

@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pillarbox import Context, Pillarbox, RelaySettings, Retry, Saga, SagaContext, Settings
-from pillarbox.errors import InvalidSetupError, PermanentError
+from pillarbox import Context, Handlers, Pillarbox, RelaySettings, Retry, Saga, SagaContext, Settings
+from pillarbox.errors import ConfigurationError, InvalidSetupError, PermanentError
 from pillarbox.observe import MessageHandled
 from pillarbox.testing import Handled, Harness
 from tests.integration.boxes import (
@@ -318,3 +318,41 @@ async def test_it_is_entered_once_since_its_database_goes_with_it() -> None:
     with pytest.raises(RuntimeError, match="entered once"):
         async with harness:
             pytest.fail("what the first block published would stand in for what the second one does")
+
+
+async def test_time_does_not_go_back() -> None:
+    async with Harness(_box()) as harness:
+        with pytest.raises(ValueError, match="time does not go back"):
+            await harness.advance(timedelta(seconds=-1))
+
+
+async def test_an_override_ends_with_its_block() -> None:
+    box = _box()
+    box.provide(Payments, lambda: Payments("real"))
+    seen: list[str] = []
+
+    @box.on(OrderPlaced, name="handle")
+    async def handle(order: OrderPlaced, payments: Payments) -> None:
+        seen.append(payments.name)
+
+    with box.override(Payments, Payments("fake")):
+        async with Harness(box) as harness:
+            await harness.publish(OrderPlaced("a"))
+            await harness.until_quiet()
+    async with Harness(box) as harness:
+        await harness.publish(OrderPlaced("a"))
+        await harness.until_quiet()
+
+    assert seen == ["fake", "real"]
+
+
+async def test_nothing_is_declared_on_a_box_while_it_runs_in_a_harness() -> None:
+    box, part = _box(), Handlers()
+    box.include(part)
+
+    async with Harness(box):
+        for declaring in (box, part):
+            with pytest.raises(ConfigurationError, match="the box is running"):
+
+                @declaring.on(OrderPlaced, name="late")
+                async def late(order: OrderPlaced) -> None: ...

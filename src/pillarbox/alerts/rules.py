@@ -10,7 +10,7 @@ from datetime import timedelta
 from pillarbox.alerts.alert import Fact
 from pillarbox.control import Vitals
 from pillarbox.control.aging import AgingLetters
-from pillarbox.errors import ConfigurationError
+from pillarbox.errors.values import NO_NEGATIVE_TIME, SOME_TIME, Bounds, check_values
 from pillarbox.observe import (
     BreakerOpened,
     ConsumerStopped,
@@ -31,12 +31,14 @@ BREAKER_OPENED = "breaker-opened"
 MOST_SUBJECTS = 1_000
 """How many subjects are remembered; the one untouched longest is forgotten first."""
 SETTLEMENT = "pillarbox dead-letters list"
+SOME_OR_OUT = Bounds(least=1, none="to leave it out")
+AGE_OR_OUT = Bounds(least=timedelta(0), none="to leave it out")
 ATTENTION = "pillarbox saga list --status needs_attention"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlertRules:
-    """What is worth an alert; ``None`` leaves a rule out.
+    """What is worth an alert; ``None``, or ``False``, leaves a rule out.
 
     A *group* is what failed for the same cause, as dead letters are grouped.
 
@@ -91,10 +93,21 @@ class AlertRules:
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing."""
-        if min(self.within, self.watch_every) <= timedelta(0) or self.repeat_after < timedelta(0):
-            raise ConfigurationError(f"AlertRules needs within and watch_every above zero, got {self}")
-        if any(number is not None and number < 1 for number in (self.dead_letters, self.falters, self.held_messages)):
-            raise ConfigurationError(f"AlertRules counts from 1, got {self}")
+        check_values(
+            self,
+            within=SOME_TIME,
+            watch_every=SOME_TIME,
+            repeat_after=NO_NEGATIVE_TIME,
+            dead_letters=SOME_OR_OUT,
+            falters=SOME_OR_OUT,
+            held_messages=SOME_OR_OUT,
+            regression_after=AGE_OR_OUT,
+            oldest_pending=AGE_OR_OUT,
+            oldest_queued=AGE_OR_OUT,
+            oldest_held=AGE_OR_OUT,
+            oldest_saga_in_need=AGE_OR_OUT,
+            oldest_due_saga=AGE_OR_OUT,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

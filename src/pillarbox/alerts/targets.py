@@ -18,6 +18,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from pillarbox.alerts.alert import Alert
 from pillarbox.errors import ConfigurationError
+from pillarbox.errors.values import SOME_TIME, check_value
 
 SECRET_PREFIX = "whsec_"
 LOGGER_NAME = "pillarbox.alerts"
@@ -59,6 +60,7 @@ class WebhookAlert:
             raise ConfigurationError("WebhookAlert posts to https://… or http://…; the URL is neither")
         self._url = url
         self._key = _key_of(secret)
+        check_value(timeout, timedelta, name="WebhookAlert(timeout=)", bounds=SOME_TIME)
         self._timeout_s = timeout.total_seconds()
         self._opener = build_opener(_NoRedirection)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -9,6 +10,8 @@ from pillarbox.alerts import Alarm, AlertRules, AlertSender, AlertTarget, Health
 from pillarbox.app.assembly import Parts
 from pillarbox.app.controlling import control_of
 from pillarbox.app.settings import Settings
+from pillarbox.errors import ConfigurationError
+from pillarbox.errors.values import check_value
 from pillarbox.idempotency import InboxSettings
 from pillarbox.lease import LeaseKeeper, LeaseTerms
 from pillarbox.message import new_message_id
@@ -19,27 +22,37 @@ SCOPE = "alerts"
 DEFAULT_RULES = AlertRules()
 
 
-class Alerting:
+class Alerting(ABC):
     """The part of a box that alerts."""
 
     name: str
     settings: Settings
     observers: Observers
 
+    @abstractmethod
+    def _check_can_be_heard(self) -> None: ...
+
     @cached_property
     def _alarms(self) -> list[Alarm]:
         return []
 
     def alert_to(self, target: AlertTarget, /, *, rules: AlertRules = DEFAULT_RULES) -> None:
-        """Alert ``target`` of what needs a decision or has waited too long, from now on, while the box runs.
+        """Alert ``target`` of what needs a decision or has waited too long, while the box runs.
 
         Args:
             target: any asynchronous function of an ``Alert``, a ``WebhookAlert``, or a ``LogAlert``.
             rules: what is worth an alert.
+
+        Raises:
+            ConfigurationError: the target is no function, or the rules are none, or the box is running.
         """
+        self._check_can_be_heard()
+        if isinstance(target, type) or not callable(target):
+            raise ConfigurationError(f"alert_to() takes an asynchronous function or an alert, got {target!r:.200}")
+        check_value(rules, AlertRules, name="alert_to(rules=)")
         alarm = Alarm(self.name, target, rules, clock=self.settings.clock, new_id=new_message_id)
         self._alarms.append(alarm)
-        self.observers.add(alarm)
+        self.observers.add(alarm, beside=True)
 
 
 def alert_workers(alarms: Sequence[Alarm], parts: Parts, inbox: InboxSettings) -> list[Loop]:

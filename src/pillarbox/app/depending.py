@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -10,12 +11,16 @@ from functools import cached_property
 from pillarbox.consumer import Consumer
 from pillarbox.consumer.dependency import NOTHING, Dependency, Needs, Sharing
 from pillarbox.errors import ConfigurationError
+from pillarbox.errors.values import check_value
 from pillarbox.message import check_name
 from pillarbox.retry import CircuitBreaker
 
 
-class Depending:
+class Depending(ABC):
     """The part of a box that keeps the breakers of its dependencies."""
+
+    @abstractmethod
+    def _check_can_be_heard(self) -> None: ...
 
     @cached_property
     def _breakers(self) -> dict[str, CircuitBreaker]:
@@ -29,9 +34,11 @@ class Depending:
             breaker: how many failures open it, and for how long.
 
         Raises:
-            ConfigurationError: another breaker was given for ``name``.
+            ConfigurationError: another breaker was given for ``name``, or the box is running.
         """
+        self._check_can_be_heard()
         check_name(name, what="the name of a dependency")
+        check_value(breaker, CircuitBreaker, name=f"the breaker of dependency {name!r}")
         if self._breakers.setdefault(name, breaker) != breaker:
             raise ConfigurationError(f"the dependency {name!r} has a breaker already; say dependency() once for it")
 

@@ -80,8 +80,10 @@ class Flowing(ABC):
             rejections: events that something must follow which leads to an end.
 
         Raises:
-            ConfigurationError: a type is no event, a time is not as it should be, or the name is taken.
+            ConfigurationError: a type is no event, a time is not as it should be, the name is taken, or the box is
+                running.
         """
+        self._check_can_be_heard()
         declared = flow_of(
             f"{self.name}/{name}",
             starts=starts,
@@ -100,6 +102,9 @@ class Flowing(ABC):
             )
         self._declared_flows.append(declared)
         return declared
+
+    @abstractmethod
+    def _check_can_be_heard(self) -> None: ...
 
     @abstractmethod
     def consumers(self) -> tuple[Consumer, ...]:

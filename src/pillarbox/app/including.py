@@ -35,7 +35,7 @@ class Including(Declaring):
     _included: list[Handlers]
     _sagas: Included
     _providers: Providers
-    _running: Running | None
+    _runnings: list[Running]
 
     def _declare(
         self, handler: Callable[..., object], types: tuple[type[Any], ...], batch: int | None, options: Options
@@ -100,14 +100,26 @@ class Including(Declaring):
                 self._included.append(routing)
         elif options:
             raise ConfigurationError(f"include() takes {', '.join(options)} with a route; handlers say it in on(...)")
-        elif part not in self._included:
-            self._included.append(part)
+        else:
+            _check_handlers(part)
+            if part not in self._included:
+                self._included.append(part)
 
     def _check_can_be_heard(self) -> None:
-        if self._running is not None:
-            raise ConfigurationError(
-                "the box is running: what is declared now would not be heard before it starts anew; declare it before"
-            )
+        self._handlers.check_can_be_heard()
+
+    def _begin(self, running: Running) -> Running:
+        """Note that ``running`` works with what has been declared; nothing more can be until it has ended."""
+        for part in self._included:
+            part.heard_by += 1
+        self._runnings.append(running)
+        return running
+
+    def _end(self, running: Running) -> None:
+        """Note that what has begun has ended."""
+        self._runnings.remove(running)
+        for part in self._included:
+            part.heard_by -= 1
 
     def saga_definitions(self) -> tuple[Definition, ...]:
         """Return the definitions of the sagas that were included, checked.
@@ -187,3 +199,11 @@ class Including(Declaring):
     @property
     def _reader(self) -> Reader:
         return Reader(self.registry, self.codec)
+
+
+def _check_handlers(part: object) -> None:
+    if not isinstance(part, Handlers):
+        raise ConfigurationError(
+            f"include() takes handlers, a route or a saga, got {part!r:.200}; of a module, name what stands in it, "
+            "as in include(stock.handlers)"
+        )

@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
@@ -42,6 +42,7 @@ from pillarbox.consumer.resolve import resolve
 from pillarbox.control import Health, HealthLimits
 from pillarbox.deadletter.redaction import redacting
 from pillarbox.errors import ConfigurationError, InvalidSetupError
+from pillarbox.errors.values import check_value
 from pillarbox.message import Registry, Upcaster, check_name, new_message_id
 from pillarbox.observe import Event, MessagesPublished, Observer, Observers
 from pillarbox.outbox import Outbox
@@ -50,6 +51,7 @@ from pillarbox.rounds import Loop
 from pillarbox.saga import Saga
 from pillarbox.saga.catalogue import Catalogue
 from pillarbox.serialization import Codec, JsonCodec
+from pillarbox.telemetry import FailureLog
 
 T = TypeVar("T")
 
@@ -83,11 +85,13 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
             ConfigurationError: a place is missing or of an unknown kind.
         """
         self.name = check_name(name, what="the service's name")
+        check_value(settings, Settings, name="Pillarbox(settings=)")
+        check_value(codec, Codec | None, name="Pillarbox(codec=)")
         self.settings = settings
         self.registry = Registry()
         self.store: RelationalStore = store_at(store)
         self.store.wait_within(settings.answer_within)
-        self.observers = Observers()
+        self.observers = Observers(otherwise=[FailureLog()])
         self._handlers = Handlers()
         self._included: list[Handlers] = [self._handlers]
         self._providers = Providers()
@@ -116,7 +120,8 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
         self.sagas = sagas_of(self.store, service=name, codec=self.codec, limits=settings.limits, runs=self._runs)
         self._sagas = Included(name)
         self._saga_wakeup = Wakeup()
-        self._running: Running | None = None
+        self._runnings: list[Running] = []
+        self._stops = 0
         self._openings, self._is_open = 0, False
 
     # --- declaring ---
@@ -139,12 +144,16 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
         """
         self._providers.provide(kind, Provider(factory=factory, scope=scope))
 
-    def override(self, kind: type[T], instance: T) -> None:
-        """Give ``instance`` to every handler that asks for ``kind``; for tests."""
-        self._providers.override(kind, instance)
+    def override(self, kind: type[T], instance: T) -> AbstractContextManager[object]:
+        """Give ``instance`` to every handler that asks for ``kind``; for tests.
+
+        It holds for good, or ``with box.override(…):`` until the block ends.
+        """
+        return self._providers.override(kind, instance)
 
     def observe(self, observer: Observer, /) -> None:
         """Tell ``observer`` of everything that happens from now on."""
+        check_value(observer, Observer, name="observe()")
         self.observers.add(observer)
 
     def twin(self, *, store: StorePlace, broker: BrokerPlace = "database://", settings: Settings) -> Pillarbox:
@@ -243,23 +252,27 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
         Raises:
             InvalidSetupError: lists everything that is wrong with the declarations; nothing was started.
         """
+        stops = self._stops
         async with self:
             workers = await self._workers(relay=relay, consumers=consumers, sagas=sagas)
-            self._running = Running(workers, clock=self.settings.clock, observer=self.observers)
+            running = self._begin(Running(workers, clock=self.settings.clock, observer=self.observers))
+            if self._stops > stops:  # while it was opening
+                running.stop()
             try:
-                await self._running.run()
+                await running.run()
             finally:
-                self._running = None
+                self._end(running)
 
     @property
     def in_hand(self) -> int:
         """How many messages this process has received from channels and not yet settled."""
-        return 0 if self._running is None else self._running.in_hand
+        return sum(running.in_hand for running in self._runnings)
 
     def stop(self) -> None:
         """Let ``run`` end once the handlers under way are through; what only waits is left to others."""
-        if self._running is not None:
-            self._running.stop()
+        self._stops += 1
+        for running in self._runnings:
+            running.stop()
 
     @asynccontextmanager
     async def running(
@@ -269,7 +282,7 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
         failed: Exception | None = None
         async with self:
             workers = await self._workers(relay=relay, consumers=consumers, sagas=sagas)
-            running = self._running = Running(workers, clock=self.settings.clock, observer=self.observers)
+            running = self._begin(Running(workers, clock=self.settings.clock, observer=self.observers))
             async with asyncio.TaskGroup() as group:
                 task = group.create_task(running.run())
                 try:
@@ -280,7 +293,7 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
                     running.stop()
                     await asyncio.wait({task}, timeout=self.settings.drain_within.total_seconds())
                     task.cancel()
-                    self._running = None
+                    self._end(running)
         if failed is not None:
             raise failed
 

@@ -19,6 +19,7 @@ from pillarbox.channel import Broker
 from pillarbox.channel.wakeup import Wakeup
 from pillarbox.clock import Clock
 from pillarbox.errors import ConfigurationError, MissingExtraError
+from pillarbox.errors.values import check_value
 from pillarbox.outbox import OutboxStore
 from pillarbox.relational import RelationalStore
 from pillarbox.relay import RelayKind, RelaySettings
@@ -55,6 +56,7 @@ def store_at(place: StorePlace | None) -> RelationalStore:
     place = place if place is not None else os.environ.get(STORE_VARIABLE)
     if place is None:
         raise ConfigurationError(f"no store is named; give store=… or set {STORE_VARIABLE} ({STORES})")
+    check_value(place, StorePlace, name="Pillarbox(store=)", shown=f"a {type(place).__name__}")
     url = _url(place) if isinstance(place, (str, URL)) else place.url
     kind = url.get_backend_name()
     if kind == "memory":
@@ -85,6 +87,7 @@ def broker_at(
         MissingExtraError: its client is not installed.
     """
     if place is not None and not isinstance(place, str):
+        check_value(place, BrokerPlace, name="Pillarbox(broker=)", shown=f"a {type(place).__name__}")
         return place
     place = place if place is not None else os.environ.get(BROKER_VARIABLE, "database://")
     kind = place.partition(":")[0]

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pillarbox.app.system_clock import SystemClock
 from pillarbox.clock import Clock
-from pillarbox.errors import ConfigurationError
+from pillarbox.errors.values import NO_NEGATIVE_TIME, SOME_TIME, Bounds, check_value, check_values
 from pillarbox.idempotency import InboxSettings
 from pillarbox.message import Limits, parse_destination
 from pillarbox.relay import RelaySettings
@@ -17,6 +17,8 @@ from pillarbox.retry import Classification
 from pillarbox.serialization import ForeignMessages
 from pillarbox.telemetry import masked
 
+SHORTEST_ANSWER = timedelta(milliseconds=100)
+"""A connection alone takes some 10 ms: with less nothing would ever get done."""
 LONGEST_ANSWER = timedelta(days=24)
 """PostgreSQL counts its limits in milliseconds, in 31 bits."""
 
@@ -67,21 +69,18 @@ class Settings:
             ConfigurationError: there is no room for any message, a time is none, or ``foreign`` names what is no
                 channel.
         """
-        for channel in self.foreign:
+        check_values(
+            self,
+            max_held=Bounds(least=1, none="to set no bound"),
+            drain_within=NO_NEGATIVE_TIME,
+            answer_within=Bounds(least=SHORTEST_ANSWER, most=LONGEST_ANSWER),
+            keep_flows=SOME_TIME,
+            keep_sagas=Bounds(above=timedelta(0), none="to keep them for ever"),
+            migrate_on_open=Bounds(none="to do so on SQLite only"),
+        )
+        for channel, foreign in self.foreign.items():
             parse_destination(channel)
-        if self.max_held is not None and self.max_held < 1:
-            raise ConfigurationError(f"max_held is at least 1, or None to set no bound, got {self.max_held}")
-        if self.drain_within < timedelta(0):
-            raise ConfigurationError(f"drain_within must not be below zero, got {self.drain_within}")
-        for name in ("answer_within", "keep_flows"):
-            if (time := getattr(self, name)) <= timedelta(0):
-                raise ConfigurationError(f"{name} must be a time above zero, got {time}")
-        if self.answer_within > LONGEST_ANSWER:
-            raise ConfigurationError(f"answer_within is at most {LONGEST_ANSWER.days} days, got {self.answer_within}")
-        if self.keep_sagas is not None and self.keep_sagas <= timedelta(0):
-            raise ConfigurationError(
-                f"keep_sagas must be a time above zero, or None to keep them for ever, got {self.keep_sagas}"
-            )
+            check_value(foreign, ForeignMessages, name=f"Settings.foreign[{channel!r}]")
 
 
 DEFAULTS = Settings()

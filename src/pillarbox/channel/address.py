@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pillarbox.errors.values import check_value
 from pillarbox.message import parse_destination, queue_destination
 
 QUEUE = "queue:"
@@ -24,6 +25,7 @@ def address_of(channel: str) -> str:
     Raises:
         ConfigurationError: it names no channel.
     """
+    check_value(channel, str, name="the name of a channel")
     if ":" not in channel:
         return queue_destination(channel)
     parse_destination(channel)

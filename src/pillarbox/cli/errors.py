@@ -10,9 +10,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pillarbox.cli.output import print_json, wants_json
 from pillarbox.errors import PillarboxError
+from pillarbox.errors.waiting import IS_IT_THERE
 from pillarbox.telemetry import masked
 
 FAILED = 2
+JSON = "--json"
+ASKED = "pillarbox.json_stands_among_the_arguments"
 
 T = TypeVar("T")
 
@@ -20,19 +23,35 @@ T = TypeVar("T")
 class Commands(click.Group):
     """A group whose commands turn the library's errors, and the database's, into messages."""
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Read the arguments before the command, and remember whether JSON is asked for behind it."""
+        asked = JSON in args
+        context = reporting_errors(
+            lambda: super(Commands, self).make_context(info_name, args, parent, **extra), asked=asked
+        )
+        context.meta[ASKED] = asked
+        return context
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; usage errors stay click's own unless JSON was asked for."""
-        return reporting_errors(lambda: super(Commands, self).invoke(ctx))
+        return reporting_errors(lambda: super(Commands, self).invoke(ctx), asked=bool(ctx.meta.get(ASKED)))
 
 
-def reporting_errors(work: Callable[[], T]) -> T:
-    """Do ``work``; an error is printed and ends the command with exit code 2."""
+def reporting_errors(work: Callable[[], T], *, asked: bool) -> T:
+    """Do ``work``; an error is printed and ends the command with exit code 2.
+
+    Args:
+        work: what may fail.
+        asked: whether JSON stands among the arguments, which a wrong one may have kept from being read.
+    """
     try:
         return work()
     except click.UsageError as error:
-        if not wants_json():
+        if not (asked or wants_json()):
             raise
-        _report("UsageError", error.format_message())
+        print_json(_as_json("UsageError", error.format_message()))
     except PillarboxError as error:
         _report(type(error).__name__, str(error))
     except SQLAlchemyError as error:
@@ -40,15 +59,20 @@ def reporting_errors(work: Callable[[], T]) -> T:
     except BrokenPipeError:  # who reads stdout has gone, as with "| head": click ends quietly; servers' are wrapped
         raise
     except OSError as error:
-        _report(type(error).__name__, f"{error}; check that the server runs and can be reached")
+        remedy = "" if error.filename is not None else f"; {IS_IT_THERE}"
+        _report(type(error).__name__, f"{error}{remedy}")
     raise click.exceptions.Exit(FAILED)
 
 
 def _report(kind: str, message: str) -> None:
     if wants_json():
-        print_json({"error": {"type": kind, "message": message}})
+        print_json(_as_json(kind, message))
     else:
         click.echo(f"Error: {masked(message)}", err=True)
+
+
+def _as_json(kind: str, message: str) -> object:
+    return {"error": {"type": kind, "message": message}}
 
 
 def _first_line(error: SQLAlchemyError) -> str:

@@ -114,9 +114,23 @@ class Handlers(Declaring):
         """Use ``defaults`` for every handler that does not say otherwise."""
         self._defaults = ConsumerOptions(**defaults)
         self.declarations: list[Declaration] = []
+        self.heard_by = 0
+        """How many boxes are running with them."""
+
+    def check_can_be_heard(self) -> None:
+        """Refuse to declare while a box runs.
+
+        Raises:
+            ConfigurationError: one does.
+        """
+        if self.heard_by:
+            raise ConfigurationError(
+                "the box is running: what is declared now would not be heard before it starts anew; declare it before"
+            )
 
     def _declare(
         self, handler: Callable[..., object], types: tuple[type[Any], ...], batch: int | None, options: Options
     ) -> None:
+        self.check_can_be_heard()
         said = replace(self._defaults, batch=batch, **options)
         self.declarations.append(Declaration(handler=handler, types=types, options=said))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, TypeAlias, cast, get_type_hints
@@ -14,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from pillarbox.consumer.context import Context
 from pillarbox.errors import ConfigurationError, UnsatisfiedInjectionError
+from pillarbox.errors.values import check_values
 
 CONTEXTS = list[Context]
 """What a handler of batches asks for, to get the context of each of its messages."""
@@ -60,11 +62,22 @@ class Providers:
             raise ConfigurationError(
                 f"what provides {_name(kind)} yields it, and nobody would go on with it afterwards; let it return it"
             )
+        check_values(provider, where=f"what provides {_name(kind)}: ")
         self.by_type[kind] = provider
 
-    def override(self, kind: type[object], instance: object) -> None:
-        """Give ``instance`` to whoever asks for ``kind``."""
+    def override(self, kind: type[object], instance: object) -> AbstractContextManager[object]:
+        """Give ``instance`` to whoever asks for ``kind``, until the block ends where it is used as one."""
+        before = self.by_type.get(kind)
         self.by_type[kind] = Provider(factory=lambda: instance, scope="app")
+        block = ExitStack()
+        block.callback(self._restore, kind, before)
+        return block
+
+    def _restore(self, kind: type[object], before: Provider | None) -> None:
+        if before is None:
+            self.by_type.pop(kind, None)
+        else:
+            self.by_type[kind] = before
 
     def twin(self) -> Providers:
         """Return the same providers, now and later, that have made nothing yet."""

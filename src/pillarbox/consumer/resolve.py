@@ -17,6 +17,7 @@ from pillarbox.errors import (
     InvalidSetupError,
     UnsatisfiedInjectionError,
 )
+from pillarbox.errors.values import FROM_ONE, SOME_TIME, check_values
 from pillarbox.idempotency import InboxSettings
 from pillarbox.message import MessageType, check_name, is_message, message_type_of
 from pillarbox.message.names import full_name
@@ -59,11 +60,13 @@ def _consumer(
 ) -> Consumer:
     options, handler = declaration.options, declaration.handler
     where = _place(declaration)
+    check_values(options, where=f"{where}: ", concurrency=FROM_ONE, batch=FROM_ONE, timeout=SOME_TIME)
     if options.name is None and names_required:
         raise ConfigurationError(
             f"{where}: give it name=…; on this store the name is its identity, which a renamed function must not lose"
         )
-    name = check_name(options.name or _name_from(handler), what=f"the name of consumer {where}")
+    said = _name_from(handler) if options.name is None else options.name
+    name = check_name(said, what=f"the name of consumer {where}")
     types = [message_type_of(kind) for kind in declaration.types]
     for kind in options.publishes:
         message_type_of(kind)
@@ -106,8 +109,6 @@ def _check_options(consumer: Consumer, declaration: Declaration, where: str) -> 
             f"{where}: idempotency='inbox' without a transaction cannot cover its effects; "
             "ask for a transaction, or say outside=True"
         )
-    if options.concurrency is not None and options.concurrency < 1:
-        raise ConfigurationError(f"{where}: concurrency={options.concurrency}; at least one lane is needed")
     if options.is_alone and (options.concurrency or 1) > 1:
         raise ConfigurationError(
             f"{where}: SingleConsumer() handles one message at a time, concurrency={options.concurrency} more; "
@@ -149,8 +150,6 @@ def _check_payload(annotation: object, declaration: Declaration, where: str) -> 
 
 def _check_batch(consumer: Consumer, batch: int, where: str) -> None:
     signature = consumer.signature
-    if batch < 1:
-        raise ConfigurationError(f"{where}: batch={batch}; a batch has one message at least")
     if signature.transaction is None:
         raise ConfigurationError(f"{where}: batch={batch} needs a transaction that covers the batch; ask for one")
     payload = signature.payload

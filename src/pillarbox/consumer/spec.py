@@ -18,7 +18,7 @@ from pillarbox.serialization import UNREADABLE
 
 WhenDead: TypeAlias = Literal["hold-key", "skip", "stop"]
 Idempotency: TypeAlias = Literal["inbox", "natural"]
-DedupeBy: TypeAlias = "str | Callable[[Any], object]"  # Any: a lambda's parameter cannot be inferred here
+DedupeBy: TypeAlias = str | Callable[[Any], object]  # Any: a lambda's parameter cannot be inferred here
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from pillarbox.deadletter.groups import Arrival
 from pillarbox.deadletter.record import Burial, DeadLetter, DeadLetterState
+from pillarbox.errors.values import check_values
 from pillarbox.transaction import Program
 
 
@@ -38,6 +39,14 @@ class DeadLetterFilter:
     since: datetime | None = None
     until: datetime | None = None
     text: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is no filter.
+
+        Raises:
+            ConfigurationError: an instant has no time zone, there is no such state, or a value is no text.
+        """
+        check_values(self)
 
 
 class DeadLetterStore(Protocol):

@@ -132,7 +132,10 @@ class SchemaVersionError(ConfigurationError):
 
     def __init__(self, *, found: int | None, expected: int) -> None:
         if found is None:
-            text = "the store has no Pillarbox tables; create them with: pillarbox migrate"
+            text = (
+                "the store has no Pillarbox tables; create them with: pillarbox migrate. "
+                "On SQLite, in memory too, opening the box does it: async with box"
+            )
         elif found < expected:
             text = f"the tables are of version {found}, {expected} is needed; bring them up with: pillarbox migrate"
         else:

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
 
+IS_IT_THERE = "check that it runs and can be reached"
+DOES_IT_KNOW_US = f"{IS_IT_THERE}, and that its URL names a user, a password and a database that it knows"
+
+
 class BrokerUnavailableError(TransientError, ConnectionError):
     """The broker cannot be reached or did not answer in time; what was not confirmed may have arrived.
 
@@ -17,8 +21,8 @@ class BrokerUnavailableError(TransientError, ConnectionError):
         reason: What went wrong, without credentials.
     """
 
-    def __init__(self, *, broker: str, reason: str) -> None:
-        super().__init__(f"broker {broker} is unavailable: {reason}; check that it runs and can be reached")
+    def __init__(self, *, broker: str, reason: str, remedy: str = IS_IT_THERE) -> None:
+        super().__init__(f"broker {broker} is unavailable: {reason}; {remedy}")
         self.broker = broker
         self.reason = reason
 
@@ -44,8 +48,8 @@ class StoreUnavailableError(TransientError, ConnectionError):
         reason: What went wrong.
     """
 
-    def __init__(self, *, store: str, reason: str) -> None:
-        super().__init__(f"store {store} is unavailable: {reason}; check that it runs and can be reached")
+    def __init__(self, *, store: str, reason: str, remedy: str = DOES_IT_KNOW_US) -> None:
+        super().__init__(f"store {store} is unavailable: {reason}; {remedy}")
         self.store = store
         self.reason = reason
 

@@ -8,11 +8,12 @@ from datetime import timedelta
 from typing import TypeAlias
 
 from pillarbox.errors import ConfigurationError
+from pillarbox.errors.values import Bounds, check_value
 from pillarbox.flow.participant import Passage
 from pillarbox.message import check_name, message_type_of
 
 Classes: TypeAlias = type[object] | Sequence[type[object]]
-LONGEST = timedelta(days=36_500)
+A_WHILE = Bounds(above=timedelta(0), most=timedelta(days=36_500))
 """A flow that may take longer would be late on a day that no calendar has, or never."""
 
 
@@ -63,6 +64,8 @@ def flow_of(
     """
     name = check_name(identity.partition("/")[2], what="the name of a flow")
     owner = f"flow {name!r}"
+    for time in (within, *react_within.values()):
+        check_value(time, timedelta, name=f"{owner}: within= and react_within=", bounds=A_WHILE)
     events: dict[str, Passage] = {}
 
     def names(classes: Classes, role: str) -> tuple[str, ...]:
@@ -89,10 +92,6 @@ def _check(flow: Flow, owner: str) -> None:
         raise ConfigurationError(f"{owner}: name an event that starts it, and one that ends it")
     if both := sorted({*flow.starts} & {*flow.ends}):
         raise ConfigurationError(f"{owner}: {', '.join(both)} would start it and end it; name two events")
-    if flow.shortest <= timedelta(0):
-        raise ConfigurationError(f"{owner}: within= and react_within= are above zero, got {flow.shortest}")
-    if flow.within > LONGEST:
-        raise ConfigurationError(f"{owner}: within= is at most {LONGEST.days} days, got {flow.within}")
     for kind, time in flow.react_within.items():
         if time > flow.within:
             raise ConfigurationError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from pillarbox.errors import ConfigurationError
+from pillarbox.errors.values import NO_NEGATIVE_TIME, Bounds, check_values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,10 +24,8 @@ class InboxSettings:
 
     def __post_init__(self) -> None:
         """Refuse times that mean nothing."""
-        if self.keep is not None and self.keep <= timedelta(0):
-            raise ConfigurationError(f"keep must be a time above zero, or None to keep ids for ever, got {self.keep}")
-        if self.replay_within < timedelta(0):
-            raise ConfigurationError(f"replay_within must not be below zero, got {self.replay_within}")
+        keep = Bounds(above=timedelta(0), none="to keep ids for ever")
+        check_values(self, keep=keep, replay_within=NO_NEGATIVE_TIME)
 
     @property
     def replayable_for(self) -> timedelta | None:

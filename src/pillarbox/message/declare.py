@@ -5,12 +5,14 @@ Nothing is registered, so importing a module of messages has no effect on any bo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 from uuid import UUID
 
 from pillarbox.errors import ConfigurationError, InvalidMessageError, MissingKeyError
+from pillarbox.errors.values import FROM_ONE, check_value
 from pillarbox.message.models import field_names, model_kind
 from pillarbox.message.names import check_name, queue_destination, topic_destination, topic_of
 
@@ -22,6 +24,8 @@ KeySource: TypeAlias = "str | Callable[[Any], object]"  # Any: a lambda's parame
 MessageKind: TypeAlias = Literal["event", "command"]
 
 _ATTRIBUTE = "__pillarbox_message__"
+NO_ATTRIBUTES: Final[Mapping[str, object]] = {}
+"""Of what is no class."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +80,7 @@ def event(
         ConfigurationError: A name is not valid, ``key`` names no field, or the class is no dataclass,
             ``msgspec.Struct`` or pydantic model.
     """
+    check_name(name, what="message type")
     destination = topic_destination(topic_of(name) if topic is None else topic)
     return _annotation(name, kind="event", destination=destination, key=key, version=version, numbered=numbered)
 
@@ -109,15 +114,19 @@ def message_type_of(cls: type[object]) -> MessageType:
     Raises:
         ConfigurationError: The class bears no ``@event`` or ``@command`` of its own.
     """
-    found: object = cls.__dict__.get(_ATTRIBUTE)
+    found: object = getattr(cls, "__dict__", NO_ATTRIBUTES).get(_ATTRIBUTE)
     if isinstance(found, MessageType) and found.python_type is cls:
         return found
-    label = f"{cls.__module__}.{cls.__qualname__}"
+    label = _label_of(cls)
     if isinstance(found, MessageType):
         msg = f"{label} was made anew after it was declared; put @{found.kind} above every other decorator"
     else:
         msg = f"{label} is not declared as a message; put @event(...) or @command(...) above the class"
     raise ConfigurationError(msg)
+
+
+def _label_of(cls: object) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}" if isinstance(cls, type) else f"{cls!r:.200}"
 
 
 def is_message(cls: type[object]) -> bool:
@@ -164,9 +173,7 @@ def _annotation(
     name: str, *, kind: MessageKind, destination: str, key: KeySource | None, version: int, numbered: bool
 ) -> Callable[[type[T]], type[T]]:
     check_name(name, what="message type")
-    if isinstance(version, bool) or version < 1:
-        msg = f"message type {name!r}: version {version!r} is not a whole number from 1"
-        raise ConfigurationError(msg)
+    check_value(version, int, name=f"message type {name!r}: version", bounds=FROM_ONE)
 
     def annotate(cls: type[T]) -> type[T]:
         _check_class(cls, name=name, kind=kind, key=key)

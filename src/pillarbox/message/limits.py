@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from pillarbox.errors import ConfigurationError
+from pillarbox.errors.values import FROM_ONE, check_values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +33,14 @@ class Limits:
 
     def __post_init__(self) -> None:
         """Refuse limits that would refuse every message, and keys wider than the key columns."""
-        for field in fields(self):
-            if getattr(self, field.name) < 1:
-                msg = f"Limits.{field.name} must be at least 1"
-                raise ConfigurationError(msg)
+        check_values(
+            self,
+            max_body_bytes=FROM_ONE,
+            max_key_bytes=FROM_ONE,
+            max_header_value_bytes=FROM_ONE,
+            max_headers_bytes=FROM_ONE,
+            max_causes=FROM_ONE,
+        )
         if self.max_key_bytes > KEY_COLUMN_BYTES:
             msg = f"Limits.max_key_bytes may not exceed {KEY_COLUMN_BYTES}, the width of the key columns"
             raise ConfigurationError(msg)

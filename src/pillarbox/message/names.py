@@ -26,9 +26,9 @@ _NOT_IN_IDS: Final = re.compile("[\x00-\x20\x7f-\xa0\ud800-\udfff]")
 _DEFAULT_LIMITS: Final = Limits()
 
 
-def is_name(text: str) -> bool:
+def is_name(text: object) -> bool:
     """Tell whether ``text`` may name a message type, a channel, a service or a consumer."""
-    return len(text) <= MAX_NAME_LENGTH and _NAME.fullmatch(text) is not None
+    return isinstance(text, str) and len(text) <= MAX_NAME_LENGTH and _NAME.fullmatch(text) is not None
 
 
 def check_name(text: str, *, what: str) -> str:
@@ -44,7 +44,7 @@ def check_name(text: str, *, what: str) -> str:
     if is_name(text):
         return text
     msg = (
-        f"{what} {text[:MAX_NAME_LENGTH]!r} is not a valid name; use at most {MAX_NAME_LENGTH} characters of a-z 0-9 "
+        f"{what} {text!r:.{MAX_NAME_LENGTH}} is not a valid name; use at most {MAX_NAME_LENGTH} characters of a-z 0-9 "
         "_ - in segments joined by single dots, starting with a letter or digit"
     )
     raise ConfigurationError(msg)

@@ -23,12 +23,15 @@ class Observer(Protocol):
 class Observers(Observer):
     """Tells every observer; the list may grow until the work starts."""
 
-    def __init__(self, observers: Sequence[Observer] = ()) -> None:
-        """Tell ``observers``, in this order."""
-        self._observers = list(observers)
+    def __init__(self, observers: Sequence[Observer] = (), *, otherwise: Sequence[Observer] = ()) -> None:
+        """Tell ``observers``, in this order, and ``otherwise`` until one is added that takes their place."""
+        self._observers = [*observers, *otherwise]
+        self._otherwise = otherwise
 
-    def add(self, observer: Observer) -> None:
-        """Tell one more."""
+    def add(self, observer: Observer, *, beside: bool = False) -> None:
+        """Tell one more, in the place of those that were told for want of others, or ``beside`` them."""
+        if not beside:
+            self._observers = [one for one in self._observers if one not in self._otherwise]
         self._observers.append(observer)
 
     def notice(self, event: Event, /) -> None:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Literal, TypeAlias
 
 from pillarbox.errors import ConfigurationError
+from pillarbox.errors.values import FROM_ONE, NO_NEGATIVE_TIME, SOME_TIME, check_values
 from pillarbox.ordering.kept import Kept
 
 GapAction: TypeAlias = Literal["hold", "skip", "fetch"]
@@ -48,10 +49,7 @@ class GapPolicy:
         Raises:
             ConfigurationError: a value is out of range, or goes with another action.
         """
-        if self.then not in ("hold", "skip", "fetch"):
-            raise ConfigurationError(f"GapPolicy(then={self.then!r}): there are 'hold', 'skip' and 'fetch'")
-        if self.wait < timedelta(0) or self.max_buffered < 1:
-            raise ConfigurationError("GapPolicy: wait= cannot be negative, and max_buffered= is at least 1")
+        check_values(self, wait=NO_NEGATIVE_TIME, max_buffered=FROM_ONE)
         if self.fetch_from is not None and self.then != "fetch":
             raise ConfigurationError(f"GapPolicy(then={self.then!r}) fetches nothing; leave fetch_from= out")
 
@@ -70,6 +68,14 @@ class BySequence:
 
     gap: GapPolicy = field(default_factory=GapPolicy)
     start: Literal["next", "first"] = "next"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant.
+
+        Raises:
+            ConfigurationError: there is no such start, or the policy is none.
+        """
+        check_values(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +101,7 @@ class Causal(ByKey):
 
     def __post_init__(self) -> None:
         """Refuse what could not be kept."""
-        if self.wait <= timedelta(0):
-            raise ConfigurationError(f"Causal(wait={self.wait}): give a cause some time to come, as in seconds=30")
-        if self.max_causes < 1:
-            raise ConfigurationError(f"Causal(max_causes={self.max_causes}): a message has a cause, or needs no Causal")
+        check_values(self, wait=SOME_TIME, max_causes=FROM_ONE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,8 +92,8 @@ class Outbox:
             InvalidMessageError: it cannot be published as it is; nothing was written.
         """
         kind = message_type_of(type(payload))
-        if options.delay is not None and options.delay < timedelta(0):
-            raise InvalidMessageError(message_type=kind.name, reason=f"delay={options.delay} is negative")
+        if options.delay is not None:
+            _check_delay(options.delay, kind)
         message = self._encode(kind, payload, options, origin)
         numbered = kind.numbered and options.answers is None
         if numbered:
@@ -127,6 +127,13 @@ class Outbox:
         if options.answers is not None:
             message = answering(message, options.answers)
         return message
+
+
+def _check_delay(delay: object, kind: MessageType) -> None:
+    if not isinstance(delay, timedelta):
+        raise InvalidMessageError(message_type=kind.name, reason=f"delay={delay!r:.200} is no timedelta")
+    if delay < timedelta(0):
+        raise InvalidMessageError(message_type=kind.name, reason=f"delay={delay} is negative")
 
 
 def _check_numbered(message: Message, options: PublishOptions) -> None:

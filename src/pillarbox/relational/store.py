@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from pillarbox.errors import ConflictError, StoreUnavailableError
 from pillarbox.errors.reading import text_of
+from pillarbox.errors.waiting import DOES_IT_KNOW_US
 from pillarbox.relational.absence import says_that_tables_are_absent
 from pillarbox.relational.breakers import RelationalCircuitStore
 from pillarbox.relational.calls import RelationalCallStore
@@ -60,6 +61,7 @@ from pillarbox.transaction.threads import in_thread
 
 T = TypeVar("T")
 TURN_WITHIN_S = 30
+IN_A_FILE = "check that the file is a database, and that this user may open and write it and its folder"
 """How long a transaction waits for another one of its process where there is a single writer."""
 
 
@@ -346,7 +348,8 @@ class RelationalStore(TransactionSource):
 
     def _unreachable(self, error: Exception) -> StoreUnavailableError:
         reason = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-        return StoreUnavailableError(store=self.name, reason=text_of(reason))
+        remedy = IN_A_FILE if self.traits.single_writer else DOES_IT_KNOW_US
+        return StoreUnavailableError(store=self.name, reason=text_of(reason), remedy=remedy)
 
     def _raise(self, error: DBAPIError) -> NoReturn:
         if says_that_tables_are_absent(error):

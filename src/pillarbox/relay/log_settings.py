@@ -8,6 +8,7 @@ from datetime import timedelta
 from zlib import crc32
 
 from pillarbox.errors import ConfigurationError
+from pillarbox.errors.values import SOME_TIME, check_values
 
 _SLOT_NAME = re.compile(r"[a-z0-9_]{1,63}")
 _PUBLICATION_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
@@ -32,6 +33,7 @@ class LogSettings:
 
     def __post_init__(self) -> None:
         """Refuse names that the database would refuse, or fold into others."""
+        check_values(self, idle_every=SOME_TIME)
         if self.slot is not None and not _SLOT_NAME.fullmatch(self.slot):
             raise ConfigurationError(
                 f"a replication slot's name has up to 63 of a-z, 0-9 and _, which {self.slot!r} has not"

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Literal
 
 from pillarbox.errors import ConfigurationError
+from pillarbox.errors.values import FROM_ONE, Bounds, check_values
 from pillarbox.relay.log_settings import LogSettings
 
 SMALLEST_PARTITION = 10_000
@@ -53,24 +54,17 @@ class RelaySettings:
 
     def __post_init__(self) -> None:
         """Refuse what no relay could work with, and a kind that there is not."""
-        if self.kind not in list(RelayKind):
-            raise ConfigurationError(f"a relay's kind is one of {', '.join(RelayKind)}, not {self.kind!r}")
-        if self.window < 1:
-            raise ConfigurationError(f"a relay's window must be at least 1, got {self.window}")
-        if not timedelta(0) < self.lease <= LONGEST_LEASE:
-            raise ConfigurationError(
-                f"a relay's lease must be a time above zero and at most {LONGEST_LEASE.days} days, got {self.lease}"
-            )
+        check_values(
+            self,
+            window=FROM_ONE,
+            lease=Bounds(above=timedelta(0), most=LONGEST_LEASE),
+            keep=Bounds(above=timedelta(0), none="to keep nothing"),
+            partition_rows=Bounds(least=SMALLEST_PARTITION),
+        )
         if not timedelta(0) < self.shortest_poll <= self.longest_poll <= self.longest_backoff:
             raise ConfigurationError(
-                "a relay's pauses must be times above zero, with shortest_poll <= longest_poll <= longest_backoff, got "
-                f"{self.shortest_poll}, {self.longest_poll} and {self.longest_backoff}"
-            )
-        if self.keep is not None and self.keep <= timedelta(0):
-            raise ConfigurationError(f"keep must be a time above zero, or None to keep nothing, got {self.keep}")
-        if self.partition_rows < SMALLEST_PARTITION:
-            raise ConfigurationError(
-                f"a partition of the outbox holds at least {SMALLEST_PARTITION} positions, got {self.partition_rows}"
+                "RelaySettings: a relay's pauses must be times above zero, with shortest_poll <= longest_poll <= "
+                f"longest_backoff, got {self.shortest_poll}, {self.longest_poll} and {self.longest_backoff}"
             )
 
     @property

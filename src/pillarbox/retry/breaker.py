@@ -15,12 +15,12 @@ Source: Nygard, *Release It!*, *Circuit Breaker*; microservices.io, *Circuit Bre
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 
 from pillarbox.errors import ConfigurationError
+from pillarbox.errors.values import FROM_ONE, SOME_TIME, Bounds, check_values
 from pillarbox.retry.evidence import Failure
 
 NO_TIME = timedelta(0)
@@ -50,13 +50,17 @@ class CircuitBreaker:
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing."""
-        if self.failures < 1 or not self.factor >= 1:
-            raise ConfigurationError(f"CircuitBreaker needs failures >= 1 and factor >= 1, got {self}")
-        if not 0 <= self.retries < math.inf:
-            raise ConfigurationError(f"CircuitBreaker needs retries >= 0, got {self}")
-        if min(self.within, self.open_for) <= NO_TIME or self.longest < self.open_for:
+        check_values(
+            self,
+            failures=FROM_ONE,
+            within=SOME_TIME,
+            open_for=SOME_TIME,
+            factor=FROM_ONE,
+            retries=Bounds(least=0),
+        )
+        if self.longest < self.open_for:
             raise ConfigurationError(
-                f"CircuitBreaker needs within and open_for above zero and longest >= open_for, got {self}"
+                f"CircuitBreaker.longest must not be below open_for={self.open_for}, got {self.longest}"
             )
 
     def pause(self, openings: int, *, dice: float, asked: timedelta | None = None) -> timedelta:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeAlias
 
-from pillarbox.errors import ConfigurationError
+from pillarbox.errors.values import FROM_ONE, NO_NEGATIVE_TIME, Bounds, check_values
 from pillarbox.retry.evidence import Failure
 
 
@@ -34,10 +34,14 @@ class Retry:
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing."""
-        if self.attempts < 1 or self.immediate < 0:
-            raise ConfigurationError(f"Retry needs attempts >= 1 and immediate >= 0, got {self}")
-        if self.first < timedelta(0) or self.longest < timedelta(0) or not self.factor >= 1:
-            raise ConfigurationError(f"Retry needs first and longest >= 0 and factor >= 1, got {self}")
+        check_values(
+            self,
+            attempts=FROM_ONE,
+            immediate=Bounds(least=0),
+            first=NO_NEGATIVE_TIME,
+            factor=FROM_ONE,
+            longest=NO_NEGATIVE_TIME,
+        )
 
     @property
     def longest_span(self) -> timedelta:

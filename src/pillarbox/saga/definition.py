@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from pillarbox.errors import ConfigurationError
+from pillarbox.errors.values import Bounds, check_value
 from pillarbox.message import Upcaster, check_name
 from pillarbox.message.models import model_kind
 from pillarbox.retry import FailureRule, Retry
@@ -220,14 +221,12 @@ class Saga(Generic[S]):
             ConfigurationError: a name, version or class is not fit.
         """
         self.name = check_name(name, what="the saga's name")
+        check_value(state, type, name=f"saga {name!r}: state")
         if model_kind(state) is None:
             raise ConfigurationError(
                 f"saga {name!r}: {state.__qualname__} is no dataclass, msgspec.Struct or pydantic model; make it one"
             )
-        if type(version) is not int or not 1 <= version <= MOST_VERSIONS:
-            raise ConfigurationError(
-                f"saga {name!r}: version {version!r} is not a whole number from 1 to {MOST_VERSIONS}"
-            )
+        check_value(version, int, name=f"saga {name!r}: version", bounds=Bounds(least=1, most=MOST_VERSIONS))
         self.state = state
         self.version = version
         self.upcasters = dict(sorted((upcasters or {}).items()))
@@ -312,6 +311,7 @@ class Saga(Generic[S]):
         Raises:
             ConfigurationError: no reply is named, or another step bears the name.
         """
+        check_value(replies, tuple, name=f"saga {self.name!r}: replies")
         if not replies:
             raise ConfigurationError(f"saga {self.name!r}: a request names the messages that answer it in replies=")
         act = partial(ActDeclaration, retry=retry, timeout=timeout, replies=tuple(replies))

@@ -14,6 +14,7 @@ import msgspec
 from pillarbox.consumer import Provider
 from pillarbox.consumer.injection import Signature, signature_of
 from pillarbox.errors import ConfigurationError, InvalidSetupError, UnsatisfiedInjectionError
+from pillarbox.errors.values import SOME_TIME, check_values
 from pillarbox.message import Upcaster, message_type_of
 from pillarbox.message.names import full_name
 from pillarbox.retry import FailureRule, Retry
@@ -247,6 +248,7 @@ def _step(saga: Saga[Any], declared: StepDeclaration, provided: Mapping[type[obj
     pivots = [names.index(step.name) for step in saga.steps if step.pivot]
     place = names.index(declared.name)
     where = f"step {declared.name!r} of saga {saga.name!r}"
+    check_values(declared, where=f"{where}: ")
     lasts = bool(pivots) and place > pivots[0]
     undo = None
     if declared.undo is not None:
@@ -264,12 +266,11 @@ def _step(saga: Saga[Any], declared: StepDeclaration, provided: Mapping[type[obj
 
 
 def _act(declared: ActDeclaration, where: str, provided: Mapping[type[object], Provider], *, lasts: bool) -> DefinedAct:
+    check_values(declared, where=f"{where}: ", timeout=SOME_TIME)
     signature = _signature(declared.function, where, provided)
     kind = _kind(declared, signature)
     default = LASTING_RETRY if lasts else ONCE if kind in (Kind.REQUEST, Kind.CHILD) else STEP_RETRY
     retry = declared.retry or default
-    if declared.timeout is not None and declared.timeout <= timedelta(0):
-        raise ConfigurationError(f"{where}: timeout={declared.timeout} must be longer than no time")
     return DefinedAct(
         kind=kind,
         function=declared.function,

@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from pillarbox.errors import ConfigurationError, DecodeError
+from pillarbox.errors.values import check_values
 from pillarbox.message.message import Message
 from pillarbox.message.names import check_key, check_message_id
 
@@ -40,6 +41,7 @@ class ForeignMessages:
 
     def __post_init__(self) -> None:
         """Refuse what is no place."""
+        check_values(self)
         for name, place in (("id", self.id), ("type", self.type), ("key", self.key)):
             allowed = (HEADER, BODY) if name != "type" else (HEADER, BODY, LITERAL)
             if place is not None and (not place.startswith(allowed) or place in allowed):

@@ -5,7 +5,7 @@ Not promised: a configured logging; the program, or ``pillarbox run``, decides w
 Source: Oban's telemetry; the reading order is logging_, masking.
 """
 
-from pillarbox.telemetry.logging_ import JsonLines, LoggingObserver, TextLines
+from pillarbox.telemetry.logging_ import FailureLog, JsonLines, LoggingObserver, TextLines
 from pillarbox.telemetry.masking import masked
 
-__all__ = ["JsonLines", "LoggingObserver", "TextLines", "masked"]
+__all__ = ["FailureLog", "JsonLines", "LoggingObserver", "TextLines", "masked"]

@@ -68,6 +68,7 @@ ERRORS = (
     SagaUnreadable,
     WorkerFaltered,
 )
+FAILURES = frozenset((*WARNINGS, *ERRORS))
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _PLAIN = re.compile(r"[\w./:@+*-]+")
 
@@ -92,6 +93,19 @@ class LoggingObserver(Observer):
         )
         if self._logger.isEnabledFor(level):
             log_facts(self._logger, level, facts_of(event))
+
+
+class FailureLog(Observer):
+    """Logs what ``LoggingObserver`` logs as warnings and errors; for a box that nobody observes."""
+
+    def __init__(self) -> None:
+        """Log to the logger named ``pillarbox``; without a handler of the program's, Python prints it on stderr."""
+        self._log = LoggingObserver()
+
+    def notice(self, event: Event, /) -> None:
+        """Log ``event`` if it tells of a failure."""
+        if type(event) in FAILURES:
+            self._log.notice(event)
 
 
 def log_facts(logger: logging.Logger, level: int, facts: Mapping[str, Fact]) -> None:

@@ -161,8 +161,11 @@ class Harness:
         """Let ``duration`` pass, and everything happen that is due by then.
 
         Raises:
+            ValueError: time does not go back.
             AssertionError: what is due does not come to an end; says what is pending.
         """
+        if duration < timedelta(0):
+            raise ValueError(f"time does not go back: advance({duration!r})")
         end, deadline = self.clock.now() + duration, _real_time() + patience.total_seconds()
         while (pending := await self._settle(deadline)).next_in is not None:
             if self.clock.now() + pending.next_in > end:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import create_engine
@@ -12,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from pillarbox import Handlers, Pillarbox, Settings, event
 from pillarbox.brokers.memory import MemoryBroker
 from pillarbox.errors import ConfigurationError, DuplicateTypeError, InvalidSetupError
+from pillarbox.observe import Event, Observer
 from pillarbox.serialization import ForeignMessages
 from pillarbox.testing import VirtualClock
 
@@ -24,6 +28,13 @@ class OrderPlaced:
     """An event."""
 
     order_id: str
+
+
+class Happening(Observer):
+    """An observer."""
+
+    def notice(self, event: Event, /) -> None:
+        """Do nothing."""
 
 
 async def handle(order: OrderPlaced, tx: AsyncConnection) -> None: ...
@@ -203,15 +214,65 @@ def test_a_twin_has_the_same_declarations_in_another_place() -> None:
 @pytest.mark.parametrize("time", [timedelta(0), timedelta(days=-1)])
 def test_times_that_are_over_at_once_are_refused(name: str, time: timedelta) -> None:
     """A database would be given up before it answers, and a saga removed before its end is seen."""
-    with pytest.raises(ConfigurationError, match=f"{name} must be a time above zero"):
+    with pytest.raises(ConfigurationError, match=rf"Settings\.{name} must be a timedelta (above zero|of at least)"):
         replace(Settings(), **{name: time})
 
 
 def test_handlers_cannot_be_waited_for_in_the_past() -> None:
-    with pytest.raises(ConfigurationError, match="drain_within must not be below zero"):
+    with pytest.raises(ConfigurationError, match=r"drain_within must be a timedelta of at least zero"):
         Settings(drain_within=timedelta(seconds=-1))
 
 
 def test_a_database_cannot_be_waited_for_longer_than_it_can_count() -> None:
     with pytest.raises(ConfigurationError, match="at most 24 days"):
         Settings(answer_within=timedelta(days=30))
+
+
+@pytest.mark.parametrize(
+    ("places", "says"),
+    [
+        ({"store": Path("shop.db")}, r"Pillarbox\(store=\) must be a text or URL.+ or AsyncEngine.+, got a \w*Path"),
+        ({"broker": 5}, r"Pillarbox\(broker=\) must be a text or a Broker, got a int"),
+        ({"settings": {"max_held": 1}}, r"Pillarbox\(settings=\) must be Settings"),
+        ({"codec": "json"}, r"Pillarbox\(codec=\) must be a Codec, or None, got 'json'"),
+    ],
+)
+def test_what_is_no_place_or_setting_is_refused_by_name(places: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        Pillarbox("shop", **{"store": "memory://", **places})
+
+
+def test_an_object_may_be_the_broker() -> None:
+    broker = MemoryBroker(clock=VirtualClock())
+
+    assert Pillarbox("shop", store="memory://", broker=broker).broker is broker
+
+
+def test_a_place_that_is_none_is_refused_without_its_text_which_may_hold_a_password() -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        Pillarbox("shop", store="memory://", broker={"url": f"redis://:{SECRET}@h"})  # type: ignore[arg-type]
+
+    assert SECRET not in str(refused.value)
+
+
+@pytest.mark.parametrize("part", [dataclass, Handlers, OrderPlaced, "shop.stock", None])
+def test_what_holds_no_declarations_is_refused_and_not_left_for_the_start(part: Any) -> None:
+    """As where a module is included instead of the handlers in it."""
+    with pytest.raises(ConfigurationError, match=r"include\(stock\.handlers\)"):
+        Pillarbox("shop", store="memory://").include(part)
+
+
+@pytest.mark.parametrize(
+    ("say", "says"),
+    [
+        (lambda box: box.alert_to("https://alerts.example"), "asynchronous function or an alert"),
+        (lambda box: box.alert_to(print, rules=5), r"alert_to\(rules=\) must be AlertRules"),
+        (lambda box: box.dependency("bank", 5), "the breaker of dependency 'bank' must be CircuitBreaker"),
+        (lambda box: box.observe(Happening), r"observe\(\) must be an Observer, got the class Happening"),
+        (lambda box: box.provide(int, int, scope="request"), "scope must be 'app' or 'message', got 'request'"),
+        (lambda box: box.flow("f", starts=OrderPlaced, ends=(), within=5), "must be a timedelta above zero, got 5"),
+    ],
+)
+def test_what_is_of_no_use_to_a_box_is_refused_when_it_is_said(say: Callable[[Pillarbox], None], says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        say(Pillarbox("shop", store="memory://"))

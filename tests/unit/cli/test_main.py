@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click import Group
@@ -97,6 +98,36 @@ def test_with_json_a_usage_error_is_an_object_too(pillarbox: Shell) -> None:
 
     assert done.exit_code == 2
     assert "'soon' is no duration" in json.loads(done.stdout)["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nonsense", "--json"),
+        ("outbox", "nonsense", "--json"),
+        ("outbox", "--json"),
+        ("health", "--nope", "--json"),
+        ("dead-letters", "replay", "-1", "--json"),
+    ],
+    ids=" ".join,
+)
+def test_with_json_a_mistake_before_the_command_is_read_is_an_object_too(
+    arguments: tuple[str, ...], pillarbox: Shell
+) -> None:
+    done = pillarbox(*arguments, store=False)
+
+    assert (done.exit_code, done.stderr) == (2, "")
+    assert json.loads(done.stdout)["error"]["type"] == "UsageError"
+
+
+def test_of_a_file_that_is_no_database_it_is_not_said_that_it_must_run(tmp_path: Path, pillarbox: Shell) -> None:
+    (tmp_path / "notes.txt").write_text("no database" * 100)
+
+    done = pillarbox("health", "--store", f"sqlite:///{tmp_path}/notes.txt", store=False)
+
+    assert done.exit_code == 2
+    assert "check that the file is a database" in done.stderr
+    assert "check that it runs" not in done.stderr
 
 
 def test_a_database_file_that_is_not_there_is_not_created(pillarbox: Shell) -> None:

@@ -93,7 +93,7 @@ def test_a_field_that_one_of_the_types_lacks_is_refused_at_start() -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"dedupe_by": 7}, "the name of a field or a function"),
+        ({"dedupe_by": 7}, "dedupe_by must be a text or a function"),
         ({"dedupe_by": "payment_id", "idempotency": "natural"}, "needs an inbox"),
     ],
 )

@@ -11,7 +11,7 @@ from pillarbox.errors import ConfigurationError
 
 
 def test_zero_keeps_nothing_and_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="keep must be a time above zero"):
+    with pytest.raises(ConfigurationError, match="keep must be a timedelta above zero, or None to keep ids for ever"):
         InboxSettings(keep=timedelta(0))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -130,10 +131,22 @@ def test_a_property_can_be_the_key() -> None:
     assert key_of(Pair("a", "b")) == "ab"
 
 
-@pytest.mark.parametrize("version", [0, -1, True])
-def test_a_version_is_a_whole_number_from_one(version: int) -> None:
-    with pytest.raises(ConfigurationError, match="whole number from 1"):
+@pytest.mark.parametrize("version", [0, -1, True, "1", 1.5, float("nan")])
+def test_a_version_is_a_whole_number_from_one(version: Any) -> None:
+    with pytest.raises(ConfigurationError, match="whole number of at least 1"):
         event("a.b", version=version)
+
+
+@pytest.mark.parametrize("name", [5, None, int])
+def test_a_decorator_without_its_name_is_refused_by_name(name: Any) -> None:
+    """As where ``@event`` stands above the class without brackets."""
+    with pytest.raises(ConfigurationError, match=r"message type .* is not a valid name"):
+        event(name)
+
+
+def test_what_is_no_class_is_no_message() -> None:
+    with pytest.raises(ConfigurationError, match=r"'order\.placed' is not declared as a message"):
+        message_type_of("order.placed")  # type: ignore[arg-type]  # as in on("order.placed")
 
 
 @pytest.mark.parametrize("name", ["", "Order.Placed", "order.*", "order.>", "order placed", "a..b", "a.", "order\n"])

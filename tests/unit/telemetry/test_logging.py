@@ -9,7 +9,16 @@ from typing import get_args
 
 import pytest
 
-from pillarbox.observe import Event, MessageDead, MessageHandled, MessageRouted, MessagesPublished, WorkerFaltered
+from pillarbox import Pillarbox, WebhookAlert
+from pillarbox.observe import (
+    Event,
+    MessageDead,
+    MessageHandled,
+    MessageRouted,
+    MessagesPublished,
+    Observer,
+    WorkerFaltered,
+)
 from pillarbox.telemetry import JsonLines, LoggingObserver, TextLines
 from pillarbox.telemetry.logging_ import facts_of, line_of
 
@@ -101,3 +110,35 @@ def test_several_addresses_stand_in_one_value() -> None:
     routed = MessageRouted(consumer="shop/orders", message_id="m1", destinations=("queue:a", "topic:b"))
 
     assert facts_of(routed)["destinations"] == "queue:a topic:b"
+
+
+@pytest.mark.parametrize("alerts", [False, True])
+def test_a_box_that_nobody_observes_logs_what_goes_wrong_and_nothing_else(
+    alerts: bool,  # a case
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    box = Pillarbox("shop", store="memory://")
+    if alerts:  # one that fails is told of by nobody else
+        box.alert_to(WebhookAlert("https://alerts.example", secret="s"))
+    caplog.set_level(logging.INFO, logger="pillarbox")
+
+    box.observers.notice(FALTERED)
+    box.observers.notice(MessagesPublished(count=1))
+
+    (record,) = caplog.records
+    assert (record.levelname, record.name) == ("ERROR", "pillarbox")
+
+
+def test_a_box_with_an_observer_logs_nothing_of_its_own_accord(caplog: pytest.LogCaptureFixture) -> None:
+    seen: list[Event] = []
+
+    class Seeing(Observer):
+        def notice(self, event: Event, /) -> None:
+            seen.append(event)
+
+    box = Pillarbox("shop", store="memory://")
+    box.observe(Seeing())
+
+    box.observers.notice(FALTERED)
+
+    assert (seen, caplog.records) == ([FALTERED], [])

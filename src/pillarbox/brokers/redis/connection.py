@@ -15,9 +15,18 @@ import hiredis
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    AuthenticationWrongNumberOfArgsError,
+    NoPermissionError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 
 from pillarbox.errors import BrokerUnavailableError
+from pillarbox.errors.waiting import IS_IT_THERE
 
 Argument: TypeAlias = str | bytes | int
 Command: TypeAlias = Sequence[Argument]
@@ -25,6 +34,14 @@ Command: TypeAlias = Sequence[Argument]
 _hiredis: Any = hiredis  # its types know commands of one word only
 _pack = _hiredis.pack_command
 NAME = "redis"
+_WHO = "give the user and password that it knows in broker=redis://USER:PASSWORD@…"
+_REMEDIES: Sequence[tuple[type[RedisError], str]] = (
+    (AuthenticationError, _WHO),
+    (AuthenticationWrongNumberOfArgsError, _WHO),
+    (NoPermissionError, "allow its user what it was refused, by ACL SETUSER"),
+    (ReadOnlyError, "it is a replica: name its master in broker="),
+    (ResponseError, "it was reached, and refuses: mend what it says"),
+)
 ANSWER_WITHIN_S = 5.0
 ANSWERS_IN_TIME = 50
 """So many answers at a time must come within that."""
@@ -65,7 +82,7 @@ class RedisConnection:
         """
         (answer,) = await self.execute_all([command])
         if is_refusal(answer):
-            raise BrokerUnavailableError(broker=NAME, reason=str(answer)) from answer
+            raise refused(answer) from answer
         return answer
 
     async def execute_all(self, commands: Sequence[Command]) -> Sequence[Any]:
@@ -123,6 +140,13 @@ def is_refusal(answer: object) -> bool:
     return isinstance(answer, RedisError)
 
 
+def refused(answer: Exception) -> BrokerUnavailableError:
+    """Return what a refusal, or silence, of Redis means here."""
+    reason = str(answer) or type(answer).__name__
+    remedy = next((remedy for kind, remedy in _REMEDIES if isinstance(answer, kind)), IS_IT_THERE)
+    return BrokerUnavailableError(broker=NAME, reason=reason, remedy=remedy)
+
+
 def _is_read_only(answer: Any) -> bool:
     """Tell whether a command, or one in a script that returns how far it came and why, met a replica."""
     of_script: bytes | None = answer[1] if answer.__class__ is list and len(answer) == 2 else None
@@ -135,7 +159,7 @@ def _translated() -> Generator[None]:
     try:
         yield
     except (RedisError, OSError, TimeoutError) as error:
-        raise BrokerUnavailableError(broker=NAME, reason=str(error) or type(error).__name__) from error
+        raise refused(error) from error
 
 
 async def _answers(connection: Any, count: int, limit: asyncio.Timeout) -> list[Any]:

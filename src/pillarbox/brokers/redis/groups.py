@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pillarbox.brokers.partitions import Share, two_consumers
-from pillarbox.brokers.redis.connection import NAME, RedisConnection, is_refusal
+from pillarbox.brokers.redis.connection import RedisConnection, is_refusal, refused
 from pillarbox.brokers.redis.layout import groups_of, streams_of
 from pillarbox.brokers.redis.scripts import TRIM
 from pillarbox.channel import Subscription, is_queue
-from pillarbox.errors import BrokerUnavailableError, ConfigurationError
+from pillarbox.errors import ConfigurationError
 
 ALL_THAT_IS_THERE, WHAT_COMES_FROM_NOW_ON = "0", "$"
 
@@ -34,7 +34,7 @@ async def declare(connection: RedisConnection, subscription: Subscription, *, an
         telling = ("SADD", groups_of(channel), subscription.consumer)
         for answer in await connection.execute_all([*making, telling]):
             if is_refusal(answer) and not str(answer).startswith("BUSYGROUP"):
-                raise BrokerUnavailableError(broker=NAME, reason=str(answer)) from answer
+                raise refused(answer) from answer
 
 
 async def _check_alone(connection: RedisConnection, channel: str, consumer: str) -> None:

@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from pillarbox.brokers.partitions import Receipt, Share, Shares, by_place, hand_out
-from pillarbox.brokers.redis.connection import BLOCK_AT_MOST_MS, NAME, RedisConnection, is_refusal
+from pillarbox.brokers.redis.connection import BLOCK_AT_MOST_MS, RedisConnection, is_refusal, refused
 from pillarbox.brokers.redis.entries import message_from
 from pillarbox.brokers.redis.groups import declare, trim
 from pillarbox.brokers.redis.layout import stream_of
@@ -119,7 +119,7 @@ class RedisReceiver(MessageReceiver):
         answers = await self._connection.execute_all([("XPENDING", share.name, self._group) for share in shares])
         for share, before, answer in zip(shares, known, answers, strict=True):
             if is_refusal(answer):
-                raise BrokerUnavailableError(broker=NAME, reason=str(answer)) from answer
+                raise refused(answer) from answer
             if answer[0] > before:
                 share.lay_aside()
 
