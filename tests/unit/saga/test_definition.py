@@ -173,7 +173,7 @@ def test_a_name_that_no_store_could_hold_beside_its_service_s_is_refused() -> No
 
 @pytest.mark.parametrize("version", [0, -1, 1.5, True, 2**31])
 def test_a_version_that_is_no_number_of_a_version_is_refused(version: Any) -> None:
-    with pytest.raises(ConfigurationError, match="whole number from 1"):
+    with pytest.raises(ConfigurationError, match="whole number of at least 1 and at most 2147483647"):
         Saga("fulfil", state=Order, version=version)
 
 
