@@ -323,6 +323,22 @@ async def test_a_new_consumer_of_a_topic_begins_with_what_comes_then(broker: Kaf
         assert [one.message for one in await receive(receiver, 1)] == [sent]
 
 
+async def test_what_waited_for_a_topic_is_for_its_first_consumer(broker: KafkaBroker) -> None:
+    """A relay may send it as soon as the topic is there, before the consumer that has made it has a place."""
+    topic = new_topic()
+    waiting, later = letter("m1", topic), letter("m2", topic)
+    assert isinstance((await broker.sender().send([waiting]))[0], NotReady)
+    broker._topics.make([topic_of(topic)])
+    assert list(await broker.sender().send([waiting])) == [Confirmed()]
+
+    async with listening(broker, new_subscription(topic)) as first:
+        assert [one.message for one in await receive(first, 1)] == [waiting]
+        await broker.declare([second := new_subscription(topic)])
+        await broker.sender().send([later])
+        async with listening(broker, second) as receiver:
+            assert [one.message for one in await receive(receiver, 1)] == [later], "it is not the first"
+
+
 async def test_what_was_removed_unread_and_partitions_that_are_new_are_told_and_begun_at_the_oldest(
     broker: KafkaBroker, kafka_server: KafkaServer, operator: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

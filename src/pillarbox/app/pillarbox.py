@@ -32,7 +32,7 @@ from pillarbox.app.orchestrating import (
 )
 from pillarbox.app.places import BrokerPlace, StorePlace, broker_at, outbox_of, store_at
 from pillarbox.app.publishing import Publisher
-from pillarbox.app.running import Running
+from pillarbox.app.running import Running, connect
 from pillarbox.app.settings import DEFAULTS, Settings
 from pillarbox.channel import Broker
 from pillarbox.channel.wakeup import Wakeup
@@ -213,11 +213,11 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
         return tuple(migration.version for migration in applied)
 
     async def __aenter__(self) -> Pillarbox:
-        """Open the box: check its tables and connect its broker.
+        """Open the box: check its tables and connect its broker, or tell observers that it is away.
 
         Raises:
             SchemaVersionError: the tables are missing or of another release.
-            BrokerUnavailableError: the broker cannot be reached.
+            ConfigurationError: the broker cannot be worked with.
         """
         self._openings += 1
         if not self._is_open:
@@ -225,7 +225,7 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
                 if (said := self.settings.migrate_on_open) or (said is None and self.store.traits.single_writer):
                     await self.store.migrate()
                 await self.store.check_schema()
-                await self.broker.open()
+                await connect(self.broker, self.observers)
             except BaseException:
                 self._openings -= 1
                 await self.store.let_go()

@@ -6,16 +6,30 @@ import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 
+from pillarbox.channel import Broker
 from pillarbox.clock import Clock
 from pillarbox.consumer.intermittent import Intermittent
 from pillarbox.consumer.stray import failure_of
 from pillarbox.consumer.worker import ConsumerWorker
+from pillarbox.errors import BrokerUnavailableError
 from pillarbox.observe import Observer, WorkerFaltered
 from pillarbox.rounds import Loop
 from pillarbox.saga.orchestrator import SagaOrchestrator
 
 HANDLING = (ConsumerWorker, Intermittent, SagaOrchestrator)
 PAUSE_BEFORE_RESTART = timedelta(seconds=1)
+
+
+async def connect(broker: Broker, observer: Observer) -> None:
+    """Open ``broker``, or tell that it is away: that keeps nobody from publishing, and the relay meets it again.
+
+    Raises:
+        ConfigurationError: it cannot be worked with.
+    """
+    try:
+        await broker.open()
+    except BrokerUnavailableError as error:
+        observer.notice(WorkerFaltered.by(error, worker="broker", retry_after=PAUSE_BEFORE_RESTART))
 
 
 class Running:

@@ -270,7 +270,10 @@ def test_what_holds_no_declarations_is_refused_and_not_left_for_the_start(part: 
         (lambda box: box.dependency("bank", 5), "the breaker of dependency 'bank' must be CircuitBreaker"),
         (lambda box: box.observe(Happening), r"observe\(\) must be an Observer, got the class Happening"),
         (lambda box: box.provide(int, int, scope="request"), "scope must be 'app' or 'message', got 'request'"),
-        (lambda box: box.flow("f", starts=OrderPlaced, ends=(), within=5), "must be a timedelta above zero and at most 36500 days, got 5"),
+        (
+            lambda box: box.flow("f", starts=OrderPlaced, ends=(), within=5),
+            "must be a timedelta above zero and at most .*, got 5",
+        ),
     ],
 )
 def test_what_is_of_no_use_to_a_box_is_refused_when_it_is_said(say: Callable[[Pillarbox], None], says: str) -> None:

@@ -87,7 +87,13 @@ class KafkaBroker(Broker, SharedWithOthers):
         self._ours.update(names)
         late = self._settings.begin == "latest"
         from_now_on = [topic_of(one) for one in subscription.channels if late and not is_queue(one)]
-        Founder(subscription.consumer, settings=self._settings, clock=self._clock).found(found, from_now_on=from_now_on)
+        founder = Founder(
+            subscription.consumer,
+            settings=self._settings,
+            clock=self._clock,
+            readers_of=lambda name: self._topics.consumers_of(name, found[name]),
+        )
+        founder.found(found, from_now_on=from_now_on)
 
     def _check_alone(self, queue: str, partitions: int, consumer: str) -> None:
         holders = self._topics.consumers_of(topic_of(queue), partitions)

@@ -6,7 +6,7 @@ has a partition writes its place, so that none is moved over messages that came 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -21,17 +21,22 @@ if TYPE_CHECKING:
 
 FOUND_WITHIN_S: Final = 30.0
 LEAVE_TO_OTHERS_AFTER_S: Final = 5.0
+YOUNG_S: Final = 600.0
+"""For so long a topic is new: what it has by then may have waited for its first consumer."""
 _POLL_S: Final = 0.05
 
 
 class Founder:
     """Gives one consumer its places."""
 
-    def __init__(self, group: str, *, settings: KafkaSettings, clock: Clock) -> None:
-        """Found places of ``group``."""
+    def __init__(
+        self, group: str, *, settings: KafkaSettings, clock: Clock, readers_of: Callable[[str], Collection[str]]
+    ) -> None:
+        """Found places of ``group``; ``readers_of`` tells which groups have a place on a topic."""
         self._group = group
         self._settings = settings
         self._clock = clock
+        self._readers_of = readers_of
         self._new: list[str] | None = None
         self._trouble = "no answer"
         self._leave_at = float("inf")
@@ -41,8 +46,8 @@ class Founder:
 
         Args:
             topics: their numbers of partitions.
-            from_now_on: the topics on which it begins with what comes after this returned; on the others it begins
-                with the oldest.
+            from_now_on: the topics on which it begins with what comes after this returned; on the others, and on one
+                that is new and has no other group, it begins with the oldest.
 
         Raises:
             BrokerUnavailableError: the servers are away, or the group does not let us in.
@@ -90,11 +95,20 @@ class Founder:
         for one in partitions:
             low, high = consumer.get_watermark_offsets(one, timeout=ANSWER_WITHIN_S)
             start = high if one.topic in from_now_on else low
+            if start > low and self._is_the_first(consumer, one, low):
+                start = low
             if start > low:
                 passed = "%s is new on %s [%s]: it begins at %s, and leaves the %s messages before it to others"
                 logger.warning(passed, self._group, one.topic, one.partition, start, start - low)
             offsets.append(TopicPartition(one.topic, one.partition, start))
         consumer.commit(offsets=offsets, asynchronous=False)  # refused where another member has the partition by now
+
+    def _is_the_first(self, consumer: Any, place: TopicPartition, low: int) -> bool:
+        """Tell whether what the partition has may have waited for this group: all of it is young, and nobody else's."""
+        since_ms = int((self._clock.now().timestamp() - YOUNG_S) * 1000)
+        asked = TopicPartition(place.topic, place.partition, since_ms)
+        (young,) = consumer.offsets_for_times([asked], timeout=ANSWER_WITHIN_S)
+        return low == 0 == young.offset and not set(self._readers_of(place.topic)) - {self._group}
 
     def _places(self, consumer: Any, topic: str, size: int) -> list[bool]:
         """Tell of each partition whether the group has a place on it."""
