@@ -320,6 +320,23 @@ async def test_whoever_takes_over_finds_what_was_not_acknowledged_first(
     await first.close()
 
 
+async def test_whoever_follows_one_that_stopped_is_given_what_that_had_not_settled_and_nothing_else(
+    broker: NatsBroker, harness: BrokerHarness
+) -> None:
+    """Also of what lies behind the first that is not acknowledged, some of which is."""
+    topic = new_topic()
+    subscription = new_subscription(topic)
+    async with listening(harness, subscription) as first:
+        sent = [letter(f"m{number}", topic) for number in range(20)]
+        await broker.sender().send(sent)
+        out = await receive(first, 12)
+        await first.settle(out[1::2], Outcome.ACCEPTED)
+
+    async with listening(harness, subscription) as second:
+        assert [one.message for one in await receive(second, 14)] == [*sent[0:12:2], *sent[12:]]
+        await assert_silent(second)
+
+
 async def test_a_handler_slower_than_the_servers_patience_gets_its_message_once(
     broker: NatsBroker, harness: BrokerHarness, jetstream: JetStream
 ) -> None:
