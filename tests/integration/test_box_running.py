@@ -76,11 +76,17 @@ async def handle(order: OrderPlaced) -> None: ...
 async def test_a_stop_while_the_box_opens_is_heard() -> None:
     """As of a signal that comes early; it would run until it is killed."""
     box, _ = make_box("memory://")
-    async with asyncio.TaskGroup() as group, asyncio.timeout(10):
-        running = group.create_task(box.run())
-        await asyncio.sleep(0)
-        box.stop()
-        await running
+
+    async def run() -> None:
+        async with box.running():
+            assert box._runnings[0]._stopping
+
+    for work in (box.run, run):
+        async with asyncio.TaskGroup() as group, asyncio.timeout(10):
+            running = group.create_task(work())
+            await asyncio.sleep(0)
+            box.stop()
+            await running
 
 
 async def test_a_stop_ends_each_run_of_a_box() -> None:

@@ -11,7 +11,10 @@ from msgspec import structs
 from pillarbox import Causal, Cause
 from pillarbox.app.places import store_at
 from pillarbox.deadletter import DeadLetterFilter
+from pillarbox.message.return_address import ReturnAddress
 from pillarbox.observe import CauseAwaited, CauseMissing, MessageDead
+from pillarbox.saga.journal import Direction
+from pillarbox.saga.token import Awaited, signed
 from tests import effort
 from tests.integration.causes import CONSUMER, ECHOES, Followers, renamed, step
 
@@ -151,6 +154,31 @@ async def test_a_message_that_died_after_its_cause_had_come_waits_for_nothing(st
 
     assert [one.message.id for one in await process.box.dead_letters.list()] == ["b"]
     assert await process.waiting() == {}
+
+
+@pytest.mark.parametrize("outside", [False, True])
+async def test_what_is_behind_a_dead_command_of_a_saga_waits_for_its_causes(
+    store: RelationalStore, outside: bool
+) -> None:
+    """Such a command lets go of its key, so nothing else holds up what is behind it."""
+    process = await followers(store, bad={"x": 2}, outside=outside)
+    await process.arrive(of_a_saga(step("x")), step("b", "a"), step("c"))
+    await process.let_pass(timedelta(seconds=1))
+
+    await process.drain()
+
+    assert [one.message.id for one in await process.box.dead_letters.list()] == ["x"]
+    assert await process.handled() == []
+    await process.arrive(step("a", key="other"))
+    await process.drain()
+    assert await process.handled() == ["a", "b", "c"]
+
+
+def of_a_saga(message: Message) -> Message:
+    """Return ``message`` as a command that a saga awaits the answer of."""
+    token = signed(Awaited("shop/fulfil", "o-1", "reserve", Direction.DO, 1, 0), "secret")
+    there = ReturnAddress(to="queue:shop.replies", key="o-1", types=("stock.reserved",), token=token)
+    return structs.replace(message, headers={**message.headers, **there.headers()})
 
 
 async def test_causes_that_the_consumer_never_sees_are_ignored(store: RelationalStore) -> None:

@@ -337,6 +337,47 @@ async def test_whoever_follows_one_that_stopped_is_given_what_that_had_not_settl
         await assert_silent(second)
 
 
+async def test_what_moves_to_an_instance_that_joins_is_settled_for_good(
+    broker: NatsBroker, harness: BrokerHarness
+) -> None:
+    """Who gives partitions up returns what it had fetched ahead; when the new one stops, nothing comes once more."""
+    topic = new_topic()
+    subscription = new_subscription(topic)
+    sent = [letter(f"m{number}", topic, key=f"k{number}") for number in range(100)]
+    handled: list[str] = []
+
+    async def go_on(receiver: MessageReceiver, *, limit: int = 100) -> bool:
+        came = await receiver.receive(limit, within=DEAF)
+        await receiver.settle(came, Outcome.ACCEPTED)
+        handled.extend(one.message.id for one in came)
+        return bool(came)
+
+    async with listening(harness, subscription) as first:
+        assert list(await first.receive(1, within=DEAF)) == []
+        await broker.sender().send(sent)
+        (out,) = await receive(first, 1)
+        async with listening(harness, subscription) as second:
+
+            async def has_got_some() -> bool:
+                await first.receive(0, within=DEAF)
+                return await go_on(second)
+
+            await wait_until(has_got_some, WITHIN, what="partitions for the second instance")
+            while await go_on(second):
+                pass
+        await first.settle([out], Outcome.ACCEPTED)
+        handled.append(out.message.id)
+
+        async def has_all() -> bool:
+            await go_on(first)
+            return {*handled} == {one.id for one in sent}
+
+        await wait_until(has_all, WITHIN, what="the rest")
+        await assert_silent(first)
+
+    assert len(handled) == len(sent)
+
+
 async def test_a_handler_slower_than_the_servers_patience_gets_its_message_once(
     broker: NatsBroker, harness: BrokerHarness, jetstream: JetStream
 ) -> None:

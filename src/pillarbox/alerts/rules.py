@@ -38,7 +38,7 @@ ATTENTION = "pillarbox saga list --status needs_attention"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlertRules:
-    """What is worth an alert; ``None``, or ``False``, leaves a rule out.
+    """What is worth an alert; ``None`` leaves a rule out, or ``False`` where it is on or off.
 
     A *group* is what failed for the same cause, as dead letters are grouped.
 

@@ -36,6 +36,7 @@ class Including(Declaring):
     _sagas: Included
     _providers: Providers
     _runnings: list[Running]
+    _stops: int
 
     def _declare(
         self, handler: Callable[..., object], types: tuple[type[Any], ...], batch: int | None, options: Options
@@ -108,11 +109,16 @@ class Including(Declaring):
     def _check_can_be_heard(self) -> None:
         self._handlers.check_can_be_heard()
 
-    def _begin(self, running: Running) -> Running:
-        """Note that ``running`` works with what has been declared; nothing more can be until it has ended."""
+    def _begin(self, running: Running, *, stops: int) -> Running:
+        """Note that ``running`` works with what has been declared; nothing more can be until it has ended.
+
+        It ends at once if the box was told to stop more often than ``stops`` times, which it was before it opened.
+        """
         for part in self._included:
             part.heard_by += 1
         self._runnings.append(running)
+        if self._stops > stops:
+            running.stop()
         return running
 
     def _end(self, running: Running) -> None:

@@ -255,9 +255,7 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
         stops = self._stops
         async with self:
             workers = await self._workers(relay=relay, consumers=consumers, sagas=sagas)
-            running = self._begin(Running(workers, clock=self.settings.clock, observer=self.observers))
-            if self._stops > stops:  # while it was opening
-                running.stop()
+            running = self._begin(Running(workers, clock=self.settings.clock, observer=self.observers), stops=stops)
             try:
                 await running.run()
             finally:
@@ -280,9 +278,10 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
     ) -> AsyncGenerator[Pillarbox]:
         """Run the workers for as long as the block lasts, then drain them; for a web framework's lifespan."""
         failed: Exception | None = None
+        stops = self._stops
         async with self:
             workers = await self._workers(relay=relay, consumers=consumers, sagas=sagas)
-            running = self._begin(Running(workers, clock=self.settings.clock, observer=self.observers))
+            running = self._begin(Running(workers, clock=self.settings.clock, observer=self.observers), stops=stops)
             async with asyncio.TaskGroup() as group:
                 task = group.create_task(running.run())
                 try:

@@ -79,6 +79,7 @@ class Settings:
             migrate_on_open=Bounds(none="to do so on SQLite only"),
         )
         for channel, foreign in self.foreign.items():
+            check_value(channel, str, name="Settings.foreign: the name of a channel")
             parse_destination(channel)
             check_value(foreign, ForeignMessages, name=f"Settings.foreign[{channel!r}]")
 

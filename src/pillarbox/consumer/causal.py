@@ -148,7 +148,9 @@ class CausalGate(Gate):
             if missing and item not in judged:
                 lacking[item] = missing
                 blocked.add(item.hold_key)
-            elif isinstance(item.verdict, RetryLater) or (item.verdict is not None and self._blocks_key):
+            elif isinstance(item.verdict, RetryLater) or (
+                item.verdict is not None and self._blocks_key and item.blocks
+            ):
                 blocked.add(item.hold_key)
             elif item.verdict is None and self._in_one_transaction:
                 before.add(item.message.id)

@@ -72,9 +72,9 @@ class Item(msgspec.Struct, kw_only=True, eq=False):
         """Whether it is to be looked at again later."""
         return isinstance(self.verdict, RetryLater)
 
-    def may_conflict(self) -> bool:
-        """Count a conflict; tell whether it is tried again as if it had not been."""
-        self.conflicts = (self.conflicts + 1) % (CONFLICTS_IN_A_ROW + 1)
+    def is_repeated(self, *, is_conflict: bool) -> bool:
+        """Count a conflict, anew after another failure; tell whether it is tried again as if it had not been."""
+        self.conflicts = (self.conflicts + 1) % (CONFLICTS_IN_A_ROW + 1) if is_conflict else 0
         return self.conflicts > 0
 
     def failed(self, error: Exception, *, at: datetime, redact: Callable[[str], str]) -> None:

@@ -124,8 +124,9 @@ class Process:
             except (LeaseLostError, StoppedByDeadLetter):
                 raise
             except Exception as error:
+                is_judged = len(batch) == 1 and batch[0].verdict is None
                 is_conflict = self._is_conflict(error, batch)
-                conflicts += is_conflict
+                conflicts += is_conflict and not is_judged  # a message alone counts its own
                 self._rolled_back(batch, type(error).__name__, size)
             else:
                 size.grow()
@@ -141,15 +142,17 @@ class Process:
         translated = self._source.translate(error)
         if isinstance(translated, TransientError):
             raise translated from error
-        if isinstance(translated, ConflictError):
-            return True
-        if len(batch) == 1:
-            if batch[0].verdict is not None:  # no handler ran: even putting it aside fails, which is not its fault
-                raise error
-            verdict = self._run.judge(batch[0], error)
-            if verdict is not None and not isinstance(verdict, RetryNow):
-                batch[0].verdict = verdict
-        return False
+        is_conflict = isinstance(translated, ConflictError)
+        if len(batch) > 1:
+            return is_conflict
+        if batch[0].verdict is not None:  # no handler ran: even putting it aside fails, which is not its fault
+            if is_conflict:
+                return True
+            raise error
+        verdict = self._run.judge(batch[0], error)
+        if verdict is not None and not isinstance(verdict, RetryNow):
+            batch[0].verdict = verdict
+        return is_conflict and verdict is None
 
     def _rolled_back(self, batch: list[Item], cause: str, size: RunSize) -> None:
         size.shrink()

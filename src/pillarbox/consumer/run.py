@@ -211,7 +211,7 @@ class Run:
         """Count a failed attempt and decide what follows; ``None`` if the failure is not the handler's."""
         translated = self.rules.translate(error)
         failure = self.rules.classification.classify(translated, now=self.rules.now())
-        if failure.kind == "conflict" and item.may_conflict():
+        if item.is_repeated(is_conflict=failure.kind == "conflict"):
             return None
         item.error = error
         is_last = item.attempts + 1 >= self.rules.retry.attempts

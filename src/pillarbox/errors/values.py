@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 from functools import cache
@@ -72,7 +72,7 @@ def check_values(settings: object, /, *, where: str = "", **bounds: Bounds) -> N
     """Refuse a field of the dataclass ``settings`` that is not as annotated, or out of its bounds.
 
     Args:
-        settings: an instance; its annotations can be evaluated in its module.
+        settings: an instance of a class of ours, whose annotations can be evaluated in its module, or of a subclass.
         where: what the error begins with, before the field; ``ClassName.`` unless given.
         bounds: of its fields, by name.
 
@@ -81,6 +81,8 @@ def check_values(settings: object, /, *, where: str = "", **bounds: Bounds) -> N
     """
     hints = _hints_of(cast("Any", type(settings)))
     for field in fields(settings):  # type: ignore[arg-type]  # no type says "a dataclass"
+        if field.name not in hints:
+            continue
         check_value(
             getattr(settings, field.name),
             hints[field.name],
@@ -116,8 +118,9 @@ def _shown(value: object, hint: object) -> str:
 
 
 @cache
-def _hints_of(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
+def _hints_of(kind: type) -> Mapping[str, Any]:
+    """Return the types of our fields of ``kind``; what a program's subclass adds may be known to type checkers only."""
+    return get_type_hints(next(one for one in kind.__mro__ if _is_ours(one) and is_dataclass(one)))
 
 
 def _choices(hint: object) -> tuple[object, ...]:
@@ -159,7 +162,11 @@ def _are_items(value: object, hints: Sequence[object]) -> bool:
 
 
 def _is_port(kind: type) -> bool:
-    return bool(getattr(kind, "_is_protocol", False)) and kind.__module__.startswith("pillarbox.")
+    return bool(getattr(kind, "_is_protocol", False)) and _is_ours(kind)
+
+
+def _is_ours(kind: type) -> bool:
+    return kind.__module__.startswith("pillarbox.")
 
 
 def _is_quantity(value: object, hint: object) -> bool:

@@ -229,6 +229,9 @@ class Saga(Generic[S]):
         check_value(version, int, name=f"saga {name!r}: version", bounds=Bounds(least=1, most=MOST_VERSIONS))
         self.state = state
         self.version = version
+        check_value(upcasters, Mapping | None, name=f"saga {name!r}: upcasters")
+        for older in upcasters or ():
+            check_value(older, int, name=f"saga {name!r}: a version in upcasters")
         self.upcasters = dict(sorted((upcasters or {}).items()))
         if self.upcasters and [*self.upcasters] != [*range(max(1, min(self.upcasters)), version)]:
             raise ConfigurationError(

@@ -15,7 +15,7 @@ from pillarbox.consumer.process import Process
 from pillarbox.consumer.report import RunReport
 from pillarbox.consumer.run import Run, RunProgram
 from pillarbox.consumer.surroundings import Surroundings
-from pillarbox.errors import ConflictError, LeaseLostError, TransientError
+from pillarbox.errors import ConflictError, LeaseLostError, PermanentError, TransientError
 from pillarbox.idempotency import Suspect, Trial
 from pillarbox.observe import Event, HeldKeyFull, MessageDead, Observer, RunRolledBack
 from pillarbox.ordering import RunSize
@@ -268,19 +268,51 @@ async def test_a_conflict_halves_the_batch_and_is_nobodys_attempt() -> None:
     assert [one.attempts for one in items] == [0, 0, 0, 0]
 
 
-async def test_a_database_that_asks_again_and_again_is_unavailable_in_the_end() -> None:
+async def test_conflicts_are_counted_anew_after_another_failure() -> None:
+    scene = stage(retry=Retry(attempts=2, immediate=1))
+    message = item("m1")
+    many = CONFLICTS_IN_A_ROW - 10
+    errors = iter([*[ConflictError("deadlock")] * many, ValueError("no"), *[ConflictError("deadlock")] * many])
+
+    def script(identity: str, attempt: int) -> Returned | Raised:
+        error = next(errors, None)
+        return returns()(identity, attempt) if error is None else Raised(error, touched=True)
+
+    batches = Batches(scene, script)
+
+    await handle(scene, batches, [message])
+
+    assert (batches.handled, message.attempts) == (["m1"], 1)
+
+
+async def test_a_commit_that_conflicts_too_often_in_a_row_is_an_attempt_of_its_message_and_of_no_other() -> None:
+    scene = stage(retry=Retry(attempts=3, immediate=1, first=timedelta(seconds=2)))
+    items = items_of(3)
+
+    def commit(invoked: list[str]) -> None:
+        if "m1" in invoked:
+            raise ConflictError("serialization failure")
+
+    batches = Batches(scene, returns(), commit=commit)
+
+    await handle(scene, batches, items)
+
+    assert sorted(batches.handled) == ["m0", "m2"]
+    assert [one.attempts for one in items] == [0, 2, 0]
+    assert isinstance(items[1].verdict, RetryLater)
+
+
+async def test_a_database_that_takes_not_even_what_is_put_aside_is_unavailable_in_the_end() -> None:
     scene = stage()
     message = item("m1")
 
     def commit(_: list[str]) -> None:
         raise ConflictError("serialization failure")
 
-    batches = Batches(scene, returns(), commit=commit)
+    batches = Batches(scene, fails("m1", error=PermanentError("no"), touched=False), commit=commit)
 
     with pytest.raises(TransientError, match="shop/reserve"):
         await handle(scene, batches, [message])
-
-    assert (len(batches.invoked), message.attempts) == (CONFLICTS_IN_A_ROW + 1, 0)
 
 
 @pytest.mark.parametrize("touched", [True, False])

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
@@ -16,6 +16,9 @@ from pillarbox.errors import ConfigurationError
 from pillarbox.errors.values import Bounds, check_value
 from pillarbox.message import Limits
 from pillarbox.relay.log_settings import LogSettings
+
+if TYPE_CHECKING:
+    from decimal import Decimal
 
 NOT_SET_BY_USERS = {"Alert", "Cause", "Context", "SagaContext"}
 """Values of the public face that Pillarbox makes."""
@@ -52,6 +55,19 @@ def test_no_setting_takes_what_is_no_number_or_less_than_nothing(kind: type[Any]
 def test_what_is_no_whole_number_is_refused(value: object) -> None:
     with pytest.raises(ConfigurationError, match=r"Retry\.attempts must be a whole number of at least 1, got "):
         Retry(attempts=value)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnRetry(Retry):
+    """A program's own, with a field whose type only type checkers know."""
+
+    budget: Decimal | None = None
+
+
+def test_a_subclass_may_have_fields_of_types_that_are_not_known_at_run_time() -> None:
+    assert OwnRetry(attempts=2, budget=None).attempts == 2
+    with pytest.raises(ConfigurationError, match=r"OwnRetry\.attempts must be a whole number of at least 1, got 0"):
+        OwnRetry(attempts=0)
 
 
 def test_what_none_means_is_said() -> None:

@@ -186,6 +186,12 @@ def test_upcasters_that_do_not_lead_to_the_version_are_refused(versions: tuple[i
         Saga("fulfil", state=Order, version=4, upcasters=dict.fromkeys(versions, dict))
 
 
+@pytest.mark.parametrize("upcasters", [[dict], {"1": dict}, {1: dict, "2": dict}])
+def test_upcasters_that_are_not_by_version_are_refused(upcasters: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"saga 'fulfil': .*upcasters must be a"):
+        Saga("fulfil", state=Order, version=3, upcasters=upcasters)
+
+
 def test_a_second_reaction_to_a_reply_is_refused() -> None:
     """It would be called in place of the first one."""
 

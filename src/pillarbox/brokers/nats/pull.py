@@ -161,9 +161,10 @@ class Pull(Share):
             self.settled.popitem(last=False)
         return replies
 
-    def unsettled(self) -> list[str]:
+    def unsettled(self, *, with_out: bool) -> list[str]:
         """Return where to say of what came that it was not settled, in the order of the stream."""
-        here = [reply for _, reply in sorted(self.replies.items()) if reply]
+        out = set[Place]() if with_out else {receipt.order for receipt in self.out}
+        here = [reply for place, reply in sorted(self.replies.items()) if reply and place not in out]
         return here + [came.reply for came in self.came if came.reply]
 
     def _message(self, sequence: int, headers: Mapping[str, str] | None, body: bytes) -> Message:

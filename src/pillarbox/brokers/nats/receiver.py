@@ -44,7 +44,7 @@ COUNT_EVERY_S: Final = 5
 """So often the numbers of deliveries are compared, in case nothing follows what somebody else was given."""
 LOOK_AT_LEASES_S: Final = 0.5
 RETURNED_WITHIN_S: Final = 1.0
-"""So long whoever takes a partition over waits for what is pending to be given at once."""
+"""So long whoever takes a partition over waits for each message that is pending; it is given at once, or not."""
 DRAIN_WITHIN_S: Final = 1.0
 """So long an instance that stops waits for what the server has under way to it."""
 TRIM_AFTER: Final = 500
@@ -85,7 +85,7 @@ class NatsReceiver(MessageReceiver):
         deadline = self._clock.monotonic() + within.total_seconds()
         while True:
             self._something_came.clear()
-            mine = await self._shares.keep()
+            mine = await self._shares.keep(give_up=self._give_up)
             await self._connected(mine)
             if limit and mine:
                 await self._look(mine)
@@ -123,16 +123,29 @@ class NatsReceiver(MessageReceiver):
 
     async def close(self) -> None:
         """Give the partitions back, and to the server what is not settled, so that whoever takes them can settle it."""
-        if await _drained([share.inbox for share in self._shares if share.inbox is not None]):
-            with suppress(BrokerUnavailableError, Refusal, NatsError, OSError, TimeoutError):  # it comes in its time
-                await self._return()
-        for share in self._shares:
-            share.inbox = None
+        await self._give_up([*self._shares], is_end=True)
         await self._shares.leave()
 
-    async def _return(self) -> None:
-        for share in self._shares:
-            if unsettled := share.unsettled():
+    async def _give_up(self, shares: Sequence[Pull], *, is_end: bool = False) -> None:
+        """Return to the server what of ``shares`` is not out; at the end that, too."""
+        try:
+            if await _drained([share.inbox for share in shares if share.inbox is not None]):
+                with suppress(
+                    BrokerUnavailableError, Refusal, NatsError, OSError, TimeoutError
+                ):  # it comes in its time
+                    await self._return(shares, is_end=is_end)
+        finally:
+            for share in shares:
+                share.inbox = None
+                share.lay_aside()
+                share.came.clear()
+
+    async def _return(self, shares: Sequence[Pull], *, is_end: bool) -> None:
+        returned = {share.name: share.unsettled(with_out=is_end) for share in shares}
+        if not any(returned.values()):
+            return
+        for share in shares:
+            if unsettled := returned[share.name]:
                 # looking at a consumer has the server forget who asked and is gone: NATS 2.9 would lose one to it
                 await self._jetstream.consumer(share.stream, share.durable)
                 await self._answer(unsettled, b"-NAK")
@@ -210,9 +223,8 @@ class NatsReceiver(MessageReceiver):
         came: list[Any] = []
         try:
             await self._pull_next(link, share, inbox, batch=pending, no_wait=True)
-            async with asyncio.timeout(RETURNED_WITHIN_S):
-                while len(came) < pending and (one := await inbox.next_msg(timeout=None)).reply:
-                    came.append(one)
+            while len(came) < pending and (one := await inbox.next_msg(timeout=RETURNED_WITHIN_S)).reply:
+                came.append(one)
         except TimeoutError:
             pass
         finally:

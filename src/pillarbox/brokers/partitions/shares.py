@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pillarbox.brokers.partitions.leases import PARTITIONS
@@ -40,16 +40,22 @@ class Shares(Generic[SomeShare]):
     def __iter__(self) -> Iterator[SomeShare]:
         return iter(self._shares.values())
 
-    async def keep(self) -> list[SomeShare]:
+    async def keep(self, *, give_up: Callable[[Sequence[SomeShare]], Awaitable[None]] | None = None) -> list[SomeShare]:
         """Renew the leases and return what may be read now; what lies in others is forgotten.
 
-        What is beyond the fair share is read no more, and given back once nothing of it is out.
+        What is beyond the fair share is read no more, and given back once nothing of it is out; ``give_up`` is told of
+        it before.
 
         Raises:
             TransientError: the database is away.
         """
         await self._keeper.keep()
-        surplus, tokens = set(self._keeper.surplus), self._keeper.tokens
+        surplus = set(self._keeper.surplus)
+        if surplus and give_up is not None:
+            held = self._keeper.tokens
+            leaving = [share for share in self if share.partition in surplus]
+            await give_up([share for share in leaving if share.token in (None, held.get(share.partition))])
+        tokens = self._keeper.tokens
         busy: set[int] = set()
         mine: list[SomeShare] = []
         for share in self:
