@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox import Alert, AlertRules, Retry
@@ -18,7 +18,9 @@ from pillarbox.flow.tracker import note
 from pillarbox.message import Message
 from pillarbox.message import headers as names
 from pillarbox.observe import FlowDoubtful, FlowStuck, MessageDead, MessageHandled
+from pillarbox.relational.expressions import micros
 from pillarbox.relational.flow_tables import flow_instances
+from pillarbox.relational.tables import members
 from pillarbox.testing import Harness
 from tests.integration.boxes import make_box
 from tests.integration.choreography import (
@@ -398,6 +400,8 @@ async def test_a_program_that_declares_no_flow_any_longer_starts_and_what_waited
     async with before.running(consumers=False):
         await place(before, "o-1")
         await wait_until(lambda: _waits_for_both(before))
+        async with before.transaction() as tx:  # its last process has ended an hour ago
+            await tx.execute(update(members).values(expires_at=members.c.expires_at - micros(timedelta(hours=1))))
     after, happenings = make_service("shop", sqlite_url)
     pay_without_asking(after)
 

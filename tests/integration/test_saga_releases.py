@@ -101,6 +101,31 @@ async def test_a_reply_of_a_type_that_only_the_next_release_knows_is_not_lost_at
         assert not await following.dead_letters.list()
 
 
+async def test_a_reply_that_a_release_has_added_to_a_version_is_left_to_it_by_the_last_one(sqlite_url: str) -> None:
+    last, _ = make_box(sqlite_url)
+    last.include(shipping(1, Shipped))
+    following, _ = make_box(sqlite_url)
+    newer = shipping(1, HandedOver)
+    following.include(newer)
+    stock, _ = make_box(sqlite_url, service="stock")
+
+    @stock.on(Ship, name="ship")
+    async def ship(wanted: Ship, tx: AsyncConnection) -> HandedOver:
+        return HandedOver(wanted.order_id, "p-1")
+
+    async with following.running():
+        async with following.transaction() as tx:
+            await following.sagas.start(newer, Order("o-1"), saga_id="o-1", tx=tx)
+        await wait_until(reads(following, lambda journal: "ship" in journal.do), SOON)
+    async with last.running(), stock.running():
+        has_looked = lambda journal: any(one.what == "not known here" for one in journal.history)  # noqa: E731
+        await wait_until(reads(last, has_looked), SOON)
+    async with following.running():
+        await wait_until(reads(following, lambda journal: journal.status == "completed"), SOON)
+
+        assert '"parcel":"p-1"' in (await following.sagas.get("o-1")).state
+
+
 async def test_a_release_starts_again_while_the_next_one_takes_over_what_it_has_under_way(sqlite_url: str) -> None:
     first, second = shipping(1, Shipped), shipping(2, Shipped)
     second.upcasters[1] = lambda state: state

@@ -12,6 +12,7 @@ from sqlalchemy import Table, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pillarbox import Pillarbox, RelaySettings, Retry, Saga, command, event
+from pillarbox.app import flowing
 from pillarbox.app.background import keeper_of
 from pillarbox.app.membership import Membership
 from pillarbox.brokers.memory import MemoryBroker
@@ -19,9 +20,9 @@ from pillarbox.errors import BrokerUnavailableError, ConfigurationError, Invalid
 from pillarbox.observe import ConsumerStopped, MessageDiscarded, MessageHandled, MessageHeld
 from pillarbox.relational.flow_tables import flow_participants
 from pillarbox.relational.idempotency import WORKERS
-from pillarbox.relational.tables import breakers, held, inbox, members, subscriptions
+from pillarbox.relational.tables import breakers, held, inbox, members, queue, subscriptions
 from tests.integration.boxes import SETTINGS, Happenings, OrderPlaced, create_tables, make_box, note, noted, publish
-from tests.integration.choreography import declare, make_service, pay, ship, stock
+from tests.integration.choreography import OrderShipped, declare, has_seen, make_service, pay, place, ship, stock
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -128,7 +129,57 @@ async def test_what_watches_flows_in_another_process_is_not_retired(store_url: s
         assert "shop/flow-tracker" in await subscribed(newer)
     await start(older)
     async with older:
+        assert "shop/flow-tracker" in await subscribed(older), "it may be about to start anew"
+        async with older.transaction() as tx:
+            await tx.execute(update(members).values(expires_at=members.c.expires_at - DAY))
+    await start(older)
+    async with older:
         assert "shop/flow-tracker" not in await subscribed(older)
+
+
+@on_each
+async def test_what_is_published_while_the_process_that_watches_starts_anew_is_watched(store_url: str) -> None:
+    newer, _ = make_service("shop", store_url)
+    older, _ = make_service("shop", store_url)
+    declare(newer)
+    for box in (newer, older):
+        for service in (pay, ship, stock):
+            service(box)
+    await start(newer)
+    async with older.running():
+        await place(older, "o-1")
+        await wait_until(lambda: _is_done(older))
+    await start(older)  # though something waits that nobody here reads
+    async with newer.running():
+        await has_seen(newer, OrderShipped)
+
+
+async def _is_done(box: Pillarbox) -> bool:
+    return any(row.consumer == "shop/flow-tracker" and row.type == "order.shipped" for row in await rows(box, queue))
+
+
+@on_each
+async def test_what_watched_flows_is_forgotten_by_a_process_that_goes_on_without_any(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flowing, "RETIRE_EVERY", timedelta(milliseconds=50))
+    newer, _ = make_service("shop", store_url)
+    older, _ = make_service("shop", store_url)
+    declare(newer)
+    for box in (newer, older):
+        for service in (pay, ship, stock):
+            service(box)
+    await start(newer)
+    async with older.running():
+        assert "shop/flow-tracker" in await subscribed(older)
+        async with older.transaction() as tx:
+            of_tracker = members.c.scope == "consumer/shop/flow-tracker"
+            await tx.execute(update(members).where(of_tracker).values(expires_at=members.c.expires_at - DAY))
+
+        async def is_forgotten() -> bool:
+            return "shop/flow-tracker" not in await subscribed(older)
+
+        await wait_until(is_forgotten)
 
 
 @on_each

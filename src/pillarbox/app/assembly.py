@@ -344,6 +344,7 @@ class Parts:
             outbox=self.outbox,
             new_id=self.new_id,
             lets_go=consumer.options.when_dead is None,
+            passes_on=is_routed,
         )
         by = consumer.options.dedupe_by
         return RunRules(

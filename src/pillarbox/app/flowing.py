@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property
@@ -13,6 +13,7 @@ from pillarbox.app.assembly import Parts
 from pillarbox.app.controlling import flows_of
 from pillarbox.app.orchestrating import Included
 from pillarbox.app.settings import Settings
+from pillarbox.clock import Clock
 from pillarbox.consumer import Consumer
 from pillarbox.errors import ConfigurationError, InvalidSetupError
 from pillarbox.flow import Flow, Flows, Graph, flow_of
@@ -23,10 +24,11 @@ from pillarbox.flow.record import TRACKER
 from pillarbox.flow.tracker import tracker_of
 from pillarbox.flow.watch import FlowWatch
 from pillarbox.message import Registry
-from pillarbox.observe import FlowDoubtful
+from pillarbox.observe import FlowDoubtful, Observer
 from pillarbox.relational import RelationalStore
-from pillarbox.rounds import Loop
+from pillarbox.rounds import Loop, Rounds
 
+RETIRE_EVERY = timedelta(minutes=1)
 NO_TIMES: Mapping[type[object], timedelta] = MappingProxyType({})
 NO_REACTIONS: Mapping[type[object], Classes] = MappingProxyType({})
 
@@ -143,9 +145,12 @@ class Flowing(ABC):
         return (*others, tracker_of(self.name, self._declared_flows, await self.flows.known(), self.store.flows))
 
     async def _retire_tracker(self) -> None:
-        """Forget what watched the flows, if no program declares any longer: nobody would read what waits."""
+        """Forget what watched the flows, if no program declares any longer: nobody would read what waits.
+
+        A program that did so a few minutes ago may be about to start anew.
+        """
         tracker, known = f"{self.name}/{TRACKER}", self.store.consumers
-        if not self._declared_flows and tracker not in await self.store.run(known.elsewhere(self.name, ())):
+        if not self._declared_flows and not await self.store.run(known.types_of(tracker)):
             await self.store.run(known.retire(tracker))
 
     async def _flow_workers(self, parts: Parts) -> list[Loop]:
@@ -155,7 +160,7 @@ class Flowing(ABC):
             InvalidSetupError: a flow cannot work.
         """
         if not self._declared_flows:
-            return []
+            return [_TrackerRetirement(self._retire_tracker, clock=parts.clock, observer=parts.observers)]
         problems = check(self._declared_flows, await self.flows.known())
         wrong = [one for one in problems if one.severity is ProblemSeverity.ERROR]
         if wrong:
@@ -165,3 +170,20 @@ class Flowing(ABC):
                 parts.observers.notice(FlowDoubtful(flow=one.flow, code=one.code, subject=one.subject, what=one.what))
         keep = self.settings.keep_flows
         return [FlowWatch(self.flows, clock=parts.clock, observer=parts.observers, keep=keep)]
+
+
+class _TrackerRetirement(Rounds):
+    """Sees to it that what watched the flows of a release before is forgotten some time after its last process."""
+
+    def __init__(self, retire: Callable[[], Awaitable[None]], *, clock: Clock, observer: Observer) -> None:
+        super().__init__(
+            "retirement of the flow tracker",
+            every=RETIRE_EVERY,
+            first_after=RETIRE_EVERY,
+            clock=clock,
+            observer=observer,
+        )
+        self._retire = retire
+
+    async def round(self) -> None:
+        await self._retire()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar, Unpack, overload
 
@@ -114,17 +114,21 @@ class Including(Declaring):
 
         It ends at once if the box was told to stop more often than ``stops`` times, which it was before it opened.
         """
-        for part in self._included:
+        for part in self._declared_parts:
             part.heard_by += 1
         self._runnings.append(running)
         if self._stops > stops:
             running.stop()
         return running
 
+    @property
+    def _declared_parts(self) -> Sequence[Handlers | Saga[Any]]:
+        return [*self._included, *self._sagas.sagas]
+
     def _end(self, running: Running) -> None:
         """Note that what has begun has ended."""
         self._runnings.remove(running)
-        for part in self._included:
+        for part in self._declared_parts:
             part.heard_by -= 1
 
     def saga_definitions(self) -> tuple[Definition, ...]:

@@ -17,6 +17,7 @@ from pillarbox.consumer.registry import ConsumerRegistry
 from pillarbox.consumer.resolve import check_rename
 from pillarbox.errors import InvalidSetupError, PillarboxError, UnregisteredConsumerError
 from pillarbox.flow import Participant
+from pillarbox.flow.record import TRACKER
 from pillarbox.lease import LeaseKeeper, repeated
 from pillarbox.observe import Observer
 from pillarbox.relational.idempotency import WORKERS
@@ -154,7 +155,9 @@ async def _enlist(
             check_rename(consumer, parts.broker.capabilities)
             await store.run(store.consumers.rename(f"{service}/{consumer.options.renamed_from}", consumer.identity))
     elsewhere = await store.run(store.consumers.elsewhere(service, [one.identity for one in consumers]))
-    stranded = await store.run(store.consumers.enlist(service, subscriptions, is_back=is_back))
+    watch = f"{service}/{TRACKER}"  # its process may be about to start anew; if none does, it is retired after a while
+    spared = [watch] if await store.run(store.consumers.types_of(watch)) else []
+    stranded = await store.run(store.consumers.enlist(service, subscriptions, is_back=is_back, spared=spared))
     if stranded:
         raise InvalidSetupError(
             problems=[

@@ -5,6 +5,6 @@ Not promised: who really sat there; ``by`` is what the operator or the program s
 Source: EIP, *Control Bus*; the reading order is act.
 """
 
-from pillarbox.audit.act import Act, ActStore, Forgotten, RecordedAct, checked
+from pillarbox.audit.act import Act, ActStore, Forgotten, RecordedAct, check_words, checked
 
-__all__ = ["Act", "ActStore", "Forgotten", "RecordedAct", "checked"]
+__all__ = ["Act", "ActStore", "Forgotten", "RecordedAct", "check_words", "checked"]

@@ -10,6 +10,9 @@ from typing import Protocol
 
 from pillarbox.transaction import Program
 
+MOST_BY_CHARS = 200
+"""The width of the columns that tell who decided."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Act:
@@ -85,12 +88,29 @@ class ActStore(Protocol):
 
 
 def checked(*, by: str, reason: str | None = None) -> None:
-    """Make sure that an operator has said who they are and, unless ``reason`` is ``None``, why.
+    """Make sure that an operator has said who they are and, unless ``reason`` is ``None``, why, so that it can be kept.
 
     Raises:
-        ValueError: one of them is blank.
+        ValueError: one of them is blank or no text that every database takes, or ``by`` is too long.
     """
+    check_words(by, name="by=")
     if not by.strip():
         raise ValueError("by= must say who decides")
-    if reason is not None and not reason.strip():
-        raise ValueError("reason= must say why")
+    if len(by) > MOST_BY_CHARS:
+        raise ValueError(f"by= must have at most {MOST_BY_CHARS} characters, got {len(by)}")
+    if reason is not None:
+        check_words(reason, name="reason=")
+        if not reason.strip():
+            raise ValueError("reason= must say why")
+
+
+def check_words(words: object, *, name: str) -> None:
+    """Make sure that ``words``, which somebody has given as ``name``, are a text that every database takes.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if not isinstance(words, str):
+        raise ValueError(f"{name} must be a text, got {words!r:.60}")
+    if "\0" in words or any("\ud800" <= character <= "\udfff" for character in words):
+        raise ValueError(f"{name} must have no NUL character and no lone surrogate, got {words!r:.60}")

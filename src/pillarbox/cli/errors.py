@@ -56,6 +56,8 @@ def reporting_errors(work: Callable[[], T], *, asked: bool) -> T:
         _report(type(error).__name__, str(error))
     except SQLAlchemyError as error:
         _report("StoreUnavailableError", f"the database refused or cannot be reached: {_first_line(error)}")
+    except UnicodeEncodeError as error:  # an argument of bytes that are no text
+        _report("UsageError", f"{error.object!r:.200} holds what no database keeps as text")
     except BrokenPipeError:  # who reads stdout has gone, as with "| head": click ends quietly; servers' are wrapped
         raise
     except OSError as error:

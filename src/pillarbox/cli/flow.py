@@ -129,6 +129,8 @@ async def close(place: Place, *, name: str, correlation_id: str | None, every: b
         flows, closed = _flows(place, control), 1
         if correlation_id is None:
             closed = await flows.close_all(name, reason=reason, by=by)
+            if not closed:
+                raise NotFoundError(kind="stuck process of flow", identifier=name)
         else:
             await flows.close(name, correlation_id, reason=reason, by=by)
     if wants_json():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from pillarbox.app.sequences import kept_at
-from pillarbox.cli.operators import by_option, limit_option
+from pillarbox.cli.operators import by_option, limit_option, reason_saying
 from pillarbox.cli.output import print_json, print_line, print_table, wants_json
 from pillarbox.cli.places import Place, at_a_place
 from pillarbox.consumer.positions import Gap
@@ -40,7 +40,7 @@ async def list_(place: Place, consumer: str | None, limit: int) -> None:
 @click.argument("consumer", metavar="SERVICE/NAME")
 @click.argument("channel")
 @click.argument("key")
-@click.option("--reason", required=True, help="Why the consumer goes on without them; kept with the numbers.")
+@reason_saying("Why the consumer goes on without them; kept with the numbers.")
 @click.option("--force", is_flag=True, help="Also what may wait in the hold of its key, or in a handler's hands.")
 @by_option
 @at_a_place
@@ -49,8 +49,6 @@ async def skip(place: Place, *, consumer: str, channel: str, key: str, reason: s
 
     What comes of them after all becomes a dead letter with the reason "late".
     """
-    if not reason.strip():
-        raise click.UsageError("--reason must say something")
     async with place.open() as control:
         closed = await control.gaps.skip(consumer, channel, key, by=by, reason=reason, force=force)
     if wants_json():

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from pillarbox.cli.durations import duration, instant
-from pillarbox.cli.operators import by_option
+from pillarbox.cli.operators import by_option, reason_saying
 from pillarbox.cli.output import print_json, print_line, wants_json
 from pillarbox.cli.places import Place, at_a_place
 
@@ -40,7 +40,7 @@ async def purge(place: Place, older_than: timedelta | None, dry_run: bool) -> No
 @click.option("--key", help="Of this key only.")
 @click.option("--destination", help="Of this destination only, as in topic:order.")
 @click.option("--dry-run", is_flag=True, help="Only count them.")
-@click.option("--reason", required=True, help="Why; stands in the log with the number of records.")
+@reason_saying("Why; stands in the log with the number of records.")
 @by_option
 @at_a_place
 async def republish(
@@ -60,8 +60,6 @@ async def republish(
     They keep their ids; consumers that have processed them suppress them. Interrupted, it goes on where it stopped when
     it is given the same --since and the --until that it prints.
     """
-    if not reason.strip():
-        raise click.UsageError("--reason must say something")
     async with place.open() as control:
         found = await control.outbox.choose_kept(
             since=since, until=until, type=of_type, key=key, destination=destination

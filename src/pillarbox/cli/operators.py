@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from pillarbox.audit import checked
+
 limit_option = click.option("--limit", type=click.IntRange(1, 2**31 - 1), default=100, show_default=True)
 """How many a command shows at most."""
 
@@ -18,7 +20,7 @@ def by_option(command: Callable[..., Any]) -> Callable[..., Any]:
     def somebody(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
         if not value.strip():
             raise click.UsageError("--by must name somebody")
-        return value
+        return _that_can_be_kept(value, by=value)
 
     option = click.option(
         "--by",
@@ -31,16 +33,27 @@ def by_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return option(command)
 
 
-def reason_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command ``--reason``: why."""
+def reason_saying(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return what gives a command ``--reason``, of which its help says ``text``."""
 
     def something(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
         if not value.strip():
             raise click.UsageError("--reason must say something")
-        return value
+        return _that_can_be_kept(value, reason=value)
 
-    option = click.option("--reason", required=True, callback=something, help="Why; kept with the record of the act.")
-    return option(command)
+    return click.option("--reason", required=True, callback=something, help=text)
+
+
+reason_option = reason_saying("Why; kept with the record of the act.")
+"""Gives a command ``--reason``: why."""
+
+
+def _that_can_be_kept(value: str, *, by: str = "somebody", reason: str | None = None) -> str:
+    try:
+        checked(by=by, reason=reason)
+    except ValueError as error:
+        raise click.UsageError(f"--{str(error).replace('=', '', 1)}") from error
+    return value
 
 
 def _user() -> str:

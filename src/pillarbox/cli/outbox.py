@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import click
 
-from pillarbox.cli.operators import by_option, limit_option
+from pillarbox.cli.operators import by_option, limit_option, reason_saying
 from pillarbox.cli.output import plain, print_facts, print_json, print_line, print_table, wants_json
 from pillarbox.cli.places import Place, at_a_place
 from pillarbox.control import OutboxControl
@@ -90,7 +90,7 @@ async def retry(place: Place, message_ids: tuple[str, ...], everything: bool) ->
 
 @outbox.command()
 @click.argument("message_id")
-@click.option("--reason", required=True, help="Why its consumers will not get it; kept with the record.")
+@reason_saying("Why its consumers will not get it; kept with the record.")
 @by_option
 @at_a_place
 async def skip(place: Place, message_id: str, reason: str, by: str) -> None:
@@ -98,8 +98,6 @@ async def skip(place: Place, message_id: str, reason: str, by: str) -> None:
 
     The record is kept, marked as skipped; its consumers will not get it.
     """
-    if not reason.strip():
-        raise click.UsageError("--reason must say something")
     async with place.open() as control:
         released = await control.outbox.skip(message_id, by=by, reason=reason)
     if wants_json():
@@ -109,7 +107,7 @@ async def skip(place: Place, message_id: str, reason: str, by: str) -> None:
 
 
 @click.command("new-epoch")
-@click.option("--reason", required=True, help="Why; stands in the log with the number of keys.")
+@reason_saying("Why; stands in the log with the number of keys.")
 @by_option
 @at_a_place
 async def new_epoch(place: Place, reason: str, by: str) -> None:
@@ -117,8 +115,6 @@ async def new_epoch(place: Place, reason: str, by: str) -> None:
 
     After the database was restored from a backup, before anything is published.
     """
-    if not reason.strip():
-        raise click.UsageError("--reason must say something")
     async with place.open() as control:
         keys = await control.outbox.begin_epoch(by=by, reason=reason)
     if wants_json():

@@ -99,7 +99,7 @@ def _cell(value: object) -> str:
         return f"{value.total_seconds():.1f} s"
     if isinstance(value, (tuple, list)):
         return " ".join(map(_cell, cast("Sequence[object]", value)))
-    return _printable(masked(str(value)))
+    return _printable(masked(str(value)).replace("\n", "\\n").replace("\t", "\\t"))  # a cell looks like no further line
 
 
 def _printable(text: str) -> str:

@@ -34,7 +34,7 @@ def saga() -> None:
 @click.option("--status", type=click.Choice([one.value for one in SagaStatus]), help="Only those that stand there.")
 @click.option("--step", metavar="STEP", help="Only those in which this step is under way; undo:STEP for its undoing.")
 @click.option("--older-than", type=duration, help="Only those started longer ago, as in 2h.")
-@click.option("--text", help="Only those with this in their state or history.")
+@click.option("--text", help="Only those with this in their state or history, in any case.")
 @limit_option
 @at_a_place
 async def list_(

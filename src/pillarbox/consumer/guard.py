@@ -19,8 +19,8 @@ class Guard(Protocol):
         """Mark those of ``items`` as through whose handlers are not to be called any more, and answer them."""
 
     @abstractmethod
-    def answered(self, records: Sequence[OutboxRecord]) -> Program[None]:
-        """Remember the answers among what is published."""
+    def done(self, items: Sequence[Item], records: Sequence[OutboxRecord]) -> Program[None]:
+        """Remember that ``items`` were handled, and the answers among what is published."""
 
 
 class OpenGuard(Guard):
@@ -30,7 +30,7 @@ class OpenGuard(Guard):
         """Mark none."""
         yield from ()
 
-    def answered(self, records: Sequence[OutboxRecord]) -> Program[None]:
+    def done(self, items: Sequence[Item], records: Sequence[OutboxRecord]) -> Program[None]:
         """Remember nothing."""
         yield from ()
 

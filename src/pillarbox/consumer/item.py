@@ -18,6 +18,8 @@ from pillarbox.ordering import Position
 from pillarbox.retry import GiveUp, RetryLater
 
 MAX_ERROR_CHARS = 2_000
+FIRST_FAILURES, LAST_FAILURES = 10, 90
+"""So many failures are kept of a message that fails more often: it is written anew after each of them."""
 CONFLICTS_IN_A_ROW = 50
 """So often a database may ask for a message's transaction again; the next time is a failed attempt."""
 
@@ -81,7 +83,8 @@ class Item(msgspec.Struct, kw_only=True, eq=False):
         """Add a failure to the history, as of the attempt counted last; ``redact`` goes over text that others wrote."""
         text = storable(redact(text_of(error)))[:MAX_ERROR_CHARS]
         failed = FailedAttempt(attempt=self.attempts, at=at, error_type=type(error).__qualname__, error=text)
-        self.error, self.history = error, (*self.history, failed)
+        first, later = self.history[:FIRST_FAILURES], self.history[FIRST_FAILURES:]
+        self.error, self.history = error, (*first, *later[-LAST_FAILURES + 1 :], failed)
 
     def give_up(self, reason: str, error: Exception, *, at: datetime, redact: Callable[[str], str]) -> None:
         """Decide that it is dead without an attempt of its handler."""

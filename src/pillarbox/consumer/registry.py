@@ -24,12 +24,17 @@ class ConsumerRegistry(Protocol):
 
     @abstractmethod
     def enlist(
-        self, service: str, subscriptions: Sequence[Subscription], *, is_back: bool = False
+        self,
+        service: str,
+        subscriptions: Sequence[Subscription],
+        *,
+        is_back: bool = False,
+        spared: Collection[str] = (),
     ) -> Program[Mapping[str, int]]:
         """Remember the consumers of ``subscriptions``; forget those of ``service`` that are gone and have no work.
 
-        One that another process attends to is not gone. For a process that is back, having been taken for dead, none
-        is: the others may be about to come back, too.
+        One that another process attends to is not gone, nor is one that is ``spared``. For a process that is back,
+        having been taken for dead, none is: the others may be about to come back, too.
 
         Returns:
             Consumer → pending messages, for those that are gone and have work pending; nobody is enlisted then.

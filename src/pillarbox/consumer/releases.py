@@ -39,6 +39,6 @@ class OtherReleases(Guard):
                 item.notice = MessageHeld(consumer=self._consumer.identity, message_id=item.message.id)
         yield from self._inner.look(without(items, aside))
 
-    def answered(self, records: Sequence[OutboxRecord]) -> Program[None]:
+    def done(self, items: Sequence[Item], records: Sequence[OutboxRecord]) -> Program[None]:
         """Leave it to the inner one."""
-        return self._inner.answered(records)
+        return self._inner.done(items, records)

@@ -377,7 +377,7 @@ class Run:
                 if (item := report.publisher_of(error, records)) is None or self.rules.batch is not None:
                     raise
                 raise RunSpoiled(item, self.judge(item, error), handled=report.handled.index(item)) from error
-            yield from self.rules.guard.answered(records)
+        yield from self.rules.guard.done(report.handled, records)
         report.published = len(records)
         ended = [*report.handled, *report.discarded]
         yield from self.rules.attempts.clear(self.rules.consumer, [item.message.id for item in items])

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pillarbox.audit import checked
 from pillarbox.consumer.gap_watch import Lines, fetch_missing
 from pillarbox.consumer.positions import Gap
 from pillarbox.errors import ConflictError, NotFoundError
+from pillarbox.errors.values import check_limit
 from pillarbox.observe import GapSkipped, Observer, Observers
 from pillarbox.ordering import Kept, Missing
 from pillarbox.outbox.record import Line
@@ -43,6 +45,7 @@ class GapsControl:
 
     async def list(self, consumer: str | None = None, *, limit: int = 100) -> tuple[Gap, ...]:
         """Return the gaps that have stalled longest, of one consumer or of all."""
+        check_limit(limit)
         return tuple(await self._source.run(self._lines.gaps.find(consumer, limit=limit)))
 
     async def skip(
@@ -64,8 +67,7 @@ class GapsControl:
             NotFoundError: nothing is missing there (any more); nothing was changed.
             ConflictError: a run is at work in that line, or what is missing may have come; nothing was changed.
         """
-        if not (by.strip() and reason.strip()):
-            raise ValueError("by= must say who goes on without the messages, and reason= why")
+        checked(by=by, reason=reason)
         closed = await self._source.run(self._skip(consumer, (channel, key), by, reason, force=force))
         skipped = GapSkipped(
             consumer=consumer, channel=channel, first=closed.first, last=closed.last, by=by, because=reason

@@ -8,6 +8,7 @@ from pillarbox.audit import Act, checked
 from pillarbox.control.inspection import HeldKey, Inspection
 from pillarbox.deadletter import Burial, DeadLetter, Decisions, Order, Ports
 from pillarbox.errors import ConflictError, NotFoundError
+from pillarbox.errors.values import check_limit
 from pillarbox.holding import HeldMessage, HeldState, Hold, HoldState, own_hold_key
 from pillarbox.holding.decisions import LockedHold
 from pillarbox.transaction import Program, TransactionSource
@@ -29,6 +30,7 @@ class HeldControl:
 
     async def list(self, consumer: str | None = None, *, limit: int = 100) -> tuple[HeldKey, ...]:
         """Return the keys held longest, of one consumer or of all."""
+        check_limit(limit)
         return tuple(await self._source.run(self._inspection.held_keys(consumer, limit=limit)))
 
     async def release(self, consumer: str, hold_key: str, *, by: str, reason: str) -> None:

@@ -6,7 +6,9 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from pillarbox.audit import checked
 from pillarbox.errors import ConfigurationError, ConflictError, NotFoundError
+from pillarbox.errors.values import check_limit
 from pillarbox.observe import EpochBegun, Observer, Observers, RecordsRepublished
 from pillarbox.outbox import (
     KeptRecords,
@@ -66,6 +68,7 @@ class OutboxControl:
 
     async def parked(self, *, after: int = 0, limit: int = 100) -> tuple[ParkedRecord, ...]:
         """Return up to ``limit`` parked records with a position above ``after``, oldest first."""
+        check_limit(limit)
         return tuple(await self._source.run(self._parked.find(after=after, limit=limit)))
 
     async def retry(self, message_id: str) -> int:
@@ -97,8 +100,7 @@ class OutboxControl:
         Raises:
             NotFoundError: no such record is parked; nothing was changed.
         """
-        if not (by.strip() and reason.strip()):
-            raise ValueError("by= must say who gives the message up, and reason= why")
+        checked(by=by, reason=reason)
         return _found(await self._source.run(self._parked.skip(message_id, by=by, because=reason)), message_id)
 
     async def begin_epoch(self, *, by: str, reason: str) -> int:
@@ -114,8 +116,7 @@ class OutboxControl:
         Returns:
             How many keys have begun anew.
         """
-        if not (by.strip() and reason.strip()):
-            raise ValueError("by= must say who begins an epoch, and reason= why")
+        checked(by=by, reason=reason)
         count = await self._source.run(self._numbers.begin_epoch())
         self._observer.notice(EpochBegun(keys=count, by=by, reason=reason))
         return count
@@ -187,8 +188,7 @@ class OutboxControl:
             by: who decides.
             reason: why; told to observers with the number of records.
         """
-        if not (by.strip() and reason.strip()):
-            raise ValueError("by= must say who republishes, and reason= why")
+        checked(by=by, reason=reason)
         wanted, done = republication.wanted, 0
         try:
             while batch := await self._source.run(self._published.republish(wanted, limit=AT_ONCE)):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
-from pillarbox.audit import Act, Forgotten, RecordedAct, checked
+from pillarbox.audit import Act, Forgotten, RecordedAct, check_words, checked
 from pillarbox.deadletter.decisions import LETTER, Decisions, Order, Ports
 from pillarbox.deadletter.editing import Edit
 from pillarbox.deadletter.groups import DeadLetterCount, DeadLetterGroup, GroupFilter, GroupState
@@ -14,6 +14,7 @@ from pillarbox.deadletter.record import DeadLetter, DeadLetterState
 from pillarbox.deadletter.replays import REPLAY_ALL, RUN, Replays
 from pillarbox.deadletter.store import DeadLetterFilter
 from pillarbox.errors import NotFoundError
+from pillarbox.errors.values import check_limit
 from pillarbox.message import Message
 from pillarbox.transaction import Program, TransactionSource
 
@@ -54,12 +55,14 @@ class DeadLetters(Replays):
 
     async def groups(self, where: GroupFilter = ALL_GROUPS, *, limit: int = 100) -> tuple[DeadLetterGroup, ...]:
         """Return the groups of letters with one cause, the one seen last first."""
+        check_limit(limit)
         return tuple(await self._source.run(self._ports.review.groups(where, limit=limit)))
 
     async def list(
         self, where: DeadLetterFilter = EVERYTHING_DEAD, *, after: int = 0, limit: int = 100
     ) -> tuple[DeadLetter, ...]:
         """Return up to ``limit`` letters with an id above ``after``, oldest first."""
+        check_limit(limit)
         return tuple(await self._source.run(self._letters.find(where, after=after, limit=limit)))
 
     async def count(self, where: DeadLetterFilter = EVERYTHING_DEAD) -> int:
@@ -241,6 +244,8 @@ class DeadLetters(Replays):
         self, fingerprint: str, consumer: str | None, state: GroupState | None, note: str | None, by: str
     ) -> int:
         checked(by=by)
+        if note is not None:
+            check_words(note, name="note=")
         act = Act(
             by=by,
             what="note" if state is None else {"open": "reopen", "resolved": "resolve", "ignored": "ignore"}[state],

@@ -12,6 +12,7 @@ from pillarbox.deadletter.record import DeadLetterState
 from pillarbox.deadletter.runs import ItemState, ReplayRun, ReplayTerms, RunState
 from pillarbox.deadletter.store import DeadLetterFilter
 from pillarbox.errors import ConflictError, NotFoundError
+from pillarbox.errors.values import check_limit
 from pillarbox.message import new_message_id
 from pillarbox.transaction import Program, TransactionSource
 
@@ -71,6 +72,7 @@ class Replays:
 
     async def runs(self, state: RunState | None = None, *, limit: int = 20) -> tuple[ReplayRun, ...]:
         """Return the replay runs made last, latest first."""
+        check_limit(limit)
         ids = await self._source.run(self._ports.runs.find(state, limit=limit))
         return tuple([await self.run(one) for one in ids])
 

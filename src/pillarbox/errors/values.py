@@ -111,6 +111,15 @@ def check_value(
     raise ConfigurationError(f"{name} must be {_allowed(hint, bounds)}, got {shown or _shown(value, hint)}")
 
 
+def check_limit(limit: object) -> None:
+    """Refuse a number of what is to be listed that a database refuses, or takes for no limit at all.
+
+    Raises:
+        ConfigurationError: it is negative, larger than any database counts, or no whole number.
+    """
+    check_value(limit, int, name="limit", bounds=Bounds(least=0, most=2**63 - 1))
+
+
 def _shown(value: object, hint: object) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}" + (f"; write {value.__name__}()" if _is_class_of(value, hint) else "")

@@ -7,6 +7,7 @@ from typing import Any
 
 from pillarbox.audit import Act, ActStore, checked
 from pillarbox.errors import NotFoundError
+from pillarbox.errors.values import check_limit
 from pillarbox.flow.checks import FlowProblem, check
 from pillarbox.flow.definition import Flow
 from pillarbox.flow.graph import Graph
@@ -113,6 +114,7 @@ class Flows:
 
         Those of flows that this program declares are judged now; of others it is told what was found last.
         """
+        check_limit(limit)
         found = await self.source.run(self.ports.instances.overdue(None, limit=limit))
         flows = {flow.identity: flow for flow in self._declared}
         graph = await self.known() if found.instances else Graph()

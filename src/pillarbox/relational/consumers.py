@@ -148,7 +148,12 @@ class RelationalConsumerRegistry(ConsumerRegistry):
                 yield Execute(statement, {"old": consumer})
 
     def enlist(
-        self, service: str, subscriptions: Sequence[Subscription], *, is_back: bool = False
+        self,
+        service: str,
+        subscriptions: Sequence[Subscription],
+        *,
+        is_back: bool = False,
+        spared: Collection[str] = (),
     ) -> Program[Mapping[str, int]]:
         """Look at those that are not here; if none is stranded, upsert those that are.
 
@@ -160,7 +165,7 @@ class RelationalConsumerRegistry(ConsumerRegistry):
         stranded: dict[str, int] = {}
         all_known = () if is_back else (yield Execute(KNOWN, {"prefix": f"{service}/"}))
         for known in sorted(str(row[0]) for row in all_known):
-            if known in here or known in elsewhere:
+            if known in here or known in elsewhere or known in spared:
                 continue
             pending = int((yield Execute(PENDING, {"old": known}))[0][0])
             if pending:

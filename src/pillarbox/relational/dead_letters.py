@@ -147,7 +147,7 @@ _CONDITIONS: Mapping[str, ColumnElement[bool]] = {
     "reason": dead_letters.c.reason == bindparam("because", type_=String),
     "since": dead_letters.c.last_failed_at >= bindparam("since_us", type_=BigInteger),
     "until": dead_letters.c.last_failed_at < bindparam("until_us", type_=BigInteger),
-    "text": func.lower(dead_letters.c.history).like(bindparam("with_text", type_=String), escape="/"),
+    "text": func.lower(dead_letters.c.history).like(func.lower(bindparam("with_text", type_=String)), escape="/"),
 }
 
 
@@ -173,7 +173,7 @@ def values_of(where: DeadLetterFilter) -> dict[str, Any]:
         "because": where.reason,
         "since_us": None if where.since is None else micros(where.since - EPOCH),
         "until_us": None if where.until is None else micros(where.until - EPOCH),
-        "with_text": None if where.text is None else f"%{_as_json(where.text).lower().translate(_LIKE)}%",
+        "with_text": None if where.text is None else f"%{_as_json(where.text).translate(_LIKE)}%",
     }
     return {name: value for name, value in found.items() if value is not None}
 
@@ -197,8 +197,11 @@ def count_statement(asked: tuple[str, ...]) -> Executable:
 
 
 def _as_json(text: str) -> str:
-    """Return ``text`` as it stands in a history."""
-    return msgspec.json.encode(text).decode()[1:-1]
+    """Return ``text`` as it stands in a history; what cannot stand in one as a line feed, which does not either."""
+    try:
+        return msgspec.json.encode(text).decode()[1:-1]
+    except UnicodeEncodeError:
+        return "\n"
 
 
 def _instant(micros_since_1970: int) -> datetime:

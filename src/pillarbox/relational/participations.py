@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from itertools import accumulate, takewhile
 
 from sqlalchemy import BigInteger, String, Text, UnicodeText, bindparam, delete, literal, select, text, update
 
@@ -13,6 +14,8 @@ from pillarbox.saga.journal import Direction
 from pillarbox.saga.participant import Participation, ParticipationStore
 from pillarbox.transaction import Execute, Program
 
+MOST_CHARS = 2_000_000
+"""Of answers that are written by one statement, one of them at least."""
 ASKED, UNDONE = "asked", "undone"
 
 _row = saga_participations.c
@@ -81,10 +84,14 @@ class RelationalParticipationStore(ParticipationStore):
         yield Execute(BURY, {"of_service": service, "requests": list(requests)})
 
     def answered(self, service: str, direction: Direction, answers: Mapping[str, str]) -> Program[None]:
-        """Write the answers."""
+        """Write the answers, large ones a few at once: MySQL takes only so much in one statement."""
         rows = [{"request": request, "reply": reply} for request, reply in answers.items()]
-        given = {"of_service": service, "requests": list(answers), "answers": rows}
-        yield Execute(ANSWERED[direction], given)
+        while rows:
+            chars = accumulate(len(row["reply"]) for row in rows)
+            count = max(1, sum(1 for _ in takewhile(lambda so_many: so_many <= MOST_CHARS, chars)))
+            part, rows = rows[:count], rows[count:]
+            given = {"of_service": service, "requests": [row["request"] for row in part], "answers": part}
+            yield Execute(ANSWERED[direction], given)
 
     def purge(self, older_than: timedelta, *, limit: int) -> Program[int]:
         """Lock the oldest that nobody else is at, then delete them."""

@@ -179,8 +179,8 @@ def _matching(wanted: SagaFilter) -> tuple[Executable, dict[str, Any]]:
         values["age_us"] = micros(wanted.older_than)
     if wanted.text is not None:
         for number, spelled in enumerate(_spellings(wanted.text)):
-            has = bindparam(f"with_text_{number}", type_=String)
-            found.append(or_(_saga.data.like(has, escape="!"), _saga.journal.like(has, escape="!")))
+            has = func.lower(bindparam(f"with_text_{number}", type_=String))  # some fold case in LIKE, others do not
+            found += (func.lower(text).like(has, escape="!") for text in (_saga.data, _saga.journal))
             values[f"with_text_{number}"] = f"%{_escaped(spelled)}%"
         statement = statement.where(or_(false(), *found))
     return statement, values

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Executable,
     String,
     Text,
     UnicodeText,
@@ -171,7 +172,7 @@ class RelationalSagaStore(SagaStore):
     ) -> Program[None]:
         """Update all in one statement; those that are postponed, which are few, one after the other."""
         if changed:
-            yield Execute(SAVE, {"sagas": [_row_of_changed(one) for one in changed]})
+            yield from self._write(SAVE, [_row_of_changed(one) for one in changed])
         if postponed:
             yield Execute(
                 POSTPONE,
@@ -180,6 +181,10 @@ class RelationalSagaStore(SagaStore):
                     for key, wait in postponed.items()
                 ],
             )
+
+    def _write(self, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> Program[None]:
+        """Execute ``statement`` for ``rows``."""
+        yield Execute(statement, {"sagas": rows})
 
     def save_unlocked(self, changed: ChangedSaga, *, serial: int) -> Program[int | None] | None:
         """Update it, if its serial number is what it was."""

@@ -13,6 +13,8 @@ from pillarbox.routing.route import Decision
 
 NOT_INHERITED = frozenset({names.SEQUENCE, names.SEQUENCE_EPOCH})
 """A number counts in the line of its own destination: in another one it would look like a gap."""
+RETURN_ADDRESS = frozenset({names.REPLY_TO, names.REPLY_KEY, names.REPLY_TYPES, names.REPLY_TOKEN})
+"""What a tapped copy does not bear: with the token alone it would look like an answer."""
 
 
 def copies_of(message: Message, decision: Decision, *, by: str) -> Sequence[Message]:
@@ -36,7 +38,7 @@ def copies_of(message: Message, decision: Decision, *, by: str) -> Sequence[Mess
         names.HOP: str(message.hop + 1),
         names.ROUTED_BY: f"{passed} {by}".lstrip(),
     }
-    tapped = {name: value for name, value in headers.items() if name != names.REPLY_TO} | {names.TAPPED_BY: by}
+    tapped = {name: value for name, value in headers.items() if name not in RETURN_ADDRESS} | {names.TAPPED_BY: by}
     return [
         *(_copy(message, headers, destination, by) for destination in decision.destinations),
         *(_copy(message, tapped, destination, by) for destination in decision.tapped),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from msgspec.structs import replace
 
 from pillarbox.retry import Failure, GiveUp, Retry, RetryLater, decide
@@ -10,6 +12,9 @@ from pillarbox.saga.journal import Arrived, Journal
 
 REACTION_RETRY = Retry(attempts=8)
 """How often a reaction is called when what it needs is away: what the reply is about has happened."""
+LOOK_AGAIN = timedelta(seconds=1)
+"""When a reply is looked at again whose type is not known here."""
+UNKNOWN = "is no reply that the step awaits"
 PASSING = frozenset({"transient", "throttled", "conflict"})
 
 
@@ -36,6 +41,19 @@ def put_off(journal: Journal, reply: Arrived, failure: Failure, moment: Moment, 
         waiting = replace(progress, due_us=max(progress.due_us, due_us))
         journal = journal.with_progress(reply.step, reply.direction, waiting)
     return noted(journal, moment, "failed", reply, error)
+
+
+def kept_for_others(journal: Journal, reply: Arrived, moment: Moment, *, error: str) -> Journal | None:
+    """Return ``journal`` with a reply of a type that is not known here, until what it answers is given up anyway.
+
+    A process of another release may know it, and looks at the saga as well. ``None`` if there is no more time.
+    """
+    progress = journal.of(reply.step, reply.direction)
+    if progress is None or not progress.state.is_open or progress.due_us is None or progress.due_us <= moment.now_us:
+        return None
+    kept = replace(reply, due_us=min(later(moment, LOOK_AGAIN), progress.due_us))
+    journal = replace(journal, arrived=(*journal.arrived, kept))
+    return noted(journal, moment, "not known here", reply, error) if reply.due_us is None else journal
 
 
 def next_look(journal: Journal, due_us: int | None) -> int | None:

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from pillarbox.audit import Act, ActStore, RecordedAct, checked
 from pillarbox.errors import ConfigurationError, ConflictError, NotFoundError
+from pillarbox.errors.values import check_limit
 from pillarbox.saga.happening import Cancelled, Happening, Moment, Retried, Skipped
 from pillarbox.saga.journal import SagaStatus, decode_journal
 from pillarbox.saga.machine import observe
@@ -55,7 +56,7 @@ class SagaControl:
             status: ``running``, ``compensating``, ``completed``, ``compensated`` or ``needs_attention``.
             step: a step that is under way.
             older_than: started at least so long ago.
-            text: occurs in the state or in the history.
+            text: occurs in the state or in the history, in upper or lower case.
             limit: how many at most.
 
         Raises:
@@ -66,6 +67,7 @@ class SagaControl:
         except ValueError:
             known = ", ".join(one.value for one in SagaStatus)
             raise ConfigurationError(f"no saga has the status {status!r}; there are {known}") from None
+        check_limit(limit)
         asked = SagaFilter(saga=saga, status=wanted, step=step, older_than=older_than, text=text)
         return tuple(await self._source.run(self._archive.find(asked, limit=limit)))
 

@@ -13,7 +13,7 @@ from pillarbox.errors import InternalError, InvalidReturnError, PillarboxError
 from pillarbox.errors.reading import text_of
 from pillarbox.outbox import OutboxRecord
 from pillarbox.retry import Failure, FailureRule
-from pillarbox.saga.arrivals import next_look, put_off, taken
+from pillarbox.saga.arrivals import UNKNOWN, kept_for_others, next_look, put_off, taken
 from pillarbox.saga.context import SagaContext
 from pillarbox.saga.definition import CALL_WITHIN, Kind, StepFailed
 from pillarbox.saga.happening import FINAL, Act, Happening, Moment, noted
@@ -173,7 +173,9 @@ class Course:
             return
         kind, reaction = defined.replies.get(reply.type), defined.reactions.get(reply.type)
         if kind is None:
-            self._observe(act.failed(f"{reply.type} is no reply that the step awaits", FINAL, maybe=True))
+            kept = kept_for_others(self.journal, reply, self._moment, error=f"{reply.type} {UNKNOWN}")
+            failed = act.failed(f"{reply.type} {UNKNOWN}", FINAL, maybe=True)
+            self.journal = kept or observe(self.definition, self.journal, failed, self._moment)
         elif reaction is None or not self._is_awaited(act):  # of the latter nobody says any more what it means
             late = noted(self.journal, self._moment, "answered late", act, reply.type)
             self.journal = late if reaction else observe(self.definition, self.journal, act.succeeded(), self._moment)

@@ -239,6 +239,8 @@ class Saga(Generic[S]):
                 f"{version} only with one from each version between"
             )
         self.steps: list[StepDeclaration] = []
+        self.heard_by = 0
+        """How many boxes are running with it."""
 
     @overload
     def step(self, function: Callable[Concatenate[S, P], R], /) -> Step[S, P, R]: ...
@@ -357,6 +359,11 @@ class Saga(Generic[S]):
         pivot: bool,
         parallel: str | None,
     ) -> Any:
+        if self.heard_by:
+            raise ConfigurationError(
+                f"saga {self.name!r}: a box is running with it, which would not see a further step before it starts "
+                "anew; declare it before"
+            )
         if isinstance(function, Step):
             declared: StepDeclaration = function.declaration
             raise ConfigurationError(

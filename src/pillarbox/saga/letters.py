@@ -6,6 +6,7 @@ from typing import Any
 
 from pillarbox.errors import InternalError, InvalidReturnError
 from pillarbox.idempotency.fitting import fitting, fitting_header
+from pillarbox.message import message_type_of
 from pillarbox.message.return_address import ReturnAddress
 from pillarbox.outbox import Origin, OutboxRecord, PublishOptions
 from pillarbox.saga.definition import Saga
@@ -32,7 +33,12 @@ class Letters:
 
         Raises:
             InvalidMessageError, ConfigurationError: it cannot be sent as it is.
+            InvalidReturnError: it is an event: of several consumers of a service the guard would let one handle it.
         """
+        if message_type_of(type(command)).kind != "command":
+            where = f"step {act.step!r} of {self._key.saga}"
+            wanted = "a command, whose one consumer answers"
+            raise InvalidReturnError(consumer=where, returned=f"the event {type(command).__qualname__}", wanted=wanted)
         awaits = self._address(act, journal, replies)
         return self._rules.outbox.prepare(command, options=PublishOptions(awaits=awaits), origin=self.origin)
 

@@ -1,6 +1,7 @@
 """The participant guard: a service that does steps for sagas of others does each at most once, and none after its undo.
 
-A command that was done is answered again when it comes under another id. An undo leaves a tombstone behind, so that a
+A command that was done is answered again when it comes under another id; one whose handler gave no answer is not done
+again either. An undo leaves a tombstone behind, so that a
 "do" which comes late is refused, whatever its round. A command of a later round than the answer that is kept is done
 anew: a saga begins a round only when the one before was refused, so what is kept is a refusal. Do and undo take the
 same row's lock, so that they never run side by side where the handler's writes are part of the transaction.
@@ -16,6 +17,7 @@ from typing import Protocol
 import msgspec
 from msgspec.structs import replace
 
+from pillarbox.channel import is_queue
 from pillarbox.consumer.guard import Guard
 from pillarbox.consumer.item import Item
 from pillarbox.errors import DecodeError
@@ -30,6 +32,8 @@ from pillarbox.transaction import Program
 
 SOON = timedelta(milliseconds=20)
 """When a command is looked at again that came together with another one of the same meaning."""
+UNANSWERED = "pillarbox.unanswered"
+"""The type of what is kept, and never sent, in place of an answer where the handler gave none."""
 
 
 class Participation(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,13 +79,24 @@ class ParticipantGuard(Guard):
         outbox: Outbox,
         new_id: Callable[[], str],
         lets_go: bool = False,
+        passes_on: bool = False,
     ) -> None:
-        """Keep what was done in ``store``; a dead command ``lets_go`` of its key, for its undo to pass."""
+        """Keep what was done in ``store``.
+
+        Args:
+            service: whose consumers they are.
+            store: where it is kept.
+            outbox: what is answered again goes there.
+            new_id: makes ids for that.
+            lets_go: a dead command lets go of its key, for its undo to pass.
+            passes_on: the consumer is a route: what it handles is done elsewhere, maybe by this very service.
+        """
         self._service = service
         self._store = store
         self._outbox = outbox
         self._new_id = new_id
         self._lets_go = lets_go
+        self._passes_on = passes_on
 
     def look(self, items: Sequence[Item]) -> Program[None]:
         """Refuse what comes after its undo, and answer again what was done."""
@@ -100,7 +115,7 @@ class ParticipantGuard(Guard):
             answer = None if is_buried else _answer_to(awaited, participation)  # what was undone is not done any more
             item.is_through = is_buried or answer is not None
             if item.is_through:
-                again += [] if answer is None else [self._again(answer, item.message)]
+                again += self._again(answer, item.message)
                 continue
             before = first.setdefault((awaited.request, awaited.direction), item.message.id)
             if before != item.message.id and item.verdict is None:  # its answer is not known before this run is over
@@ -113,23 +128,31 @@ class ParticipantGuard(Guard):
         if again:
             yield from self._outbox.append(again)
 
-    def answered(self, records: Sequence[OutboxRecord]) -> Program[None]:
-        """Keep the answers among ``records``."""
-        for direction in Direction:
-            answers = {
-                awaited.request: _text_of(record.message)
-                for record in records
-                if (awaited := _answered(record.message)) is not None and awaited.direction is direction
-            }
-            if answers:
-                yield from self._store.answered(self._service, direction, answers)
+    def done(self, items: Sequence[Item], records: Sequence[OutboxRecord]) -> Program[None]:
+        """Keep the answers among ``records``, and which of ``items`` were done without one."""
+        if self._passes_on:
+            return
+        answers: dict[Direction, dict[str, str]] = {direction: {} for direction in Direction}
+        for item in items:
+            if item.is_through or not is_queue(item.message.destination):  # what has several consumers, one may answer
+                continue
+            if (awaited := _asked(item.message)) is not None:
+                answers[awaited.direction][awaited.request] = _text_of(_unanswered(item.message))
+        for record in records:
+            if (awaited := _answered(record.message)) is not None:
+                answers[awaited.direction][awaited.request] = _text_of(record.message)
+        for direction, given in answers.items():
+            if given:
+                yield from self._store.answered(self._service, direction, given)
 
-    def _again(self, answer: str, command: Message) -> OutboxRecord:
-        """Return the answer that was given before, for whoever asks now."""
-        given, there = _message_of(answer), return_address_of(command)
+    def _again(self, answer: str | None, command: Message) -> Sequence[OutboxRecord]:
+        """Return the answer that was given before, if there was one, for whoever asks now."""
+        given, there = None if answer is None else _message_of(answer), return_address_of(command)
+        if given is None or given.type == UNANSWERED:
+            return ()
         assert there is not None, "a command with a token has a return address"
         headers = {**given.headers, REPLY_TOKEN: there.token}
-        return record_of(replace(given, id=self._new_id(), destination=there.to, key=there.key, headers=headers))
+        return (record_of(replace(given, id=self._new_id(), destination=there.to, key=there.key, headers=headers)),)
 
 
 def _answer_to(awaited: Awaited, participation: Participation) -> str | None:
@@ -160,6 +183,12 @@ def _answered(message: Message) -> Awaited | None:
         return read_token(token)[0]
     except DecodeError:
         return None
+
+
+def _unanswered(command: Message) -> Message:
+    """Return what is kept of ``command`` if its handler gives no answer."""
+    headers = {REPLY_TOKEN: command.headers[REPLY_TOKEN]}
+    return replace(command, type=UNANSWERED, headers=headers, body=b"")
 
 
 _text = msgspec.json.Encoder().encode

@@ -15,7 +15,7 @@ from pillarbox.consumer import Provider
 from pillarbox.consumer.injection import Signature, signature_of
 from pillarbox.errors import ConfigurationError, InvalidSetupError, UnsatisfiedInjectionError
 from pillarbox.errors.values import SOME_TIME, check_values
-from pillarbox.message import Upcaster, message_type_of
+from pillarbox.message import Upcaster, is_message, message_type_of
 from pillarbox.message.names import full_name
 from pillarbox.retry import FailureRule, Retry
 from pillarbox.saga.context import SagaContext
@@ -269,6 +269,10 @@ def _act(declared: ActDeclaration, where: str, provided: Mapping[type[object], P
     check_values(declared, where=f"{where}: ", timeout=SOME_TIME)
     signature = _signature(declared.function, where, provided)
     kind = _kind(declared, signature)
+    returned: Any = signature.returns
+    is_declared = isinstance(returned, type) and is_message(returned)
+    if kind is Kind.REQUEST and is_declared and message_type_of(returned).kind != "command":
+        raise ConfigurationError(f"{where}: it returns the event {returned.__qualname__}; let it return a command")
     default = LASTING_RETRY if lasts else ONCE if kind in (Kind.REQUEST, Kind.CHILD) else STEP_RETRY
     retry = declared.retry or default
     return DefinedAct(

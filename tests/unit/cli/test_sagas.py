@@ -134,6 +134,9 @@ def test_each_verb_decides_and_says_where_the_saga_stands(pillarbox: Shell, put:
         (("cancel", "o-1", *WHY), "undoing 'pay' has failed"),
         (("retry", "o-1"), "--reason"),
         (("retry", "o-1", "--reason", " "), "--reason must say something"),
+        (("retry", "o-1", "--reason", "a\udcffb"), "--reason must have no NUL character and no lone surrogate"),
+        (("retry", "o-1", "--reason", "why", "--by", "a" * 201), "--by must have at most 200 characters"),
+        (("retry", "o-1", "--reason", "why", "--by", "a\0b"), "--by must have no NUL character"),
     ],
 )
 def test_what_cannot_be_decided_says_why(pillarbox: Shell, put: Put, words: tuple[str, ...], says: str) -> None:
@@ -146,6 +149,14 @@ def test_what_cannot_be_decided_says_why(pillarbox: Shell, put: Put, words: tupl
     assert done.exit_code == 2
     assert says in done.stderr
     assert pillarbox.json("saga", "show", "o-1")["acts"] == []
+
+
+def test_a_line_feed_in_an_id_does_not_make_a_line_of_a_table(pillarbox: Shell, put: Put) -> None:
+    put("o-1\no-2  shop/fulfil  1  completed")
+
+    listed = pillarbox.text("saga", "list")
+
+    assert sum("o-1" in line or "o-2" in line for line in listed.splitlines()) == 1
 
 
 @dataclass

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from pillarbox.retry import Failure
-from pillarbox.saga.arrivals import REACTION_RETRY, next_look, put_off, taken
+from pillarbox.saga.arrivals import REACTION_RETRY, kept_for_others, next_look, put_off, taken
 from pillarbox.saga.happening import Moment
 from pillarbox.saga.journal import ActState, Arrived, Direction, Journal, Progress, decode_journal, encode_journal
 
@@ -78,3 +78,29 @@ def test_an_older_journal_is_read_and_what_is_kept_is_read_back() -> None:
 
     assert b'"failures"' not in encode_journal(Journal(arrived=(REPLY,)))
     assert decode_journal(encode_journal(journal)) == journal
+
+
+def test_a_reply_that_is_not_known_here_is_kept_until_what_it_answers_is_given_up_anyway() -> None:
+    due_us = NOW_US + 1_500_000
+    first = kept_for_others(sent(due_us), REPLY, NOW, error="it is no reply that the step awaits")
+    assert first is not None
+    again_us = next_look(first, due_us)
+    assert again_us is not None
+    assert NOW_US < again_us < due_us
+    (again,), left = taken(first, Moment(now_us=again_us))
+
+    second = kept_for_others(left, again, Moment(now_us=again_us), error="it is no reply that the step awaits")
+
+    assert second is not None
+    assert next_look(second, due_us) == due_us
+    (last,), left = taken(second, Moment(now_us=due_us))
+    assert kept_for_others(left, last, Moment(now_us=due_us), error="") is None
+    assert last.failures == 0, "its reaction was never called"
+    assert [entry.what for entry in left.history] == ["not known here"]
+
+
+@pytest.mark.parametrize("state", [ActState.DONE, ActState.FAILED, ActState.UNKNOWN])
+def test_a_reply_that_is_not_known_here_is_not_kept_for_what_has_ended(state: ActState) -> None:
+    ended = Journal(do={"ship": Progress(state=state, attempts=1, due_us=NOW_US + 1_000_000)})
+
+    assert kept_for_others(ended, REPLY, NOW, error="") is None

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from itertools import count
 
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import make_url, select
 
 from pillarbox.app.system_clock import SystemClock
@@ -32,7 +33,7 @@ class Participant:
     def __init__(self, store: RelationalStore) -> None:
         self.store = store
         self._ids = count(1)
-        outbox = Outbox(
+        self._outbox = Outbox(
             service="stock",
             store=store.outbox,
             codec=JsonCodec(),
@@ -40,7 +41,12 @@ class Participant:
             new_id=self._new_id,
             now=SystemClock().now,
         )
-        self.guard = ParticipantGuard("stock", store=store.participations, outbox=outbox, new_id=self._new_id)
+        self.guard = self.guard_of()
+
+    def guard_of(self, *, passes_on: bool = False) -> ParticipantGuard:
+        """The guard of one consumer of the service."""
+        kept = self.store.participations
+        return ParticipantGuard("stock", store=kept, outbox=self._outbox, new_id=self._new_id, passes_on=passes_on)
 
     def _new_id(self) -> str:
         return f"m-{next(self._ids)}"
@@ -59,7 +65,11 @@ class Participant:
         headers = item.message.headers
         there = ReturnAddress(to="queue:shop.replies", key="o-1", types=(), token=headers[REPLY_TOKEN])
         given = answering(message(self._new_id(), text, headers={}), there)
-        await self.store.run(self.guard.answered([record_of(given)]))
+        await self.store.run(self.guard.done([item], [record_of(given)]))
+
+    async def say_nothing(self, item: Item) -> None:
+        """Keep that the handler of ``item`` has returned no answer."""
+        await self.store.run(self.guard.done([item], []))
 
     async def refuse_and_reserve(self) -> None:
         """Refuse the first round, and do the second."""
@@ -106,6 +116,44 @@ async def test_what_was_answered_is_answered_again_in_its_round(participant: Par
 
     assert again.is_through
     assert await participant.told() == [("no", 0)]
+
+
+@pytest.mark.parametrize("direction", [DO, UNDO])
+async def test_what_was_done_without_an_answer_is_not_done_again(
+    participant: Participant, direction: Direction
+) -> None:
+    first, again = participant.command(direction), participant.command(direction)
+    await participant.look(first)
+    await participant.say_nothing(first)
+
+    await participant.look(again)
+
+    assert (first.is_through, again.is_through) == (False, True)
+    assert await participant.told() == []
+
+
+async def test_what_a_route_has_passed_on_is_done_where_it_comes_to(participant: Participant) -> None:
+    passed_on, there = participant.command(), participant.command()
+    route = participant.guard_of(passes_on=True)
+    await participant.store.run(route.look([passed_on]))
+    await participant.store.run(route.done([passed_on], [record_of(passed_on.message)]))
+
+    await participant.look(there)
+
+    assert not there.is_through
+
+
+async def test_what_one_of_several_consumers_has_not_answered_another_one_may(participant: Participant) -> None:
+    """A saga may ask by an event, or a route pass its command on to a topic."""
+    heard, by_another = participant.command(), participant.command()
+    for item in (heard, by_another):
+        item.message = replace(item.message, destination="topic:stock")
+    await participant.look(heard)
+    await participant.say_nothing(heard)
+
+    await participant.look(by_another)
+
+    assert not by_another.is_through
 
 
 async def test_what_was_refused_is_done_in_a_later_round_once(participant: Participant) -> None:

@@ -177,6 +177,8 @@ class DeadLetterStoreContract:
             (DeadLetterFilter(reason="permanent"), ["m2"]),
             (DeadLetterFilter(text="UNFIT"), ["m1", "m2"]),
             (DeadLetterFilter(text='100%_"\\'), ["m3"]),
+            (DeadLetterFilter(text="Ünd 100"), ["m3"]),
+            (DeadLetterFilter(text="\ud800"), []),
             (DeadLetterFilter(text="_____"), []),
             (DeadLetterFilter(since=LONG_AGO, reason="exhausted"), ["m1", "m3"]),
             (DeadLetterFilter(since=FAR_OFF), []),
@@ -191,7 +193,7 @@ class DeadLetterStoreContract:
         """What is left out is not asked for; text is compared byte by byte."""
         await bury(harness, burial(make_message("m1")))
         await bury(harness, burial(replace(make_message("m2", "K"), type="stock.reserved"), reason="permanent"))
-        odd = FailedAttempt(attempt=1, at=FIRST.at, error_type="KeyError", error='ünd 100%_"\\ of it')
+        odd = FailedAttempt(attempt=1, at=FIRST.at, error_type="KeyError", error='Ünd 100%_"\\ of it')
         await bury(harness, burial(make_message("m3"), fingerprint="cause-2", history=(odd,)), consumer="shop/other")
         await bury(harness, burial(make_message("m4")))
         discarded = (await find(harness, DeadLetterFilter(consumer=CONSUMER)))[-1]

@@ -94,6 +94,15 @@ class SagaArchiveContract:
         assert await find(harness, SagaFilter(text="1%o")) == []
         assert await find(harness, SagaFilter(text="off__season")) == []
 
+    async def test_a_text_is_searched_for_in_upper_and_lower_case(self, harness: StoreHarness) -> None:
+        """As in dead letters; an operator does not know how a driver writes it."""
+        await start(harness, a_saga("o-1", state='{"note":"Gift"}'), a_saga("o-2"))
+        await note(harness, "o-2", what="Bank SAID no")
+
+        assert await find(harness, SagaFilter(text="gIFT")) == ["o-1"]
+        assert await find(harness, SagaFilter(text="bank said")) == ["o-2"]
+        assert await find(harness, SagaFilter(text="GIFTS")) == []
+
     async def test_a_text_is_found_that_is_written_otherwise_in_json(self, harness: StoreHarness) -> None:
         """Errors of databases quote names, and are searched for as they were read."""
         await start(harness, a_saga("o-1", state='{"note":"C:\\\\temp"}'), a_saga("o-2"))
