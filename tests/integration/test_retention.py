@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from pillarbox.message import Message
+    from pillarbox.transaction import Program
 
 DAY = timedelta(days=1)
 LONG_AGO = datetime.fromisoformat("2020-01-01T00:00:00+00:00")
@@ -128,3 +129,20 @@ async def test_what_is_kept_long_enough_is_purged(box: Pillarbox) -> None:
     assert (await control.count_older(timedelta(0)), await control.purge(timedelta(0))) == (10, 10)
     with pytest.raises(ConfigurationError, match="keep"):
         await control.choose_kept(since=LONG_AGO)
+
+
+@pytest.mark.parametrize("keep", [DAY])
+async def test_purging_ends_though_records_grow_old_meanwhile(box: Pillarbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    await publish(box, 3)
+    outbox = control_of(box.store).outbox
+    purge, batches = outbox._published.purge, list[int]()
+
+    def one_at_a_time(older_than: timedelta, *, limit: int) -> Program[int]:
+        """Find one more record that has just grown old."""
+        batches.append((yield from purge(older_than, limit=min(limit, 1))))
+        return batches[-1]
+
+    monkeypatch.setattr(outbox._published, "purge", one_at_a_time)
+
+    assert await outbox.purge(timedelta(0)) == 1
+    assert batches == [1]

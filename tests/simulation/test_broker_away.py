@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import insert
 
 from pillarbox import Pillarbox, RelaySettings, event
-from pillarbox.channel import SendResult, Unavailable, Unknown
+from pillarbox.app.controlling import control_of
+from pillarbox.channel import Refused, SendResult, Unavailable, Unknown
 from pillarbox.observe import BrokerAway, RecordParked
 from pillarbox.relay import RelayKind
 from tests.fault.relay_scene import STEP, RelayScene
@@ -126,6 +127,27 @@ async def test_when_the_broker_is_back_the_backlog_leaves_oldest_first(scene: Re
 
     assert scene.tokens() == [entry.token for entry in [*ENTRIES, *LATER]]
     check(await committed(scene.box.store), scene.log).assert_sound(max_duplicates=0)
+
+
+@every_kind
+async def test_what_an_operator_released_leaves_when_the_broker_is_back_though_nothing_else_waits(
+    scene: RelayScene,
+) -> None:
+    relay = scene.relay("one", dice=0.5)
+    parked, behind = ENTRIES[0], ENTRIES[3]
+    relay.sender.by_token[parked.token] = [Refused("too large")]
+    await enter(scene, [parked, behind])
+    await _pass_time(relay, 10)
+    outbox = control_of(scene.box.store).outbox
+    (found,) = await outbox.parked()
+
+    relay.sender.down = Unavailable("refused")
+    await outbox.retry(found.message.id)
+    await _pass_time(relay, AWAY)
+    relay.sender.down = None
+    await _pass_time(relay, AWAY)
+
+    assert scene.tokens() == [parked.token, behind.token]
 
 
 async def _pass_time(relay: object, steps: int) -> None:

@@ -134,8 +134,9 @@ class OutboxControl:
         Returns:
             How many records were removed one by one; those of dropped partitions are not counted.
         """
-        purged = 0
-        while batch := await self._source.run(self._published.purge(older_than, limit=AT_ONCE)):
+        purged, batch = 0, AT_ONCE
+        while batch == AT_ONCE:  # records grow old all the time: while there is one it would never end
+            batch = await self._source.run(self._published.purge(older_than, limit=AT_ONCE))
             purged += batch
         if self._partitions is not None:
             for partition in await self._source.run(self._partitions.find_droppable(older_than)):

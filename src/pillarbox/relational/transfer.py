@@ -138,7 +138,7 @@ def _listened_to(chosen: Rows) -> Program[list[int]]:
 
 
 def _transferred(chosen: Rows, ready: Sequence[int], limit: int) -> Transferred:
-    not_ready: dict[int, str] = {row[0]: row[1] for row in chosen}
-    for position in ready:
-        del not_ready[position]
-    return Transferred(moved=len(ready), not_ready=sorted(set(not_ready.values())), full=len(chosen) == limit)
+    moved = set(ready)
+    reached = {destination for position, destination in chosen if position in moved}
+    not_ready = sorted({destination for position, destination in chosen if position not in moved})
+    return Transferred(moved=len(ready), reached=reached, not_ready=not_ready, full=len(chosen) == limit)

@@ -69,7 +69,9 @@ class Dispatch:
         self._observer = observer
         self._pauses = Pauses(first=settings.longest_poll, longest=settings.longest_backoff, dice=dice)
         self._tried: set[str] = set()
-        """Destinations by which the broker was probed in vain: it may be there for all others."""
+        """Destinations by which the broker was tried in vain: it may be there for all others."""
+        self._spares = True
+        """Whether the broker is probed by none that failed alone before: while there are others."""
 
     @property
     def is_away(self) -> bool:
@@ -81,16 +83,17 @@ class Dispatch:
         """How many records to send next: one as a probe after the broker failed."""
         return 1 if self._pauses.has_failed(THE_BROKER) else self._settings.batch
 
-    @property
-    def paused(self) -> list[str]:
-        """The destinations that are left alone for a while, or for the next probe."""
-        active = self._pauses.active(now=self._clock.monotonic())
-        return sorted(self._tried.union(active) - {THE_BROKER}) if self._tried or active else []
+    def left_out(self) -> list[str]:
+        """Return the destinations that the next read leaves alone: for a while, or for the next probe."""
+        now = self._clock.monotonic()
+        if not self._pauses.has_failed(THE_BROKER):
+            return self._pauses.left_out(now=now)
+        left = self._pauses.failed() if self._spares else self._pauses.active(now=now)
+        return sorted(self._tried.union(left) - {THE_BROKER})
 
     async def send(self, records: Sequence[PendingRecord]) -> Sent:
         """Send ``records``, which are in order; those of slots that are no longer held are not sent."""
         sent = Sent()
-        is_probe = self._pauses.has_failed(THE_BROKER)
         stopped = set[Key]()
         for wave in waves(records, ordered_prefix=self._sender.capabilities.ordered_prefix):
             tokens = self._keeper.tokens  # empty once the lease can no longer be trusted
@@ -107,8 +110,9 @@ class Dispatch:
                 sent.complete = False
                 stopped.add(key_of(record))
                 is_away = is_away or isinstance(result, Unavailable)
-                if is_probe and isinstance(result, (Unavailable, Unknown)):
+                if isinstance(result, (Unavailable, Unknown)):
                     self._tried.add(record.message.destination)
+                    self._spares = self._spares or self._pauses.has_failed(record.message.destination)
                 self._sort(record, result, sent)
             if is_away:
                 break
@@ -116,7 +120,13 @@ class Dispatch:
 
     def nothing_else(self) -> None:
         """Note that there is nothing to probe the broker by but what has failed already."""
-        self._tried.clear()
+        if not self._pauses.has_failed(THE_BROKER):
+            return
+        if self._spares:
+            self._tried.intersection_update(self._pauses.failed())
+        else:
+            self._tried.clear()
+        self._spares = not self._spares
 
     def parked(self, record: PendingRecord, reason: str) -> None:
         """Tell that a refused record was put aside."""
@@ -141,6 +151,7 @@ class Dispatch:
         for destination in self._tried:
             self._pauses.pause(destination, now=self._clock.monotonic())
         self._tried.clear()
+        self._spares = True
 
     def _sort(
         self,

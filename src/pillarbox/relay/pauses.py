@@ -9,6 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
+TRIED_AT_EVERY = 3
+"""How many reads there are to one that may find again what had failed."""
+
 
 @dataclass(slots=True)
 class _Pause:
@@ -29,6 +32,7 @@ class Pauses:
         self._first_s = first.total_seconds()
         self._longest_s = longest.total_seconds()
         self._pauses: dict[str, _Pause] = {}
+        self._reads = 0
 
     def pause(self, name: str, *, now: float) -> timedelta:
         """Pause ``name``; return for how long."""
@@ -44,6 +48,19 @@ class Pauses:
     def active(self, *, now: float) -> list[str]:
         """Return the names that are paused now."""
         return sorted(name for name, pause in self._pauses.items() if pause.until > now)
+
+    def failed(self) -> list[str]:
+        """Return the names that have failed since their last success, paused or not."""
+        return sorted(self._pauses)
+
+    def left_out(self, *, now: float) -> list[str]:
+        """Return the names to leave out of the next read: those that are paused, and mostly all that have failed.
+
+        What is tried again may fill a read by itself, and fail again; so there are reads in between that find others:
+        two, since one that is made while the failure comes to light is not used.
+        """
+        self._reads += 1
+        return self.failed() if self._reads % TRIED_AT_EVERY else self.active(now=now)
 
     def is_paused(self, name: str, *, now: float) -> bool:
         """Tell whether ``name`` is paused now."""

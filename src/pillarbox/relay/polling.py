@@ -62,6 +62,8 @@ class PollingPublication(Publication):
         if self._dispatch.is_away:
             await self.flush()
             return False
+        if len(self._batch) + len(self._published) > self._settings.window:  # a window of one has room for no overlap
+            await self._settle(dict(self._published))
         batch, self._batch = self._batch, ()
         published = dict(self._published)
         try:
@@ -94,7 +96,7 @@ class PollingPublication(Publication):
         plan = ReadPlan(
             slots=sorted(self._keeper.tokens),
             in_flight=[*(record.position for record in batch), *published],
-            paused=self._dispatch.paused,
+            paused=self._dispatch.left_out(),
             limit=self._dispatch.limit,
             first=self._low.first,
         )
@@ -120,16 +122,16 @@ class PollingPublication(Publication):
 
     async def _publish(self, batch: Sequence[PendingRecord]) -> bool:
         """Send ``batch``; return whether every record of it was confirmed."""
+        tokens = sorted(self._keeper.tokens.values())  # a slow batch may outlast what they are trusted for
         if held := [record for record in batch if record.held]:
-            await self._put_aside([Aside(position=record.position, is_behind=True) for record in held])
+            await self._put_aside([Aside(position=record.position, is_behind=True) for record in held], tokens)
             batch = [record for record in batch if not record.held]
         sent = await self._dispatch.send(batch)
         self._published.update(sent.confirmed)
         for record, reason in sent.refused:
-            if await self._put_aside([Aside(position=record.position, refused=reason)]):
+            if await self._put_aside([Aside(position=record.position, refused=reason)], tokens):
                 self._dispatch.parked(record, reason)
         return sent.complete and not held
 
-    async def _put_aside(self, asides: Sequence[Aside]) -> frozenset[int]:
-        tokens = sorted(self._keeper.tokens.values())
+    async def _put_aside(self, asides: Sequence[Aside], tokens: Sequence[int]) -> frozenset[int]:
         return await self._source.run(self._reader.put_aside(self._keeper.terms.scope, tokens, asides))

@@ -145,11 +145,13 @@ class Transferred:
 
     Attributes:
         moved: how many records left the outbox.
+        reached: the destinations that they went to.
         not_ready: destinations nobody listens to; their records stayed.
         full: there may be more to move at once.
     """
 
     moved: int
+    reached: Collection[str]
     not_ready: Collection[str]
     full: bool
 

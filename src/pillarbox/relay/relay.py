@@ -108,6 +108,7 @@ class Relay:
         """Settle and leave; a database that does not answer is asked again for as long as the leases can be trusted."""
         while True:
             try:
+                await self._keeper.keep()  # a slow batch may have outlasted what the leases are trusted for
                 await self._publication.flush()
                 return await self._keeper.leave()
             except (TransientError, ConflictError) as error:

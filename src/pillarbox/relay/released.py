@@ -44,10 +44,11 @@ class Released:
         if self._dispatch.is_away:
             return False
         limit = self._dispatch.limit
-        reading = self._held.read(slots=sorted(self._keeper.tokens), paused=self._dispatch.paused, limit=limit)
+        reading = self._held.read(slots=sorted(self._keeper.tokens), paused=self._dispatch.left_out(), limit=limit)
         batch = await self._source.run_single(reading)
         if not batch:
             return False
+        held = sorted(self._keeper.tokens.values())  # a slow batch may outlast what they are trusted for
         sent = await self._dispatch.send(batch)
         scope = self._keeper.terms.scope
         if sent.confirmed:
@@ -56,7 +57,6 @@ class Released:
             settled = await self._source.run(settling)
             self._observer.notice(MessagesPublished(count=settled))
         for record, reason in sent.refused:
-            tokens = sorted(self._keeper.tokens.values())
-            if await self._source.run(self._held.park(scope, tokens, record.position, reason=reason)):
+            if await self._source.run(self._held.park(scope, held, record.position, reason=reason)):
                 self._dispatch.parked(record, reason)
         return bool(sent.confirmed) and len(batch) == limit

@@ -76,11 +76,13 @@ class TransferPublication(Publication):
                 self._keeper.terms.scope,
                 sorted(tokens.values()),
                 slots=sorted(tokens),
-                paused=self._pauses.active(now=now),
+                paused=self._pauses.left_out(now=now),
                 limit=self._settings.batch,
                 keep=self._settings.keep is not None,
             )
         )
+        for destination in moved.reached:
+            self._pauses.succeeded(destination)
         for destination in moved.not_ready:
             pause = self._pauses.pause(destination, now=now)
             self._observer.notice(DestinationNotReady(destination=destination, retry_after=pause))

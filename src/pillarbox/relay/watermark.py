@@ -105,6 +105,8 @@ class WatermarkPublication(Publication):
         except BaseExceptionGroup as errors:
             self._opened_for = frozenset()  # what is in memory may not be the truth any more
             raise first_of(errors) from errors
+        if not (sending or reading.result()):
+            self._dispatch.nothing_else()
         return reading.result() or publishing.result() or bool(self._entries and self._entries[0].is_done)
 
     async def advance_released(self) -> bool:
@@ -119,8 +121,8 @@ class WatermarkPublication(Publication):
         return more
 
     async def flush(self) -> None:
-        """Settle what is done; the rest is forgotten and will be read again."""
-        if self._opened_for:
+        """Settle what is done, under the leases it was published with; the rest is forgotten and will be read again."""
+        if self._opened_for and self._opened_for == frozenset(self._keeper.tokens.values()):
             await self._settle(self._done())
 
     async def close(self) -> None:

@@ -62,6 +62,15 @@ def test_names_pause_by_themselves() -> None:
     assert not pauses.has_failed("c")
 
 
+def test_what_has_failed_is_left_out_until_its_turn_and_found_again_at_every_third_read() -> None:
+    pauses = _pauses()
+    pauses.pause("a", now=0.0)
+    pauses.pause("b", now=1.0)
+
+    assert [pauses.left_out(now=1.5) for _ in range(3)] == [["a", "b"], ["a", "b"], ["b"]]
+    assert pauses.left_out(now=100.0) == ["a", "b"] == pauses.failed()
+
+
 def test_success_of_what_never_failed_changes_nothing() -> None:
     pauses = _pauses()
     pauses.succeeded("a")
