@@ -47,6 +47,19 @@ class RunReport:
         for item in self.left:
             item.verdict = None  # it comes again, and nothing has been decided then
 
+    def keep_copies_together(self) -> None:
+        """Let a second copy of what goes back go with it: both may be one delivery, which its channel gave out anew."""
+        left, returned = ({item.message.id for item in items} for items in (self.left, self.returned))
+        copies = [item for item in self.suppressed if item.message.id in left | returned]
+        self.suppressed = without(self.suppressed, copies) if copies else self.suppressed
+        for copy in copies:
+            copy.returned = copy.message.id in returned
+            (self.returned if copy.returned else self.left).append(copy)
+
+    def taken(self, items: Sequence[Item]) -> list[Item]:
+        """Return those of ``items``, which are all of the run's, that do not go back."""
+        return [item for item in without(items, self.left) if not item.returned]
+
     def publisher_of(self, refused: InvalidMessageError, records: Sequence[OutboxRecord]) -> Item | None:
         """Return the item whose handler published the one of ``records`` that was refused."""
         causes = {one.message.causation_id for one in records if one.message.id == refused.message_id}

@@ -381,8 +381,8 @@ class Run:
         report.published = len(records)
         ended = [*report.handled, *report.discarded]
         yield from self.rules.attempts.clear(self.rules.consumer, [item.message.id for item in items])
-        taken = [item for item in without(items, report.left) if not item.returned]
-        yield from intake.accept(taken, [*ended, *report.suppressed, *report.early])
+        report.keep_copies_together()
+        yield from intake.accept(report.taken(items), [*ended, *report.suppressed, *report.early])
         # last: what is early has left its hold by now, and may be put there again
         yield from self.rules.gate.passed([*ended, *(item for item in report.dead if not self.blocks(item))])
 

@@ -14,10 +14,11 @@ from confluent_kafka import KafkaError, TopicPartition
 
 from pillarbox.app.system_clock import SystemClock
 from pillarbox.brokers.kafka import pump as module
+from pillarbox.brokers.kafka.fill import READY_AT_MOST
 from pillarbox.brokers.kafka.pump import BEGINNING, Pump
 from pillarbox.brokers.kafka.settings import KafkaSettings
 from pillarbox.brokers.kafka.share import receipt_of
-from pillarbox.channel import Delivery
+from pillarbox.channel import OUT_OF_A_PLACE, Delivery
 from tests.waiting import wait_blocking
 
 OUT_OF_RANGE = KafkaError(KafkaError._AUTO_OFFSET_RESET, "out of range")  # pyright: ignore[reportPrivateUsage]
@@ -224,3 +225,67 @@ def test_the_group_is_told_of_a_topic_that_somebody_made_again_before_anything_o
         wait_blocking(lambda: consumer.committed[-1:] == [0])
 
     assert consumer.begins == 1
+
+
+@dataclass
+class RecordOf(Record):
+    """A record of one of several partitions."""
+
+    number: int = 0
+
+    def partition(self) -> int:
+        return self.number
+
+
+class TwoPartitions(OnePartition):
+    """A consumer of two partitions without end, of which the first has far more; it gives none that is paused."""
+
+    def __init__(self) -> None:
+        super().__init__(from_the_beginning=())
+        self.has_told_all.set()
+        self.paused = set[int]()
+        self._next = [0, 0]
+
+    def poll(self, within_s: float) -> Record | None:
+        if self._assign is not None:
+            assign, self._assign = self._assign, None
+            assign(self, self.assignment())
+        for number in (0, 1):
+            if number not in self.paused:
+                count = 250 if number == 0 else 5
+                first, *self._rest = [RecordOf(self._next[number] + one, number=number) for one in range(count)]
+                self._next[number] += count
+                return first
+        self._pause.wait(within_s / 20)
+        return None
+
+    def assignment(self) -> list[TopicPartition]:
+        return [TopicPartition("order", 0), TopicPartition("order", 1)]
+
+    def pause(self, partitions: Sequence[TopicPartition]) -> None:
+        self.paused |= {one.partition for one in partitions}
+
+    def resume(self, partitions: Sequence[TopicPartition]) -> None:
+        self.paused -= {one.partition for one in partitions}
+
+
+def test_a_partition_of_which_enough_is_out_keeps_no_other_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow key: its partition stays full for as long as nothing of it is settled."""
+    monkeypatch.setattr("pillarbox.brokers.kafka.fill.PAUSE_AFTER_S", 0.05)
+    consumer = TwoPartitions()
+
+    with pumped(consumer, monkeypatch) as pump:
+        slow = handed_out(pump, OUT_OF_A_PLACE)
+        assert {receipt_of(one).partition for one in slow} == {0}
+        others = handed_out(pump, 5)
+
+        assert {receipt_of(one).partition for one in others} == {1}
+        assert 0 in consumer.paused
+        assert len(slow) <= READY_AT_MOST
+
+        seen = [receipt_of(one).offset for one in slow]
+        while len(seen) < 2 * READY_AT_MOST:  # it is read on when its messages are settled, and none is passed by
+            pump.accept([*slow, *others])
+            slow, others = [], handed_out(pump, 1)
+            seen += [receipt_of(one).offset for one in others if receipt_of(one).partition == 0]
+        assert seen == list(range(len(seen)))

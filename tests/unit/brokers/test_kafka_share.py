@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pillarbox.brokers.kafka import share as module
 from pillarbox.brokers.kafka.share import Receipt, Share, Shares, receipt_of
-from pillarbox.channel import Delivery
+from pillarbox.channel import OUT_OF_A_PLACE, Delivery
 from pillarbox.message import Message
 
 HERE = ("order", 0)
@@ -165,3 +166,32 @@ def test_the_place_is_always_the_lowest_unfinished(data: st.DataObject) -> None:
     assert share.due == (expected if share.next is not None else None)
     firsts = list(dict.fromkeys(seen))
     assert firsts == sorted(firsts), "first hand-outs come in order"
+
+
+def test_a_partition_of_which_enough_is_out_is_set_aside_until_little_of_it_is_ready() -> None:
+    shares = with_partition()
+    shares.gain([("order", 1)])
+    read(shares, *range(3 * OUT_OF_A_PLACE))
+    out = shares.hand_out(10 * OUT_OF_A_PLACE)
+
+    shares.set_aside()
+
+    assert (shares.aside, shares.ready, shares.take_up()) == ([HERE], 0, [])
+    shares.accept(out)
+    out = shares.hand_out(10 * OUT_OF_A_PLACE)
+    assert shares.take_up() == []
+    shares.accept(out[:1])
+    shares.hand_out(10)
+    assert (shares.take_up(), shares.aside, shares.ready) == ([HERE], [], OUT_OF_A_PLACE - 1)
+
+
+@pytest.mark.parametrize("limit", ["ASIDE_AT_MOST", "ASIDE_BYTES_AT_MOST"])
+def test_no_more_is_set_aside_than_there_is_room_for(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, limit, 0 if limit == "ASIDE_AT_MOST" else -1)
+    shares = with_partition()
+    read(shares, *range(OUT_OF_A_PLACE + 1))
+    shares.hand_out(OUT_OF_A_PLACE)
+
+    shares.set_aside()
+
+    assert (shares.aside, shares.ready) == ([], 1)

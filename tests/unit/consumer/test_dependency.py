@@ -353,3 +353,14 @@ async def test_what_one_thread_spends_is_not_saved_again_by_another(
     spending.join()
 
     assert [process.may_retry() for _ in range(10)] == [True] * 9 + [False]
+
+
+@pytest.mark.parametrize("batch", [None, 2])
+async def test_a_second_copy_of_what_is_left_is_left_too(scene: Scene, batch: int | None) -> None:
+    """Both are one delivery: the lease was lost and had again, and its channel gave out anew what was not settled."""
+    at = needing(await scene.opened(), batch=batch)
+
+    report = at.run([item("m1"), item("m2"), item("m1"), item("m2")], returns())
+
+    assert (ids(report.left), report.suppressed) == (["m1", "m2", "m1", "m2"], [])
+    assert (at.intake.accepted, at.intake.done, at.inbox.ids) == ([], [], set())

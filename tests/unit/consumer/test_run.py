@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from pillarbox.consumer.effects import Raised, Returned, RunSpoiled
+from pillarbox.consumer.gate import OpenGate
+from pillarbox.consumer.item import Item
 from pillarbox.errors import (
     ConflictError,
     DecodeError,
@@ -19,6 +22,7 @@ from pillarbox.errors import (
 )
 from pillarbox.message import Message
 from pillarbox.retry import GiveUp, Retry, RetryLater, RetryNow
+from pillarbox.transaction import Program
 from tests.unit.consumer.scripted import StockReserved, fails, ids, item, returns, stage
 
 ONCE = Retry(attempts=1)
@@ -209,6 +213,28 @@ def test_a_copy_of_what_this_very_run_handled_is_not_forgotten() -> None:
 
     assert (ids(report.handled), ids(report.retried), ids(report.suppressed)) == (["m1"], ["m2"], ["m1"])
     assert scene.inbox.ids == {"m1"}
+
+
+class FullGate(OpenGate):
+    """Has no room for anything."""
+
+    def admit(self, items: Sequence[Item], *, processed: Sequence[Item]) -> Program[Sequence[Item]]:
+        yield from super().admit(items, processed=processed)
+        for one in items:
+            one.returned = True
+        return ()
+
+
+def test_a_second_copy_of_what_there_was_no_room_for_goes_back_too() -> None:
+    """Both may be one delivery, which its channel gave out anew: accepting one of them would lose it."""
+    scene = stage()
+    scene.rules = replace(scene.rules, gate=FullGate())
+
+    report = scene.run([item("m1"), item("m1")], returns())
+
+    assert (ids(report.returned), report.suppressed) == (["m1", "m1"], [])
+    assert all(one.returned for one in report.returned)
+    assert (scene.intake.accepted, scene.inbox.ids) == ([], set())
 
 
 def test_a_handler_that_had_written_spoils_the_run() -> None:

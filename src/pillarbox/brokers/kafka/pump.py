@@ -152,15 +152,24 @@ class Pump:
         self._commit(consumer)
 
     def _has_enough(self, consumer: Any) -> bool:
-        """Hold or go on as much as there is asks for; return whether nothing is to be polled now."""
+        """Hold or go on as much as there is asks for; return whether nothing is to be polled now.
+
+        A partition that keeps all others waiting, since enough of it is out, stays paused alone.
+        """
         with self._changed:
             act = self._fill.judge(self._shares.ready, self._shares.ready_bytes, self._clock.monotonic())
+            if self._fill.is_paused:
+                self._shares.set_aside()
+            again = self._shares.take_up()
+            aside = self._shares.aside
             if act is Act.WAIT:
                 self._changed.wait(POLL_S)
         if act is Act.PAUSE:  # polling goes on, so that the membership lives
             consumer.pause(consumer.assignment())
         elif act is Act.RESUME:
-            consumer.resume(consumer.assignment())
+            consumer.resume([one for one in consumer.assignment() if (one.topic, one.partition) not in aside])
+        elif again and not self._fill.is_paused:
+            consumer.resume([TopicPartition(topic, partition) for topic, partition in again])
         return act is Act.WAIT
 
     def _take(self, records: Iterable[Any]) -> None:

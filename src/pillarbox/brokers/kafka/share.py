@@ -14,6 +14,9 @@ from pillarbox.channel import OUT_OF_A_PLACE, Delivery
 
 Partition: TypeAlias = tuple[str, int]
 FIRST: Final = 0
+ASIDE_AT_MOST: Final = 4_000
+ASIDE_BYTES_AT_MOST: Final = 64 << 20
+"""So much may wait in partitions that are set aside."""
 
 
 class Receipt(msgspec.Struct, frozen=True, order=True, gc=False):
@@ -36,6 +39,7 @@ class Share:
         committed: what the group was told, or is being told.
         leaving: nothing more is handed out; what is out may still be settled.
         is_cut_off: its place is not in the log any more; nothing is taken until it begins anew.
+        is_aside: nothing more of it is fetched, since enough of it is out; what is ready waits for that alone.
     """
 
     topic: str
@@ -47,6 +51,12 @@ class Share:
     committed: int | None = None
     leaving: bool = False
     is_cut_off: bool = False
+    is_aside: bool = False
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether enough of it is out."""
+        return len(self.out) >= OUT_OF_A_PLACE
 
     def take(self, delivery: Delivery) -> None:
         """Have a record that was read; one that is known already, or will be read anew, is let go."""
@@ -95,13 +105,34 @@ class Shares:
 
     @property
     def ready(self) -> int:
-        """How many records are ready."""
-        return sum(len(share.ready) for share in self._shares.values())
+        """How many records are ready, of partitions that are not set aside."""
+        return sum(len(share.ready) for share in self._shares.values() if not share.is_aside)
 
     @property
     def ready_bytes(self) -> int:
         """How large their bodies are."""
-        return sum(len(one.message.body) for share in self._shares.values() for one in share.ready)
+        return _bytes_of(share for share in self._shares.values() if not share.is_aside)
+
+    @property
+    def aside(self) -> list[Partition]:
+        """The partitions that are set aside."""
+        return [name for name, share in self._shares.items() if share.is_aside]
+
+    def set_aside(self) -> None:
+        """Set aside the partitions of which enough is out, as far as there is room: others are not to wait for them."""
+        aside = [share for share in self._shares.values() if share.is_aside]
+        for share in self._shares.values():
+            if share.is_busy and not share.is_aside:
+                aside.append(share)
+                is_room = sum(len(one.ready) for one in aside) <= ASIDE_AT_MOST
+                share.is_aside = is_room and _bytes_of(aside) <= ASIDE_BYTES_AT_MOST
+
+    def take_up(self) -> list[Partition]:
+        """Return the partitions that were set aside and are to be read again, since little of them is ready."""
+        again = [name for name, share in self._shares.items() if share.is_aside and len(share.ready) < OUT_OF_A_PLACE]
+        for name in again:
+            self._shares[name].is_aside = False
+        return again
 
     def gain(self, partitions: Iterable[Partition], *, begin: int | None = None) -> None:
         """Begin with partitions that were assigned, at the offset ``begin`` where the group is to be told of it."""
@@ -141,7 +172,7 @@ class Shares:
         start = self._turn % len(shares) if shares else 0
         deliveries: list[Delivery] = []
         for share in [*shares[start:], *shares[:start]]:
-            while share.ready and len(deliveries) < limit and len(share.out) < OUT_OF_A_PLACE:
+            while share.ready and len(deliveries) < limit and not share.is_busy:
                 delivery = share.ready.popleft()
                 share.out[receipt_of(delivery).offset] = delivery
                 deliveries.append(delivery)
@@ -173,3 +204,7 @@ def receipt_of(delivery: Delivery) -> Receipt:
     receipt = delivery.receipt
     assert isinstance(receipt, Receipt), receipt
     return receipt
+
+
+def _bytes_of(shares: Iterable[Share]) -> int:
+    return sum(len(one.message.body) for share in shares for one in share.ready)

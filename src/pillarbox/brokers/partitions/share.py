@@ -54,10 +54,15 @@ class Share:
         return bool(self.ready) and len(self.out) < OUT_OF_A_PLACE
 
     def add(self, order: tuple[int, ...], message: Message) -> None:
-        """Make ready what was read, unless it is out already."""
+        """Make ready what was read, unless it is here already: out, or given back while it was read once more."""
         receipt = Receipt(order, self.name)
-        if receipt not in self.out:
-            self.ready.append(Delivery(message=message, receipt=receipt))
+        if receipt in self.out or (self.ready and self._is_ready(receipt)):
+            return
+        self.ready.append(Delivery(message=message, receipt=receipt))
+
+    def _is_ready(self, receipt: Receipt) -> bool:
+        is_behind = receipt > receipt_of(self.ready[-1])  # as almost all that come
+        return not is_behind and any(receipt_of(one) == receipt for one in self.ready)
 
     def settle(self, receipts: Iterable[Receipt]) -> int:
         """Forget what was handed out; return how many of ``receipts`` were."""
