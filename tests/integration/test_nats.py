@@ -452,6 +452,32 @@ async def test_messages_are_removed_once_the_slowest_consumer_has_them_behind_it
     assert await count(jetstream, topic) == TRIM_AFTER, "what both have behind them is gone"
 
 
+async def test_what_is_pending_when_a_partition_is_trimmed_is_given_to_a_successor(
+    broker: NatsBroker, harness: BrokerHarness, jetstream: JetStream
+) -> None:
+    """NATS 2.9 forgets at a purge of one subject what its consumers have pending."""
+    topic = new_topic()
+    subscription = new_subscription(topic)
+    await broker.declare([subscription])
+    first = broker.receiver(subscription, owner="first")
+    sent = [letter(f"m{number}", topic) for number in range(20)]
+    await broker.sender().send(sent)
+    out = await receive(first, 20)
+    await first.settle([*out[:5], *out[10:]], Outcome.ACCEPTED)
+
+    async def is_acknowledged() -> bool:
+        return await pending(jetstream, subscription, sent[0]) == 5
+
+    await wait_until(is_acknowledged, WITHIN)
+    await trim(jetstream, topic, partition_of(sent[0]))
+
+    assert await pending(jetstream, subscription, sent[0]) == 5
+    assert await count(jetstream, topic) == 15
+    async with listening(harness, subscription) as successor:  # the first one falls silent; its lease ends
+        assert [one.message for one in await receive(successor, 5)] == sent[5:10]
+    await first.close()
+
+
 async def test_consumers_that_are_gone_begin_again_with_all_that_is_there(
     broker: NatsBroker, harness: BrokerHarness, jetstream: JetStream
 ) -> None:

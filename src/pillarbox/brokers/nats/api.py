@@ -5,8 +5,10 @@ Source: NATS, *JetStream wire API*.
 
 from __future__ import annotations
 
+import asyncio
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final
 
@@ -16,6 +18,9 @@ from pillarbox.brokers.nats.connection import NAME, NatsConnection
 from pillarbox.errors import BrokerUnavailableError
 
 NOT_FOUND: Final = 404
+PURGES_RIGHTLY: Final = (2, 10)
+"""The first NATS whose consumers, when one subject is purged, keep what they have pending."""
+DELETED_AT_ONCE: Final = 100
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -122,6 +127,36 @@ class JetStream:
             headers=base64.b64decode(found.get("hdrs", "")),
             body=base64.b64decode(found.get("data", "")),
         )
+
+    async def remove(self, stream: str, subject: str, *, up_to: int, known: Iterable[int]) -> None:
+        """Remove the messages of ``subject`` up to a sequence, which all its consumers have acknowledged.
+
+        At a purge of one subject NATS 2.9 forgets all that its consumers have pending; what their instances had in hand
+        would be lost with them. There each message is deleted by itself.
+
+        Args:
+            stream: where they lie.
+            subject: theirs.
+            up_to: their last sequence.
+            known: sequences of theirs; others that are left behind them need not be removed now.
+        """
+        version = (await self._connection.link()).client.connected_server_version
+        if (version.major, version.minor) >= PURGES_RIGHTLY:
+            await self.ask(f"STREAM.PURGE.{stream}", filter=subject, seq=up_to + 1)
+            return
+        there = sorted(sequence for sequence in known if sequence <= up_to)
+        first = await self.message(stream, subject, at_least=1)
+        while first is not None and first.sequence < (there[0] if there else up_to + 1):  # of an instance before
+            await self._delete(stream, first.sequence)
+            first = await self.message(stream, subject, at_least=first.sequence + 1)
+        for start in range(0, len(there), DELETED_AT_ONCE):
+            async with asyncio.TaskGroup() as group:
+                for sequence in there[start : start + DELETED_AT_ONCE]:
+                    group.create_task(self._delete(stream, sequence))
+
+    async def _delete(self, stream: str, sequence: int) -> None:
+        with suppress(Refusal):  # somebody else was quicker
+            await self.ask(f"STREAM.MSG.DELETE.{stream}", seq=sequence, no_erase=True)
 
 
 def refused(refusal: Refusal, *, what: str) -> BrokerUnavailableError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from pillarbox.brokers.nats.api import Consumer, JetStream, Refusal, refused
@@ -155,8 +155,11 @@ async def _create_consumer(jetstream: JetStream, stream: str, name: str, config:
             raise
 
 
-async def trim(jetstream: JetStream, channel: str, partition: int) -> None:
-    """Remove from a partition what every consumer of its stream has acknowledged.
+async def trim(jetstream: JetStream, channel: str, partition: int, *, known: Iterable[int] = ()) -> int:
+    """Remove from a partition what every consumer of its stream has acknowledged, of which ``known`` is a part.
+
+    Returns:
+        The sequence up to which it was removed; 0 if nothing was.
 
     Raises:
         BrokerUnavailableError: the server cannot be reached, or would not; nothing is lost by it.
@@ -166,10 +169,12 @@ async def trim(jetstream: JetStream, channel: str, partition: int) -> None:
         found = await jetstream.consumers(stream)
         names = {one.name for one in found}
         if any(durable_of(consumer, partition) not in names for consumer in _parted(found, channel)):
-            return  # it is made again, and begins with all that is there
+            return 0  # it is made again, and begins with all that is there
         floors = [one.floor for one in found if _concerns(one.config, channel, subject)]
-        if floors and (floor := min(floors)) > 0:
-            await jetstream.ask(f"STREAM.PURGE.{stream}", filter=subject, seq=floor + 1)
+        floor = min(floors, default=0)
+        if floor > 0:
+            await jetstream.remove(stream, subject, up_to=floor, known=known)
+        return floor
     except Refusal as refusal:
         raise refused(refusal, what=f"purge of {stream}") from refusal
 

@@ -48,6 +48,7 @@ class Pull(Share):
         replies: where each message that is here is acknowledged, by its place; empty where it was read from the stream,
             or came from a consumer that is gone, and has still to come from this one.
         settled: the places of those settled last.
+        trimmed: up to which sequence what all have settled was removed last.
         created: when the consumer was made that is followed; empty before any is.
         following: the number of the next delivery.
         asked: how many were asked for and have not come.
@@ -63,6 +64,7 @@ class Pull(Share):
     inbox: Any = None
     replies: dict[Place, str] = field(default_factory=dict[Place, str])
     settled: OrderedDict[Place, None] = field(default_factory=OrderedDict[Place, None])
+    trimmed: int = 0
     created: str = ""
     following: int = 0
     asked: int = 0
@@ -180,7 +182,7 @@ class Pull(Share):
     def forget(self) -> None:
         """Have nothing of it."""
         Share.forget(self)
-        self.created = ""
+        self.created, self.trimmed = "", 0
         self.replies.clear()
         self.settled.clear()
         self.came.clear()
