@@ -478,6 +478,38 @@ async def test_what_is_pending_when_a_partition_is_trimmed_is_given_to_a_success
     await first.close()
 
 
+async def test_a_connection_lost_while_messages_are_deleted_is_told_of_and_the_next_time_deletes_the_rest(
+    broker: NatsBroker, harness: BrokerHarness, jetstream: JetStream, nats_server: NatsServer
+) -> None:
+    """NATS 2.9 is asked to delete one by one; newer ones have one question to fail at."""
+    topic = new_topic()
+    subscription = new_subscription(topic)
+    await broker.declare([subscription])
+    sent = [letter(f"m{number}", topic) for number in range(20)]
+    await broker.sender().send(sent)
+    async with listening(harness, subscription) as receiver:
+        await receiver.settle(await receive(receiver, 20), Outcome.ACCEPTED)
+        await wait_until(nothing_pending(jetstream, subscription, sent[0]), WITHIN)
+        lost = _DeletesNothing([nats_server.url])
+        try:
+            with pytest.raises(BrokerUnavailableError, match="lost"):
+                await trim(JetStream(lost), topic, partition_of(sent[0]), known=range(1, 21))
+        finally:
+            await lost.close()
+        await trim(jetstream, topic, partition_of(sent[0]), known=range(1, 21))
+
+    assert await count(jetstream, topic) == 0
+
+
+class _DeletesNothing(NatsConnection):
+    """Is lost whenever something is to be deleted."""
+
+    async def request(self, subject: str, payload: bytes) -> bytes:
+        if ".DELETE." in subject or ".PURGE." in subject:
+            raise BrokerUnavailableError(broker="nats", reason="lost")
+        return await super().request(subject, payload)
+
+
 async def test_consumers_that_are_gone_begin_again_with_all_that_is_there(
     broker: NatsBroker, harness: BrokerHarness, jetstream: JetStream
 ) -> None:

@@ -124,6 +124,18 @@ class NatsConnection:
             raise unavailable(error) from error
         return bytes(answer.data)
 
+    async def tell(self, subject: str, payload: bytes) -> None:
+        """Send what nobody is to answer; whether it arrives shows at the next request.
+
+        Raises:
+            BrokerUnavailableError: there is no connection.
+        """
+        link = await self.link()
+        try:
+            await link.client.publish(subject, payload)
+        except (NatsError, OSError) as error:
+            raise unavailable(error) from error
+
     async def close(self) -> None:
         """Disconnect; the next use connects anew."""
         link, self._link = self._link, None
