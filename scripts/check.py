@@ -12,11 +12,11 @@ BIN = ROOT / ".venv" / "bin"
 CODE = [name for name in ("src", "tests", "benchmarks", "scripts", "examples") if (ROOT / name).is_dir()]
 
 QUICK = ("tests/unit", "tests/property", "tests/contract", "tests/architecture", "tests/history")
-"""What needs no server and little time; `make test` runs the rest."""
+"""What needs no server and little time; `make test` runs the rest, and tries more examples of each property."""
 
 # The slowest come first, so that two cores are busy to the end.
 CHECKS: dict[str, list[str]] = {
-    "tests": ["pytest", "-q", "-n", "2", "-m", "not server and not fault", *QUICK],
+    "tests": ["pytest", "-q", "-n", "2", "--hypothesis-profile=quick", "-m", "not server and not fault", *QUICK],
     "basedpyright": ["basedpyright"],
     "mypy": ["mypy"],
     "imports": ["lint-imports", "--no-logo", "--no-cache"],

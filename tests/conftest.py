@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
+from hypothesis import settings
 from sqlalchemy import make_url
 
 from pillarbox.stores.postgresql import postgresql_store
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 MEMORY = Path("/dev/shm")
 ENOUGH_BYTES = 8 << 30
 _missing_servers = pytest.StashKey[list[str]]()
+settings.register_profile("quick", max_examples=25)
 
 
 def pytest_configure(config: pytest.Config) -> None:

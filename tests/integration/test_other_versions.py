@@ -17,7 +17,7 @@ from benchmarks.interpreters import interpreter_of
 from tests.processes import REPOSITORY
 from tests.servers.packages import one_at_a_time
 
-UNIT = ("tests/unit",)
+UNIT = ("--hypothesis-profile=quick", "tests/unit")
 WITH_OLDEST = {
     "unit": UNIT,
     "transactions": ("tests/integration/test_direct_transactions.py",),

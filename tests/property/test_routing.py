@@ -73,7 +73,7 @@ def judged(said: dict[str, Any], body: object) -> bool | None:
 
 
 @given(one=conditions_on("body.x"), other=conditions_on("body.x"), body=bodies)
-@settings(max_examples=200)
+@settings(max_examples=2 * settings.default.max_examples)
 def test_an_implied_condition_holds_wherever_the_other_does(
     one: dict[str, Any], other: dict[str, Any], body: object
 ) -> None:
@@ -82,7 +82,7 @@ def test_an_implied_condition_holds_wherever_the_other_does(
 
 
 @given(said=conditions, body=bodies)
-@settings(max_examples=200)
+@settings(max_examples=2 * settings.default.max_examples)
 def test_what_never_holds_holds_for_no_body_and_what_always_holds_for_each(said: dict[str, Any], body: object) -> None:
     if is_never(condition_of(said)):
         assert judged(said, body) is not True
@@ -91,7 +91,6 @@ def test_what_never_holds_holds_for_no_body_and_what_always_holds_for_each(said:
 
 
 @given(rules=st.lists(conditions, max_size=4), body=bodies, match=st.sampled_from(["first", "all"]))
-@settings(max_examples=100)
 def test_the_rules_that_an_explanation_names_are_those_that_decide(
     rules: list[dict[str, Any]], body: object, match: str
 ) -> None:
@@ -111,7 +110,6 @@ def test_the_rules_that_an_explanation_names_are_those_that_decide(
 
 
 @given(rules=st.lists(conditions, max_size=5), body=bodies)
-@settings(max_examples=100)
 def test_a_rule_that_is_reported_as_unreachable_never_decides(rules: list[dict[str, Any]], body: object) -> None:
     router = ContentBasedRouter("orders", default="rest")
     for number, rule in enumerate(rules):
@@ -129,7 +127,7 @@ texts = st.text(st.sampled_from("ab12 -_.\n|"), max_size=8)
 
 
 @given(pattern=patterns, text=texts)
-@settings(max_examples=400)
+@settings(max_examples=4 * settings.default.max_examples)
 def test_a_pattern_that_is_taken_matches_as_a_regular_expression_does(pattern: str, text: str) -> None:
     try:
         compiled = Pattern(pattern)
@@ -156,7 +154,7 @@ built = st.recursive(
 
 
 @given(pattern=built, text=texts)
-@settings(max_examples=200)
+@settings(max_examples=2 * settings.default.max_examples)
 def test_every_way_to_write_a_pattern_means_what_it_does_elsewhere(pattern: str, text: str) -> None:
     assert Pattern(pattern).matches(text) is (re.fullmatch(pattern, text) is not None)
 
