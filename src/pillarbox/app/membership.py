@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from typing import Protocol
@@ -11,17 +11,18 @@ from typing import Protocol
 from pillarbox.app.assembly import Parts
 from pillarbox.app.background import keeper_of
 from pillarbox.app.depending import needed_by
+from pillarbox.app.running import OnceDeclared
 from pillarbox.channel import Subscription
 from pillarbox.consumer import Consumer
 from pillarbox.consumer.registry import ConsumerRegistry
 from pillarbox.consumer.resolve import check_rename
-from pillarbox.errors import InvalidSetupError, PillarboxError, UnregisteredConsumerError
+from pillarbox.errors import BrokerUnavailableError, InvalidSetupError, PillarboxError, UnregisteredConsumerError
 from pillarbox.flow import Participant
 from pillarbox.flow.record import TRACKER
 from pillarbox.lease import LeaseKeeper, repeated
-from pillarbox.observe import Observer
+from pillarbox.observe import Observer, WorkerFaltered
 from pillarbox.relational.idempotency import WORKERS
-from pillarbox.rounds import Rounds
+from pillarbox.rounds import Loop, Rounds
 
 
 class Enlist(Protocol):
@@ -67,13 +68,20 @@ class Membership(Rounds):
         self._declare = declare
         self._was_enlisted = False
         self._is_enlisted = False
+        self._is_declared = False
 
     async def round(self) -> None:
-        """Become a member, which a process does before it handles anything, or stay one.
+        """Stay a member, or become one again, and have declared what a broker that was away knows nothing of."""
+        await self._become_member()
+        if not self._is_declared:
+            async with self._staying():
+                await self._have_messages_come()
 
-        Raises:
-            InvalidSetupError: what cannot go on with these consumers; for the first time only.
-        """
+    def once_declared(self, loops: Iterable[Loop]) -> list[Loop]:
+        """Have the loops of consumers wait until their messages come."""
+        return [OnceDeclared(loop, is_declared=lambda: self._is_declared, clock=self._clock) for loop in loops]
+
+    async def _become_member(self) -> None:
         await self._stay()
         if not self._is_enlisted:
             await self._enlist_as_member()
@@ -94,27 +102,34 @@ class Membership(Rounds):
         try:
             async with self._staying():
                 await self._enlist(is_back=self._was_enlisted)
-                if self._was_enlisted:
-                    await self._declare()
         except BaseException:
             self._is_enlisted = False
             raise
         self._was_enlisted = True
+        self._is_declared = False
+
+    async def _have_messages_come(self) -> None:
+        await self._declare()
+        self._is_declared = True
 
     @asynccontextmanager
     async def joined(self) -> AsyncGenerator[None]:
         """Become a member before the block; a process whose start is refused there, or in the block, is none.
 
-        Only behind it messages come: one that is refused leaves none that wait for it.
+        Only behind it messages come: one that is refused leaves none that wait for it. Where the broker is away they
+        come when a later round finds it; observers are told.
 
         Raises:
             InvalidSetupError: what cannot go on with these consumers.
         """
         try:
-            await self.round()
+            await self._become_member()
             async with self._staying():
                 yield
-                await self._declare()
+                try:
+                    await self._have_messages_come()
+                except BrokerUnavailableError as error:
+                    self._observer.notice(WorkerFaltered.by(error, worker=self._name, retry_after=self._every))
         except BaseException:
             with suppress(PillarboxError):  # what was refused is told, and the lease ends by itself
                 await self.leave()

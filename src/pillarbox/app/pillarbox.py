@@ -343,7 +343,8 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
             async with membership.joined():
                 workers += [membership, replay_driver(parts), *upkeep_of(parts, self.settings)]
                 ours = [one for one in checked if (sagas if is_of_replies(one) else consumers)]
-                workers += [worker for consumer in ours for worker in parts.consumer_workers(consumer)]
+                handling = (worker for consumer in ours for worker in parts.consumer_workers(consumer))
+                workers += membership.once_declared(handling)
                 workers += await self._flow_workers(parts) if consumers else ()
                 if sagas:
                     await check_stored(catalogue, self.store)

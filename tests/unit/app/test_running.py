@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pillarbox.app.running import PAUSE_BEFORE_RESTART, Running
+from pillarbox.app.running import PAUSE_BEFORE_RESTART, OnceDeclared, Running
 from pillarbox.channel import Delivery, MessageReceiver, Outcome
 from pillarbox.consumer.injection import signature_of
 from pillarbox.consumer.intermittent import Intermittent
@@ -65,12 +65,15 @@ async def always() -> bool:
     return True
 
 
-@pytest.mark.parametrize("is_intermittent", [False, True])
-async def test_a_worker_that_nobody_cancelled_is_told_of_and_begins_again(is_intermittent: bool) -> None:
+@pytest.mark.parametrize("name", ["Loop", "Intermittent"])
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_worker_that_nobody_cancelled_is_told_of_and_begins_again(name: str, waits: bool) -> None:
     clock, faults, loop = VirtualClock(autojump=True), Faults(), Loop()
     worker: AnyLoop = loop
-    if is_intermittent:
+    if name == "Intermittent":
         worker = Intermittent(lambda: [loop], may_work=always, every=timedelta(seconds=9), clock=clock)
+    if waits:
+        worker = OnceDeclared(worker, is_declared=lambda: True, clock=clock)
     running = Running([worker], clock=clock, observer=faults)
 
     async with asyncio.timeout(SOON_S), asyncio.TaskGroup() as group:
@@ -78,7 +81,7 @@ async def test_a_worker_that_nobody_cancelled_is_told_of_and_begins_again(is_int
         await loop.goes_on.wait()
         running.stop()
 
-    assert [fault.retry_after for fault in faults.told] == [PAUSE_BEFORE_RESTART]
+    assert [(fault.worker, fault.retry_after) for fault in faults.told] == [(name, PAUSE_BEFORE_RESTART)]
 
 
 async def test_a_worker_that_is_cancelled_ends() -> None:
@@ -93,6 +96,30 @@ async def test_a_worker_that_is_cancelled_ends() -> None:
 
     assert task.cancelled()
     assert not faults.told
+
+
+async def test_a_loop_of_a_consumer_begins_once_its_messages_come() -> None:
+    clock, loop, answers = VirtualClock(autojump=True), Loop(), iter([False, False, True])
+    loop.runs = 1
+    waiting = OnceDeclared(loop, is_declared=lambda: next(answers), clock=clock)
+
+    async with asyncio.timeout(SOON_S), asyncio.TaskGroup() as group:
+        group.create_task(waiting.run())
+        await loop.goes_on.wait()
+        waiting.stop()
+
+    assert not list(answers), "it has looked until it was so"
+
+
+async def test_a_loop_whose_messages_never_come_can_be_stopped() -> None:
+    clock, loop = VirtualClock(), Loop()
+    loop.runs = 1
+    waiting = OnceDeclared(loop, is_declared=lambda: False, clock=clock)
+
+    async with asyncio.timeout(SOON_S), asyncio.TaskGroup() as group:
+        group.create_task(waiting.run())
+        await asyncio.sleep(0)
+        waiting.stop()
 
 
 class Channel(MessageReceiver):
