@@ -67,6 +67,8 @@ WITHIN = timedelta(seconds=30)
 DEAF = timedelta(0)
 LONG_AGO = datetime.fromisoformat("2020-01-01T00:00:00+00:00")
 REFUNDS = "topic:refund"
+OTHER_KEY = "k2"
+"""Of another partition than ``letter`` takes."""
 
 
 @event("refund.issued", key="refund_id")
@@ -490,13 +492,14 @@ async def test_a_connection_lost_while_messages_are_deleted_is_told_of_and_the_n
     async with listening(harness, subscription) as receiver:
         await receiver.settle(await receive(receiver, 20), Outcome.ACCEPTED)
         await wait_until(nothing_pending(jetstream, subscription, sent[0]), WITHIN)
+        stream, subject = where(sent[0])
         lost = _DeletesNothing([nats_server.url])
         try:
             with pytest.raises(BrokerUnavailableError, match="lost"):
-                await trim(JetStream(lost), topic, partition_of(sent[0]), known=range(1, 21))
+                await JetStream(lost).remove(stream, subject, up_to=20, known=range(1, 21))
         finally:
             await lost.close()
-        await trim(jetstream, topic, partition_of(sent[0]), known=range(1, 21))
+        await jetstream.remove(stream, subject, up_to=20, known=range(1, 21))
 
     assert await count(jetstream, topic) == 0
 
@@ -549,6 +552,38 @@ async def test_a_stream_that_is_made_again_is_read_from_its_beginning_whatever_l
         # what was read from the stream can be acknowledged only once it is delivered again
         await let_redeliver_soon(jetstream, subscription, now)
         await wait_until(nothing_pending(jetstream, subscription, now, receiver), WITHIN)
+
+
+async def test_of_a_stream_that_is_made_again_nothing_is_removed_for_what_lay_in_the_one_before(
+    broker: NatsBroker, harness: BrokerHarness, jetstream: JetStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where messages are deleted one by one, by their sequences, which others have by now."""
+    monkeypatch.setattr(receiving, "TRIM_AFTER", 19)
+    queue = new_queue()
+    subscription = new_subscription(queue)
+    before = [letter(f"b{number}", queue) for number in range(9)]
+    others = [letter(f"o{number}", queue, key=OTHER_KEY) for number in range(9)]
+    now = [letter(f"n{number}", queue) for number in range(10)]
+    assert partition_of(before[0]) != partition_of(others[0])
+    async with listening(harness, subscription) as receiver:
+        await broker.sender().send(before)
+        await receiver.settle(await receive(receiver, 9), Outcome.ACCEPTED)
+        await jetstream.ask(f"STREAM.DELETE.{stream_of(queue)}")
+        await broker.sender().send(others)
+        await broker.sender().send(now)
+
+        *done, last = [one for one in await receive(receiver, 19) if one.message in now]
+        await receiver.settle(done, Outcome.ACCEPTED)
+
+        async def is_acknowledged() -> bool:
+            return await pending(jetstream, subscription, now[0]) == 1
+
+        await wait_until(is_acknowledged, WITHIN)
+        await receiver.settle([last], Outcome.ACCEPTED)
+        assert 9 <= await count(jetstream, queue) <= 10
+
+    async with listening(harness, subscription) as successor:
+        assert [one.message for one in await receive(successor, 9)] == others
 
 
 @pytest.fixture

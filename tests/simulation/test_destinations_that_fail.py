@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import make_dataclass, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import func, select
 
 from pillarbox import Pillarbox, RelaySettings, event
-from pillarbox.channel import NotReady, SendResult, Subscription, Unavailable, Unknown
+from pillarbox.app.controlling import control_of
+from pillarbox.channel import NotReady, Refused, SendResult, Subscription, Unavailable, Unknown
 from pillarbox.relational.tables import queue
 from pillarbox.testing import VirtualClock
 from tests.fault.relay_scene import STEP, RelayScene
@@ -26,6 +28,8 @@ STUCK = 10_000
 """As many failures as a test can see."""
 A_CYCLE = 1_000
 """Steps in which each destination that fails is found out, and tried again."""
+TWO_TO_A_LOOK_ASIDE = timedelta(milliseconds=60)
+"""After so long a step comes, where a relay looks aside after 100 ms: at every second one."""
 SOON = 40
 """Steps that a message may wait for others' trouble: two seconds."""
 
@@ -103,7 +107,55 @@ async def _enter(box: Pillarbox, number: int) -> None:
         await box.publish(Entered("account-0", number, f"entry-{number}"), tx=tx)
 
 
-async def _pass_time(step: Callable[[], Awaitable[bool]], clock: VirtualClock, steps: int) -> None:
+async def _pass_time(
+    turn: Callable[[], Awaitable[bool]], clock: VirtualClock, steps: int, *, step: timedelta = STEP
+) -> None:
     for _ in range(steps):
-        await step()
-        clock.advance(STEP)
+        await turn()
+        clock.advance(step)
+
+
+@only_sqlite
+@pytest.mark.parametrize("reads_before", [SOON, SOON + 1, SOON + 2])
+async def test_what_an_operator_released_leaves_once_somebody_hears_its_destination(
+    scene: RelayScene, reads_before: int
+) -> None:
+    """However the reads of what was released fall among those of the outbox."""
+    relay = scene.relay("one", dice=0.5)
+    (token,) = await _publish_to_others(scene.box, topics=1, each=1)
+    relay.sender.by_token[token] = [Refused("too large")]
+    await _pass_time(relay.step, relay.clock, reads_before)
+    outbox = control_of(scene.box.store).outbox
+    (found,) = await outbox.parked()
+
+    relay.sender.by_token[token] = [NotReady("nobody")]
+    await outbox.retry(found.message.id)
+    await _pass_time(relay.step, relay.clock, A_CYCLE, step=TWO_TO_A_LOOK_ASIDE)
+
+    assert scene.tokens() == [token]
+
+
+async def _publish_to_others(box: Pillarbox, *, topics: int, each: int) -> Sequence[str]:
+    """Publish ``each`` records to so many topics, one topic after the other; return their tokens."""
+    columns = [("account", str), ("seq", int), ("token", str)]
+    records: list[Any] = []
+    for topic in range(topics):
+        made: Any = event(f"audit{topic}.entered", key="account")(make_dataclass("Audited", columns, frozen=True))
+        box.register(made)
+        records += [made(f"account-{one}", 1, f"stuck-{topic}-{one}") for one in range(each)]
+    async with box.transaction() as tx:
+        await box.publish_all(records, tx=tx)
+    return [record.token for record in records]
+
+
+async def _enter(box: Pillarbox, number: int) -> None:
+    async with box.transaction() as tx:
+        await box.publish(Entered("account-0", number, f"entry-{number}"), tx=tx)
+
+
+async def _pass_time(
+    turn: Callable[[], Awaitable[bool]], clock: VirtualClock, steps: int, *, step: timedelta = STEP
+) -> None:
+    for _ in range(steps):
+        await turn()
+        clock.advance(step)

@@ -56,7 +56,9 @@ class InboxControl:
             ConfigurationError: ``older_than`` is below ``at_least``, or below a day; nothing was removed.
         """
         _refuse_young(older_than, at_least)
-        while batch := await self._source.run(self._inbox.purge(older_than, limit=PURGED_AT_ONCE)):
+        batch = PURGED_AT_ONCE
+        while batch == PURGED_AT_ONCE:  # ids grow old all the time: while there is one it would never end
+            batch = await self._source.run(self._inbox.purge(older_than, limit=PURGED_AT_ONCE))
             yield batch
 
 

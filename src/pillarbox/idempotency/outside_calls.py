@@ -200,8 +200,9 @@ class OutsideCalls:
         A box with consumers does so for those older than what its inbox keeps. A call whose answer was removed is made
         anew: keep it for longer than messages are retried, held and replayed.
         """
-        purged = 0
-        while batch := await self._source.run(self._store.purge(older_than, limit=PURGED_AT_ONCE)):
+        purged, batch = 0, PURGED_AT_ONCE
+        while batch == PURGED_AT_ONCE:  # answers grow old all the time: while there is one it would never end
+            batch = await self._source.run(self._store.purge(older_than, limit=PURGED_AT_ONCE))
             purged += batch
         return purged
 

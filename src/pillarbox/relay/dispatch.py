@@ -83,11 +83,11 @@ class Dispatch:
         """How many records to send next: one as a probe after the broker failed."""
         return 1 if self._pauses.has_failed(THE_BROKER) else self._settings.batch
 
-    def left_out(self) -> list[str]:
-        """Return the destinations that the next read leaves alone: for a while, or for the next probe."""
+    def left_out(self, *, of: str) -> list[str]:
+        """Return the destinations that the next read ``of`` a place leaves alone: a while, or for the next probe."""
         now = self._clock.monotonic()
         if not self._pauses.has_failed(THE_BROKER):
-            return self._pauses.left_out(now=now)
+            return self._pauses.left_out(of=of, now=now)
         left = self._pauses.failed() if self._spares else self._pauses.active(now=now)
         return sorted(self._tried.union(left) - {THE_BROKER})
 

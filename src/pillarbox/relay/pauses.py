@@ -5,10 +5,13 @@ Source: Brooker, *Exponential Backoff and Jitter* (AWS Architecture Blog): equal
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
+OUTBOX, RELEASED = "outbox", "released"
+"""The places that a relay reads."""
 TRIED_AT_EVERY = 3
 """How many reads there are to one that may find again what had failed."""
 
@@ -32,7 +35,7 @@ class Pauses:
         self._first_s = first.total_seconds()
         self._longest_s = longest.total_seconds()
         self._pauses: dict[str, _Pause] = {}
-        self._reads = 0
+        self._reads = Counter[str]()
 
     def pause(self, name: str, *, now: float) -> timedelta:
         """Pause ``name``; return for how long."""
@@ -53,14 +56,17 @@ class Pauses:
         """Return the names that have failed since their last success, paused or not."""
         return sorted(self._pauses)
 
-    def left_out(self, *, now: float) -> list[str]:
+    def left_out(self, *, of: str, now: float) -> list[str]:
         """Return the names to leave out of the next read: those that are paused, and mostly all that have failed.
+
+        What is read from different places is counted by itself, ``of`` each: read in turns, one of them might never
+        have the read that tries again.
 
         What is tried again may fill a read by itself, and fail again; so there are reads in between that find others:
         two, since one that is made while the failure comes to light is not used.
         """
-        self._reads += 1
-        return self.failed() if self._reads % TRIED_AT_EVERY else self.active(now=now)
+        self._reads[of] += 1
+        return self.failed() if self._reads[of] % TRIED_AT_EVERY else self.active(now=now)
 
     def is_paused(self, name: str, *, now: float) -> bool:
         """Tell whether ``name`` is paused now."""

@@ -14,6 +14,7 @@ from pillarbox.observe import MessagesPublished, Observer, SettlementRefused
 from pillarbox.relay.dispatch import Dispatch
 from pillarbox.relay.handover import HandOver
 from pillarbox.relay.low_watermark import LowWatermark
+from pillarbox.relay.pauses import OUTBOX
 from pillarbox.relay.reader import Aside, PendingRecord, ReadPlan, SlotReader
 from pillarbox.relay.relay import Publication
 from pillarbox.relay.released import Released
@@ -96,7 +97,7 @@ class PollingPublication(Publication):
         plan = ReadPlan(
             slots=sorted(self._keeper.tokens),
             in_flight=[*(record.position for record in batch), *published],
-            paused=self._dispatch.left_out(),
+            paused=self._dispatch.left_out(of=OUTBOX),
             limit=self._dispatch.limit,
             first=self._low.first,
         )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pillarbox.observe import MessagesPublished, Observer
 from pillarbox.relay.dispatch import Dispatch
+from pillarbox.relay.pauses import RELEASED
 from pillarbox.relay.reader import HeldRecords, Key
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ class Released:
         if self._dispatch.is_away:
             return False
         limit = self._dispatch.limit
-        reading = self._held.read(slots=sorted(self._keeper.tokens), paused=self._dispatch.left_out(), limit=limit)
+        paused = self._dispatch.left_out(of=RELEASED)
+        reading = self._held.read(slots=sorted(self._keeper.tokens), paused=paused, limit=limit)
         batch = await self._source.run_single(reading)
         if not batch:
             return False

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pillarbox.observe import DestinationNotReady, MessagesPublished, Observer
 from pillarbox.relay.handover import HandOver
-from pillarbox.relay.pauses import Pauses
+from pillarbox.relay.pauses import OUTBOX, RELEASED, Pauses
 from pillarbox.relay.reader import OutboxTransfer, Transferred
 from pillarbox.relay.relay import Publication
 from pillarbox.relay.settings import RelaySettings
@@ -56,11 +56,11 @@ class TransferPublication(Publication):
     async def advance(self) -> bool:
         """Move one batch."""
         await self._hand_over.take_over()
-        return await self._move(self._transfer.transfer)
+        return await self._move(self._transfer.transfer, of=OUTBOX)
 
     async def advance_released(self) -> bool:
         """Move one batch of what another broker had refused."""
-        return await self._move(self._transfer.transfer_released)
+        return await self._move(self._transfer.transfer_released, of=RELEASED)
 
     async def flush(self) -> None:
         """Do nothing: a transfer leaves nothing in flight."""
@@ -68,7 +68,7 @@ class TransferPublication(Publication):
     async def close(self) -> None:
         """Do nothing: no connection is kept."""
 
-    async def _move(self, transfer: _Transfer) -> bool:
+    async def _move(self, transfer: _Transfer, *, of: str) -> bool:
         now = self._clock.monotonic()
         tokens = self._keeper.tokens
         moved = await self._source.run(
@@ -76,7 +76,7 @@ class TransferPublication(Publication):
                 self._keeper.terms.scope,
                 sorted(tokens.values()),
                 slots=sorted(tokens),
-                paused=self._pauses.left_out(now=now),
+                paused=self._pauses.left_out(of=of, now=now),
                 limit=self._settings.batch,
                 keep=self._settings.keep is not None,
             )

@@ -219,3 +219,34 @@ async def test_the_time_of_a_stored_message_is_known_to_the_nanosecond(written: 
     stored = await Stream(cast("NatsConnection", None)).message("s", "topic.order.0", at_least=1)
 
     assert stored == Stored(sequence=1, time_ns=nanoseconds, headers=b"", body=b"")
+
+
+@pytest.mark.parametrize(
+    ("sequences", "is_whole"),
+    [([11, 12, 14], True), ([11, 12, 14, 17], True), ([12, 11, 14], False), ([11, 14], False), ([17, 18, 19], False)],
+    ids=["all", "and what follows", "in another order", "one lacks", "only what follows"],
+)
+def test_what_comes_at_a_takeover_is_believed_only_if_all_that_is_pending_is_there_in_order(
+    sequences: list[int], is_whole: bool
+) -> None:
+    """Else the stream is read, so that nothing overtakes what belongs before it."""
+    before = structs.replace(consumer(delivered=14), pending=3)
+    returned = [came(sequence, 15 + number) for number, sequence in enumerate(sequences)]
+
+    assert pull().is_whole(returned, before) is is_whole
+
+
+def test_what_may_be_removed_by_its_sequence_was_acknowledged_to_the_consumer_that_is_followed() -> None:
+    """What was read from the stream is known as acknowledged when it has come."""
+    share = pull(delivered=4)
+    share.find(stored(9))
+    share.take(came(11, 5))
+    share.accept([receipt_of(one) for one in hand_out([share], 10)])
+    assert list(share.acknowledged) == [11]
+    share.take(came(9, 6))
+    assert list(share.acknowledged) == [11, 9]
+
+    share.trimmed(9)
+    assert list(share.acknowledged) == [11]
+    share.attach(consumer(SECOND))
+    assert not share.acknowledged

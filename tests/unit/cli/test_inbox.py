@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from pillarbox.idempotency.business_key import row_of
+from pillarbox.relational.idempotency import RelationalInboxStore
+from pillarbox.transaction import Program
 from tests.unit.cli.conftest import CONSUMER, Shell, message
 
 PROGRAM = """
@@ -90,6 +92,21 @@ def test_a_purge_removes_what_is_old_in_batches(pillarbox: Shell, remember: Call
     assert pillarbox.json("inbox", "purge") == {"purged": 2_101}
     assert pillarbox.json("inbox", "stats")[0]["ids"] == 1
     assert "0 ids are removed" in pillarbox.text("inbox", "purge", "--older-than", "1d")
+
+
+def test_a_purge_ends_though_ids_grow_old_meanwhile(
+    pillarbox: Shell, remember: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each batch finds what has grown old during the one before."""
+    remember(2)
+    purge = RelationalInboxStore.purge
+
+    def one_at_a_time(self: RelationalInboxStore, older_than: timedelta, *, limit: int) -> Program[int]:
+        return purge(self, older_than, limit=min(limit, 1))
+
+    monkeypatch.setattr(RelationalInboxStore, "purge", one_at_a_time)
+
+    assert pillarbox.json("inbox", "purge") == {"purged": 1}
 
 
 def test_a_purge_shows_how_far_it_is_where_somebody_looks_on(

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from pillarbox.relay.pauses import Pauses
+from pillarbox.relay.pauses import OUTBOX, Pauses
 
 SECOND = timedelta(seconds=1)
 
@@ -67,8 +67,8 @@ def test_what_has_failed_is_left_out_until_its_turn_and_found_again_at_every_thi
     pauses.pause("a", now=0.0)
     pauses.pause("b", now=1.0)
 
-    assert [pauses.left_out(now=1.5) for _ in range(3)] == [["a", "b"], ["a", "b"], ["b"]]
-    assert pauses.left_out(now=100.0) == ["a", "b"] == pauses.failed()
+    assert [pauses.left_out(of=OUTBOX, now=1.5) for _ in range(3)] == [["a", "b"], ["a", "b"], ["b"]]
+    assert pauses.left_out(of=OUTBOX, now=100.0) == ["a", "b"] == pauses.failed()
 
 
 def test_success_of_what_never_failed_changes_nothing() -> None:

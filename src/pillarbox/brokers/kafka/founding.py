@@ -7,6 +7,7 @@ has a partition writes its place, so that none is moved over messages that came 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -32,11 +33,15 @@ class Founder:
     def __init__(
         self, group: str, *, settings: KafkaSettings, clock: Clock, readers_of: Callable[[str], Collection[str]]
     ) -> None:
-        """Found places of ``group``; ``readers_of`` tells which groups have a place on a topic."""
+        """Found places of ``group``; ``readers_of`` tells which groups have a place on a topic.
+
+        It is asked once a topic, which takes as long as there are groups; and all its partitions begin alike though
+        another group founds its places at the same time.
+        """
         self._group = group
         self._settings = settings
         self._clock = clock
-        self._readers_of = readers_of
+        self._readers_of = cache(readers_of)
         self._new: list[str] | None = None
         self._trouble = "no answer"
         self._leave_at = float("inf")

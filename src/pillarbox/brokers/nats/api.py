@@ -20,6 +20,8 @@ NOT_FOUND: Final = 404
 PURGES_RIGHTLY: Final = (2, 10)
 """The first NATS whose consumers, when one subject is purged, keep what they have pending."""
 DELETED_AT_ONCE: Final = 100
+FOUND_AT_ONCE: Final = 1_000
+"""So many are searched for and removed that instances before have left: for longer a lease would not last."""
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -144,8 +146,11 @@ class JetStream:
             await self.ask(f"STREAM.PURGE.{stream}", filter=subject, seq=up_to + 1)
             return
         there = sorted(sequence for sequence in known if sequence <= up_to)
+        until = there[0] if there else up_to + 1
         first = await self.message(stream, subject, at_least=1)
-        while first is not None and first.sequence < (there[0] if there else up_to + 1):  # of an instance before
+        for _ in range(FOUND_AT_ONCE):
+            if first is None or first.sequence >= until:
+                break
             await self._delete(stream, first.sequence)
             first = await self.message(stream, subject, at_least=first.sequence + 1)
         for start in range(0, len(there), DELETED_AT_ONCE):

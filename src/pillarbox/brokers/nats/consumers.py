@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 from pillarbox.brokers.nats.api import Consumer, JetStream, Refusal, refused
@@ -18,6 +19,7 @@ logger = logging.getLogger("pillarbox.brokers.nats")
 ACK_WAIT_S: Final = 60
 MOST_PENDING: Final = 1000
 NANOSECONDS: Final = 1_000_000_000
+NONE_KNOWN: Final[Mapping[tuple[str, str], Iterable[int]]] = MappingProxyType({})
 OVERLAP: Final = "subjects overlap"
 """The server's words about a stream whose subjects another has already."""
 STREAM: Final[Mapping[str, Any]] = {
@@ -155,8 +157,17 @@ async def _create_consumer(jetstream: JetStream, stream: str, name: str, config:
             raise
 
 
-async def trim(jetstream: JetStream, channel: str, partition: int, *, known: Iterable[int] = ()) -> int:
-    """Remove from a partition what every consumer of its stream has acknowledged, of which ``known`` is a part.
+async def trim(
+    jetstream: JetStream, channel: str, partition: int, *, known: Mapping[tuple[str, str], Iterable[int]] = NONE_KNOWN
+) -> int:
+    """Remove from a partition what every consumer of its stream has acknowledged.
+
+    Args:
+        jetstream: where it lies.
+        channel: the partition's.
+        partition: its number.
+        known: sequences that were acknowledged to a consumer, by its name and when it was made: to another one of that
+            name, of a stream that was made again, they mean other messages.
 
     Returns:
         The sequence up to which it was removed; 0 if nothing was.
@@ -173,7 +184,8 @@ async def trim(jetstream: JetStream, channel: str, partition: int, *, known: Ite
         floors = [one.floor for one in found if _concerns(one.config, channel, subject)]
         floor = min(floors, default=0)
         if floor > 0:
-            await jetstream.remove(stream, subject, up_to=floor, known=known)
+            ours = [number for one in found for number in known.get((one.name, one.created), ())]
+            await jetstream.remove(stream, subject, up_to=floor, known=ours)
         return floor
     except Refusal as refusal:
         raise refused(refusal, what=f"purge of {stream}") from refusal

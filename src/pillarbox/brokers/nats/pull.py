@@ -48,7 +48,7 @@ class Pull(Share):
         replies: where each message that is here is acknowledged, by its place; empty where it was read from the stream,
             or came from a consumer that is gone, and has still to come from this one.
         settled: the places of those settled last.
-        trimmed: up to which sequence what all have settled was removed last.
+        acknowledged: sequences that the consumer which is followed was told of, and that may still lie in the stream.
         created: when the consumer was made that is followed; empty before any is.
         following: the number of the next delivery.
         asked: how many were asked for and have not come.
@@ -64,7 +64,7 @@ class Pull(Share):
     inbox: Any = None
     replies: dict[Place, str] = field(default_factory=dict[Place, str])
     settled: OrderedDict[Place, None] = field(default_factory=OrderedDict[Place, None])
-    trimmed: int = 0
+    acknowledged: deque[int] = field(default_factory=lambda: deque[int](maxlen=REMEMBERED))
     created: str = ""
     following: int = 0
     asked: int = 0
@@ -110,6 +110,7 @@ class Pull(Share):
         is_another = self.created not in ("", consumer.created)
         if is_another:
             self.replies = dict.fromkeys(self.replies, "")
+            self.acknowledged.clear()  # their stream may be another one, too, where others have these sequences
         self.created, self.following = consumer.created, consumer.delivered + 1
         if is_another:
             return 0
@@ -145,6 +146,7 @@ class Pull(Share):
         self.following += 1
         self.refusal = ""
         if place in self.settled:
+            self.acknowledged.append(place[0])
             return Arrival.ACKNOWLEDGED_BEFORE
         if place not in self.replies:
             self.add(place, self._message(place[0], came.headers, came.data))
@@ -158,10 +160,15 @@ class Pull(Share):
             if self.settle([receipt]):
                 if reply := self.replies.pop(receipt.order, ""):
                     replies.append(reply)
+                    self.acknowledged.append(receipt.order[0])
                 self.settled[receipt.order] = None
         while len(self.settled) > REMEMBERED:
             self.settled.popitem(last=False)
         return replies
+
+    def trimmed(self, up_to: int) -> None:
+        """Forget what was removed from the stream."""
+        self.acknowledged = deque((one for one in self.acknowledged if one > up_to), maxlen=REMEMBERED)
 
     def unsettled(self, *, with_out: bool) -> list[str]:
         """Return where to say of what came that it was not settled, in the order of the stream."""
@@ -182,7 +189,8 @@ class Pull(Share):
     def forget(self) -> None:
         """Have nothing of it."""
         Share.forget(self)
-        self.created, self.trimmed = "", 0
+        self.created = ""
+        self.acknowledged.clear()
         self.replies.clear()
         self.settled.clear()
         self.came.clear()

@@ -119,8 +119,8 @@ class NatsReceiver(MessageReceiver):
                 full.append(share)
         await self._answer(replies, b"+ACK")
         for share in full:
-            known = [sequence for sequence, _ in share.settled if sequence > share.trimmed]
-            share.trimmed = await trim(self._jetstream, share.channel, share.partition, known=known)
+            known = {(share.durable, share.created): tuple(share.acknowledged)}
+            share.trimmed(await trim(self._jetstream, share.channel, share.partition, known=known))
 
     async def close(self) -> None:
         """Give the partitions back, and to the server what is not settled, so that whoever takes them can settle it."""
