@@ -56,7 +56,9 @@ class WebhookAlert:
         Raises:
             ConfigurationError: the URL is none of a web server, or the secret is empty or no base64.
         """
-        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+        check_value(url, str, name="WebhookAlert(url)", shown="something else")
+        check_value(secret, str, name="WebhookAlert(secret=)", shown="something else")
+        if not _is_of_a_web_server(url):
             raise ConfigurationError("WebhookAlert posts to https://… or http://…; the URL is neither")
         self._url = url
         self._key = _key_of(secret)
@@ -119,6 +121,14 @@ def signed(key: bytes, identity: str, at: datetime, body: bytes) -> Mapping[str,
     digest = hmac.new(key, b".".join([identity.encode(), stamp.encode(), body]), hashlib.sha256).digest()
     signature = f"v1,{base64.b64encode(digest).decode()}"
     return {"webhook-id": identity, "webhook-timestamp": stamp, "webhook-signature": signature}
+
+
+def _is_of_a_web_server(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of a port that is no number, or of brackets
+        return False
 
 
 def _key_of(secret: str) -> bytes:

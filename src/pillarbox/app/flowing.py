@@ -16,6 +16,7 @@ from pillarbox.app.settings import Settings
 from pillarbox.clock import Clock
 from pillarbox.consumer import Consumer
 from pillarbox.errors import ConfigurationError, InvalidSetupError
+from pillarbox.errors.values import check_value
 from pillarbox.flow import Flow, Flows, Graph, flow_of
 from pillarbox.flow.checks import ProblemSeverity, check
 from pillarbox.flow.definition import Classes
@@ -86,6 +87,7 @@ class Flowing(ABC):
                 running.
         """
         self._check_can_be_heard()
+        check_value(name, str, name="the name of a flow")
         declared = flow_of(
             f"{self.name}/{name}",
             starts=starts,

@@ -18,14 +18,14 @@ from pillarbox.rounds import Loop
 from pillarbox.saga import Saga
 from pillarbox.saga.catalogue import Catalogue, taken_over
 from pillarbox.saga.invoking import Invoker
-from pillarbox.saga.journal import SagaStatus, decode_journal
+from pillarbox.saga.journal import decode_journal
 from pillarbox.saga.orchestrator import SagaOrchestrator, Workplace
 from pillarbox.saga.replies import CONSUMER, Replies
 from pillarbox.saga.resolve import resolve_sagas
 from pillarbox.saga.rules import Rules
 from pillarbox.saga.sagas import Sagas, broken
 from pillarbox.saga.state import StateCodec
-from pillarbox.saga.store import SagaFilter
+from pillarbox.saga.store import SagaCount, SagaFilter
 from pillarbox.serialization import Codec
 
 READ_AT_MOST = 1_000
@@ -147,22 +147,26 @@ async def breaks_of(
     """Return what the definitions cannot go on with, of what ``service`` has under way in ``store``."""
     stored = await store.run(store.saga_archive.definitions())
     counts = await store.run(store.saga_archive.counts())
-    started = {(one.saga, one.version) for one in counts if not one.status.is_ended}
+    under_way = [one for one in counts if not one.status.is_ended and one.saga.startswith(f"{service}/")]
+    started = {(one.saga, one.version) for one in under_way}
     unrun = {key: "" for key in started if catalogue.get(*key) is None}  # perhaps by nobody yet, so there is no graph
     ours = {key: graph for key, graph in {**unrun, **stored}.items() if key[0].startswith(f"{service}/")}
-    return (*broken(catalogue, ours), *await _unreadable(catalogue, StateCodec(codec, Limits()), store, service))
+    return (*broken(catalogue, ours), *await _unreadable(catalogue, StateCodec(codec, Limits()), store, under_way))
 
 
 async def _unreadable(
-    catalogue: Catalogue, states: StateCodec, store: RelationalStore, service: str
+    catalogue: Catalogue, states: StateCodec, store: RelationalStore, under_way: Sequence[SagaCount]
 ) -> list[ConfigurationError]:
     """Return what is under way and cannot be read by its definition: one of each version, of those changed last."""
     problems: dict[tuple[str, int], ConfigurationError] = {}
-    for status in (one for one in SagaStatus if not one.is_ended):
-        for one in await store.run(store.saga_archive.find(SagaFilter(status=status), limit=READ_AT_MOST)):
-            definition = catalogue.get(one.saga, one.version)
-            if definition is None or not one.saga.startswith(f"{service}/") or (one.saga, one.version) in problems:
-                continue
+    for kind in under_way:  # each by itself: of an old version there are few, and new ones have changed since
+        definition = catalogue.get(kind.saga, kind.version)
+        if definition is None:
+            continue
+        wanted = SagaFilter(saga=kind.saga, version=kind.version, status=kind.status)
+        for one in await store.run(store.saga_archive.find(wanted, limit=READ_AT_MOST)):
+            if (one.saga, one.version) in problems:
+                break
             for details in await store.run(store.saga_archive.get(one.saga_id, saga=one.saga)):
                 try:
                     decode_journal(details.journal)

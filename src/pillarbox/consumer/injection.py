@@ -67,13 +67,15 @@ class Providers:
 
     def override(self, kind: type[object], instance: object) -> AbstractContextManager[object]:
         """Give ``instance`` to whoever asks for ``kind``, until the block ends where it is used as one."""
-        before = self.by_type.get(kind)
-        self.by_type[kind] = Provider(factory=lambda: instance, scope="app")
+        before, instead = self.by_type.get(kind), Provider(factory=lambda: instance, scope="app")
+        self.by_type[kind] = instead
         block = ExitStack()
-        block.callback(self._restore, kind, before)
+        block.callback(self._restore, kind, before, instead)
         return block
 
-    def _restore(self, kind: type[object], before: Provider | None) -> None:
+    def _restore(self, kind: type[object], before: Provider | None, instead: Provider) -> None:
+        if self.by_type.get(kind) is not instead:  # it was provided within the block, and stays so
+            return
         if before is None:
             self.by_type.pop(kind, None)
         else:

@@ -59,7 +59,8 @@ class InboxControl:
         batch = PURGED_AT_ONCE
         while batch == PURGED_AT_ONCE:  # ids grow old all the time: while there is one it would never end
             batch = await self._source.run(self._inbox.purge(older_than, limit=PURGED_AT_ONCE))
-            yield batch
+            if batch:
+                yield batch
 
 
 def _refuse_young(older_than: timedelta, at_least: timedelta) -> None:

@@ -192,8 +192,9 @@ class DeadLetters(Replays):
             How many letters were removed.
         """
         checked(by=by)
-        purged = 0
-        while batch := await self._source.run(self._purge(older_than, by)):
+        purged, batch = 0, PURGED_AT_ONCE
+        while batch == PURGED_AT_ONCE:  # letters grow old all the time: while there is one it would never end
+            batch = await self._source.run(self._purge(older_than, by))
             purged += batch
         while runs := await self._source.run(self._ports.archive.over(older_than, limit=PURGED_AT_ONCE)):
             for run_id in runs:

@@ -64,11 +64,14 @@ def flow_of(
     """
     name = check_name(identity.partition("/")[2], what="the name of a flow")
     owner = f"flow {name!r}"
+    check_value(react_within, Mapping, name=f"{owner}: react_within=")
+    check_value(expects, Mapping, name=f"{owner}: expects=")
     for time in (within, *react_within.values()):
         check_value(time, timedelta, name=f"{owner}: within= and react_within=", bounds=A_WHILE)
     events: dict[str, Passage] = {}
 
     def names(classes: Classes, role: str) -> tuple[str, ...]:
+        check_value(classes, type | Sequence[type], name=f"{owner}: {role}")
         return tuple(_event(kind, f"{owner}: {role}", events) for kind in _listed(classes))
 
     flow = Flow(

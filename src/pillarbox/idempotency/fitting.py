@@ -10,7 +10,7 @@ from pillarbox.message.limits import KEY_COLUMN_BYTES
 
 def fitting(identity: str) -> str:
     """Return ``identity`` as it is stored: itself, or its digest if it is too long for a key column."""
-    return identity if len(identity.encode()) <= KEY_COLUMN_BYTES else _digest(identity)
+    return identity if len(identity.encode(errors="surrogatepass")) <= KEY_COLUMN_BYTES else _digest(identity)
 
 
 def fitting_header(identity: str) -> str:
@@ -19,4 +19,4 @@ def fitting_header(identity: str) -> str:
 
 
 def _digest(identity: str) -> str:
-    return f"sha256:{sha256(identity.encode()).hexdigest()}"
+    return f"sha256:{sha256(identity.encode(errors='surrogatepass')).hexdigest()}"

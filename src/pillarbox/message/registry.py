@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pillarbox.errors import ConfigurationError, DuplicateTypeError, UnknownMessageTypeError
+from pillarbox.errors.values import check_value
 from pillarbox.message.declare import message_type_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from pillarbox.message.declare import MessageType
 
 Upcaster: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]  # Any: decoded JSON of a schema that is gone
@@ -41,6 +40,7 @@ class Registry:
                 numbers and types without. Nothing was added.
             DuplicateTypeError: Another class has the same name and version. Nothing was added.
         """
+        check_value(upcasters, Mapping | None, name="upcasters")
         declared = [message_type_of(cls) for cls in types]
         seen: dict[tuple[str, int], MessageType] = {}
         for one in declared:

@@ -167,6 +167,9 @@ def _matching(wanted: SagaFilter) -> tuple[Executable, dict[str, Any]]:
         named = _saga.saga.like(bindparam("named", type_=String), escape="!")
         statement = statement.where(or_(_saga.saga == bindparam("of_saga", type_=String), named))
         values |= {"of_saga": wanted.saga, "named": f"%/{_escaped(wanted.saga)}"}
+    if wanted.version is not None:
+        statement = statement.where(_saga.version == bindparam("of_version", type_=BigInteger))
+        values["of_version"] = wanted.version
     if wanted.status is not None:
         statement = statement.where(_saga.state == bindparam("in_status", type_=String))
         values["in_status"] = wanted.status.value

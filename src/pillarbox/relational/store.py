@@ -19,14 +19,14 @@ from threading import Lock
 from typing import NoReturn, TypeVar
 
 from sqlalchemy import Connection, Engine, Executable
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from pillarbox.errors import ConflictError, StoreUnavailableError
 from pillarbox.errors.reading import text_of
 from pillarbox.errors.waiting import DOES_IT_KNOW_US
-from pillarbox.relational.absence import says_that_tables_are_absent
+from pillarbox.relational.absence import refuse_no_text, says_that_tables_are_absent
 from pillarbox.relational.breakers import RelationalCircuitStore
 from pillarbox.relational.calls import RelationalCallStore
 from pillarbox.relational.consumers import RelationalConsumerRegistry
@@ -260,7 +260,7 @@ class RelationalStore(TransactionSource):
                     return await in_thread(partial(self._run_in_thread, program))
             async with begin() as transaction:
                 return await transaction.run(program)
-        except DBAPIError as error:
+        except (StatementError, UnicodeEncodeError) as error:
             self._raise(error)
 
     async def run_single(self, program: Program[T]) -> T:
@@ -270,7 +270,7 @@ class RelationalStore(TransactionSource):
         try:
             async with self._connected(self._autocommit) as connection, self._patience.for_answer(connection):
                 return await connection.run_sync(_run_unbegun, program)
-        except DBAPIError as error:
+        except (StatementError, UnicodeEncodeError) as error:
             self._raise(error)
 
     def _run_in_thread(self, program: Program[T]) -> T:
@@ -351,7 +351,8 @@ class RelationalStore(TransactionSource):
         remedy = IN_A_FILE if self.traits.single_writer else DOES_IT_KNOW_US
         return StoreUnavailableError(store=self.name, reason=text_of(reason), remedy=remedy)
 
-    def _raise(self, error: DBAPIError) -> NoReturn:
+    def _raise(self, error: StatementError | UnicodeEncodeError) -> NoReturn:
+        refuse_no_text(error)
         if says_that_tables_are_absent(error):
             raise absent_tables() from error
         translated = self.translate(error)

@@ -184,6 +184,7 @@ class RequestStep(Step[S, P, R]):
 
         def declare(function: Callable[..., None]) -> Callable[..., None]:
             do = self.declaration.do
+            check_value(reply, type, name=f"step {self.declaration.name!r}: a reply")
             if reply not in do.replies:
                 raise ConfigurationError(
                     f"step {self.declaration.name!r} awaits no {reply.__qualname__}; add it to replies="
@@ -232,6 +233,8 @@ class Saga(Generic[S]):
         check_value(upcasters, Mapping | None, name=f"saga {name!r}: upcasters")
         for older in upcasters or ():
             check_value(older, int, name=f"saga {name!r}: a version in upcasters")
+        for upcaster in (upcasters or {}).values():
+            check_value(upcaster, Callable, name=f"saga {name!r}: an upcaster")
         self.upcasters = dict(sorted((upcasters or {}).items()))
         if self.upcasters and [*self.upcasters] != [*range(max(1, min(self.upcasters)), version)]:
             raise ConfigurationError(
@@ -346,6 +349,7 @@ class Saga(Generic[S]):
             pivot: the point of no return.
             parallel: neighbouring steps of the same name run side by side.
         """
+        check_value(saga, Saga, name=f"saga {self.name!r}: a child")
         act = partial(ActDeclaration, timeout=timeout, child=saga)
         return partial(self._declared, Step, act, name=name, pivot=pivot, parallel=parallel)
 
@@ -370,6 +374,7 @@ class Saga(Generic[S]):
                 f"saga {self.name!r}: the function of step {declared.name!r} is declared as a step already; "
                 "declare the plain function for each saga, as in first.step(name=…)(function)"
             )
+        check_value(function, Callable, name=f"saga {self.name!r}: a step")
         named = check_name(name or function.__name__, what=f"the name of a step of saga {self.name!r}")
         if any(step.name == named for step in self.steps):
             raise ConfigurationError(f"saga {self.name!r} has two steps named {named!r}; give one another name=")

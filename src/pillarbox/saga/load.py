@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,10 +29,15 @@ class Load:
         self.most = min(AT_FIRST, largest)
         """So many may be in hand."""
 
-    def weigh(self, rows: Sequence[SagaRow]) -> None:
-        """Learn from what was read; what is light is taken in twice as large a number the next time."""
+    def weigh(self, rows: Sequence[SagaRow]) -> Sequence[SagaRow]:
+        """Learn from what was read; what is light is taken in twice as large a number the next time.
+
+        Returns:
+            The first of ``rows`` that come to the bound, one at least: large ones may have followed upon small ones.
+        """
         if not rows:
-            return
-        chars = sum(len(row.state) + len(row.journal) for row in rows)
-        fitting = MOST_CHARS * len(rows) // max(chars, 1)
+            return rows
+        chars = list(accumulate(len(row.state) + len(row.journal) for row in rows))
+        fitting = MOST_CHARS * len(rows) // max(chars[-1], 1)
         self.most = max(1, min(self._largest, fitting, max(2 * self.most, AT_FIRST)))
+        return rows[: max(1, bisect_right(chars, MOST_CHARS))]

@@ -254,9 +254,9 @@ class SagaOrchestrator:
         now = self._clock.monotonic()
         if by_key and now < self._nothing_until:
             return returned, False
-        due = await transaction.run(self._store.due(self._rules.service, self._catalogue.names, limit=room))
-        self._load.weigh(due)
-        has_more = len(due) == room
+        found = await transaction.run(self._store.due(self._rules.service, self._catalogue.names, limit=room))
+        due = self._load.weigh(found)
+        has_more = len(found) == room or len(due) < len(found)
         self._nothing_until = now if has_more else now + SHORTEST_POLL.total_seconds()
         return [*returned, *(row for row in due if row.key not in by_key)], has_more
 

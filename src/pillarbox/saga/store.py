@@ -89,6 +89,7 @@ class SagaFilter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         saga: the name of the definition.
+        version: of the definition.
         status: where they stand.
         step: a step that is under way.
         older_than: started at least so long ago.
@@ -96,6 +97,7 @@ class SagaFilter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     saga: str | None = None
+    version: int | None = None
     status: SagaStatus | None = None
     step: str | None = None
     older_than: timedelta | None = None

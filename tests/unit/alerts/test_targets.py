@@ -12,7 +12,7 @@ import threading
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -122,9 +122,14 @@ async def test_an_answer_that_is_no_success_is_an_error(web: Web, status: int) -
         ("https://", "x"),
         ("https://h/", ""),
         ("https://h/", "whsec_!"),
+        ("http://[h/", "x"),
+        ("http://h:port/", "x"),
+        (3, "x"),
+        (b"https://h/", "x"),
+        ("https://h/", 3),
     ],
 )
-def test_what_cannot_work_is_refused_at_once(url: str, secret: str) -> None:
+def test_what_cannot_work_is_refused_at_once(url: Any, secret: Any) -> None:
     with pytest.raises(ConfigurationError):
         WebhookAlert(url, secret=secret)
 

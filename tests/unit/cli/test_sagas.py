@@ -247,6 +247,21 @@ def test_check_finds_what_today_s_definitions_cannot_read(
     assert "4111" not in changed.output + raises.output
 
 
+def test_check_reads_instances_of_each_version_however_many_others_have_changed_since(
+    pillarbox: Shell, put: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pillarbox.app.orchestrating.READ_AT_MOST", 1)
+    put("old", Journal(), version=1)
+    put("elsewhere", Journal(), saga="billing/fulfil", version=2)
+    put("new", Journal(), version=2)
+    program(monkeypatch, pillarbox.url, "pay", "ship", version=2, upcasters={1: lambda state: {**state["weight"]}})
+
+    done = pillarbox("saga", "check", "todays", store=False)
+
+    assert done.exit_code == 1
+    assert "cannot read instance 'old' of version 1, which is under way" in done.output
+
+
 def with_child(monkeypatch: pytest.MonkeyPatch, url: str, name: str) -> Pillarbox:
     """Return the box of a program whose saga has a child ``name``; another one stands beside it."""
     box = program(monkeypatch, url)

@@ -146,6 +146,15 @@ async def test_an_override_takes_the_place_of_what_was_made() -> None:
     assert await providers.get(Payments) is fake
 
 
+async def test_what_is_provided_while_an_override_lasts_stays_when_it_has_ended() -> None:
+    providers = Providers()
+    with providers.override(Payments, Payments(99)):
+        providers.provide(Payments, Provider(factory=Payments, scope="app"))
+        provided = await providers.get(Payments)
+
+    assert await providers.get(Payments) is provided
+
+
 async def test_a_twin_provides_the_same_now_and_later_but_makes_its_own() -> None:
     providers = Providers()
     providers.provide(Payments, Provider(factory=Payments, scope="app"))

@@ -61,6 +61,13 @@ def test_a_flow_is_known_by_its_service_and_name_and_has_the_types_that_it_names
         ({"expects": {PaymentCharged: ()}}, "names no event"),
         ({"within": timedelta(days=4)}, "keep_flows"),
         ({"within": timedelta.max}, "at most 36500 days"),
+        ({"starts": 3}, "starts= must be a class or a list"),
+        ({"starts": "order.placed"}, "starts= must be a class or a list"),
+        ({"ends": (OrderShipped, 3)}, "ends= must be a class or a list"),
+        ({"react_within": 3}, "react_within= must be a mapping"),
+        ({"expects": 3}, "expects= must be a mapping"),
+        ({"expects": {OrderPlaced: 3}}, "expects= must be a class or a list"),
+        ({"rejections": 3}, "rejections= must be a class or a list"),
     ],
 )
 def test_what_means_nothing_is_refused(changed: dict[str, Any], reason: str) -> None:

@@ -134,3 +134,10 @@ def test_types_of_one_destination_are_all_numbered_or_none(types: tuple[type, ..
     with pytest.raises(ConfigurationError, match=r"'meter.read' is numbered and 'meter.reset' is not.*'topic:meter'"):
         registry.register(types[1])
     assert types[1] not in registry
+
+
+def test_upcasters_are_a_mapping() -> None:
+    upcasters: Any = 3
+
+    with pytest.raises(ConfigurationError, match="upcasters must be a mapping, or None, got 3"):
+        Registry().register(First, upcasters=upcasters)

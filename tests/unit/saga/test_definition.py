@@ -4,19 +4,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pydantic
 import pytest
 
-from pillarbox import Pillarbox, Saga, event
+from pillarbox import Pillarbox, Saga, command, event
 from pillarbox.errors import ConfigurationError, InvalidSetupError
 
 
 @dataclass
 class Order:
     """A state."""
+
+    order_id: str
+
+
+@event("told", key="order_id")
+@dataclass
+class Told:
+    """A reply."""
+
+    order_id: str
+
+
+@command("tell", queue="telling", key="order_id")
+@dataclass
+class Tell:
+    """A command."""
 
     order_id: str
 
@@ -51,6 +67,22 @@ def test_what_is_wrong_with_a_definition_is_all_reported() -> None:
     text = str(caught.value)
     for part in ("two pivots", "runs beside others", "no neighbours", "nothing provides missing"):
         assert part in text
+
+
+def test_what_is_no_function_no_class_and_no_saga_is_refused_at_once() -> None:
+    saga, nothing = Saga("fulfil", state=Order), cast("Any", 3)
+
+    @saga.request(replies=(Told,))
+    def ask(state: Order) -> Tell: ...
+
+    for declare, reason in [
+        (lambda: saga.step(nothing), "a step must be a function, got 3"),
+        (lambda: saga.child(nothing), "a child must be Saga"),
+        (lambda: ask.on(nothing)(lambda *_: None), "a reply must be a class, got 3"),
+        (lambda: Saga("x", state=Order, version=2, upcasters={1: nothing}), "an upcaster must be a function, got 3"),
+    ]:
+        with pytest.raises(ConfigurationError, match=reason):
+            declare()
 
 
 def test_a_step_is_no_function_of_another_step() -> None:

@@ -59,8 +59,22 @@ def test_of_what_is_heavy_so_many_are_taken_as_come_to_the_bound() -> None:
     assert taken.most == AT_FIRST
 
 
-async def test_calls_of_large_sagas_are_made_a_few_at_once_and_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "AT_FIRST", 2)
+def test_of_large_ones_that_follow_upon_small_ones_those_beyond_the_bound_wait() -> None:
+    taken = Load(largest=500)
+    taken.weigh(rows(3, chars=200))
+    large = rows(40, chars=MOST_CHARS // 4)
+
+    assert taken.weigh(large) == large[:4]
+    assert taken.weigh(large[:3]) == large[:3]
+    assert len(taken.weigh(rows(2, chars=2 * MOST_CHARS))) == 1
+    assert taken.weigh([]) == []
+
+
+@pytest.mark.parametrize("at_first", [pytest.param(2, id="few"), pytest.param(12, id="more-than-fit")])
+async def test_calls_of_large_sagas_are_made_a_few_at_once_and_all_of_them(
+    monkeypatch: pytest.MonkeyPatch, at_first: int
+) -> None:
+    monkeypatch.setattr(load, "AT_FIRST", at_first)
     monkeypatch.setattr(load, "MOST_CHARS", 5_000)
     box, fulfil = Pillarbox("shop", store="memory://"), Saga("fulfil", state=Order)
     at_once: list[int] = []

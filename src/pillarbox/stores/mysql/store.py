@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Generator
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
-from sqlalchemy import Engine, Executable, create_engine, event, select, text
+from sqlalchemy import Engine, Executable, NullPool, create_engine, event, select, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from pillarbox.errors import ConfigurationError, ConflictError, MissingExtraError
 from pillarbox.relational import DatabaseTraits, RelationalStore
@@ -44,6 +53,11 @@ SERVER_SHUTDOWN, KILLED, READ_ONLY = 1053, 1317, 1290
 NO_SAVEPOINT = 1305
 BEGINNING = text("SAVEPOINT pillarbox_beginning")
 IS_WHOLE = text("RELEASE SAVEPOINT pillarbox_beginning")
+IS_IT = text("SELECT 1 FROM information_schema.processlist WHERE id = :thread AND host LIKE :origin")
+KILL = text("KILL :thread")
+ORIGIN = "origin"
+KILL_WITHIN_S = 2
+"""A server that does not answer is not waited for: it ends the statement when it is through."""
 
 _migration = "CONCAT('pillarbox ', LEFT(SHA2(DATABASE(), 256), 32))"
 MIGRATION_WITHIN_S = 300
@@ -242,6 +256,7 @@ def mysql_store(database: URL | AsyncEngine | Engine, *, pool_size: int = 10) ->
     else:
         engine = create_async_engine(url, **_options(pool_size))
         _prepare(engine.sync_engine)
+        _end_what_is_given_up(engine.sync_engine, aside=create_async_engine(url, poolclass=NullPool))
     return MySqlStore(
         engine,
         sync_engine=database.execution_options(isolation_level="READ COMMITTED")
@@ -275,6 +290,40 @@ def _prepare(engine: Engine) -> None:
             if error_number(error) != UNKNOWN_VARIABLE:
                 raise
         cursor.close()
+
+
+def _end_what_is_given_up(engine: Engine, *, aside: AsyncEngine) -> None:
+    """Have the server end the statement of a connection that is given up in its midst, and let go of its locks.
+
+    It does not look whether its client is still there before it has an answer. That is said on a connection of
+    ``aside``, since all of the pool may be taken; and only of a session that came from where ours did, as behind a
+    proxy, or after a restart, another one may have its number.
+    """
+
+    @event.listens_for(engine, "connect")
+    def note_origin(connection: Any, record: ConnectionPoolEntry) -> None:
+        record.info[ORIGIN] = _origin_of(connection.driver_connection)
+
+    @event.listens_for(engine, "invalidate")
+    def kill(connection: Any, record: ConnectionPoolEntry, error: BaseException | None) -> None:
+        if not isinstance(error, Exception):  # which says that the connection is lost; a cancellation is none
+            connection.run_async(partial(_kill, aside, record.info[ORIGIN]))
+
+
+async def _kill(aside: AsyncEngine, origin: str, driver: Any) -> None:
+    thread = driver.thread_id()
+    sever(driver)  # first: whoever is cancelled in what follows must not lend it on
+    with suppress(SQLAlchemyError, OSError, TimeoutError):
+        async with asyncio.timeout(KILL_WITHIN_S), aside.connect() as connection:
+            if (await connection.execute(IS_IT, {"thread": thread, "origin": origin})).first():
+                await connection.execute(KILL, {"thread": thread})
+
+
+def _origin_of(driver: Any) -> str:
+    """Return a pattern of where the server says that a connection of asyncmy or aiomysql comes from."""
+    carrier = getattr(driver, "_transport", None) or driver._writer
+    name = carrier.get_extra_info("sockname")
+    return f"%:{name[1]}" if isinstance(name, tuple) else "localhost"
 
 
 def _with_driver(url: URL, *, is_engines: bool) -> URL:

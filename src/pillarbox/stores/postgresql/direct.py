@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from operator import attrgetter, methodcaller
 from typing import Any, TypeVar
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import StatementError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from pillarbox.relational import RelationalStore
@@ -130,7 +130,7 @@ class AsyncpgStore(PostgresStore):
         try:
             async with self._patience.for_answer(lent.connection):
                 return await drive(single(program), lent.execute)
-        except DBAPIError as error:
+        except (StatementError, UnicodeEncodeError) as error:
             self._raise(error)
         except BaseException as error:
             if not isinstance(error, Exception):  # cancelled in mid-statement

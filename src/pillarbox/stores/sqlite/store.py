@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+import aiosqlite
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -19,6 +20,7 @@ from pillarbox.relational import DatabaseTraits, RelationalStore
 from pillarbox.relay import RelayKind
 from pillarbox.stores.sqlite.direct import SqliteStore
 from pillarbox.stores.sqlite.sequence import SqliteSequenceReader
+from pillarbox.transaction.threads import in_thread
 
 BUSY_TIMEOUT_S = 30
 PRAGMAS = (f"busy_timeout = {BUSY_TIMEOUT_S * 1000}", "synchronous = FULL")
@@ -94,7 +96,24 @@ def sqlite_store(database: URL | AsyncEngine | Engine, *, now: Now | None = None
 def _async_engine(url: URL, now: Now | None) -> AsyncEngine:
     engine = create_async_engine(url.set(drivername="sqlite+aiosqlite"))
     _prepare(engine.sync_engine, now)
+
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def connect_by_us(_dialect: object, _record: object, _given: object, options: dict[str, Any]) -> None:
+        options["async_creator_fn"] = _connect
+
     return engine
+
+
+async def _connect(*given: Any, **options: Any) -> aiosqlite.Connection:
+    """Open a file; of one that cannot be opened the thread ends first, since it reports to the loop once more."""
+    connection = aiosqlite.connect(*given, **options)
+    thread: Any = getattr(connection, "_thread", connection)  # before aiosqlite 0.22 it was a thread itself
+    thread.daemon = True
+    try:
+        return await connection
+    except Exception:
+        await in_thread(thread.join)
+        raise
 
 
 def _sync_engine(url: URL, now: Now | None) -> Engine:

@@ -51,6 +51,14 @@ class SagaArchiveContract:
         for name in ("ful", "f_lfil", "%", "shop"):
             assert await find(harness, SagaFilter(saga=name)) == []
 
+    async def test_sagas_are_found_by_the_version_of_their_definition(self, harness: StoreHarness) -> None:
+        """The one that they were started in."""
+        await start(harness, a_saga("o-1"), a_saga("o-2", version=2))
+
+        assert await find(harness, SagaFilter(version=1)) == ["o-1"]
+        assert await find(harness, SagaFilter(saga=SAGA, version=2)) == ["o-2"]
+        assert await find(harness, SagaFilter(version=3)) == []
+
     async def test_sagas_are_found_by_where_they_stand(self, harness: StoreHarness) -> None:
         """Each status for itself."""
         await start(harness, *(a_saga(status) for status in SagaStatus))
