@@ -120,7 +120,7 @@ def events_page() -> str:
         hints = get_type_hints(kind)
         rows = ["| field | type |", "|---|---|"]
         rows += [f"| {field.name} | `{_type_name(hints[field.name])}` |" for field in dataclasses.fields(kind)]
-        parts += [f"## {kind.__name__}", re.sub(r"``(.*?)``", r"`\1`", kind.__doc__), "\n".join(rows)]
+        parts += [f"## {kind.__name__}", re.sub(r"``(.*?)``", r"`\1`", inspect.cleandoc(kind.__doc__)), "\n".join(rows)]
     return "\n\n".join(parts) + "\n"
 
 

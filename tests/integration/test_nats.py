@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -17,7 +18,7 @@ from pillarbox.app.controlling import control_of
 from pillarbox.app.diagnosing import doctor_of
 from pillarbox.brokers.nats import NatsBroker, nats_broker
 from pillarbox.brokers.nats import receiver as receiving
-from pillarbox.brokers.nats.api import JetStream
+from pillarbox.brokers.nats.api import Consumer, JetStream
 from pillarbox.brokers.nats.connection import NatsConnection
 from pillarbox.brokers.nats.consumers import NANOSECONDS, declare, make_stream, trim
 from pillarbox.brokers.nats.layout import durable_of, stream_of, subject_of
@@ -810,6 +811,32 @@ async def test_a_consumer_that_gives_nothing_any_more_is_told_of(
     await receiver.close()
     await broker.declare([subscription])
     assert f"the consumer {name} of {stream} has {next(iter(setting))}=" in caplog.text
+
+
+async def test_a_consumer_that_is_paused_is_told_of_once(
+    broker: NatsBroker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only NATS 2.11 and newer pause one; here any server is heard to say so."""
+    ask, asked = JetStream.consumer, Counter[str]()
+
+    async def paused(self: JetStream, stream: str, name: str) -> Consumer | None:
+        found = await ask(self, stream, name)
+        asked[name] += 1
+        return None if found is None else structs.replace(found, is_paused=True)
+
+    subscription = new_subscription(new_topic())
+    await broker.declare([subscription])
+    monkeypatch.setattr(JetStream, "consumer", paused)
+    monkeypatch.setattr(receiving, "COUNT_EVERY_S", 0.05)
+    receiver, name = broker.receiver(subscription, owner="o"), durable_of(subscription.consumer, 0)
+
+    async def is_asked_again_and_again() -> bool:
+        await receiver.receive(1, within=timedelta(milliseconds=50))
+        return asked[name] > 3
+
+    await wait_until(is_asked_again_and_again, WITHIN)
+    await receiver.close()
+    assert caplog.text.count(f"the consumer {name} gives nothing: it is paused") == 1
 
 
 async def test_events_of_others_are_understood_and_what_nobody_can_read_is_a_dead_letter(

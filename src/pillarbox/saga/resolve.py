@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import groupby
-from typing import Any, get_type_hints
+from typing import Any
 
 import msgspec
 
@@ -284,7 +283,7 @@ def _act(declared: ActDeclaration, where: str, provided: Mapping[type[object], P
         failures=declared.failures,
         replies={message_type_of(reply).name: reply for reply in declared.replies},
         reactions={
-            message_type_of(reply).name: _reaction(function, reply, f"{where}, on {reply.__qualname__}", provided)
+            message_type_of(reply).name: _reaction(function, f"{where}, on {reply.__qualname__}", provided)
             for reply, function in declared.reactions.items()
         },
         child=declared.child,
@@ -309,13 +308,11 @@ def _signature(function: Callable[..., object], where: str, provided: Mapping[ty
     return signature
 
 
-def _reaction(
-    function: Callable[..., object], reply: type[object], where: str, provided: Mapping[type[object], Provider]
-) -> Reaction:
-    parameters = list(inspect.signature(function).parameters)
-    if len(parameters) < 2:
+def _reaction(function: Callable[..., object], where: str, provided: Mapping[type[object], Provider]) -> Reaction:
+    wanted = signature_of(function, owner=where).wants
+    if not wanted:
         raise UnsatisfiedInjectionError(problems=[f"{where}: it takes the state and the reply"])
-    second = get_type_hints(function).get(parameters[1], reply)
-    signature = _signature(function, where, {**provided, second: _OURS})
-    wants = {name: kind for name, kind in signature.wants.items() if name != parameters[1]}
+    name, kind = next(iter(wanted.items()))
+    signature = _signature(function, where, {**provided, kind: _OURS})
+    wants = {parameter: asked for parameter, asked in signature.wants.items() if parameter != name}
     return Reaction(function=function, signature=replace(signature, wants=wants))

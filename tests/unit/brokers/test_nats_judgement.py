@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from pillarbox.brokers.nats.api import Consumer
@@ -35,6 +37,7 @@ def test_of_a_sound_stream_only_the_sync_is_worth_a_word() -> None:
     ("config", "code", "severity"),
     [
         ({"storage": "memory"}, "nats-storage", Severity.ERROR),
+        ({"persist_mode": "async"}, "nats-storage", Severity.WARNING),
         ({"no_ack": True}, "nats-confirm", Severity.ERROR),
         ({"num_replicas": 1}, "nats-replicas", Severity.WARNING),
         ({"retention": "interest"}, "nats-retention", Severity.WARNING),
@@ -67,6 +70,17 @@ def test_a_consumer_that_gives_up_is_found(changed: dict[str, Any]) -> None:
     found = [one for one in judge_nats(facts(consumer={**CONSUMER, **changed})) if one.code == "nats-consumer"]
 
     assert [one.severity for one in found] == [Severity.ERROR]
+
+
+def test_a_consumer_that_is_paused_is_found() -> None:
+    (stream,) = facts().streams
+    paused = replace(stream, consumers=[msgspec.structs.replace(stream.consumers[0], is_paused=True)])
+
+    found = [one for one in judge_nats(NatsFacts(streams=[paused], is_cluster=True)) if one.code == "nats-consumer"]
+
+    assert [(one.severity, one.do) for one in found] == [
+        (Severity.WARNING, "nats consumer resume topic:order shop~c-0")
+    ]
 
 
 @pytest.mark.parametrize("name", ["viewer", "b3Yt~x", "archive-3", "shop~c-16"])

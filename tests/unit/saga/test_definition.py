@@ -242,3 +242,34 @@ def test_a_second_reaction_to_a_reply_is_refused() -> None:
 
     with pytest.raises(ConfigurationError, match=r"a reaction to .*Shipped already"):
         ship.on(Shipped)(shipped)
+
+
+@event("definition.packed", key="order_id")
+@dataclass(frozen=True)
+class Packed:
+    """A reply."""
+
+    order_id: str
+
+
+def _unresolved(state: Order, reply: Packed) -> Nowhere: ...  # type: ignore[name-defined]  # noqa: F821
+
+
+def _alone(state: Order) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("reaction", "problem"),
+    [(_unresolved, "the annotation 'Nowhere' cannot be resolved"), (_alone, "it takes the state and the reply")],
+)
+def test_what_is_wrong_with_a_reaction_is_reported_with_its_place(reaction: Any, problem: str) -> None:
+    box, saga = Pillarbox("shop", store="memory://"), Saga("fulfil", state=Order)
+
+    @saga.request(replies=(Packed,))
+    def pack(state: Order) -> object: ...
+
+    pack.on(Packed)(reaction)
+    box.include(saga)
+
+    with pytest.raises(InvalidSetupError, match=f"'pack' .*on Packed: {problem}"):
+        box.consumers()

@@ -158,6 +158,13 @@ def test_slots_may_not_keep_wal_without_a_limit(ours: bool, severity: Severity) 
     assert the_one(replace(unlimited, slots=[replace(SLOT, ours=ours)])).severity is severity
 
 
+@pytest.mark.parametrize(("limit", "ours", "is_found"), [("1h", True, True), ("1h", False, False), ("0", True, False)])
+def test_a_slot_of_ours_may_not_be_lost_for_standing_still(limit: str, ours: bool, is_found: bool) -> None:
+    facts = replace(with_settings(idle_replication_slot_timeout=limit), slots=[replace(SLOT, ours=ours)])
+
+    assert [(one.code, one.severity) for one in bad(facts)] == [("slot-idle", Severity.WARNING)] * is_found
+
+
 def test_an_old_session_is_named_by_pid_place_and_query() -> None:
     finding = the_one(replace(SOUND, old_transactions=[SESSION]))
 

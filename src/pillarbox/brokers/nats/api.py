@@ -49,6 +49,7 @@ class Consumer(msgspec.Struct, frozen=True, kw_only=True):
         delivered_up_to: the sequence in the stream of the last message that it delivered.
         floor: all messages up to this sequence of the stream are acknowledged.
         pending: how many are delivered and not acknowledged.
+        is_paused: somebody has it give nothing for a time; NATS 2.11 and newer.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Consumer(msgspec.Struct, frozen=True, kw_only=True):
     delivered_up_to: int
     floor: int
     pending: int
+    is_paused: bool = False
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,6 +184,7 @@ def _consumer(info: Mapping[str, Any]) -> Consumer:
         delivered_up_to=info["delivered"]["stream_seq"],
         floor=info["ack_floor"]["stream_seq"],
         pending=info["num_ack_pending"],
+        is_paused=info.get("paused", False),
     )
 
 

@@ -34,6 +34,8 @@ STREAM: Final[Mapping[str, Any]] = {
     "no_ack": False,
 }
 """How a channel keeps its messages: all of them, until every consumer has them behind itself, and says so."""
+LATER: Final[Mapping[str, Any]] = {"persist_mode": "default"}
+"""What only newer servers know of, and have by default: a message is written before it is confirmed (NATS 2.12)."""
 CONSUMER: Final[Mapping[str, Any]] = {
     "ack_policy": "explicit",
     "max_deliver": -1,
@@ -71,8 +73,9 @@ async def make_stream(jetstream: JetStream, channel: str, *, replicas: int) -> N
             f"the stream {name} is there and does not take {subject}; add it to the stream's subjects, or remove the "
             "stream so that it is made as it must be"
         )
-    for setting, is_now in drift(STREAM, found["config"]).items():
-        logger.warning("the stream %s has %s=%r; %r keeps every message", name, setting, is_now, STREAM[setting])
+    wanted = {**STREAM, **LATER}
+    for setting, is_now in drift(wanted, found["config"]).items():
+        logger.warning("the stream %s has %s=%r; %r keeps every message", name, setting, is_now, wanted[setting])
 
 
 def drift(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:

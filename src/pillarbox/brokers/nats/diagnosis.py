@@ -8,7 +8,7 @@ from typing import Any
 
 from pillarbox.brokers.nats.api import Consumer, JetStream, Refusal, refused
 from pillarbox.brokers.nats.connection import NatsConnection
-from pillarbox.brokers.nats.consumers import consumer_config, drift
+from pillarbox.brokers.nats.consumers import LATER, consumer_config, drift
 from pillarbox.brokers.nats.layout import channel_of, place_in, subject_of
 from pillarbox.control.diagnosis import Finding, Severity, problem, well
 
@@ -83,12 +83,20 @@ def _judge(stream: StreamFacts, facts: NatsFacts) -> Iterator[Finding]:
             means = "messages are given up that nobody has handled, or come without their bodies, or do not come at all"
             do = "remove it while its service runs: it is made anew as it must be, and begins with all that is there"
             yield problem("nats-consumer", Severity.ERROR, consumer.name, str(changed), means=means, do=do)
+        if consumer.is_paused:
+            means = "it is given no messages until the pause ends; they wait in the stream"
+            do = f"nats consumer resume {stream.name} {consumer.name}"
+            yield problem("nats-consumer", Severity.WARNING, consumer.name, "paused", means=means, do=do)
 
 
 def _storage(stream: StreamFacts) -> Iterator[Finding]:
-    storage = stream.config.get("storage")
-    if storage == "file":
+    storage, persisted = stream.config.get("storage"), drift(LATER, stream.config)
+    if storage == "file" and not persisted:
         yield well("nats-storage", stream.name, "file")
+    elif storage == "file":
+        means = "a confirm does not say that the message is written: what the server has yet to write goes with its end"
+        do = "make the stream anew without persist_mode; the outbox keeps what is published meanwhile"
+        yield problem("nats-storage", Severity.WARNING, stream.name, str(persisted), means=means, do=do)
     else:
         means = "what was confirmed is gone when the server ends"
         do = "make the stream anew with storage file; the outbox keeps what is published meanwhile"

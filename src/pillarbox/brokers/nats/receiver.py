@@ -49,6 +49,7 @@ DRAIN_WITHIN_S: Final = 1.0
 """So long an instance that stops waits for what the server has under way to it."""
 TRIM_AFTER: Final = 500
 """Acknowledged messages of a partition, after which what nobody needs any more is removed from it."""
+PAUSED: Final = "it is paused"
 ENDED: Final = frozenset({"404", "408"})
 """No messages, or the question stood for as long as it was to: ask again."""
 _encode = msgspec.json.Encoder().encode
@@ -194,6 +195,8 @@ class NatsReceiver(MessageReceiver):
                 raise refused(refusal, what=f"consumer {share.durable} of {share.stream}") from refusal
             if not share.follows(consumer):
                 share.token = None
+            elif consumer is not None and consumer.is_paused and share.is_news(PAUSED):
+                logger.warning("the consumer %s gives nothing: %s", share.durable, PAUSED)
 
     async def _attach(self, link: Link, share: Pull) -> None:
         """Read what is pending from the stream, then go on with what follows."""

@@ -50,6 +50,7 @@ class Channel(Receiving):
         """
         self.wire = wire
         self.closed: ChannelClosedError | BrokerUnavailableError | None = None
+        self.is_cancelled = False
         self.known: set[str] = set()
         self.confirms = Confirms()
         self._deliver = deliver
@@ -165,7 +166,8 @@ class Channel(Receiving):
         elif self._parting:
             return
         elif isinstance(method, commands.Basic.Cancel):
-            self.leave()  # the queue is gone, or its leader: whoever opens again finds out
+            self.is_cancelled = True
+            self.leave()  # the queue is gone, or its leader, or patience with us: whoever opens again finds out
             self._call_wake()
         elif self._answers:
             answer = self._answers.popleft()

@@ -40,6 +40,9 @@ early, would give these back behind the rest.
 """
 WITHOUT_WORK: Final = timedelta(milliseconds=100)
 AFTER_A_REFUSAL_S: Final = 1.0
+CANCELLED: Final = (
+    "the server ended the reading of %s: the queue was deleted or moved, or a handler took longer than consumer_timeout"
+)
 READS_THE_DEAD: Final = 0
 """Whoever leases this partition reads what the server would not deliver from any of them."""
 LONGEST_WAIT: Final = timedelta(seconds=1)
@@ -132,6 +135,8 @@ class RabbitMqReceiver(MessageReceiver):
         now = self._clock.monotonic()
         told: BrokerUnavailableError | None = None
         for share in mine:
+            if share.is_cancelled:
+                logger.warning(CANCELLED, share.name)
             refusal = share.notice_loss()
             share.restore()
             if refusal is not None:

@@ -30,6 +30,11 @@ class QueueShare(Share):
     unsettled: dict[int, Delivery] = field(default_factory=dict[int, Delivery])
     is_dead: bool = False
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Tell whether the server gave it up, and that has not been noticed."""
+        return self.reader is not None and self.reader.is_cancelled
+
     def is_to_be_opened(self, now: float) -> bool:
         """Tell whether nothing reads it, and nothing is out that would come a second time."""
         return self.reader is None and not self.out and now >= self.opens_from

@@ -102,7 +102,8 @@ SERVER = text(
 SETTINGS = text(
     "SELECT name, current_setting(name) FROM pg_settings WHERE name IN ('fsync', 'full_page_writes', "
     "'synchronous_commit', 'synchronous_standby_names', 'wal_level', 'max_slot_wal_keep_size', "
-    "'max_locks_per_transaction', 'max_connections', 'max_prepared_transactions', 'autovacuum', 'hot_standby_feedback')"
+    "'idle_replication_slot_timeout', 'max_locks_per_transaction', 'max_connections', 'max_prepared_transactions', "
+    "'autovacuum', 'hot_standby_feedback')"
 )
 COLUMNS = text(
     "SELECT c.relname, a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid "

@@ -228,6 +228,7 @@ def _slots(facts: PostgresFacts, limits: DiagnosisLimits) -> Iterator[Finding]:
     else:
         yield well("wal-level", "wal_level", level)
     yield _keep_size(facts)
+    yield from _idle_limit(facts)
 
 
 def _keep_size(facts: PostgresFacts) -> Finding:
@@ -239,6 +240,22 @@ def _keep_size(facts: PostgresFacts) -> Finding:
     do = "set it to what the disk can spare, such as 50GB, and watch wal_status"
     severity = WARNING if any(slot.ours for slot in facts.slots) else NOTICE
     return problem("slot-keep-size", severity, subject, "unlimited", means=means, do=do)
+
+
+def _idle_limit(facts: PostgresFacts) -> Iterator[Finding]:
+    subject = "idle_replication_slot_timeout"
+    limit = facts.settings.get(subject)
+    if limit is None:  # before PostgreSQL 18
+        return
+    if limit == "0" or not any(slot.ours for slot in facts.slots):
+        yield well("slot-idle", subject, limit)
+        return
+    means = (
+        "when no relay runs so long the slot is lost at a checkpoint: what the table has is published all the same, "
+        "what an outbox without a table has is not"
+    )
+    do = "set it to 0; max_slot_wal_keep_size bounds the WAL that a slot keeps"
+    yield problem("slot-idle", WARNING, subject, limit, means=means, do=do)
 
 
 def _slot(slot: SlotFacts, limits: DiagnosisLimits) -> Finding:
