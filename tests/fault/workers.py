@@ -77,6 +77,10 @@ class Worker(Seat):
         """Ask it to end in order, as a deployment does."""
         self._signal(signal.SIGTERM)
 
+    def show_tasks(self) -> None:
+        """Have a program that heeds SIGUSR1 print where its tasks wait."""
+        self._signal(signal.SIGUSR1)
+
     def freeze(self) -> None:
         """Stop it in mid-step."""
         self._signal(signal.SIGSTOP)
@@ -103,7 +107,7 @@ class Workers:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._context = get_context("forkserver")
-        self._context.set_forkserver_preload(["tests.fault.programs"])
+        self._context.set_forkserver_preload(["tests.fault.programs", "tests.fault.members"])
         self._started: list[Worker] = []
 
     def start(self, program: Program, *arguments: object, name: str | None = None) -> Worker:

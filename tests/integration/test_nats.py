@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec import structs
@@ -40,6 +41,7 @@ from pillarbox.testing.contracts.broker_harness import (
     new_topic,
     receive,
 )
+from tests.fault.story import stay_open
 from tests.integration.boxes import (
     SETTINGS,
     ChargePayment,
@@ -66,6 +68,8 @@ if TYPE_CHECKING:
 
 WITHIN = timedelta(seconds=30)
 DEAF = timedelta(0)
+SLOW_READS, SLOW_READ_MS = 320, 20
+"""Together they take several times as long as a lease lasts."""
 LONG_AGO = datetime.fromisoformat("2020-01-01T00:00:00+00:00")
 REFUNDS = "topic:refund"
 OTHER_KEY = "k2"
@@ -512,6 +516,45 @@ class _DeletesNothing(NatsConnection):
         if ".DELETE." in subject or ".PURGE." in subject:
             raise BrokerUnavailableError(broker="nats", reason="lost")
         return await super().request(subject, payload)
+
+
+async def test_who_must_read_much_that_is_pending_keeps_its_leases_meanwhile(
+    broker: NatsBroker, harness: BrokerHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else another takes what is not read yet, needs as long, and loses it in the same way."""
+    topic = new_topic()
+    subscription = new_subscription(topic)
+    await broker.declare([subscription])
+    sent = [letter(f"m{number}", topic, key=f"k{number}") for number in range(SLOW_READS)]
+    dead = broker.receiver(subscription, owner="dead")
+    await dead.receive(1, within=DEAF)
+    await broker.sender().send(sent)
+    await receive(dead, len(sent))
+    handed = Counter[str]()
+    read = JetStream.message
+
+    async def slowly(*arguments: Any, **options: Any) -> Any:
+        await stay_open(SLOW_READ_MS)
+        return await read(*arguments, **options)
+
+    async def work(receiver: MessageReceiver) -> None:
+        while len(handed) < len(sent):
+            came = await receiver.receive(100, within=timedelta(milliseconds=100))
+            handed.update(one.message.id for one in came)
+            await receiver.settle(came, Outcome.ACCEPTED)
+
+    monkeypatch.setattr(JetStream, "message", slowly)
+    async with (
+        listening(harness, subscription) as one,
+        listening(harness, subscription) as another,
+        asyncio.timeout(WITHIN.total_seconds()),
+        asyncio.TaskGroup() as group,
+    ):
+        group.create_task(work(one))
+        group.create_task(work(another))
+    await dead.close()
+
+    assert [name for name, times in handed.items() if times > 1] == []
 
 
 async def test_consumers_that_are_gone_begin_again_with_all_that_is_there(

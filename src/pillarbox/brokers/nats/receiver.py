@@ -73,6 +73,7 @@ class NatsReceiver(MessageReceiver):
         self._connection = connection
         self._jetstream = jetstream
         self._clock = keeper.clock
+        self._renew_after_s = keeper.terms.ttl.total_seconds() / 3
         self._replicas = replicas
         self._foreign = foreign
         self._shares = Shares(subscription, keeper, make=self._pull)
@@ -172,9 +173,13 @@ class NatsReceiver(MessageReceiver):
         for share in lost:
             share.inbox = None
         await self._count(mine)
+        attach_until = self._clock.monotonic() + self._renew_after_s
         for name, token in self._shares.gained(mine).items():
             await self._attach(link, self._shares[name])
             self._shares[name].token = token
+            if self._clock.monotonic() >= attach_until:  # the leases come first: else others take what is not read yet
+                self._something_came.set()
+                break
         await self._touch()
 
     async def _count(self, mine: Sequence[Pull]) -> None:
