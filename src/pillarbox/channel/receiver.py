@@ -49,6 +49,12 @@ class MessageReceiver(Protocol):
             TransientError: the broker is away; the messages will be delivered again.
         """
 
+    def stop(self) -> None:
+        """Have ``receive`` wait no longer, now and from now on: the consumer is to end.
+
+        A receiver that cannot leave a wait need not do anything: then the consumer ends when the wait is over.
+        """
+
     @abstractmethod
     async def close(self) -> None:
         """Stop receiving and let go of what is not settled, so that others get it at once."""

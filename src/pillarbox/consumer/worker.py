@@ -95,6 +95,7 @@ class ConsumerWorker:
     def stop(self) -> None:
         """End ``run`` when the runs under way have their outcome; what only waits is given back."""
         self._stopping = True
+        self._receiver.stop()
         self._room.ring()
         for lane in self._lanes:
             lane.wakeup.ring()

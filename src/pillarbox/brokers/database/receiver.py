@@ -51,6 +51,7 @@ class DatabaseReceiver(TransactionalReceiver):
         self._wakeup = wakeup
         self._keeper = keeper
         self._pace = Pace(shortest=SHORTEST_POLL, longest=LONGEST_POLL)
+        self._stopping = False
         self._unsettled: dict[int, int] = {}
         """Position → slot of what was handed out."""
 
@@ -63,10 +64,15 @@ class DatabaseReceiver(TransactionalReceiver):
                 self._pace.found_work()
                 return deliveries
             left = timedelta(seconds=deadline - self._clock.monotonic())
-            if left <= timedelta(0):
+            if left <= timedelta(0) or self._stopping:
                 return ()
             if await self._wakeup.wait(self._clock, min(left, self._pace.pause())):
                 self._pace.found_work()
+
+    def stop(self) -> None:
+        """Leave the wait."""
+        self._stopping = True
+        self._wakeup.ring()
 
     async def settle(self, deliveries: Sequence[Delivery], outcome: Outcome) -> None:
         """Forget what was accepted within its transaction, or hand out again what is returned."""

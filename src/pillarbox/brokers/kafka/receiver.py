@@ -43,6 +43,7 @@ class KafkaReceiver(MessageReceiver):
         self._foreign = foreign
         self._news = Wakeup()
         self._pump: Pump | None = None
+        self._stopping = False
 
     async def receive(self, limit: int, *, within: timedelta) -> Sequence[Delivery]:
         """Hand out what was read, or wait for it."""
@@ -56,9 +57,14 @@ class KafkaReceiver(MessageReceiver):
             if trouble := pump.take_trouble():
                 raise BrokerUnavailableError(broker=NAME, reason=trouble)
             left = timedelta(seconds=deadline - self._clock.monotonic())
-            if left <= timedelta(0) or self._pump is None:
+            if left <= timedelta(0) or self._stopping or self._pump is None:
                 return ()
             await self._news.wait(self._clock, left)
+
+    def stop(self) -> None:
+        """Leave the wait."""
+        self._stopping = True
+        self._news.ring()
 
     async def settle(self, deliveries: Sequence[Delivery], outcome: Outcome) -> None:
         """Note it; the group is told by the thread, and a place that never reached it is found again."""

@@ -120,15 +120,21 @@ class MemoryReceiver(MessageReceiver):
         self._broker = broker
         self._subscription = subscription
         self._clock = clock
+        self._stopping = False
         self.wakeup = Wakeup()
 
     async def receive(self, limit: int, *, within: timedelta) -> Sequence[Delivery]:
         """Take what is free; wait for a message if nothing is."""
         deliveries = self._take(limit)
-        if not deliveries and within > timedelta(0):
+        if not deliveries and within > timedelta(0) and not self._stopping:
             await self.wakeup.wait(self._clock, within)
             deliveries = self._take(limit)
         return deliveries
+
+    def stop(self) -> None:
+        """Leave the wait."""
+        self._stopping = True
+        self.wakeup.ring()
 
     async def settle(self, deliveries: Sequence[Delivery], outcome: Outcome) -> None:
         """Drop what was accepted; make the rest free again."""

@@ -81,6 +81,7 @@ class NatsReceiver(MessageReceiver):
         self._something_came = asyncio.Event()
         self._touch_at = float("-inf")
         self._count_from = float("-inf")
+        self._stopping = False
 
     async def receive(self, limit: int, *, within: timedelta) -> Sequence[Delivery]:
         """Renew the leases, then look what came, or wait for it."""
@@ -96,11 +97,16 @@ class NatsReceiver(MessageReceiver):
                     return deliveries
                 await self._ask(mine)
             left = deadline - self._clock.monotonic()
-            if left <= 0:
+            if left <= 0 or self._stopping:
                 return ()
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(left, LOOK_AT_LEASES_S)):
                     await self._something_came.wait()
+
+    def stop(self) -> None:
+        """Leave the wait."""
+        self._stopping = True
+        self._something_came.set()
 
     async def settle(self, deliveries: Sequence[Delivery], outcome: Outcome) -> None:
         """Acknowledge, or hand out again in order; what the server does not hear of it delivers again in its time."""

@@ -68,6 +68,7 @@ class RabbitMqReceiver(MessageReceiver):
         self._foreign = foreign
         self._came = Wakeup()
         self._arrivals = 0
+        self._stopping = False
         consumer = subscription.consumer
         self._shares = Shares(
             subscription,
@@ -91,12 +92,17 @@ class RabbitMqReceiver(MessageReceiver):
                 if refusal is not None:
                     raise refusal
             left = timedelta(seconds=deadline - self._clock.monotonic())
-            if left <= timedelta(0):
+            if left <= timedelta(0) or self._stopping:
                 return ()
             if limit and mine:
                 await self._came.wait(self._clock, min(left, LONGEST_WAIT))
             else:
                 await self._clock.sleep(min(left, WITHOUT_WORK))
+
+    def stop(self) -> None:
+        """Leave the wait."""
+        self._stopping = True
+        self._came.ring()
 
     async def settle(self, deliveries: Sequence[Delivery], outcome: Outcome) -> None:
         """Acknowledge, or hand out again in order; the server hears of what was accepted only.

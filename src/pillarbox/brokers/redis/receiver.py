@@ -51,6 +51,7 @@ class RedisReceiver(MessageReceiver):
             make=lambda channel, partition: Share(stream_of(channel, partition), channel, partition),
         )
         self._count_from = float("-inf")
+        self._stopping = False
         self._removed: dict[str, list[Receipt]] = {}
         """What somebody removed while it was pending, to be acknowledged: it would be found again and again."""
 
@@ -67,8 +68,12 @@ class RedisReceiver(MessageReceiver):
                     return deliveries
             elif left > timedelta(0):
                 await self._clock.sleep(min(left, WITHOUT_WORK))
-            if self._clock.monotonic() >= deadline:
+            if self._clock.monotonic() >= deadline or self._stopping:
                 return ()
+
+    def stop(self) -> None:
+        """Have a wait of the server's, which nobody can leave, be the last one."""
+        self._stopping = True
 
     async def settle(self, deliveries: Sequence[Delivery], outcome: Outcome) -> None:
         """Acknowledge, or hand out again in order; what was not acknowledged for want of a server is read again."""

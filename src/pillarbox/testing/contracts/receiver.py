@@ -131,6 +131,25 @@ class ReceiverContract:
 
             assert _messages(receiving.result()) == sent
 
+    async def test_whoever_is_told_to_stop_waits_no_longer_and_still_settles_what_is_out(
+        self, broker_harness: BrokerHarness
+    ) -> None:
+        """A consumer that ends is not kept by a quiet channel."""
+        topic = new_topic()
+        subscription = new_subscription(topic)
+        async with listening(broker_harness, subscription) as receiver:
+            await _send(broker_harness, letter("m1", topic))
+            came = await receive(receiver, 1)
+            await assert_silent(receiver)
+            async with asyncio.timeout(PATIENCE.total_seconds()), asyncio.TaskGroup() as group:
+                waiting = group.create_task(receiver.receive(1, within=PATIENCE * 3))
+                await asyncio.wait((waiting,), timeout=A_WHILE.total_seconds())
+                receiver.stop()
+            assert list(waiting.result()) == []
+            await accept(broker_harness, receiver, came)
+        async with listening(broker_harness, subscription) as successor:
+            await assert_silent(successor)
+
     async def test_returned_messages_come_again_in_order(self, broker_harness: BrokerHarness) -> None:
         """Before what is behind them in their key."""
         topic = new_topic()
