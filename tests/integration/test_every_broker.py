@@ -291,6 +291,36 @@ async def test_processes_start_while_the_broker_is_away_and_publish_and_handle_w
             assert await noted(web) == [f"o-1 {number}" for number in range(3)]
 
 
+@pytest.mark.parametrize("broker_server", ["redis", "nats", "kafka"], indirect=True)
+async def test_a_new_consumer_gets_what_its_own_process_published_while_the_broker_was_away(
+    broker_server: Server, broker_url: str, sqlite_url: str
+) -> None:
+    """Of a topic that others hear already: the relay may be quicker at the broker than the declaration."""
+    before, _ = make_box(sqlite_url, broker=broker_url)
+    before.on(OrderPlaced, name="old")(partial(note_at, desk="old"))
+    async with before.running():
+        await create_tables(before)
+        await publish(before, OrderPlaced("o-1", 0))
+        await wait_until(has_noted(before, 1), WITHIN)
+    await asyncio.to_thread(broker_server.kill)
+    box, told = make_box(sqlite_url, broker=broker_url)
+    box.on(OrderPlaced, name="old")(partial(note_at, desk="old"))
+    box.on(OrderPlaced, name="new")(partial(note_at, desk="new"))
+
+    async with box.running():
+        await publish(box, OrderPlaced("o-1", 1))
+        await told.until(WorkerFaltered, 2)
+        await asyncio.to_thread(broker_server.start)
+        await wait_until(has_noted(box, 2), WITHIN)
+        await publish(box, OrderPlaced("o-1", 2))
+
+        async def has_heard_of_the_last() -> bool:
+            return "new 2" in await noted(box)
+
+        await wait_until(has_heard_of_the_last, WITHIN)
+        assert "new 1" in await noted(box)
+
+
 async def note_at(order: OrderPlaced, tx: AsyncConnection, *, desk: str) -> None:
     """Note what came to which desk."""
     await note(tx, f"{desk} {order.number}")

@@ -336,6 +336,7 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
         workers: list[Loop] = []
         catalogue = self._sagas.catalogue(self._providers, self.codec)
         sagas = sagas and bool(catalogue.definitions)
+        relaying: list[Loop] = [parts.relay_worker()] if relay else []
         if consumers or sagas:
             checked = await self._tracked(self._resolved(catalogue))
             await self._retire_tracker()
@@ -343,16 +344,15 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
             async with membership.joined():
                 workers += [membership, replay_driver(parts), *upkeep_of(parts, self.settings)]
                 ours = [one for one in checked if (sagas if is_of_replies(one) else consumers)]
-                handling = (worker for consumer in ours for worker in parts.consumer_workers(consumer))
-                workers += membership.once_declared(handling)
+                workers += membership.once_declared(worker for one in ours for worker in parts.consumer_workers(one))
                 workers += await self._flow_workers(parts) if consumers else ()
                 if sagas:
                     await check_stored(catalogue, self.store)
+            if parts.has_table:  # a new consumer is to get what is published now; a log alone would lose it
+                relaying = membership.once_declared(relaying)
         if sagas:
             workers.append(orchestrator_of(catalogue, rules_of(parts, self.settings.limits), parts, self._saga_wakeup))
-        if relay:
-            workers.append(parts.relay_worker())
-        return [*workers, *relief_of(parts), *alert_workers(self._alarms, parts, self.settings.inbox)]
+        return [*workers, *relaying, *relief_of(parts), *alert_workers(self._alarms, parts, self.settings.inbox)]
 
     def _parts(self) -> Parts:
         identity = new_message_id()

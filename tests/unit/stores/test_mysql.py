@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from unittest.mock import Mock
 
 import pytest
 from sqlalchemy import Insert, make_url
 from sqlalchemy.dialects import mysql
+from sqlalchemy.pool import ConnectionPoolEntry
 
 import pillarbox.relational.mysql_words  # noqa: F401
 from pillarbox.errors import ConfigurationError
@@ -55,6 +58,14 @@ def test_a_driver_that_the_store_does_not_speak_through_is_refused(driver: str) 
 @pytest.mark.parametrize("kind", ["mysql", "mariadb", "mysql+asyncmy", "mariadb+asyncmy"])
 def test_a_url_names_the_store_with_or_without_its_driver(kind: str) -> None:
     assert mysql_store(make_url(f"{kind}://h/d")).engine.url.drivername.endswith("+asyncmy")
+
+
+def test_a_connection_that_is_given_up_before_its_session_is_set_has_nothing_to_end() -> None:
+    """SQLAlchemy 2.0 gives it up when it is cancelled in the midst; that is what whoever asked for it is to hear."""
+    pool = mysql_store(make_url("mysql://h/d")).engine.sync_engine.pool
+    record = Mock(spec=ConnectionPoolEntry, info={})
+
+    pool.dispatch.invalidate(Mock(), record, asyncio.CancelledError())
 
 
 def test_no_statement_ignores_errors() -> None:

@@ -179,13 +179,9 @@ class NatsReceiver(MessageReceiver):
         for share in lost:
             share.inbox = None
         await self._count(mine)
-        attach_until = self._clock.monotonic() + self._renew_after_s
-        for name, token in self._shares.gained(mine).items():
-            await self._attach(link, self._shares[name])
-            self._shares[name].token = token
-            if self._clock.monotonic() >= attach_until:  # the leases come first: else others take what is not read yet
-                self._something_came.set()
-                break
+        if gained := self._shares.gained(mine):
+            async with self._shares.renewed():
+                await self._attach_some(link, gained)
         await self._touch()
 
     async def _count(self, mine: Sequence[Pull]) -> None:
@@ -208,6 +204,16 @@ class NatsReceiver(MessageReceiver):
                 share.token = None
             elif consumer is not None and consumer.is_paused and share.is_news(PAUSED):
                 logger.warning("the consumer %s gives nothing: %s", share.durable, PAUSED)
+
+    async def _attach_some(self, link: Link, gained: Mapping[str, int]) -> None:
+        """Begin with what was ``gained``; after a while with the rest the next time: others are read, too."""
+        attach_until = self._clock.monotonic() + self._renew_after_s
+        for name, token in gained.items():
+            await self._attach(link, self._shares[name])
+            self._shares[name].token = token
+            if self._clock.monotonic() >= attach_until:
+                self._something_came.set()
+                break
 
     async def _attach(self, link: Link, share: Pull) -> None:
         """Read what is pending from the stream, then go on with what follows."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pillarbox.brokers.partitions.leases import PARTITIONS
 from pillarbox.brokers.partitions.share import Share
 from pillarbox.channel import Subscription
+from pillarbox.lease import repeated
 
 if TYPE_CHECKING:
     from pillarbox.lease import LeaseKeeper
@@ -78,6 +80,10 @@ class Shares(Generic[SomeShare]):
         return {
             share.name: tokens[share.partition] for share in mine if share.token is None and share.partition in tokens
         }
+
+    def renewed(self) -> AbstractAsyncContextManager[None]:
+        """Keep the leases during the block: what is gained may take longer to read than a lease lasts."""
+        return repeated(self._keeper.keep, every=self._keeper.terms.ttl / 6, clock=self._keeper.clock)
 
     async def leave(self) -> None:
         """Forget everything and give the leases back."""

@@ -306,8 +306,9 @@ def _end_what_is_given_up(engine: Engine, *, aside: AsyncEngine) -> None:
 
     @event.listens_for(engine, "invalidate")
     def kill(connection: Any, record: ConnectionPoolEntry, error: BaseException | None) -> None:
-        if not isinstance(error, Exception):  # which says that the connection is lost; a cancellation is none
-            connection.run_async(partial(_kill, aside, record.info[ORIGIN]))
+        origin = record.info.get(ORIGIN)  # none of one that was given up before it had done anything
+        if origin is not None and not isinstance(error, Exception):  # which says that the connection is lost
+            connection.run_async(partial(_kill, aside, origin))
 
 
 async def _kill(aside: AsyncEngine, origin: str, driver: Any) -> None:
