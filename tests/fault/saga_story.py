@@ -35,7 +35,7 @@ books = Table(
     Column("saga_id", String(40), nullable=False),
     Column("step", String(20), nullable=False),
     Column("direction", String(5), nullable=False),
-    Column("once", String(80), unique=True),
+    Column("once", String(200), unique=True),  # of a call: who is called honours keys; nothing else is kept from twice
 )
 
 
@@ -95,8 +95,8 @@ class Fate:
             raise ConnectionError("undoing failed")
 
 
-def entry(order_id: str, step: str, direction: str) -> dict[str, str]:
-    return {"saga_id": order_id, "step": step, "direction": direction, "once": f"{order_id} {step} {direction}"}
+def entry(order_id: str, step: str, direction: str, *, once: str | None = None) -> dict[str, str | None]:
+    return {"saga_id": order_id, "step": step, "direction": direction, "once": once}
 
 
 def make_saga(engine: AsyncEngine, mark: Mark) -> Saga[Parcel]:
@@ -122,7 +122,8 @@ def make_saga(engine: AsyncEngine, mark: Mark) -> Saga[Parcel]:
                 raise StepFailed("refused")
             try:
                 async with engine.begin() as other_side:
-                    await other_side.execute(insert(books), entry(state.order_id, ctx.step, ctx.direction.value))
+                    row = entry(state.order_id, ctx.step, ctx.direction.value, once=ctx.idempotency_key())
+                    await other_side.execute(insert(books), row)
             except IntegrityError:
                 pass
             await stay_open(5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from datetime import timedelta
 
 import pytest
@@ -11,7 +12,17 @@ from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from pillarbox import CircuitBreaker, Handlers, LogAlert, Pillarbox, Retry
+from pillarbox import (
+    CircuitBreaker,
+    Context,
+    Handlers,
+    LogAlert,
+    Pillarbox,
+    Retry,
+    Saga,
+    command,
+    event,
+)
 from pillarbox.errors import ConfigurationError, InvalidSetupError, SchemaVersionError, UnregisteredConsumerError
 from pillarbox.observe import MessageDead, MessageHandled, WorkerFaltered
 from pillarbox.routing import WireTap
@@ -193,6 +204,49 @@ async def test_everything_wrong_is_said_before_anything_starts(store_url: str) -
             pytest.fail("it started")
 
     assert len(refused.value.problems) == 2
+
+
+@event("order.weighed", key="order_id")
+@dataclass(frozen=True)
+class OrderWeighed:
+    order_id: str
+    at: Unknown | None = None  # type: ignore[name-defined]  # noqa: F821  # as an import under TYPE_CHECKING is
+
+
+@command("order.weigh", queue="weighing", key="order_id")
+@dataclass(frozen=True)
+class WeighOrder:
+    order_id: str
+    at: Unknown | None = None  # type: ignore[name-defined]  # noqa: F821
+
+
+async def test_what_is_sent_and_cannot_be_carried_is_said_at_the_start_with_its_place(store_url: str) -> None:
+    box, _ = make_box(store_url)
+    weighing = Saga("weighing", state=StockReserved)
+
+    @box.on(StockReserved, name="weigh")
+    async def weigh(reserved: StockReserved) -> list[OrderWeighed] | None: ...
+
+    @box.on(OrderPlaced, name="tell", publishes=(OrderWeighed,))
+    async def tell(placed: OrderPlaced, ctx: Context) -> None: ...
+
+    @weighing.request(replies=(StockReserved,))
+    def ask(state: StockReserved) -> WeighOrder:
+        return WeighOrder(state.order_id)
+
+    box.include(weighing)
+
+    with pytest.raises(InvalidSetupError) as refused:
+        async with box.running():
+            pytest.fail("it started")
+
+    told = [str(problem) for problem in refused.value.problems]
+    assert [one.partition(":")[0] for one in told] == [
+        "consumer shop/weigh sends what cannot be sent",
+        "consumer shop/tell sends what cannot be sent",
+        "step 'ask' of shop/weighing sends what cannot be sent",
+    ]
+    assert all("name 'Unknown' is not defined" in one for one in told)
 
 
 async def test_a_store_without_tables_says_how_to_make_them(postgresql_url: str) -> None:

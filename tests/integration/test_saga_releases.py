@@ -12,8 +12,9 @@ import pytest
 from msgspec import json
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pillarbox import Pillarbox, Saga, SagaContext, command, event
+from pillarbox import Pillarbox, Retry, Saga, SagaContext, command, event
 from pillarbox.observe import SagaUnreadable
+from pillarbox.saga import orchestrator
 from pillarbox.saga.journal import Journal, decode_journal
 from tests.integration.boxes import make_box
 from tests.unit.saga.standing import stands
@@ -216,3 +217,65 @@ async def test_upcasters_lead_over_several_versions_and_one_that_raises_holds_up
     assert [one.error for one in happenings.of(SagaUnreadable)] == [
         "the upcaster from version 1 failed: KeyError: 'weight'"
     ]
+
+
+def noted(*names: str, undone: list[str], fails: Callable[[str], bool] = lambda step: False) -> Saga[Order]:
+    """A saga, always of one version, that notes in its parcel what it goes through."""
+    saga: Saga[Order] = Saga("fulfilment", state=Order)
+
+    async def step(state: Order, ctx: SagaContext, tx: AsyncConnection) -> None:
+        if fails(ctx.step):
+            raise ConnectionError("away")
+        state.parcel += f"{ctx.step} "
+
+    async def undo(state: Order, ctx: SagaContext, tx: AsyncConnection) -> None:
+        undone.append(ctx.step)
+
+    for name in names:
+        retry = Retry(attempts=1_000, immediate=0, first=timedelta(milliseconds=10), factor=1)
+        saga.step(name=name, retry=retry)(step).compensate(undo)
+    return saga
+
+
+async def test_what_ended_by_other_steps_of_its_version_is_not_called_compensated_by_those_of_today(
+    sqlite_url: str,
+) -> None:
+    undone: list[str] = []
+    last, _ = make_box(sqlite_url)
+    first = noted("a", "b", undone=undone)
+    last.include(first)
+    async with last.running():
+        async with last.transaction() as tx:
+            await last.sagas.start(first, Order("o-1"), saga_id="o-1", tx=tx)
+        await stands(last, "fulfilment", "o-1", "completed")
+    following, happenings = make_box(sqlite_url)
+    following.include(noted("a", undone=undone))
+
+    async with following.running():
+        await following.sagas.compensate("o-1", reason="it was a mistake", by="ann")
+        await happenings.until(SagaUnreadable)
+        details = await following.sagas.get("o-1")
+
+        assert (details.summary.status, undone) == ("compensating", [])
+        (problem,) = await following.check_sagas()
+        assert "it has gone through b, which version 1 has not here" in str(problem)
+
+
+@pytest.mark.parametrize("others", [("x", "y"), ("b", "a")], ids="-".join)
+async def test_of_two_releases_with_other_steps_of_one_version_an_instance_goes_through_those_of_one(
+    sqlite_url: str, others: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orchestrator, "UNREADABLE_AGAIN", timedelta(milliseconds=20))
+    is_away = True
+    sagas = [noted(*names, undone=[], fails=lambda step: step != "a" and is_away) for names in (("a", "b"), others)]
+    boxes, told = zip(*(make_box(sqlite_url) for _ in sagas), strict=True)
+    for box, saga in zip(boxes, sagas, strict=True):
+        box.include(saga)
+    async with boxes[0].running(), boxes[1].running():
+        async with boxes[0].transaction() as tx:
+            await boxes[0].sagas.start(sagas[0], Order("o-1"), saga_id="o-1", tx=tx)
+        await wait_until(lambda: any(one.of(SagaUnreadable) for one in told), SOON, what="word of the other steps")
+        is_away = False
+        ended = await stands(boxes[0], "fulfilment", "o-1", "completed")
+
+    assert json.decode(ended.state)["parcel"] in ("a b ", " ".join((*others, "")))

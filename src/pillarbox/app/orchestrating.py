@@ -169,12 +169,12 @@ async def _unreadable(
                 break
             for details in await store.run(store.saga_archive.get(one.saga_id, saga=one.saga)):
                 try:
-                    decode_journal(details.journal)
+                    definition.adopted(decode_journal(details.journal), version=one.version)
                     states.read_state(details.state, definition, one.version)
                 except DecodeError as error:
                     problems[one.saga, one.version] = ConfigurationError(
                         f"{one.saga} version {definition.version} cannot read instance {one.saga_id!r} of version "
-                        f"{one.version}, which is under way: {error.reason}; mend the upcaster or the state"
+                        f"{one.version}, which is under way: {error.reason}; mend the steps, the upcaster or the state"
                     )
     return [problems[key] for key in sorted(problems)]
 

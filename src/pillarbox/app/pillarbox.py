@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from pillarbox.app.alerting import Alerting, alert_workers
 from pillarbox.app.assembly import Parts, calls_of
 from pillarbox.app.background import relief_of, replay_driver, upkeep_of
+from pillarbox.app.carrying import check_carried
 from pillarbox.app.controlling import control_of, dead_letters_of, held_of
 from pillarbox.app.depending import Dependencies, Depending
 from pillarbox.app.flowing import Flowing
@@ -41,7 +42,6 @@ from pillarbox.consumer.dependency import Sharing
 from pillarbox.consumer.resolve import resolve
 from pillarbox.control import Health, HealthLimits
 from pillarbox.deadletter.redaction import redacting
-from pillarbox.errors import ConfigurationError, InvalidSetupError
 from pillarbox.errors.values import check_value
 from pillarbox.message import Registry, Upcaster, check_name, new_message_id
 from pillarbox.observe import Event, MessagesPublished, Observer, Observers
@@ -315,21 +315,8 @@ class Pillarbox(Publisher, Including, Depending, Alerting, Flowing):
             names_required=not self.store.traits.single_writer,
             inbox=self.settings.inbox,
         )
-        self._check_codec()
+        check_carried(self.registry, self.codec, consumers, catalogue)
         return self._with_tracker(consumers)
-
-    def _check_codec(self) -> None:
-        problems: list[ConfigurationError] = []
-        for declared in self.registry.types():
-            try:
-                self.codec.prepare(declared.python_type)
-            except ConfigurationError as error:
-                problems.append(error)
-        if missing := self.registry.missing_upcasters():
-            chains = ", ".join(f"{name} version {version}" for name, version in missing)
-            problems.append(ConfigurationError(f"upcasters are missing for {chains}; give them to register()"))
-        if problems:
-            raise InvalidSetupError(problems=problems)
 
     async def _workers(self, *, relay: bool, consumers: bool, sagas: bool) -> list[Loop]:
         parts = self._parts()

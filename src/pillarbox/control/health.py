@@ -40,7 +40,7 @@ class HealthLimits:
         fullest_key: with so many messages a held key is full: see ``Settings.max_held``. ``None`` for never.
         oldest_gap: the gap of a consumer that goes by numbers that has stalled longest.
         oldest_wait: the message that has waited longest for its causes.
-        oldest_due: the saga that has been due for longest; beyond it nobody runs its definition, or it cannot be read.
+        oldest_due: the saga that has been due for longest; beyond it nobody runs its definition.
         unwatched_flow: the process of a flow that was to be looked at longest ago.
         retained_log: bytes of log that the database keeps for a log tailing relay.
         unread_log: bytes of log behind what that relay confirmed, while it confirms nothing for ``oldest_pending``.

@@ -39,10 +39,14 @@ def graph_of(consumers: Iterable[Consumer], homes: Mapping[str, str], flows: Ite
     )
 
 
+def messages_in(annotation: object) -> tuple[type[Any], ...]:
+    """Return the message classes that the annotation of what a function returns names."""
+    return tuple(kind for kind in _parts(annotation) if kind not in (NOTHING, NoneType))
+
+
 def _handler(consumer: Consumer, homes: Mapping[str, str]) -> Participant:
     signature, said = consumer.signature, consumer.options.publishes
-    returned = list(_parts(signature.returns))
-    answers = [kind for kind in returned if kind not in (NOTHING, NoneType)]
+    returned, answers = list(_parts(signature.returns)), messages_in(signature.returns)
     published = [*(_passage(kind) for kind in answers), *(_passage(kind) for kind in said)]
     takes_context = any(kind in (Context, CONTEXTS) for kind in signature.wants.values())
     is_open = not said and (NOTHING in returned or (takes_context and not answers))

@@ -76,15 +76,16 @@ class Course:
         """Read what stands in the row.
 
         Raises:
-            DecodeError: its state does not fit the definition.
+            DecodeError: its state or its steps do not fit the definition.
         """
-        self.journal = self._before = decode_journal(self.row.journal)
-        self.state = self.row.state
-        if self.row.version != self.definition.version:
-            state = self.rules.states.read_state(self.row.state, self.definition, self.row.version)
-            self.state = self.rules.states.text_of(state)
-        self._letters = Letters(self.row, self.rules)
-        self._moment = Moment(now_us=self.row.now_us, dice=self.rules.dice(), token=self.rules.new_token())
+        row, states = self.row, self.rules.states
+        self._before = decode_journal(row.journal)
+        self.journal = self.definition.adopted(self._before, version=row.version)
+        self.state = row.state
+        if row.version != self.definition.version:
+            self.state = states.text_of(states.read_state(row.state, self.definition, row.version))
+        self._letters = Letters(row, self.rules)
+        self._moment = Moment(now_us=row.now_us, dice=self.rules.dice(), token=self.rules.new_token())
 
     @property
     def is_due(self) -> bool:
@@ -252,8 +253,7 @@ class Course:
             self.calls.append(call)
             return True
         self.steps += needs_transaction
-        # theirs says how long to await a reply
-        timeout = defined.timeout if defined.kind is Kind.LOCAL else CALL_WITHIN
+        timeout = defined.timeout if defined.kind is Kind.LOCAL else CALL_WITHIN  # theirs: how long to await a reply
         answer = await self._within(
             defined, (state,), context, failures=defined.failures, around=around, timeout=timeout
         )

@@ -171,6 +171,7 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
         secret: what tokens are signed with; known to nobody else.
         parent: the saga that waits for this one.
         locked: it has taken semantic locks, to be let go when it ends.
+        digest: of the steps it goes through; empty until it is first driven.
     """
 
     status: SagaStatus = SagaStatus.RUNNING
@@ -185,6 +186,7 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     secret: str = ""
     parent: Parent | None = None
     locked: bool = False
+    digest: str = ""
 
     @property
     def awaits_call(self) -> bool:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import groupby
 from typing import Any
+from zlib import crc32
 
 import msgspec
 
 from pillarbox.consumer import Provider
 from pillarbox.consumer.injection import Signature, signature_of
-from pillarbox.errors import ConfigurationError, InvalidSetupError, UnsatisfiedInjectionError
+from pillarbox.errors import ConfigurationError, DecodeError, InvalidSetupError, UnsatisfiedInjectionError
 from pillarbox.errors.values import SOME_TIME, check_values
 from pillarbox.message import Upcaster, is_message, message_type_of
 from pillarbox.message.names import full_name
@@ -29,7 +30,7 @@ from pillarbox.saga.definition import (
     Saga,
     StepDeclaration,
 )
-from pillarbox.saga.journal import Direction
+from pillarbox.saga.journal import Direction, Journal
 
 DEFAULT_TIMEOUTS: Mapping[Kind, timedelta | None] = {
     Kind.LOCAL: CALL_WITHIN,
@@ -90,6 +91,7 @@ class Definition:
         state: the class of its state.
         upcasters: what turns states of older versions into the next one's.
         stages: its steps in order; those of a stage run side by side.
+        digest: of its graph; an instance keeps that of the steps it goes through.
     """
 
     saga: str
@@ -97,10 +99,12 @@ class Definition:
     state: type[object]
     upcasters: Mapping[int, Upcaster]
     stages: tuple[tuple[DefinedStep, ...], ...]
+    digest: str = field(init=False)
     _steps: dict[str, DefinedStep] = field(default_factory=dict[str, DefinedStep], init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Index the steps by name."""
+        object.__setattr__(self, "digest", f"{crc32(self.graph().encode()):08x}")
         self._steps.update({step.name: step for stage in self.stages for step in stage})
 
     @property
@@ -117,8 +121,28 @@ class Definition:
         """Return the step ``name``, if there is one."""
         return self._steps.get(name)
 
+    def adopted(self, journal: Journal, *, version: int) -> Journal:
+        """Return the journal of an instance of ``version`` as one that goes through these steps from now on.
+
+        Raises:
+            DecodeError: it goes through others, of which some would be left out without a word, or never undone.
+        """
+        if journal.digest == self.digest:
+            return journal
+        unknown = sorted(step for step in {**journal.do, **journal.undo} if step not in self._steps)
+        if unknown:
+            reason = f"it has gone through {', '.join(unknown)}, which version {self.version} has not here"
+        elif version == self.version and journal.digest:
+            reason = f"it goes through other steps of version {version} than those here"
+        else:
+            return msgspec.structs.replace(journal, digest=self.digest)
+        raise DecodeError(message_type=self.saga, reason=reason, is_of_saga=True)
+
     def graph(self) -> str:
-        """Return its steps as text: two definitions of the same text can run each other's instances."""
+        """Return its steps as text: two definitions of the same text can run each other's instances.
+
+        Instances keep a digest of it: whatever a release of ours would add to it stands in no digest.
+        """
         return msgspec.json.encode(
             [
                 [
