@@ -138,6 +138,22 @@ async def test_a_connection_without_a_transaction_is_refused(store_url: str) -> 
             await box.publish(OrderPlaced("a"), tx=autocommit)
 
 
+@pytest.mark.parametrize("odd", [None, OrderPlaced("a"), {OrderPlaced("a")}, (OrderPlaced(key) for key in "ab")])
+async def test_what_is_no_sequence_of_messages_is_refused(sqlite_url: str, odd: object) -> None:
+    box, _ = make_box(sqlite_url)
+    async with box, box.transaction() as tx:
+        with pytest.raises(ConfigurationError, match="no sequence of messages"):
+            await box.publish_all(odd, tx=tx)  # type: ignore[arg-type]  # the rule under test
+
+
+@pytest.mark.parametrize("odd", ["m-1", None, [None], OrderPlaced("a"), [("m-1", "order.placed")]])
+async def test_what_is_no_list_of_causes_is_refused(sqlite_url: str, odd: object) -> None:
+    box, _ = make_box(sqlite_url)
+    async with box, box.transaction() as tx:
+        with pytest.raises(ConfigurationError, match="no list of what publish"):
+            await box.publish(OrderPlaced("a"), tx=tx, after=odd)  # type: ignore[arg-type]  # the rule under test
+
+
 async def test_a_transaction_of_another_kind_of_database_is_refused_where_nobody_would_read_it(
     migrated_postgresql_url: str, sqlite_url: str
 ) -> None:

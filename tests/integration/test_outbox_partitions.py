@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -140,6 +141,29 @@ async def test_a_transaction_that_is_open_keeps_its_partition(
     assert await store.run(partitions.find_droppable(NOW)) == []
     assert await walk.publish() == ["late", "m140"]
     assert await drop_all(store, partitions) == ["pillarbox_outbox_10_110"]
+
+
+async def test_a_partition_is_not_made_under_a_transaction_that_would_not_see_it(
+    store: RelationalStore, partitions: OutboxPartitions
+) -> None:
+    assert await store.run(partitions.extend(ROWS))
+    await append(store, 0, 20)
+    assert await store.run(partitions.extend(ROWS))
+    async with store.begin() as tx:
+        await tx.run(store.outbox.append([record_of(make_message("early", "slow"))]))
+        await append(store, 20, 100)
+        with suppress(ConflictError):
+            await store.run(partitions.extend(ROWS))
+        await append(store, 120, 95)  # up to positions of the partition that is made next
+
+        await tx.run(store.outbox.append([record_of(make_message("late", "slow"))]))
+
+    assert await (await walk_of(store)).publish() == [
+        *(f"m{n}" for n in range(20)),
+        "early",
+        *(f"m{n}" for n in range(20, 215)),
+        "late",
+    ]
 
 
 async def test_a_record_put_aside_is_not_lost_with_its_partition(

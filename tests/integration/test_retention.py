@@ -132,6 +132,14 @@ async def test_what_is_kept_long_enough_is_purged(box: Pillarbox) -> None:
 
 
 @pytest.mark.parametrize("keep", [DAY])
+async def test_a_time_that_ends_before_it_begins_is_refused(box: Pillarbox) -> None:
+    await publish(box, 1)
+
+    with pytest.raises(ConfigurationError, match="no later than"):
+        await control_of(box.store).outbox.choose_kept(since=LONG_AGO, until=LONG_AGO)
+
+
+@pytest.mark.parametrize("keep", [DAY])
 async def test_purging_ends_though_records_grow_old_meanwhile(box: Pillarbox, monkeypatch: pytest.MonkeyPatch) -> None:
     await publish(box, 3)
     outbox = control_of(box.store).outbox

@@ -91,6 +91,7 @@ class Publisher:
 
         Raises:
             NoTransactionError, InvalidMessageError, MissingKeyError: as with ``publish``; none of them was written.
+            ConfigurationError: ``messages`` is no sequence; nothing was written.
         """
         await self._append(adopt(tx), self._prepare_all(messages))
 
@@ -178,5 +179,13 @@ class Publisher:
         return self._outbox.prepare(payload, options=options)
 
     def _prepare_all(self, messages: Sequence[object]) -> list[OutboxRecord]:
+        _check_sequence(messages)
         self._prepared += len(messages)
         return [self._outbox.prepare(message) for message in messages]
+
+
+def _check_sequence(messages: object) -> None:
+    if not isinstance(messages, Sequence):
+        raise ConfigurationError(
+            f"{type(messages).__qualname__} is no sequence of messages, whose order publish_all keeps; pass a list"
+        )

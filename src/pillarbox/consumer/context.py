@@ -197,5 +197,14 @@ def cause_of(message: Message) -> Cause:
 
 
 def causes_in(after: After) -> Sequence[Cause]:
-    """Return the causes that ``after`` names, in whichever way."""
-    return [one if isinstance(one, Cause) else one.cause for one in after]
+    """Return the causes that ``after`` names, in whichever way.
+
+    Raises:
+        ConfigurationError: it is no sequence, or holds something else.
+    """
+    try:
+        return [one if isinstance(one, Cause) else one.cause for one in after]
+    except (TypeError, AttributeError) as error:
+        raise ConfigurationError(
+            f"after={after!r:.200} is no list of what publish() returned or of contexts; put what comes before into one"
+        ) from error

@@ -165,8 +165,10 @@ class OutboxControl:
             destination: of this destination only.
 
         Raises:
-            ConfigurationError: no published record is kept at all.
+            ConfigurationError: no published record is kept at all, or the time ends before it begins.
         """
+        if until is not None and until <= since:
+            raise ConfigurationError(f"until={until.isoformat()} is no later than since={since.isoformat()}")
         now = await self._source.run(self._published.now())
         if not await self._source.run(self._published.is_any_kept()):
             raise ConfigurationError(

@@ -6,13 +6,12 @@ Names are attribute and extension names of CloudEvents 1.0, so that they need no
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, cast
 
 from pillarbox.errors import InvalidMessageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from pillarbox.message.limits import Limits
 
 SOURCE: Final = "source"
@@ -81,8 +80,12 @@ def check_user_headers(headers: Mapping[str, str], *, message_type: str) -> None
     """Refuse names that brokers could misread or that the library keeps for itself.
 
     Raises:
-        InvalidMessageError: A name is reserved, or not of a-z 0-9 _ . - with at most 64 characters.
+        InvalidMessageError: They are no mapping of texts; a name is reserved, or not of a-z 0-9 _ . - with at most 64
+            characters.
     """
+    if not _is_by_name(headers):
+        reason = f"its headers, of type {type(headers).__qualname__}, are no mapping of texts to texts"
+        raise InvalidMessageError(message_type=message_type, reason=reason)
     for name in headers:
         if name in RESERVED or name.startswith(RESERVED_PREFIXES):
             reason = f"the header name {name!r} is reserved"
@@ -123,6 +126,12 @@ def check_header_values(headers: Mapping[str, str], *, message_type: str, limits
 def may_be_header_value(text: str) -> bool:
     """Tell whether a header could carry ``text``, were it short enough."""
     return _size_of_value(text) is not None
+
+
+def _is_by_name(headers: object) -> bool:
+    return isinstance(headers, Mapping) and all(
+        isinstance(name, str) for name in cast("Mapping[object, object]", headers)
+    )
 
 
 def _are_plainly_small(headers: Mapping[str, str], limits: Limits) -> bool:

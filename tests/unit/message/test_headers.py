@@ -28,6 +28,14 @@ def test_reserved_header_names_are_refused(name: str) -> None:
         check_user_headers({name: ""}, message_type="a.b")
 
 
+@pytest.mark.parametrize(
+    "headers", ["tenant", ["tenant"], [("tenant", "north")], {1: "north"}, {None: ""}, {b"a": ""}, 5]
+)
+def test_what_is_no_mapping_of_texts_is_refused(headers: object) -> None:
+    with pytest.raises(InvalidMessageError, match="no mapping of texts"):
+        check_user_headers(headers, message_type="a.b")  # type: ignore[arg-type]  # the rule under test
+
+
 @pytest.mark.parametrize("value", ["", "a b", "ä🙂", "x" * 10])
 def test_texts_are_let_through(value: str) -> None:
     check_header_values({"a": value}, message_type="a.b", limits=LIMITS)

@@ -37,6 +37,7 @@ PARTITIONS = text(
     " FROM pg_inherits JOIN pg_class AS part ON part.oid = inhrelid"
     " WHERE inhparent = CAST('pillarbox_outbox' AS regclass)) AS parts WHERE bounds IS NOT NULL ORDER BY 2"
 ).columns(relname=String, first=BigInteger, last=BigInteger)
+LOCK_APPENDING = text("LOCK TABLE ONLY pillarbox_outbox IN SHARE ROW EXCLUSIVE MODE")
 LOCK_DEFAULT = text("LOCK TABLE pillarbox_outbox_default IN ACCESS EXCLUSIVE MODE")
 LOCK_OUTBOX = text("LOCK TABLE ONLY pillarbox_outbox IN ACCESS EXCLUSIVE MODE")
 
@@ -63,10 +64,15 @@ class PostgresOutboxPartitions(OutboxPartitions):
     """Declarative partitions; a name holds the bounds, so that each is made once."""
 
     def extend(self, rows: int) -> Program[bool]:
-        """Make the next one above all positions in use, by far enough that no open transaction has one there."""
+        """Make the next one above all positions in use, by far enough that no open transaction has one there.
+
+        It is made while no transaction is open that has appended: such a one learns of no partition that is made
+        meanwhile, would look for its next record's place in the default one, and be refused.
+        """
         if (yield from _next_first(rows)) is None:
             return False
         yield Execute(SHORT_LOCKS)
+        yield Execute(LOCK_APPENDING)
         yield Execute(LOCK_DEFAULT)
         first = yield from _next_first(rows)
         if first is None:
