@@ -55,6 +55,14 @@ class MessageReceiver(Protocol):
         A receiver that cannot leave a wait need not do anything: then the consumer ends when the wait is over.
         """
 
+    def still_ours(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Return those of ``deliveries`` whose handling may begin; the others are let go of, and not to be settled.
+
+        They came under a lease or by a connection that is lost, so they are delivered once more, here or elsewhere:
+        begun here they would be handled twice. Whoever cannot tell returns all.
+        """
+        return deliveries
+
     @abstractmethod
     async def close(self) -> None:
         """Stop receiving and let go of what is not settled, so that others get it at once."""

@@ -219,7 +219,9 @@ class ConsumerWorker:
             if self._needs.is_shut and lane.waiting[0].probe is None:
                 await self._give_back(lane, [])
                 continue
-            run, lane.waiting = lane.waiting[: lane.size.size], lane.waiting[lane.size.size :]
+            run = await self._next_run(lane)
+            if not run:
+                continue
             try:
                 published = await self._process.handle(run, intake=self._intake, size=lane.size)
                 done = [item for item in run if not item.is_left and not item.returned]
@@ -239,6 +241,20 @@ class ConsumerWorker:
                     await self._give_back_undone(lane, [item for item in run if item.is_left or item.returned])
             await self._end_probe(run)
         await self._give_back(lane, [])
+
+    async def _next_run(self, lane: Lane) -> list[Item]:
+        """Take the next messages of the lane; those lost meanwhile are somebody else's, or come again."""
+        run, lane.waiting = lane.waiting[: lane.size.size], lane.waiting[lane.size.size :]
+        deliveries = _deliveries(run)
+        ours = self._receiver.still_ours(deliveries)
+        if len(ours) == len(deliveries):
+            return run
+        kept = {id(one) for one in ours}
+        lost = [item for item in run if id(item.delivery) not in kept]
+        lane.in_hand -= len(lost)
+        self._room.ring()
+        await self._end_probe(lost)
+        return [item for item in run if id(item.delivery) in kept]
 
     async def _give_back_undone(self, lane: Lane, undone: Sequence[Item]) -> None:
         """Return what was not called for or has no room; of the latter only its keys, not too often."""

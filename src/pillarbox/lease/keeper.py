@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from pillarbox.lease.lease import LeaseTerms, Tenancy
@@ -43,6 +44,11 @@ class LeaseKeeper:
         """The slots held beyond the fair share, to be given back when they are drained."""
         extra = len(self._tenancy.tokens) - self._tenancy.share
         return tuple(sorted(self._tenancy.tokens)[-extra:]) if extra > 0 else ()
+
+    @property
+    def due_in(self) -> timedelta:
+        """How long until the next renewal; whoever waits for work waits no longer, however short the lease."""
+        return timedelta(seconds=max(self._renew_at - self.clock.monotonic(), 0.0))
 
     async def keep(self) -> None:
         """Renew when a third of the lease is over, and take free slots up to the fair share."""

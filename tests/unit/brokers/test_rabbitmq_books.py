@@ -171,6 +171,18 @@ class TestShare:
         assert share.accept(stale) == []
         assert ids(hand_out([share], 1)) == ["a"]
 
+    def test_what_came_by_a_channel_that_was_lost_need_not_be_begun_and_is_waited_for_no_more(self) -> None:
+        share, channel = share_with(*"ab")
+        first, second = hand_out([share], 2)
+        assert share.still_has(first)
+        channel.closed = ChannelClosedError(406, "timed out")
+
+        assert not share.still_has(second)
+        share.notice_loss()
+        assert not share.is_to_be_opened(0.0)
+        assert not share.still_has(first)
+        assert share.is_to_be_opened(0.0)
+
     def test_letting_go_closes_the_channel(self) -> None:
         share, channel = share_with("a")
 

@@ -25,6 +25,7 @@ class OneLease:
     clock = SystemClock()
     terms = LeaseTerms(scope="redis/shop/c", slots=1, ttl=timedelta(minutes=1))
     surplus: Sequence[int] = ()
+    due_in = timedelta(seconds=20)
 
     def __init__(self) -> None:
         self.tokens = {0: 1}
@@ -73,3 +74,20 @@ async def test_what_comes_back_while_what_is_pending_is_read_is_handed_out_once(
         second += await receiver.receive(10, within=NOW)
 
     assert [receipt_of(one).order for one in second] == [(1, 0), (2, 0), (3, 0)]
+
+
+async def test_what_was_lost_with_its_lease_and_comes_once_more_is_handled_in_the_second_copy() -> None:
+    lease = OneLease()
+    receiver = RedisReceiver(
+        Subscription(consumer="shop/c", channels=("topic:order",)),
+        connection=cast("RedisConnection", Pending()),
+        keeper=cast("LeaseKeeper", lease),
+    )
+    first = await receiver.receive(10, within=NOW)
+    assert list(receiver.still_ours(first)) == list(first)
+
+    lease.tokens = {0: 2}  # somebody else had it, and stopped
+    second = await receiver.receive(10, within=NOW)
+
+    assert receiver.still_ours(first) == []
+    assert receiver.still_ours(second) == list(second) != []

@@ -104,6 +104,19 @@ async def test_leases_are_renewed_after_a_third_of_their_time(
     assert slots.asked == ["heartbeat"] * 2
 
 
+async def test_nobody_need_wait_for_longer_than_until_the_next_renewal(
+    keeper: LeaseKeeper, clock: VirtualClock
+) -> None:
+    assert keeper.due_in == timedelta(0)
+    await keeper.keep()
+
+    assert keeper.due_in == timedelta(seconds=5)
+    clock.advance(timedelta(seconds=4))
+    assert keeper.due_in == timedelta(seconds=1)
+    clock.advance(timedelta(seconds=4))
+    assert keeper.due_in == timedelta(0)
+
+
 async def test_a_renewal_that_fails_does_not_prolong_the_trust(
     keeper: LeaseKeeper, clock: VirtualClock, slots: Slots
 ) -> None:

@@ -54,6 +54,7 @@ class Pull(Share):
         asked: how many were asked for and have not come.
         asked_until: when they will not come any more.
         ask_from: the earliest time to ask again.
+        attached_at: when what is pending of it was last to be read, by the monotonic clock.
         came: what has come and was not looked at.
         refusal: what the server said last when it would not give any; said again it is no news.
     """
@@ -70,6 +71,7 @@ class Pull(Share):
     asked: int = 0
     asked_until: float = 0.0
     ask_from: float = 0.0
+    attached_at: float = float("-inf")
     came: deque[Any] = field(default_factory=deque[Any])
     refusal: str = ""
 

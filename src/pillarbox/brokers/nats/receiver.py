@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from nats.errors import Error as NatsError
 
-from pillarbox.brokers.nats.api import Consumer, JetStream, Refusal, refused
+from pillarbox.brokers.nats.api import Consumer, JetStream, Refusal, Stored, refused
 from pillarbox.brokers.nats.connection import NAME, Link, NatsConnection, unavailable
 from pillarbox.brokers.nats.consumers import ACK_WAIT_S, NANOSECONDS, declare, trim
 from pillarbox.brokers.nats.headers import reason_of, status_of
@@ -26,6 +26,7 @@ from pillarbox.brokers.nats.pull import Arrival, Pull
 from pillarbox.brokers.partitions import Shares, by_place, hand_out
 from pillarbox.channel import Delivery, MessageReceiver, Outcome, Subscription
 from pillarbox.errors import BrokerUnavailableError
+from pillarbox.lease import first_of
 from pillarbox.serialization import ForeignMessages
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ RETURNED_WITHIN_S: Final = 1.0
 """So long whoever takes a partition over waits for each message that is pending; it is given at once, or not."""
 DRAIN_WITHIN_S: Final = 1.0
 """So long an instance that stops waits for what the server has under way to it."""
+SIDE_BY_SIDE: Final = 8
+WORTH_A_STRETCH: Final = 10
+"""So many stretches of a stream are read at the same time, each of about so many messages that are pending, or more."""
 TRIM_AFTER: Final = 500
 """Acknowledged messages of a partition, after which what nobody needs any more is removed from it."""
 PAUSED: Final = "it is paused"
@@ -72,6 +76,7 @@ class NatsReceiver(MessageReceiver):
         self._subscription = subscription
         self._connection = connection
         self._jetstream = jetstream
+        self._keeper = keeper
         self._clock = keeper.clock
         self._renew_after_s = keeper.terms.ttl.total_seconds() / 3
         self._replicas = replicas
@@ -93,14 +98,15 @@ class NatsReceiver(MessageReceiver):
             if limit and mine:
                 await self._look(mine)
                 if deliveries := hand_out(mine, limit):
-                    await self._ask(mine)
+                    with suppress(BrokerUnavailableError):  # the next call meets it; what is handed out must arrive
+                        await self._ask(mine)
                     return deliveries
                 await self._ask(mine)
             left = deadline - self._clock.monotonic()
             if left <= 0 or self._stopping:
                 return ()
             with suppress(TimeoutError):
-                async with asyncio.timeout(min(left, LOOK_AT_LEASES_S)):
+                async with asyncio.timeout(min(left, LOOK_AT_LEASES_S, self._keeper.due_in.total_seconds())):
                     await self._something_came.wait()
 
     def stop(self) -> None:
@@ -129,6 +135,10 @@ class NatsReceiver(MessageReceiver):
         for share in full:
             known = {(share.durable, share.created): tuple(share.acknowledged)}
             share.trimmed(await trim(self._jetstream, share.channel, share.partition, known=known))
+
+    def still_ours(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Return those whose partition was not lost since."""
+        return self._shares.still_ours(deliveries)
 
     async def close(self) -> None:
         """Give the partitions back, and to the server what is not settled, so that whoever takes them can settle it."""
@@ -208,9 +218,10 @@ class NatsReceiver(MessageReceiver):
     async def _attach_some(self, link: Link, gained: Mapping[str, int]) -> None:
         """Begin with what was ``gained``; after a while with the rest the next time: others are read, too."""
         attach_until = self._clock.monotonic() + self._renew_after_s
-        for name, token in gained.items():
-            await self._attach(link, self._shares[name])
-            self._shares[name].token = token
+        for share in sorted((self._shares[name] for name in gained), key=lambda one: one.attached_at):
+            share.attached_at = self._clock.monotonic()  # first: each has its turn, however often leases are lost
+            await self._attach(link, share)
+            share.token = gained[share.name]
             if self._clock.monotonic() >= attach_until:
                 self._something_came.set()
                 break
@@ -253,13 +264,32 @@ class NatsReceiver(MessageReceiver):
         return came
 
     async def _find(self, share: Pull, consumer: Consumer, *, after: int) -> None:
-        """Read from the stream what was delivered to somebody who died with it."""
-        while after < consumer.delivered_up_to:
+        """Read from the stream what was delivered to somebody who died with it, its stretches side by side."""
+        last = consumer.delivered_up_to
+        stretches = max(1, min(SIDE_BY_SIDE, consumer.pending // WORTH_A_STRETCH))
+        length = max(1, -(-(last - after) // stretches))
+        try:
+            async with asyncio.TaskGroup() as group:
+                reading = [
+                    group.create_task(self._read(share, after=start, up_to=min(start + length, last)))
+                    for start in range(after, last, length)
+                ]
+        except BaseExceptionGroup as errors:
+            raise first_of(errors) from None
+        for task in reading:
+            for found in task.result():
+                share.find(found)
+
+    async def _read(self, share: Pull, *, after: int, up_to: int) -> list[Stored]:
+        """Read one message after the other: each tells where the next may be."""
+        read: list[Stored] = []
+        while after < up_to:
             found = await self._jetstream.message(share.stream, share.name, at_least=after + 1)
-            if found is None or found.sequence > consumer.delivered_up_to:
+            if found is None or found.sequence > up_to:
                 break
             after = found.sequence
-            share.find(found)
+            read.append(found)
+        return read
 
     async def _came(self, share: Pull, came: Any) -> None:
         if share.token is not None:

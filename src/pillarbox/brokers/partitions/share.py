@@ -73,6 +73,10 @@ class Share:
         returned = [self.out.pop(receipt) for receipt in receipts if receipt in self.out]
         self.ready = deque(sorted([*returned, *self.ready], key=receipt_of))
 
+    def still_has(self, delivery: Delivery) -> bool:
+        """Tell whether what was handed out is out still: not lost with its lease, nor handed out anew since."""
+        return self.out.get(receipt_of(delivery)) is delivery
+
     def lay_aside(self) -> None:
         """Hand out nothing more of it for now; what is ready is read again if this instance is to go on with it."""
         self.ready.clear()

@@ -7,8 +7,8 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pillarbox.brokers.partitions.leases import PARTITIONS
-from pillarbox.brokers.partitions.share import Share
-from pillarbox.channel import Subscription
+from pillarbox.brokers.partitions.share import Share, receipt_of
+from pillarbox.channel import Delivery, Subscription
 from pillarbox.lease import repeated
 
 if TYPE_CHECKING:
@@ -73,6 +73,10 @@ class Shares(Generic[SomeShare]):
                 share.forget()
         await self._keeper.give_back(surplus - busy)
         return mine
+
+    def still_ours(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Return those of ``deliveries`` that were not lost since they were handed out; let go of the others."""
+        return [one for one in deliveries if self._shares[receipt_of(one).place].still_has(one)]
 
     def gained(self, mine: Sequence[SomeShare]) -> dict[str, int]:
         """Return the tokens of those of ``mine`` whose pending messages have still to be read, by their names."""

@@ -45,8 +45,6 @@ CANCELLED: Final = (
 )
 READS_THE_DEAD: Final = 0
 """Whoever leases this partition reads what the server would not deliver from any of them."""
-LONGEST_WAIT: Final = timedelta(seconds=1)
-"""Shorter than any lease, so that leases are renewed while a queue is quiet."""
 
 
 class RabbitMqReceiver(MessageReceiver):
@@ -95,7 +93,7 @@ class RabbitMqReceiver(MessageReceiver):
             if left <= timedelta(0) or self._stopping:
                 return ()
             if limit and mine:
-                await self._came.wait(self._clock, min(left, LONGEST_WAIT))
+                await self._came.wait(self._clock, min(left, self._keeper.due_in))
             else:
                 await self._clock.sleep(min(left, WITHOUT_WORK))
 
@@ -115,6 +113,10 @@ class RabbitMqReceiver(MessageReceiver):
                 share.give_back(receipts)
             elif (tags := share.accept(receipts)) and share.reader is not None:
                 share.reader.acknowledge(tags)
+
+    def still_ours(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Return those whose partition was not lost since."""
+        return self._shares.still_ours(deliveries)
 
     async def close(self) -> None:
         """Give the partitions back, and with them what is not settled."""

@@ -95,6 +95,14 @@ class QueueShare(Share):
             (known.append if self._is_current(receipt) else self._drop)(receipt)
         Share.give_back(self, known)
 
+    def still_has(self, delivery: Delivery) -> bool:
+        """Tell whether its channel is open; what came by one that was lost comes by the next once none of it is out."""
+        receipt = receipt_of(delivery)
+        is_current = self._is_current(receipt)
+        if not is_current:
+            self._drop(receipt)
+        return is_current
+
     def forget(self) -> None:
         """Let go of it: the queue gets back what is not acknowledged, in order."""
         Share.forget(self)
@@ -104,7 +112,8 @@ class QueueShare(Share):
             self.reader = None
 
     def _is_current(self, receipt: Receipt) -> bool:
-        return self.reader is not None and receipt.order[1] == self.reading and receipt.order[2] in self.unsettled
+        is_open = self.reader is not None and self.reader.closed is None
+        return is_open and receipt.order[1] == self.reading and receipt.order[2] in self.unsettled
 
     def _drop(self, receipt: Receipt) -> None:
         self.out.pop(receipt, None)

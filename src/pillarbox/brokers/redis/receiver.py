@@ -83,6 +83,10 @@ class RedisReceiver(MessageReceiver):
         for name, receipts in by_place(deliveries).items():
             self._shares[name].give_back(receipts)
 
+    def still_ours(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Return those whose partition was not lost since."""
+        return self._shares.still_ours(deliveries)
+
     async def close(self) -> None:
         """Give the partitions back; what is not settled is found by whoever takes them."""
         await self._shares.leave()
@@ -132,6 +136,7 @@ class RedisReceiver(MessageReceiver):
         names = [share.name for share in mine if share.token is not None and not share.ready]
         if any(share.ready for share in mine):  # of a place of which enough is out: it may go on at any moment
             within = min(within, WHILE_ENOUGH_IS_OUT)
+        within = min(within, self._keeper.due_in)
         if not names:
             await self._clock.sleep(min(within, WITHOUT_WORK))
             return
