@@ -10,6 +10,7 @@ from datetime import timedelta
 from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -30,7 +31,7 @@ from tests.integration.boxes import (
     noted,
     publish,
 )
-from tests.integration.shop import AT_EASE_S, BUSY_S, WITHIN, Shop, p99_ms, proxied, resident_mib
+from tests.integration.shop import AT_EASE_S, BUSY_S, WITHIN, Shop, orders_of, p99_ms, proxied, resident_mib
 from tests.servers import RabbitMqServer
 from tests.waiting import Deadline, wait_until
 
@@ -270,11 +271,13 @@ async def test_a_topic_that_nobody_heard_heals_when_somebody_does(
 async def test_processes_start_while_the_broker_is_away_and_publish_and_handle_when_it_is_back(
     broker_server: Server, broker_url: str, sqlite_url: str
 ) -> None:
+    """Of a topic that nobody else hears: it waits for whoever does."""
+    orders = orders_of(f"away-{uuid4().hex[:8]}")
     await asyncio.to_thread(broker_server.kill)
     web, told = make_box(sqlite_url, broker=broker_url)
     worker, told_of_worker = make_box(sqlite_url, broker=broker_url)
 
-    @worker.on(OrderPlaced, name="handle")
+    @worker.on(orders, name="handle")
     async def handle(order: OrderPlaced, tx: AsyncConnection) -> None:
         await note(tx, f"{order.order_id} {order.number}")
 
@@ -282,7 +285,7 @@ async def test_processes_start_while_the_broker_is_away_and_publish_and_handle_w
         await create_tables(web)
         async with worker.running():
             for number in range(3):
-                await publish(web, OrderPlaced("o-1", number))
+                await publish(web, orders("o-1", number))
             assert {one.worker for one in told.of(WorkerFaltered)} >= {"broker"}
             assert {one.worker for one in told_of_worker.of(WorkerFaltered)} >= {"broker", "membership"}
             await asyncio.to_thread(broker_server.start)
