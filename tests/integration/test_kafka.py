@@ -196,8 +196,8 @@ async def test_nothing_of_a_key_overtakes_a_message_that_its_topic_refuses(
     broker = kafka_broker(f"{kafka_server.url}?{options}", clock=SystemClock())
     for _ in range(4):
         topic = new_topic()
+        make_strict(operator, topic, partitions=2)
         async with listening(broker, new_subscription(topic)) as receiver:
-            await asyncio.to_thread(alter, operator, topic, "max.message.bytes", "20000")
             too_large = rng.randrange(1, 20)
             bodies = [b"x" * (30_000 if number == too_large else 300) for number in range(40)]
             sent = [
@@ -227,8 +227,8 @@ async def test_nothing_of_a_key_overtakes_the_first_message_of_a_partition(
     broker = kafka_broker(f"{kafka_server.url}?partitions=1&batch.num.messages=1", clock=SystemClock())
     for _ in range(TOPICS):
         topic = new_topic()
+        make_strict(operator, topic, partitions=1)
         async with listening(broker, new_subscription(topic)) as receiver:
-            await asyncio.to_thread(alter, operator, topic, "max.message.bytes", "20000")
             first = letter("large", topic, key="k", body=b"x" * 30_000)
             behind = [letter(f"m{number}", topic, key="k") for number in range(4)]
 
@@ -512,8 +512,8 @@ async def test_a_refused_message_is_parked_with_its_reason_and_other_keys_flow(
         if len(heard) == 2:
             both.set()
 
+    make_strict(operator, "topic:bulky", partitions=2)
     async with box.running():
-        await asyncio.to_thread(alter, operator, "topic:bulky", "max.message.bytes", "20000")
         await publish(box, BulkyMade("a", "-"), BulkyMade("b", "x" * 50_000), BulkyMade("c", "-"))
         async with asyncio.timeout(WITHIN.total_seconds()):
             await both.wait()
@@ -655,12 +655,10 @@ def all_records(server: KafkaServer, topic: str) -> dict[tuple[int, int], str]:
     return found
 
 
-def alter(operator: Any, address: str, name: str, value: str) -> None:
-    """Set an option of a topic."""
-    entry = admin_of_client.ConfigEntry(name, value, incremental_operation=admin_of_client.AlterConfigOpType.SET)
-    kind = admin_of_client.ResourceType.TOPIC
-    resource = admin_of_client.ConfigResource(kind, topic_of(address), incremental_configs=[entry])
-    operator.incremental_alter_configs([resource])[resource].result()
+def make_strict(operator: Any, address: str, *, partitions: int) -> None:
+    """Make a topic that takes no large messages; one that is told so later may take some more."""
+    name, config = topic_of(address), {"max.message.bytes": "20000"}
+    operator.create_topics([admin_of_client.NewTopic(name, partitions, 1, config=config)])[name].result()
 
 
 def forbid(operator: Any, address: str) -> None:
