@@ -89,32 +89,6 @@ async def test_topics_that_nobody_listens_to_do_not_keep_a_database_from_moving_
         assert (await connection.execute(select(func.count()).select_from(queue))).scalar_one() == 1
 
 
-async def _publish_to_others(box: Pillarbox, *, topics: int, each: int) -> Sequence[str]:
-    """Publish ``each`` records to so many topics, one topic after the other; return their tokens."""
-    columns = [("account", str), ("seq", int), ("token", str)]
-    records: list[Any] = []
-    for topic in range(topics):
-        made: Any = event(f"audit{topic}.entered", key="account")(make_dataclass("Audited", columns, frozen=True))
-        box.register(made)
-        records += [made(f"account-{one}", 1, f"stuck-{topic}-{one}") for one in range(each)]
-    async with box.transaction() as tx:
-        await box.publish_all(records, tx=tx)
-    return [record.token for record in records]
-
-
-async def _enter(box: Pillarbox, number: int) -> None:
-    async with box.transaction() as tx:
-        await box.publish(Entered("account-0", number, f"entry-{number}"), tx=tx)
-
-
-async def _pass_time(
-    turn: Callable[[], Awaitable[bool]], clock: VirtualClock, steps: int, *, step: timedelta = STEP
-) -> None:
-    for _ in range(steps):
-        await turn()
-        clock.advance(step)
-
-
 @only_sqlite
 @pytest.mark.parametrize("reads_before", [SOON, SOON + 1, SOON + 2])
 async def test_what_an_operator_released_leaves_once_somebody_hears_its_destination(

@@ -78,7 +78,7 @@ class Membership(Rounds):
                 await self._have_messages_come()
 
     def once_declared(self, loops: Iterable[Loop]) -> list[Loop]:
-        """Have the loops of consumers wait until their messages come."""
+        """Have ``loops``, of consumers or of a relay that must not be quicker, wait until their messages come."""
         return [OnceDeclared(loop, is_declared=lambda: self._is_declared, clock=self._clock) for loop in loops]
 
     async def _become_member(self) -> None:

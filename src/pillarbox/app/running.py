@@ -32,7 +32,7 @@ async def connect(broker: Broker, observer: Observer) -> None:
 
 
 class OnceDeclared(Loop):
-    """A loop of a consumer, which waits until its messages come: a broker may be away when its process starts."""
+    """A loop that waits until the messages of consumers come: a broker may be away when its process starts."""
 
     def __init__(self, loop: Loop, *, is_declared: Callable[[], bool], clock: Clock) -> None:
         """Run ``loop`` once ``is_declared``."""
